@@ -1,0 +1,276 @@
+"""The checked configuration: what a cascade is, how it trains, on what data.
+
+Every value is checked when it is read, every unknown key is an error that names the nearest valid
+one, and nothing changes after construction. Keys keep the names known from MinImagen and
+imagen-pytorch where the thing is the same; new things have the papers' names.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from minimagen.errors import UserError, did_you_mean
+
+Prediction = Literal["eps", "x_0", "v"]
+SamplerName = Literal["ddpm", "ddim", "dpm++", "heun"]
+Size = tuple[int, int]  # (height, width) in pixels
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Config(BaseModel):
+    """Frozen; an unknown key is an error that names the nearest valid key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise UserError(
+                        f"unknown key {key!r} in the {cls.__name__}"
+                        f"{did_you_mean(key, cls.model_fields)} (valid: "
+                        f"{', '.join(cls.model_fields)})"
+                    )
+        return values
+
+    @classmethod
+    def read(cls, values: Any, where: str) -> Self:
+        """Check ``values`` (parsed JSON); a UserError in one line names ``where`` and the key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            given = "" if first["type"] == "missing" else f", given {first['input']!r}"
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}: {key + ': ' if key else ''}{message}{given}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a checked copy with some fields changed."""
+        return type(self).read(self.model_dump() | changes, type(self).__name__)
+
+
+class UNetConfig(Config):
+    """One U-Net: the base network or Imagen's Efficient U-Net (``memory_efficient``)."""
+
+    dim: PositiveInt
+    """Channels of the first level; level i has dim * dim_mults[i]."""
+    dim_mults: tuple[PositiveInt, ...] = Field(min_length=1)
+    channels: PositiveInt = 3
+    num_resnet_blocks: PositiveInt | tuple[PositiveInt, ...] = 1
+    layer_attns: bool | tuple[bool, ...] = False
+    """Levels with self-attention."""
+    layer_cross_attns: bool | tuple[bool, ...] = True
+    """Levels with attention to the text; keys join the self-attention's where both are on."""
+    attend_at_middle: bool = True
+    attn_heads: PositiveInt = 8
+    attn_head_dim: PositiveInt = 64
+    cond_dim: PositiveInt | None = None
+    """Width of the text tokens inside the network; ``dim`` by default."""
+    memory_efficient: bool = False
+    """Efficient U-Net: down-sample first in each level, skips scaled by 1/sqrt 2."""
+    patch_size: PositiveInt = 1
+    """Side of the pixel-unshuffle stem: the network works on (h / p) x (w / p)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> Self:
+        for name in ("num_resnet_blocks", "layer_attns", "layer_cross_attns"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.dim_mults):
+                raise ValueError(
+                    f"{name} has {len(value)} entries, dim_mults has {len(self.dim_mults)}: "
+                    "give one entry per level, or a single value"
+                )
+        return self
+
+    def per_level(self, name: str) -> tuple[Any, ...]:
+        """Return field ``name`` as one value per level."""
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,) * len(self.dim_mults)
+
+    @property
+    def divisor(self) -> int:
+        """Return what the sides of a picture must be divisible by."""
+        halvings = len(self.dim_mults) - (0 if self.memory_efficient else 1)
+        return self.patch_size * 2**halvings
+
+
+class ScheduleConfig(Config):
+    """The noise schedule: time -> log signal-to-noise ratio."""
+
+    kind: Literal["cosine", "linear"] = "cosine"
+    shift: float = 0.0
+    """Added to the log-SNR; simple diffusion (arXiv 2301.11093) uses 2 log(64 / side)."""
+
+
+class LossConfig(Config):
+    """The space the error is measured in, and its weight over noise levels."""
+
+    space: Prediction = "v"
+    weight: Literal["simple", "min_snr"] = "simple"
+    min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
+
+
+class SamplingConfig(Config):
+    """How a stage paints; everything here can be changed per call of ``Imagen.sample``."""
+
+    sampler: SamplerName = "dpm++"
+    timesteps: PositiveInt = 20
+    """Number of sampling steps; training times are continuous and do not depend on it."""
+    eta: Fraction = 0.0
+    """DDIM's noise: 0 = deterministic, 1 = the variance of DDPM. Only ddim reads it."""
+    guidance_scale: Annotated[float, Field(ge=0.0)] = 1.0
+    """Imagen's w: 1 = no guidance."""
+    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Guidance acts at times t inside this interval; outside, the conditional half is used."""
+    thresholding: Literal["none", "static", "dynamic"] = "dynamic"
+    dynamic_thresholding_percentile: Annotated[float, Field(gt=0.0, le=1.0)] = 0.995
+    """A fraction, not per cent."""
+    aug_level: Fraction = 0.0
+    """Noise time of the low-resolution picture (super-resolution stages only)."""
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> Self:
+        low, high = self.guidance_interval
+        if low > high:
+            raise ValueError(f"guidance_interval ({low}, {high}) must be (low, high)")
+        return self
+
+
+class StageConfig(Config):
+    """One stage of the cascade: a network, a noise process, an objective, a sampler."""
+
+    unet: UNetConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    prediction: Prediction = "v"
+    loss: LossConfig = LossConfig()
+    cond_drop_prob: Fraction = 0.1
+    """Share of captions replaced by the learned null token in training."""
+    sampling: SamplingConfig = SamplingConfig()
+    aug_level_max: Fraction = 1.0
+    """Noise augmentation levels are drawn uniformly from [0, this] in training."""
+
+
+class ImagenConfig(Config):
+    """The whole cascade."""
+
+    image_sizes: tuple[Size, ...] = Field(min_length=1)
+    """(height, width) of every stage's pictures; a single number means a square."""
+    text_encoder_name: str = "t5_mini"
+    max_num_words: PositiveInt = 64
+    """Longest caption in tokens; longer ones are cut."""
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _square_sizes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("image_sizes"), list | tuple):
+            sizes = [(s, s) if isinstance(s, int) else s for s in values["image_sizes"]]
+            values = values | {"image_sizes": sizes}
+        return values
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if len(self.image_sizes) != len(self.stages):
+            raise ValueError(
+                f"image_sizes has {len(self.image_sizes)} entries for {len(self.stages)} stages"
+            )
+        for i, (size, stage) in enumerate(zip(self.image_sizes, self.stages, strict=True)):
+            check_size(size, stage.unet.divisor, i)
+        for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
+            if low[0] >= high[0] or low[1] >= high[1]:
+                raise ValueError(f"image_sizes must grow from stage to stage, given {low}, {high}")
+        return self
+
+    def with_side(self, side: int) -> "ImagenConfig":
+        """Return the cascade scaled so that the final pictures' longer side is ``side`` px."""
+        longest = max(self.image_sizes[-1])
+        sizes = []
+        for size in self.image_sizes:
+            scaled = [n * side / longest for n in size]
+            if any(n != int(n) or n < 1 for n in scaled):
+                raise UserError(
+                    f"IMG_SIDE_LEN {side}: the stage of {size[0]} x {size[1]} would have sides "
+                    f"{scaled[0]:g} x {scaled[1]:g}; use a multiple of "
+                    f"{longest // min(min(s) for s in self.image_sizes)}"
+                )
+            sizes.append([int(n) for n in scaled])
+        return self.replace(image_sizes=sizes)
+
+
+def check_size(size: Size, divisor: int, stage: int) -> None:
+    """Raise ValueError unless both sides are positive multiples of ``divisor``."""
+    if any(side < 1 or side % divisor for side in size):
+        raise ValueError(
+            f"stage {stage}: {size[0]} x {size[1]} pixels is not divisible by {divisor} "
+            f"(its U-Net's levels and patch_size); use multiples of {divisor}"
+        )
+
+
+class StageTrainingConfig(Config):
+    """How one stage trains."""
+
+    optim_lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    share: Annotated[float, Field(gt=0.0)] = 1.0
+    """This stage's share of MINUTES, relative to the others."""
+
+
+class TrainingConfig(Config):
+    """How a cascade trains. Exactly one of epochs, steps and minutes is given."""
+
+    batch_size: PositiveInt = 32
+    """Pictures per optimizer step, accumulation included."""
+    accum_iter: PositiveInt = 1
+    """Micro-batches per optimizer step."""
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | tuple[PositiveInt, ...] | None = None
+    """Optimizer steps of every stage, or one number per stage."""
+    minutes: Annotated[float, Field(gt=0.0)] | None = None
+    stages: tuple[StageTrainingConfig, ...] = ()
+    """One entry per stage of the cascade."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    chckpt_num: PositiveInt = 500
+    """Optimizer steps between checkpoints."""
+    sample_num: PositiveInt = 500
+    """Optimizer steps between sample sheets."""
+    sample_captions: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [n for n in ("epochs", "steps", "minutes") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of epochs, steps and minutes, given {given or 'none'}"
+            )
+        if self.batch_size % self.accum_iter:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by accum_iter {self.accum_iter}"
+            )
+        return self
+
+
+class DataConfig(Config):
+    """What a cascade trains on."""
+
+    dataset: str = "shapes"
+    """``shapes``, ``shapes:scenes``, or a folder of captioned pictures."""
+    epoch_size: PositiveInt = 8192
+    """Pictures that count as one epoch of the endless embedded data."""
+    train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """Training share where the data has no split of its own."""
+    valid_num: PositiveInt = 512
+    seed: Annotated[int, Field(ge=0)] = 0
