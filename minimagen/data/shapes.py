@@ -1,0 +1,193 @@
+"""The embedded data set: captioned shapes drawn on the fly, every attribute known.
+
+A picture is a function of (seed, split, index), so an epoch is a window on an endless stream and
+any index can be drawn by any worker. Combinations of colour, shape and background colour are
+divided into three splits: what `heldout` asks for was never painted in training.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+from minimagen.data.drawing import COLORS, PATTERNS, SHAPES, background, shape_mask
+from minimagen.data.sample import Sample
+from minimagen.errors import UserError, did_you_mean
+
+SPLITS = ("train", "tune", "heldout")
+LEVELS = ("simple",)
+SIZES = {"large": 0.75, "small": 0.45}  # width as a fraction of the picture's side
+ATTRIBUTES = ("shape", "color", "size", "background", "pattern")
+
+_SHIFTS = (-1 / 64, 0.0, 1 / 64)  # of a pattern; few and small, so that bands stay crisp at 16 x 16
+_SIZE_WORDS = {"large": ("large", "big", "huge"), "small": ("small", "little", "tiny")}
+_BACKGROUND_PHRASES = {
+    "plain": ("{c} background", "plain {c} background"),
+    "striped": ("striped {c} background", "{c} background with stripes", "{c} striped background"),
+    "checkered": ("checkered {c} background", "checked {c} background", "{c} checkerboard"),
+    "dotted": ("dotted {c} background", "polka-dot {c} background", "{c} background with dots"),
+}
+_SURFACES = {
+    "plain": "{c}",
+    "striped": "{c} stripes",
+    "checkered": "{c} checks",
+    "dotted": "{c} dots",
+}
+_TEMPLATES = (
+    "a {s} {c} {shape} on {a_ground}",
+    "a {s} {c} {shape} on {surface}",
+    "{ground} with a {s} {c} {shape}",
+    "there is a {s} {c} {shape} on {a_ground}",
+    "{s} {c} {shape} in front of {a_ground}",
+    "{a_ground}, a {s} {c} {shape} on it",
+    "a {s} {shape} in {c} on {a_ground}",
+    "picture of a {s} {c} {shape} on {a_ground}",
+)
+
+
+def split_of(color: str, shape: str, background: str) -> str:
+    """Return the split that a combination belongs to: about 80 % train, 10 % tune, 10 % heldout.
+
+    Args:
+        color: the object's colour, a key of COLORS.
+        shape: a key of SHAPES.
+        background: the background's colour; all its patterns share one split.
+    """
+    # A cryptographic hash, because hash() differs between runs and Python versions.
+    digest = hashlib.sha256(f"{color} {shape} on {background}".encode()).digest()
+    return {0: "tune", 1: "heldout"}.get(int.from_bytes(digest[:8], "big") % 10, "train")
+
+
+@lru_cache
+def combinations(split: str) -> tuple[tuple[str, str, str], ...]:
+    """Return all (color, shape, background) of a split; no object has its background's colour."""
+    return tuple(
+        (color, shape, ground)
+        for color, shape, ground in product(COLORS, SHAPES, COLORS)
+        if color != ground and split_of(color, shape, ground) == split
+    )
+
+
+def attributes_for(split: str, rng: random.Random) -> dict[str, str]:
+    """Draw the attributes of one picture; plain backgrounds are twice as frequent as any other."""
+    color, shape, ground = rng.choice(combinations(split))
+    pattern = rng.choice(("plain", *PATTERNS))
+    size = rng.choice(tuple(SIZES))
+    return dict(shape=shape, color=color, size=size, background=ground, pattern=pattern)
+
+
+def draw(attributes: Mapping[str, str], rng: random.Random, size: int = 64) -> np.ndarray:
+    """Paint a picture; place, angle and the pattern's phase vary a little with `rng`.
+
+    Args:
+        attributes: a value for every name in ATTRIBUTES.
+        rng: where the variation comes from.
+        size: the side in pixels.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    shift = (rng.choice(_SHIFTS), rng.choice(_SHIFTS))
+    picture = background(attributes["background"], attributes["pattern"], size, shift)
+    center = (0.5 + rng.uniform(-0.06, 0.06), 0.5 + rng.uniform(-0.06, 0.06))
+    extent = SIZES[attributes["size"]] * rng.uniform(0.95, 1.05)
+    mask = shape_mask(attributes["shape"], size, center, extent, rng.uniform(-12, 12))
+    picture.paste(COLORS[attributes["color"]], mask=mask)
+    return np.array(picture)
+
+
+def with_article(phrase: str) -> str:
+    """Return the phrase after "a" or "an"."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def caption_for(attributes: Mapping[str, str], rng: random.Random) -> str:
+    """Say all attributes in one of many wordings, at most 14 words; "plain" may stay unsaid."""
+    color, pattern = attributes["background"], attributes["pattern"]
+    ground = rng.choice(_BACKGROUND_PHRASES[pattern]).format(c=color)
+    caption = rng.choice(_TEMPLATES).format(
+        s=rng.choice(_SIZE_WORDS[attributes["size"]]),
+        c=attributes["color"],
+        shape=attributes["shape"],
+        ground=ground,
+        a_ground=with_article(ground),
+        surface=_SURFACES[pattern].format(c=color),
+    )
+    return vary_spelling(caption, rng)
+
+
+def vary_spelling(caption: str, rng: random.Random) -> str:
+    """Start one caption in ten with a capital and end one in ten with a period."""
+    caption = caption.capitalize() if rng.random() < 0.1 else caption
+    return caption + "." if rng.random() < 0.1 else caption
+
+
+def canonical_caption(attributes: Mapping[str, str]) -> str:
+    """Say all attributes in one fixed wording: "a large red star on a striped blue background"."""
+    pattern = "" if attributes["pattern"] == "plain" else attributes["pattern"] + " "
+    ground = with_article(f"{pattern}{attributes['background']} background")
+    return f"a {attributes['size']} {attributes['color']} {attributes['shape']} on {ground}"
+
+
+class ShapesDataset:
+    """Captioned shapes without end, deterministic in (seed, split, index).
+
+    `len()` is the number of pictures that count as an epoch; any index >= 0 can be drawn.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        level: str = "simple",
+        size: int = 64,
+        seed: int = 0,
+        epoch_size: int = 20_000,
+    ) -> None:
+        """Describe the stream; nothing is drawn yet.
+
+        Args:
+            split: "train", "tune" or "heldout".
+            level: "simple" (one object).
+            size: the side of the pictures in pixels, at least 8.
+            seed: another seed gives another stream of the same distribution.
+            epoch_size: what `len()` says, at least 1.
+
+        Raises:
+            UserError: an option is not valid.
+        """
+        _check_choice("split", split, SPLITS)
+        _check_choice("level", level, LEVELS)
+        if size < 8 or epoch_size < 1:
+            raise UserError(
+                f"shapes: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
+            )
+        self.split, self.level, self.size = split, level, size
+        self.seed, self.epoch_size = seed, epoch_size
+
+    def __len__(self) -> int:
+        """Return the number of pictures in one epoch."""
+        return self.epoch_size
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Draw one epoch."""
+        return (self[index] for index in range(self.epoch_size))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw the picture and the caption of one index >= 0, also beyond the epoch."""
+        if index < 0:
+            raise IndexError(f"index {index}: the stream starts at 0")
+        # Python's generator: cheap to seed, and its stream is the same in every version.
+        rng = random.Random(f"{self.level} {self.split} {self.seed} {int(index)}")
+        attributes = attributes_for(self.split, rng)
+        caption = caption_for(attributes, rng)
+        return Sample(draw(attributes, rng, self.size), caption, attributes, str(int(index)))
+
+
+def _check_choice(name: str, given: str, valid: tuple[str, ...]) -> None:
+    """Raise a UserError unless the value is among the valid ones."""
+    if given not in valid:
+        hint = did_you_mean(given, valid)
+        raise UserError(f"shapes: {name}={given!r} is not one of {', '.join(valid)}{hint}")
