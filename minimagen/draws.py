@@ -1,9 +1,9 @@
 """Every random number of the project, as a function of what it is for.
 
 Nothing here keeps state. In training a number depends on (seed, stage, step, name, index in the
-GLOBAL batch); in sampling on (the picture's own seed, stage, name). So a resumed run needs no stored
-generator, gradient accumulation and batch splits change nothing, and a picture does not depend on
-its neighbours. All numbers come from CPU generators, so every device sees the same ones.
+GLOBAL batch); in sampling on (the picture's own seed, stage, name). So a resumed run needs no
+stored generator, gradient accumulation and batch splits change nothing, and a picture does not
+depend on its neighbours. All numbers come from CPU generators, so every device sees the same ones.
 """
 
 import hashlib
@@ -60,9 +60,7 @@ class Draws:
 
     def uniform(self, name: str) -> Tensor:
         """Return independent uniform numbers in [0, 1), float64 [size]."""
-        numbers = torch.rand(
-            self.batch_size, generator=self._generator(name), dtype=torch.float64
-        )
+        numbers = torch.rand(self.batch_size, generator=self._generator(name), dtype=torch.float64)
         return numbers[self.rows.start : self.rows.stop]
 
     def stratified(self, name: str) -> Tensor:

@@ -1,1 +1,1 @@
-
+"""Files and embedded data to captioned pictures."""

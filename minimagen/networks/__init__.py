@@ -1,1 +1,1 @@
-
+"""Neural networks: tensors in, tensors out."""

@@ -1,1 +1,1 @@
-
+"""The links of the cascade."""

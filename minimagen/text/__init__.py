@@ -1,1 +1,1 @@
-
+"""Captions to text encodings."""

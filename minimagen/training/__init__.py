@@ -1,1 +1,1 @@
-
+"""One loop that trains any stage."""

@@ -1,0 +1,44 @@
+"""Classifier-free guidance and the thresholding that strong guidance needs."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+    """Return uncond + w (cond - uncond): Imagen's form, eq. 2 of arXiv 2205.11487; w = 1 is off."""
+    return torch.lerp(unconditional, conditional, guidance_scale)
+
+
+def guidance_is_on(t: float, guidance_scale: float, interval: tuple[float, float]) -> bool:
+    """Tell whether guidance acts at time ``t``: limited to an interval, arXiv 2404.07724."""
+    return guidance_scale != 1.0 and interval[0] <= t <= interval[1]
+
+
+def threshold(
+    x_0_hat: Tensor, kind: Literal["none", "static", "dynamic"], percentile: float = 0.995
+) -> Tensor:
+    """Bring an estimate of x_0 back into [-1, 1] (Imagen, section 2.3).
+
+    Args:
+        x_0_hat: [b c h w], model space.
+        kind: ``static`` clamps. ``dynamic`` takes per sample s = the ``percentile`` of |x_0_hat|,
+            at least 1, clamps to [-s, s] and divides by s.
+        percentile: A fraction in (0, 1].
+
+    Raises:
+        ValueError: If the percentile is not a fraction.
+    """
+    if kind == "none":
+        return x_0_hat
+    if kind == "static":
+        return x_0_hat.clamp(-1.0, 1.0)
+    if not 0.0 < percentile <= 1.0:
+        raise ValueError(f"percentile must be a fraction in (0, 1], given {percentile}")
+    magnitudes = x_0_hat.detach().abs().flatten(1)
+    # kthvalue instead of quantile: no limit of 16 million elements, and it does not sort them all.
+    rank = max(1, round(percentile * magnitudes.shape[1]))
+    limit = magnitudes.kthvalue(rank, dim=1).values.clamp(min=1.0)
+    limit = limit.reshape(-1, *[1] * (x_0_hat.ndim - 1))
+    return x_0_hat.clamp(-limit, limit) / limit

@@ -1,0 +1,53 @@
+"""The training loss: squared error in one space, weighted over noise levels.
+
+For a fixed x_t the errors of the three predictions differ by factors that depend on the noise
+level alone (arXiv 2202.00512, section 4):
+
+    |eps error|^2 = snr |x_0 error|^2            |v error|^2 = (1 + snr) |x_0 error|^2
+
+so a loss in any space is the network's own squared error times a weight.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minimagen.diffusion.prediction import Prediction
+
+
+def _log_x_0_factor(space: Prediction, log_snr: Tensor) -> Tensor:
+    """Return log c with |error in space|^2 = c |x_0 error|^2."""
+    if space == "x_0":
+        return torch.zeros_like(log_snr)
+    if space == "eps":
+        return log_snr
+    return torch.nn.functional.softplus(log_snr)
+
+
+def space_weight(output: Prediction, space: Prediction, log_snr: Tensor) -> Tensor:
+    """Return w with |error in ``space``|^2 = w |error of the ``output``|^2, like ``log_snr``."""
+    return torch.exp(_log_x_0_factor(space, log_snr) - _log_x_0_factor(output, log_snr))
+
+
+def loss_weight(
+    output: Prediction,
+    space: Prediction,
+    weight: Literal["simple", "min_snr"],
+    log_snr: Tensor,
+    min_snr_gamma: float = 5.0,
+) -> Tensor:
+    """Return the weight of the network output's squared error at each ``log_snr``.
+
+    ``simple`` weighs every noise level alike in ``space``. ``min_snr`` weighs the x_0 error by
+    min(snr, gamma) (arXiv 2303.09556, eq. 7), whatever the output and the space.
+    """
+    if weight == "simple":
+        return space_weight(output, space, log_snr)
+    log_gamma = torch.full_like(log_snr, min_snr_gamma).log()
+    return torch.exp(torch.minimum(log_snr, log_gamma) - _log_x_0_factor(output, log_snr))
+
+
+def per_example_squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of every example, float32 [b]."""
+    return (output.float() - target.float()).square().flatten(1).mean(1)

@@ -1,0 +1,55 @@
+"""The three things a network can predict, and the only home of the formulas between them.
+
+    x_t = alpha x_0 + sigma eps          v = alpha eps - sigma x_0      (arXiv 2202.00512, app. D)
+
+Given x_t, each of eps, x_0 and v determines the other two.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from minimagen.diffusion.schedule import NoiseLevel
+
+Prediction = Literal["eps", "x_0", "v"]
+
+
+def add_noise(x_0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+    """Return x_t = alpha x_0 + sigma eps (DDPM, eq. 4)."""
+    return level.alpha * x_0 + level.sigma * eps
+
+
+def target(kind: Prediction, x_0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+    """Return what a network of this ``kind`` should output."""
+    if kind == "x_0":
+        return x_0
+    if kind == "eps":
+        return eps
+    return level.alpha * eps - level.sigma * x_0
+
+
+def to_x_0(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+    """Return x_0 from a ``value`` of this ``kind``."""
+    if kind == "x_0":
+        return value
+    if kind == "eps":
+        return (x_t - level.sigma * value) / level.alpha
+    return level.alpha * x_t - level.sigma * value
+
+
+def to_eps(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+    """Return eps from a ``value`` of this ``kind``."""
+    if kind == "eps":
+        return value
+    if kind == "x_0":
+        return (x_t - level.alpha * value) / level.sigma
+    return level.sigma * x_t + level.alpha * value
+
+
+def to_v(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+    """Return v from a ``value`` of this ``kind``."""
+    if kind == "v":
+        return value
+    if kind == "eps":
+        return (value - level.sigma * x_t) / level.alpha
+    return (level.alpha * x_t - value) / level.sigma
