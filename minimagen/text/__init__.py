@@ -1,1 +1,1 @@
-"""Captions to text encodings."""
+"""Captions to embeddings: the frozen text encoder."""
