@@ -176,13 +176,12 @@ def _find_source(name: str) -> str:
 @functools.cache
 def _is_on_hub(source: str) -> bool:
     """Ask the hub once, without the half minute of retries that a download spends offline."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         HfApi().model_info(source, timeout=10)
-    except (HTTPError, HfHubHTTPError, HFValidationError, OSError):
+    except (HTTPError, HFValidationError, OSError):
         return False
     return True
 
@@ -193,13 +192,13 @@ def _find_file(source: str, filename: str) -> Path | None:
         path = Path(source) / filename
         return path if path.is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
 
     try:
         return Path(hf_hub_download(source, filename, local_files_only=not _is_on_hub(source)))
     except EntryNotFoundError:
         return None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise _cannot_fetch(source) from error
 
 
