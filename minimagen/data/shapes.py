@@ -13,12 +13,14 @@ from itertools import product
 
 import numpy as np
 
+from minimagen.data import scenes
 from minimagen.data.drawing import COLORS, PATTERNS, SHAPES, background, shape_mask
 from minimagen.data.sample import Sample
+from minimagen.data.wording import vary_spelling, with_article
 from minimagen.errors import UserError, did_you_mean
 
 SPLITS = ("train", "tune", "heldout")
-LEVELS = ("simple",)
+LEVELS = ("simple", "scenes")
 SIZES = {"large": 0.75, "small": 0.45}  # width as a fraction of the picture's side
 ATTRIBUTES = ("shape", "color", "size", "background", "pattern")
 
@@ -99,11 +101,6 @@ def draw(attributes: Mapping[str, str], rng: random.Random, size: int = 64) -> n
     return np.array(picture)
 
 
-def with_article(phrase: str) -> str:
-    """Return the phrase after "a" or "an"."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
 def caption_for(attributes: Mapping[str, str], rng: random.Random) -> str:
     """Say all attributes in one of many wordings, at most 14 words; "plain" may stay unsaid."""
     color, pattern = attributes["background"], attributes["pattern"]
@@ -117,12 +114,6 @@ def caption_for(attributes: Mapping[str, str], rng: random.Random) -> str:
         surface=_SURFACES[pattern].format(c=color),
     )
     return vary_spelling(caption, rng)
-
-
-def vary_spelling(caption: str, rng: random.Random) -> str:
-    """Start one caption in ten with a capital and end one in ten with a period."""
-    caption = caption.capitalize() if rng.random() < 0.1 else caption
-    return caption + "." if rng.random() < 0.1 else caption
 
 
 def canonical_caption(attributes: Mapping[str, str]) -> str:
@@ -150,7 +141,7 @@ class ShapesDataset:
 
         Args:
             split: "train", "tune" or "heldout".
-            level: "simple" (one object).
+            level: "simple" (one object) or "scenes" (relations, counts, digits and letters).
             size: the side of the pictures in pixels, at least 8.
             seed: another seed gives another stream of the same distribution.
             epoch_size: what `len()` says, at least 1.
@@ -181,9 +172,15 @@ class ShapesDataset:
             raise IndexError(f"index {index}: the stream starts at 0")
         # Python's generator: cheap to seed, and its stream is the same in every version.
         rng = random.Random(f"{self.level} {self.split} {self.seed} {int(index)}")
-        attributes = attributes_for(self.split, rng)
-        caption = caption_for(attributes, rng)
-        return Sample(draw(attributes, rng, self.size), caption, attributes, str(int(index)))
+        if self.level == "scenes":
+            attributes = scenes.attributes_for(self.split, rng)
+            caption = scenes.caption_for(attributes, rng)
+            image = scenes.draw(attributes, rng, self.size)
+        else:
+            attributes = attributes_for(self.split, rng)
+            caption = caption_for(attributes, rng)
+            image = draw(attributes, rng, self.size)
+        return Sample(image, caption, attributes, str(int(index)))
 
 
 def _check_choice(name: str, given: str, valid: tuple[str, ...]) -> None:

@@ -1,0 +1,186 @@
+"""Train the judge of one level of the embedded data set, and print how fair it is.
+
+    python tools/train_judge.py simple
+    python tools/train_judge.py scenes
+
+It sees real renders only, of all three splits, never a generated picture. The renders are spoiled
+the way generated pictures are (noise, blur, colour shifts, small originals enlarged), so that the
+judge names what is shown and not how cleanly. The same seed and thread count give the same weights.
+"""
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from minimagen.batch import resize_clamped, to_model_space, to_uint8
+from minimagen.data import scenes
+from minimagen.data.drawing import COLORS, PATTERNS, SHAPES
+from minimagen.data.sample import Sample
+from minimagen.data.shapes import SIZES, ShapesDataset
+from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeConfig, JudgeNetwork, fit, score
+
+BATCH = 128
+FRESH_SEED = 1_000_003  # renders for the report; training uses seed 0
+
+
+def config_of(level: str) -> JudgeConfig:
+    """Return the judge's shape and answers for one level."""
+    widths = (24, 48, 48, 64, 64, 64)
+    if level == "scenes":
+        values = {
+            "kind": tuple(scenes.KINDS),
+            "relation": scenes.RELATIONS,
+            "count": scenes.COUNTS,
+            "glyph": scenes.GLYPHS,
+            "shape": tuple(SHAPES),
+            "color": tuple(COLORS),
+            "other_shape": tuple(SHAPES),
+            "other_color": tuple(COLORS),
+            "background": tuple(COLORS),
+        }
+        return JudgeConfig(level, 64, widths, (2, 2, 1, 2, 1, 2), 128, values, scenes.KINDS)
+    values = {
+        "shape": tuple(SHAPES),
+        "color": tuple(COLORS),
+        "size": tuple(SIZES),
+        "background": tuple(COLORS),
+        "pattern": PATTERNS,
+    }
+    return JudgeConfig(level, 32, widths, (1, 2, 1, 2, 1, 2), 128, values, {})
+
+
+def batches(level: str, seed: int, start: int = 0, batch: int = BATCH) -> Iterator[list[Sample]]:
+    """Draw batches without end, in which the splits have their natural shares, 8 : 1 : 1."""
+    splits = [ShapesDataset(split, level, 64, seed) for split in ("train", "tune", "heldout")]
+    index = start
+    while True:
+        rows = range(index, index + batch)
+        yield [splits[max(0, row % 10 - 7)][row] for row in rows]
+        index += batch
+
+
+def stack(samples: list[Sample]) -> Tensor:
+    """Return uint8 [b 3 h w]."""
+    return torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+
+
+def at_size(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 pictures as the cascade makes its low-resolution targets."""
+    return to_uint8(resize_clamped(to_model_space(images), (size, size)))
+
+
+def spoil(images: Tensor, side: int, rng: random.Random) -> Tensor:
+    """Turn clean renders into what a generator might have made of them.
+
+    Args:
+        images: uint8 [b 3 64 64].
+        side: the judge's input side.
+        rng: decides what happens to the whole batch; torch's generator decides the rest.
+
+    Returns:
+        float [b 3 side side], about in [-1, 1].
+    """
+    native = rng.choice((16, 16, 24, 32, 48, 64, 64))
+    images = at_size(images, native)
+    if native < 64 and rng.random() < 0.5:
+        images = at_size(images, 64)  # a super-resolution network that only enlarges
+    x = fit(images, side)
+    b = len(x)
+    if rng.random() < 0.3:
+        kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), _separable(kernel), groups=3)
+    gain = 1 + 0.08 * torch.randn(b, 3, 1, 1)
+    offset = 0.06 * torch.randn(b, 3, 1, 1)
+    noise = 0.12 * torch.rand(b, 1, 1, 1) * torch.randn_like(x)
+    coarse = F.interpolate(torch.randn(b, 3, side // 8, side // 8), (side, side), mode="bilinear")
+    return (x * gain + offset + noise + 0.08 * torch.rand(b, 1, 1, 1) * coarse).clamp(-1, 1)
+
+
+def _separable(kernel: Tensor) -> Tensor:
+    """Return the depthwise [3 1 k k] filter of a one-dimensional kernel."""
+    return (kernel[:, None] * kernel[None, :]).expand(3, 1, -1, -1)
+
+
+def targets(config: JudgeConfig, attributes: list[Mapping[str, str]]) -> dict[str, Tensor]:
+    """Return the index of each true value, -100 (ignored) where a picture has no such attribute."""
+    return {
+        name: torch.tensor([values.index(a[name]) if name in a else -100 for a in attributes])
+        for name, values in config.heads.items()
+    }
+
+
+def train(config: JudgeConfig, steps: int, seed: int) -> Judge:
+    """Train with AdamW and one cycle of the learning rate; print the loss now and then."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    network = JudgeNetwork(config).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.02)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps, pct_start=0.15)
+    source, began = batches(config.level, seed), time.perf_counter()
+    for step in range(1, steps + 1):
+        samples = next(source)
+        images = spoil(stack(samples), config.side, rng)
+        logits = network(images.contiguous(memory_format=torch.channels_last))
+        truth = targets(config, [s.attributes for s in samples])
+        losses = {
+            name: F.cross_entropy(logits[name], truth[name], reduction="sum") / BATCH
+            for name in logits
+        }
+        loss = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        cycle.step()
+        if step % 100 == 0 or step == steps:
+            seconds = time.perf_counter() - began
+            parts = "  ".join(f"{name} {value.item():.4f}" for name, value in losses.items())
+            print(f"step {step}/{steps}  {seconds:.0f} s  loss {loss.item():.4f}  {parts}")
+    return Judge(network.to(memory_format=torch.contiguous_format))
+
+
+def report(judge: Judge, count: int, sizes: tuple[int, ...]) -> None:
+    """Print a table: accuracy on fresh clean renders at several sizes, and on wrong captions."""
+    samples = next(batches(judge.config.level, FRESH_SEED, batch=count))
+    truth = [s.attributes for s in samples]
+    rows = {f"{size} px": score(judge(at_size(stack(samples), size)), truth) for size in sizes}
+    shuffled = random.Random(0).sample(truth, count)
+    rows["64 px, shuffled captions"] = score(judge(stack(samples)), shuffled)
+    names = ["all", *judge.config.heads]
+    print(f"\nJudge of {judge.config.level!r}, {count} fresh real renders, per cent right:\n")
+    print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
+    for label, result in rows.items():
+        cells = [f"{100 * result[name]:.2f}" if name in result else "-" for name in names]
+        print(f"| {label} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Train, save, report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("level", choices=("simple", "scenes"))
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--count", type=int, default=10_000, help="fresh renders for the report")
+    parser.add_argument("--out", type=Path, help="default: the package's own weights")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    out = options.out or WEIGHTS / f"{options.level}.safetensors"
+    judge = train(config_of(options.level), options.steps, options.seed)
+    judge.save(out)
+    print(f"saved {out}: {out.stat().st_size / 1e6:.2f} MB")
+    # What ships is what is measured, rounding to half precision included.
+    report(Judge.load(options.level, out), options.count, (16, 32, 64))
+
+
+if __name__ == "__main__":
+    main()
