@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "count": ("count", "shape", "color", "background"),
     "glyph": ("glyph", "color", "background"),
 }
+ATTRIBUTES = ("kind", *dict.fromkeys(name for names in KINDS.values() for name in names))
 
 _CENTERS = {
     "two": ((-1, 0), (1, 0)),

@@ -123,6 +123,11 @@ def canonical_caption(attributes: Mapping[str, str]) -> str:
     return f"a {attributes['size']} {attributes['color']} {attributes['shape']} on {ground}"
 
 
+def attribute_names(level: str) -> tuple[str, ...]:
+    """Return the names of all attributes that pictures of a level can have."""
+    return scenes.ATTRIBUTES if level == "scenes" else ATTRIBUTES
+
+
 class ShapesDataset:
     """Captioned shapes without end, deterministic in (seed, split, index).
 
