@@ -30,6 +30,7 @@ from minimagen.data.shapes import SIZES, ShapesDataset
 from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeConfig, JudgeNetwork, fit, score
 
 BATCH = 128
+STEPS = {"simple": 800, "scenes": 1000}
 FRESH_SEED = 1_000_003  # renders for the report; training uses seed 0
 
 
@@ -90,7 +91,7 @@ def spoil(images: Tensor, side: int, rng: random.Random) -> Tensor:
     Returns:
         float [b 3 side side], about in [-1, 1].
     """
-    native = rng.choice((16, 16, 24, 32, 48, 64, 64))
+    native = rng.choice((16, 16, 24, 32, 48, 64, 64) if side < 64 else (16, 32, 48, 64, 64))
     images = at_size(images, native)
     if native < 64 and rng.random() < 0.5:
         images = at_size(images, 64)  # a super-resolution network that only enlarges
@@ -167,7 +168,7 @@ def main() -> None:
     """Train, save, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("level", choices=("simple", "scenes"))
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--count", type=int, default=10_000, help="fresh renders for the report")
@@ -175,7 +176,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     out = options.out or WEIGHTS / f"{options.level}.safetensors"
-    judge = train(config_of(options.level), options.steps, options.seed)
+    judge = train(config_of(options.level), options.steps or STEPS[options.level], options.seed)
     judge.save(out)
     print(f"saved {out}: {out.stat().st_size / 1e6:.2f} MB")
     # What ships is what is measured, rounding to half precision included.
