@@ -138,8 +138,8 @@ def heun(
     """Heun's predictor and corrector on the probability-flow ODE, linear part solved exactly.
 
     EDM's algorithm 1 (arXiv 2206.00364) in the exponential form (ETD2RK): exact where x_0_hat is
-    linear in the half log-SNR, which keeps the first steps, from almost pure noise, stable. The last
-    step is the predictor alone.
+    linear in the half log-SNR, which keeps the first steps, from almost pure noise, stable. The
+    last step is the predictor alone.
     """
     levels = _levels(times, schedule)
     for i, (now, then) in enumerate(zip(levels, levels[1:], strict=False)):

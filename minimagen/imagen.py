@@ -1,0 +1,254 @@
+"""The page to read first: captions -> text encoder -> base stage -> super-resolution -> pictures.
+
+    a large red star on blue --> frozen T5 --> [b n d] embeddings
+                                                  |        |
+                                   noise --> base U-Net    |            16 x 16
+                                                  |        |
+                                   noise --> super-resolution U-Net     64 x 64 --> picture
+
+Imagen (Saharia et al., arXiv 2205.11487): the text encoder is frozen, a base diffusion model paints
+a small picture from the text, and super-resolution diffusion models, conditioned on the text and on
+the picture before (noised a little, so that they learn to repair it), enlarge it.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from minimagen.batch import to_uint8
+from minimagen.config import ImagenConfig, SamplingConfig
+from minimagen.device import autocast
+from minimagen.errors import UserError
+from minimagen.stages.diffusion import DiffusionStage
+from minimagen.stages.stage import Condition
+from minimagen.storage.checkpoint import load_weights
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.text.encoding import TextEncoder, TextEncoding
+from minimagen.text.t5 import T5Encoder
+
+T = TypeVar("T")
+PerStage = T | Sequence[T] | None
+"""One value for every stage, a sequence with one value per stage, or None for the stages' own."""
+
+Callback = Callable[[int, int, int, Tensor], None]
+"""Called after each step with (stage, step, number of steps, the estimate of the pictures)."""
+
+
+class Imagen(nn.Module):
+    """A text encoder and a cascade of stages.
+
+    Args:
+        config: The whole cascade.
+        text_encoder: Frozen; made from ``config.text_encoder_name`` by default.
+    """
+
+    def __init__(self, config: ImagenConfig, text_encoder: TextEncoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = text_encoder or T5Encoder(
+            config.text_encoder_name, config.max_num_words
+        )
+        sizes = config.image_sizes
+        self.stages = nn.ModuleList(
+            DiffusionStage(i, stage, size, low_res_size, self.text_encoder.embed_dim)
+            for i, (stage, size, low_res_size) in enumerate(
+                zip(config.stages, sizes, (None, *sizes[:-1]), strict=True)
+            )
+        )
+
+    @torch.inference_mode()
+    def paint(
+        self,
+        text: TextEncoding,
+        seeds: Sequence[int],
+        samplings: Sequence[SamplingConfig],
+        callback: Callback | None = None,
+        device: torch.device | None = None,
+    ) -> list[Tensor]:
+        """Paint one batch and return every stage's pictures, [b 3 h w] in [-1, 1] each.
+
+        This is the method: each stage paints from the text and the pictures of the stage before.
+        As many stages run as ``samplings`` has entries.
+        """
+        pictures: list[Tensor] = []
+        for i, (stage, sampling) in enumerate(zip(self.stages, samplings, strict=False)):
+            with _visiting(stage, device) as here:
+                low_res = pictures[-1].to(here) if pictures else None
+                condition = Condition(text.embeds.to(here), text.mask.to(here), low_res)
+                report = partial(callback, i) if callback else None
+                pictures.append(stage.sample(condition, seeds, sampling, report))
+        return pictures
+
+    def sample(
+        self,
+        captions: Sequence[str],
+        *,
+        seed: int | None = None,
+        seeds: Sequence[int] | None = None,
+        guidance_scale: PerStage[float] = None,
+        timesteps: PerStage[int] = None,
+        sampler: PerStage[str] = None,
+        aug_level: float | None = None,
+        batch_size: int = 64,
+        precision: str = "auto",
+        callback: Callback | None = None,
+        device: torch.device | None = None,
+    ) -> list[Image.Image]:
+        """Return one picture per caption.
+
+        Args:
+            captions: What to paint.
+            seed: Picture i gets the seed ``seed + i``; a fresh one by default.
+            seeds: One seed per caption, instead of ``seed``. The same seed gives the same picture,
+                whatever batch it is painted in.
+            guidance_scale: Imagen's w, 1 = off. Here and below: one value for all stages or one per
+                stage; the stages' own settings by default.
+            timesteps: Sampling steps.
+            sampler: ``ddpm``, ``ddim``, ``dpm++`` or ``heun``.
+            aug_level: Noise time of the low-resolution pictures, in [0, 1].
+            batch_size: Pictures painted at once.
+            precision: ``auto``, ``fp32`` or ``bf16``.
+            callback: Called after each step with (stage, step, number of steps, estimate).
+            device: Where to paint with one stage on the device at a time, each sent back after its
+                turn; by default the stages paint where they are.
+
+        Raises:
+            UserError: If a setting is not valid.
+        """
+        return self.sample_stages(
+            captions,
+            self.samplings(guidance_scale, timesteps, sampler, aug_level),
+            seeds=seeds if seeds is not None else _seeds(seed, len(captions)),
+            batch_size=batch_size,
+            precision=precision,
+            callback=callback,
+            device=device,
+        )[-1]
+
+    def sample_stages(
+        self,
+        captions: Sequence[str],
+        samplings: Sequence[SamplingConfig],
+        *,
+        seeds: Sequence[int],
+        batch_size: int = 64,
+        precision: str = "auto",
+        callback: Callback | None = None,
+        device: torch.device | None = None,
+    ) -> list[list[Image.Image]]:
+        """Return the pictures of every stage: as many lists as ``samplings``, see ``sample``."""
+        if len(seeds) != len(captions):
+            raise UserError(f"{len(seeds)} seeds for {len(captions)} captions; give one each")
+        painted: list[list[Image.Image]] = [[] for _ in samplings]
+        for start in range(0, len(captions), batch_size):
+            rows = slice(start, start + batch_size)
+            text = self.text_encoder(captions[rows])
+            with autocast(device or self.device, precision):
+                batch = self.paint(text, seeds[rows], samplings, callback, device)
+            for pictures, tensor in zip(painted, batch, strict=True):
+                pictures.extend(to_pil(tensor))
+        return painted
+
+    def samplings(
+        self,
+        guidance_scale: PerStage[float] = None,
+        timesteps: PerStage[int] = None,
+        sampler: PerStage[str] = None,
+        aug_level: float | None = None,
+    ) -> list[SamplingConfig]:
+        """Return each stage's sampling settings with the given changes, checked."""
+        asked: dict[str, Any] = {
+            "guidance_scale": guidance_scale,
+            "timesteps": timesteps,
+            "sampler": sampler,
+            "aug_level": aug_level,
+        }
+        changes: list[dict[str, Any]] = [{} for _ in self.stages]
+        for name, value in asked.items():
+            for change, own in zip(changes, _per_stage(name, value, len(changes)), strict=True):
+                change.update({} if own is None else {name: own})
+        pairs = zip(self.config.stages, changes, strict=True)
+        return [stage.sampling.replace(**change) for stage, change in pairs]
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the first stage is."""
+        return next(self.stages[0].parameters()).device
+
+    @classmethod
+    def from_parameters(
+        cls, folder: str | Path, text_encoder: TextEncoder | None = None
+    ) -> "Imagen":
+        """Return an untrained cascade from a parameters directory."""
+        return cls(read_parameters(Path(folder)).imagen, text_encoder)
+
+    @classmethod
+    def from_directory(cls, path: str | Path, text_encoder: TextEncoder | None = None) -> "Imagen":
+        """Return the trained cascade of a training directory.
+
+        Raises:
+            UserError: If a stage has no trained weights, or they belong to another configuration.
+        """
+        directory = TrainingDirectory.open(path)
+        imagen = cls(read_parameters(directory.parameters).imagen, text_encoder)
+        for i in range(len(imagen.stages)):
+            imagen.load_stage(i, directory.weights(i))
+        return imagen.eval()
+
+    def load_stage(self, i: int, path: Path) -> None:
+        """Load the weights of stage ``i`` after checking that they were trained for it."""
+        if not path.is_file():
+            raise UserError(
+                f"{path.parents[1]} has no trained weights for stage {i} ({path.name} is missing); "
+                f"train it with python train.py --RESTART_DIRECTORY {path.parents[1]}"
+            )
+        weights = load_weights(path)
+        if weights.state.get("stage") != self.stage_identity(i):
+            raise UserError(
+                f"{path} was trained with another configuration than the directory's parameters"
+            )
+        self.stages[i].load_state_dict(weights.tensors)
+
+    def stage_identity(self, i: int) -> dict[str, Any]:
+        """Return what weights of stage ``i`` depend on, for the header of their file."""
+        config = self.config
+        stage = config.stages[i].model_dump(mode="json", exclude={"sampling"})
+        sizes = [list(size) for size in config.image_sizes[max(0, i - 1) : i + 1]]
+        return stage | {"image_sizes": sizes, "text_encoder_name": config.text_encoder_name}
+
+
+def to_pil(pictures: Tensor) -> list[Image.Image]:
+    """Return model-space pictures [b 3 h w] as Pillow images."""
+    return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in to_uint8(pictures).cpu()]
+
+
+def _seeds(seed: int | None, count: int) -> list[int]:
+    first = secrets.randbits(32) if seed is None else seed
+    return list(range(first, first + count))
+
+
+def _per_stage(name: str, value: PerStage[T], count: int) -> list[T | None]:
+    if not isinstance(value, list | tuple):
+        return [value] * count  # type: ignore[list-item]
+    if len(value) != count:
+        raise UserError(f"{name}: {len(value)} values for {count} stages; give one, or one each")
+    return list(value)
+
+
+@contextmanager
+def _visiting(stage: nn.Module, device: torch.device | None) -> Iterator[torch.device]:
+    """Bring ``stage`` to ``device`` for a while; yields where it is."""
+    home = next(stage.parameters()).device
+    try:
+        if device is not None:
+            stage.to(device)
+        yield device or home
+    finally:
+        stage.to(home)

@@ -1,0 +1,70 @@
+"""Attention of a feature map to itself and to the text, in one call.
+
+Imagen concatenates the text's keys and values to those of the self-attention (section D.3.1);
+where a level has no self-attention the same module attends to the text alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minimagen.networks.embeddings import KeysValues, split_heads
+
+
+class Attention(nn.Module):
+    """Residual attention over the pixels of a feature map [b c h w].
+
+    Args:
+        dim: Channels of the feature map.
+        heads: Number of heads.
+        head_dim: Channels of a head.
+        over_pixels: Whether pixels attend to pixels.
+        cond_dim: Width of the text tokens that pixels attend to; None for no text.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, over_pixels: bool, cond_dim: int | None
+    ) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.over_pixels = over_pixels
+        self.reads_text = cond_dim is not None
+        self.norm = nn.GroupNorm(1, dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * inner, bias=False) if over_pixels else None
+        self.text_to_kv = nn.Linear(cond_dim, 2 * inner, bias=False) if cond_dim else None
+        # Query-key normalisation keeps the logits bounded, whatever the precision.
+        self.q_norm = nn.RMSNorm(head_dim)
+        self.k_norm = nn.RMSNorm(head_dim)
+        self.to_out = nn.Linear(inner, dim)
+        nn.init.zeros_(self.to_out.weight)  # the residual branch starts as the identity
+        nn.init.zeros_(self.to_out.bias)
+
+    def text_keys_values(self, tokens: Tensor) -> KeysValues:
+        """Return keys and values [b heads n head_dim] of text tokens [b n cond_dim]."""
+        assert self.text_to_kv is not None
+        keys, values = self.text_to_kv(tokens).chunk(2, dim=-1)
+        return self.k_norm(split_heads(keys, self.heads)), split_heads(values, self.heads)
+
+    def forward(self, x: Tensor, text: KeysValues | None, text_mask: Tensor) -> Tensor:
+        """Attend; ``text_mask`` bool [b n], True = real token."""
+        height, width = x.shape[-2:]
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [b (h w) c]
+        queries = self.q_norm(split_heads(self.to_q(tokens), self.heads))
+        parts: list[KeysValues] = []
+        masks: list[Tensor] = []
+        if self.to_kv is not None:
+            keys, values = self.to_kv(tokens).chunk(2, dim=-1)
+            keys = self.k_norm(split_heads(keys, self.heads))
+            parts.append((keys, split_heads(values, self.heads)))
+            masks.append(text_mask.new_ones(len(x), height * width))
+        if text is not None:
+            parts.append(text)
+            masks.append(text_mask)
+        keys = torch.cat([k for k, _ in parts], dim=2)
+        values = torch.cat([v for _, v in parts], dim=2)
+        mask = torch.cat(masks, dim=1)[:, None, None, :] if text is not None else None
+        attended = F.scaled_dot_product_attention(queries, keys, values, mask)  # [b heads hw d]
+        update = self.to_out(attended.transpose(1, 2).flatten(2))  # [b (h w) c]
+        return x + update.transpose(1, 2).unflatten(2, (height, width))

@@ -1,0 +1,63 @@
+"""The convolutional pieces of a U-Net. Feature maps are [b c h w]."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a GroupNorm of at most 32 groups of at least 8 channels each, where they divide."""
+    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 8))), channels)
+
+
+class ResBlock(nn.Module):
+    """norm, SiLU, conv; norm scaled and shifted by the embedding, SiLU, conv; plus the input.
+
+    The residual block of ADM (arXiv 2105.05233) that Imagen uses.
+    """
+
+    def __init__(self, channels_in: int, channels: int, embed_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_in = group_norm(channels_in)
+        self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.embed = nn.Linear(embed_dim, 2 * channels)
+        self.norm_out = group_norm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        same = channels_in == channels
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1)
+        nn.init.zeros_(self.conv_out.weight)  # the residual branch starts as the identity
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map [b channels_in h w] to [b channels h w]; ``embedding`` [b embed_dim] after SiLU."""
+        scale, shift = self.embed(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = torch.addcmul(shift, self.norm_out(h), scale + 1.0)
+        return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+
+
+class Downsample(nn.Module):
+    """Halve both sides: 3 x 3 convolution of stride 2."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b channels_in h w] to [b channels h/2 w/2]."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double both sides: nearest neighbour, then a 3 x 3 convolution."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b channels_in h w] to [b channels 2h 2w]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,100 @@
+"""Vectors and tokens that condition a U-Net: noise levels and captions.
+
+Letters of shapes: b batch, n tokens, d width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]  # each [b heads n head_dim]
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """log-SNR [b] -> [b dim]: sines and cosines, then a two-layer perceptron."""
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, features: int = 64) -> None:
+        super().__init__()
+        # log-SNR spans [-20, 20]: periods from 2 pi / 4 (fine) to 2 pi * 32 (the whole range).
+        frequencies = torch.exp(torch.linspace(math.log(1 / 32), math.log(4.0), features // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """Embed ``log_snr`` [b]."""
+        angles = log_snr.float()[:, None] * self.frequencies
+        features = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """What the network needs of the captions; independent of the noise level, so made only once.
+
+    Attributes:
+        pooled: [b d], added to the noise-level embedding.
+        keys_values: One pair per attention layer that reads text, in the network's order.
+        mask: bool [b n], True = real token.
+    """
+
+    pooled: Tensor
+    keys_values: tuple[KeysValues, ...]
+    mask: Tensor
+
+    def rows(self, count: int) -> "TextContext":
+        """Return the context of the first ``count`` rows."""
+        pairs = tuple((k[:count], v[:count]) for k, v in self.keys_values)
+        return TextContext(self.pooled[:count], pairs, self.mask[:count])
+
+
+class TextTokens(nn.Module):
+    """Text embeddings -> normalised tokens, with the learned null token for dropped captions."""
+
+    def __init__(self, text_embed_dim: int, cond_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(text_embed_dim, cond_dim)
+        self.norm = nn.LayerNorm(cond_dim)  # "helps considerably" (Imagen, section D.3.1)
+        self.null_token = nn.Parameter(torch.randn(cond_dim))
+
+    def forward(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens [b n cond_dim] and their mask [b n].
+
+        Args:
+            embeds: [b n text_embed_dim].
+            mask: bool [b n], True = real token.
+            drop: bool [b]; True replaces the whole caption by the one null token, mask True.
+        """
+        tokens = self.norm(self.project(embeds))
+        first = torch.arange(embeds.shape[1], device=mask.device) == 0
+        tokens = torch.where(drop[:, None, None], self.null_token.to(tokens.dtype), tokens)
+        return tokens, torch.where(drop[:, None], first, mask)
+
+
+class AttentionPooling(nn.Module):
+    """Tokens [b n d] -> one vector [b out]: a learned query attends to the real tokens."""
+
+    def __init__(self, dim: int, out: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads if dim % heads == 0 else 1
+        self.query = nn.Parameter(torch.randn(1, self.heads, 1, dim // self.heads))
+        self.to_kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out)
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Pool ``tokens`` where ``mask`` is True."""
+        keys, values = split_heads(self.to_kv(tokens), self.heads).chunk(2, dim=-1)
+        query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)
+        pooled = F.scaled_dot_product_attention(query, keys, values, mask[:, None, None, :])
+        return self.mlp(pooled.flatten(1))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Rearrange [b n (heads d)] to [b heads n d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,170 @@
+"""A diffusion stage: network + schedule + prediction + sampler. Base and super-resolution alike."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minimagen.batch import Batch, resize_clamped, to_model_space
+from minimagen.config import SamplingConfig, Size, StageConfig
+from minimagen.diffusion.augmentation import augment
+from minimagen.diffusion.guidance import guidance_is_on, guide, threshold
+from minimagen.diffusion.loss import loss_weight, per_example_squared_error
+from minimagen.diffusion.prediction import add_noise, target, to_x_0
+from minimagen.diffusion.samplers import SAMPLERS, Denoiser
+from minimagen.diffusion.schedule import Schedule, noise_level, sampling_times
+from minimagen.draws import Draws, normal_per_seed
+from minimagen.networks.unet import UNet
+from minimagen.stages.stage import Callback, Condition
+
+
+class DiffusionStage(nn.Module):
+    """Paints pictures of one size by denoising.
+
+    Args:
+        index: Its place in the cascade, from 0.
+        config: Network, schedule, objective and sampler.
+        size: (height, width) of its pictures.
+        low_res_size: Size of the previous stage's pictures; None for the first stage.
+        text_embed_dim: Width of the text embeddings.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        config: StageConfig,
+        size: Size,
+        low_res_size: Size | None,
+        text_embed_dim: int,
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.config = config
+        self.size = size
+        self.low_res_size = low_res_size
+        self.schedule = Schedule(config.schedule.kind, config.schedule.shift)
+        self.aug_schedule = Schedule("cosine")
+        self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network is."""
+        return next(self.parameters()).device
+
+    def loss(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the training loss of every example, float32 [b].
+
+        Every random number comes from ``draws``: time, noise, dropped captions, and for
+        super-resolution the augmentation's level and noise, drawn per example.
+        """
+        pictures = to_model_space(batch.images)
+        x_0 = resize_clamped(pictures, self.size)
+        t = draws.stratified("time").to(self.device, torch.float32)
+        eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
+        drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
+        low_res = aug_log_snr = None
+        if self.low_res_size is not None:
+            aug_level = draws.uniform("aug_level") * self.config.aug_level_max
+            low_res, aug_log_snr = self._augmented(
+                resize_clamped(pictures, self.low_res_size),
+                aug_level.to(self.device, torch.float32),
+                draws.normal("aug_noise", (x_0.shape[1], *self.low_res_size)),
+            )
+        log_snr = self.schedule.log_snr(t)
+        level = noise_level(log_snr)
+        x_t = add_noise(x_0, eps, level)
+        context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
+        output = self.unet(x_t, log_snr, context, low_res, aug_log_snr)
+        error = per_example_squared_error(output, target(self.config.prediction, x_0, eps, level))
+        loss = self.config.loss
+        return error * loss_weight(
+            self.config.prediction, loss.space, loss.weight, log_snr, loss.min_snr_gamma
+        )
+
+    def _augmented(
+        self, low_res: Tensor, aug_level: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the noised low-resolution pictures and their log-SNR [b]."""
+        noised = augment(low_res, aug_level, noise.to(low_res.device), self.aug_schedule)
+        return noised, self.aug_schedule.log_snr(aug_level)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        condition: Condition,
+        seeds: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Return one picture per row of ``condition``: [b 3 h w] in [-1, 1].
+
+        Args:
+            condition: Captions and, for super-resolution, pictures of the stage before.
+            seeds: One per row: the picture's noise depends on its seed and this stage only.
+            sampling: Steps, guidance, sampler ...; this stage's own settings by default.
+            callback: Told every step.
+        """
+        sampling = sampling or self.config.sampling
+        channels = self.config.unet.channels
+
+        def noise(name: str | int) -> Tensor:
+            numbers = normal_per_seed(seeds, self.index, name, (channels, *self.size))
+            return numbers.to(self.device)
+
+        x = SAMPLERS[sampling.sampler](
+            self._denoiser(condition, seeds, sampling),
+            noise("start"),
+            sampling_times(sampling.timesteps),
+            self.schedule,
+            noise,
+            sampling.eta,
+            callback,
+        )
+        return x.clamp(-1.0, 1.0)
+
+    def _denoiser(
+        self, condition: Condition, seeds: Sequence[int], sampling: SamplingConfig
+    ) -> Denoiser:
+        """Return (x_t, t) -> x_0_hat: network, guidance and thresholding in one closure.
+
+        The conditional and the unconditional half run as one batch; the text's keys and values and
+        the augmented low-resolution pictures are made here, once.
+        """
+        rows = len(seeds)
+        both = sampling.guidance_scale != 1.0
+        embeds, mask = condition.text_embeds, condition.text_mask
+        drop = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        if both:
+            embeds, mask = torch.cat([embeds, embeds]), torch.cat([mask, mask])
+            drop = torch.cat([drop, ~drop])
+        context = self.unet.encode_text(embeds, mask, drop)
+        low_res = aug_log_snr = None
+        if self.low_res_size is not None:
+            assert condition.low_res is not None
+            noise = normal_per_seed(seeds, self.index, "aug", condition.low_res.shape[1:])
+            aug_level = torch.full((rows,), sampling.aug_level, device=self.device)
+            low_res, aug_log_snr = self._augmented(condition.low_res, aug_level, noise)
+
+        def predict(x_t: Tensor, t: float, halves: int) -> Tensor:
+            log_snr = self.schedule.log_snr(torch.tensor([t], dtype=torch.float64)).float()
+            log_snr = log_snr.to(self.device)
+            repeat = [halves] + [1] * 3
+            output = self.unet(
+                x_t.repeat(repeat),
+                log_snr.expand(halves * rows),
+                context if halves == 2 or not both else context.rows(rows),
+                None if low_res is None else low_res.repeat(repeat),
+                None if aug_log_snr is None else aug_log_snr.repeat(halves),
+            ).float()
+            return to_x_0(self.config.prediction, output, x_t.repeat(repeat), noise_level(log_snr))
+
+        def denoise(x_t: Tensor, t: float) -> Tensor:
+            if guidance_is_on(t, sampling.guidance_scale, sampling.guidance_interval):
+                x_0_hat = guide(*predict(x_t, t, halves=2).chunk(2), sampling.guidance_scale)
+            else:
+                x_0_hat = predict(x_t, t, halves=1)
+            return threshold(
+                x_0_hat, sampling.thresholding, sampling.dynamic_thresholding_percentile
+            )
+
+        return denoise

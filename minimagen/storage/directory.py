@@ -1,0 +1,162 @@
+"""The training directory: names and finds everything in it (see docs/architecture.md)."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minimagen.config import DataConfig, ImagenConfig, StageConfig, TrainingConfig
+from minimagen.errors import UserError
+from minimagen.storage.checkpoint import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+
+class Parameters(NamedTuple):
+    """The full configuration of a run."""
+
+    imagen: ImagenConfig
+    training: TrainingConfig
+    data: DataConfig
+
+
+class TrainingDirectory:
+    """``training_<stamp>/``: parameters, state_dicts, tmp, samples and logs."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.parameters = self.path / "parameters"
+        self.state_dicts = self.path / "state_dicts"
+        self.tmp = self.path / "tmp"
+        self.samples = self.path / "samples"
+        self.progress = self.path / "training_progress.txt"
+        self.metrics = self.path / "metrics.jsonl"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, output: str | Path | None = None) -> "TrainingDirectory":
+        """Make a new directory: ``output``, or ``training_<local time>`` here.
+
+        Raises:
+            UserError: If ``output`` exists and is not empty, or cannot be made.
+        """
+        directory = cls(output) if output else cls(stamped("training"))
+        if directory.path.exists() and (
+            not directory.path.is_dir() or any(directory.path.iterdir())
+        ):
+            raise UserError(f"OUTPUT {output} exists and is not empty; choose another name")
+        try:
+            for folder in (
+                directory.parameters,
+                directory.state_dicts,
+                directory.tmp,
+                directory.samples,
+            ):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {directory}: {error}") from None
+        return directory
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TrainingDirectory":
+        """Return an existing training directory.
+
+        Raises:
+            UserError: If it does not exist, is empty, or holds no parameters.
+        """
+        directory = cls(path)
+        if not directory.path.is_dir():
+            raise UserError(f"no training directory {path}; give one that train.py made")
+        if not any(directory.path.iterdir()):
+            raise UserError(f"training directory {path} is empty; give one that train.py made")
+        if not (directory.parameters / "imagen.json").is_file():
+            raise UserError(f"{path} is not a training directory: it has no parameters/imagen.json")
+        return directory
+
+    @classmethod
+    def newest(cls, where: str | Path = ".") -> "TrainingDirectory":
+        """Return the newest training directory in ``where`` that holds trained weights."""
+        found = sorted(
+            (p.parent for p in Path(where).glob("training_*/state_dicts") if any(p.iterdir())),
+            key=lambda path: (path.stat().st_mtime, path.name),
+        )
+        if not found:
+            raise UserError(
+                "no training directory with trained weights here; train one with "
+                "python train.py, or name one with --TRAINING_DIRECTORY"
+            )
+        return cls.open(found[-1])
+
+    def weights(self, stage: int) -> Path:
+        """Return where the trained (EMA) weights of a stage are."""
+        return self.state_dicts / f"unet_{stage}.safetensors"
+
+    def checkpoint(self, stage: int, step: int) -> Path:
+        """Return where the checkpoint of a stage after ``step`` optimizer steps is."""
+        return self.tmp / f"{self.checkpoint_prefix(stage)}{step:08d}"
+
+    def checkpoint_prefix(self, stage: int) -> str:
+        """Return what the names of a stage's checkpoints begin with."""
+        return f"unet_{stage}_step_"
+
+
+def stamped(prefix: str) -> Path:
+    """Return ``<prefix>_<YYYYMMDD_HHMMSS>`` (local time) that does not exist yet."""
+    name = f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
+    path, number = Path(name), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{name}_{number}")
+    return path
+
+
+def write_parameters(folder: Path, parameters: Parameters) -> None:
+    """Write the full configuration: imagen.json, unet_<i>.json, training.json, data.json."""
+    imagen = parameters.imagen.model_dump(mode="json")
+    for i, stage in enumerate(imagen.pop("stages")):
+        write_json(folder / f"unet_{i}.json", stage)
+    write_json(folder / "imagen.json", imagen)
+    write_json(folder / "training.json", parameters.training.model_dump(mode="json"))
+    write_json(folder / "data.json", parameters.data.model_dump(mode="json"))
+
+
+def read_parameter_values(folder: Path) -> dict[str, Any]:
+    """Return the parsed but unchecked files of a parameters directory that exist.
+
+    Raises:
+        UserError: If the folder or its imagen.json is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no parameters directory {folder}")
+    if not (folder / "imagen.json").is_file():
+        raise UserError(f"{folder} has no imagen.json: it is not a parameters directory")
+    imagen = read_json(folder / "imagen.json")
+    stages = []
+    while (path := folder / f"unet_{len(stages)}.json").is_file():
+        stages.append(StageConfig.read(read_json(path), str(path)).model_dump())
+    if not isinstance(imagen, dict) or "stages" in imagen:
+        raise UserError(f"{folder / 'imagen.json'}: the stages belong in unet_0.json ...")
+    values: dict[str, Any] = {"imagen": imagen | {"stages": stages}}
+    for name in ("training", "data"):
+        if (folder / f"{name}.json").is_file():
+            values[name] = read_json(folder / f"{name}.json")
+    return values
+
+
+def read_parameters(folder: Path) -> Parameters:
+    """Return the checked configuration of a parameters directory.
+
+    Raises:
+        UserError: If a file is missing, is not JSON, or a value is not valid; it names which.
+    """
+    values = read_parameter_values(folder)
+    for name in ("training", "data"):
+        if name not in values:
+            raise UserError(f"no such file: {folder / f'{name}.json'}")
+    return Parameters(
+        ImagenConfig.read(values["imagen"], str(folder / "imagen.json")),
+        TrainingConfig.read(values["training"], str(folder / "training.json")),
+        DataConfig.read(values["data"], str(folder / "data.json")),
+    )

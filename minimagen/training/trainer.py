@@ -1,0 +1,157 @@
+"""One loop for anything with ``.loss()``: optimizer, schedule, clipping, accumulation, EMA.
+
+The trainer knows the Stage protocol and nothing of diffusion, pictures or files. All its randomness
+is a function of (seed, stage, step), so its state is tensors and three numbers.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minimagen.batch import Batch
+from minimagen.config import StageTrainingConfig
+from minimagen.device import autocast
+from minimagen.draws import Draws
+from minimagen.training.ema import EMA
+from minimagen.training.optim import build_optimizer, learning_rate
+
+
+class NonFiniteLossError(Exception):
+    """The loss or its gradient is no longer a number; the weights are those before this step."""
+
+
+class Trainer:
+    """Trains one stage.
+
+    Args:
+        stage: A module with ``loss(batch, draws) -> [b]``.
+        index: The stage's place in the cascade.
+        config: Learning rate, clipping, EMA.
+        total_steps: Optimizer steps of the whole run; the learning rate ends there at 0.
+        seed: Of every random draw.
+        accum_iter: Micro-batches per optimizer step; they change memory, not the result.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+    """
+
+    def __init__(
+        self,
+        stage: nn.Module,
+        index: int,
+        config: StageTrainingConfig,
+        total_steps: int,
+        seed: int = 0,
+        accum_iter: int = 1,
+        precision: str = "auto",
+    ) -> None:
+        self.stage = stage
+        self.index = index
+        self.config = config
+        self.total_steps = total_steps
+        self.seed = seed
+        self.accum_iter = accum_iter
+        self.precision = precision
+        self.step = 0
+        self.best_loss = math.inf
+        self.optimizer = build_optimizer(stage.parameters(), config)
+        self.ema = EMA(stage, config.ema_decay)
+
+    @property
+    def done(self) -> bool:
+        """Tell whether all steps are made."""
+        return self.step >= self.total_steps
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the stage is."""
+        return next(self.stage.parameters()).device
+
+    def train_step(self, batch: Batch) -> float:
+        """Make one optimizer step on a global batch and return its mean loss.
+
+        Raises:
+            NonFiniteLossError: Before anything is changed, if loss or gradient is not finite.
+        """
+        self.stage.train()
+        draws = Draws(self.seed, self.index, self.step, len(batch))
+        rate = learning_rate(self.step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        size = math.ceil(len(batch) / self.accum_iter)
+        loss = 0.0
+        for start in range(0, len(batch), size):
+            rows = min(size, len(batch) - start)
+            part = self._losses(batch[start : start + rows], draws.slice(start, rows))
+            part = part.sum() / len(batch)
+            part.backward()
+            loss += float(part.detach())
+        norm = nn.utils.clip_grad_norm_(self.stage.parameters(), self.config.max_grad_norm)
+        if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
+            self.optimizer.zero_grad()
+            raise NonFiniteLossError(
+                f"stage {self.index}, step {self.step}: the loss is {loss} (gradient norm "
+                f"{float(norm)}); try a lower --OPTIM_LR or --PRECISION fp32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+        self.step += 1
+        return loss
+
+    def _losses(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the loss of every example, with the network's own randomness seeded."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), autocast(self.device, self.precision):
+            torch.manual_seed(draws.network_seed())
+            return self.stage.loss(batch.to(self.device), draws)  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def validate(self, batches: Iterable[Batch]) -> float:
+        """Return the EMA weights' mean loss: the same times, noise and captions every time."""
+        self.stage.eval()
+        total, count = 0.0, 0
+        with self.ema.swapped_in():
+            for number, batch in enumerate(batches):
+                draws = Draws(self.seed, self.index, -1 - number, len(batch))
+                total += float(self._losses(batch, draws).sum())
+                count += len(batch)
+        return total / count
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that a resumed run needs."""
+        tensors = {f"model.{name}": p for name, p in self.stage.named_parameters()}
+        tensors |= {f"ema.{name}": p for name, p in self.ema.state().items()}
+        for name, parameter in self.stage.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        return tensors
+
+    def state(self) -> dict[str, Any]:
+        """Return all numbers that a resumed run needs; JSON."""
+        best = self.best_loss if math.isfinite(self.best_loss) else None
+        return {"step": self.step, "best_loss": best, "ema_updates": self.ema.updates}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Take over a saved state."""
+        for name, parameter in self.stage.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+            prefix = f"optimizer.{name}."
+            # Moments must lie in memory like their parameter, or fused AdamW takes another path.
+            self.optimizer.state[parameter] = {
+                key.removeprefix(prefix): _laid_out_like(value, parameter)
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+        ema = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+        self.ema.load(ema, state["ema_updates"])
+        self.step = state["step"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+
+
+def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
+    if value.shape != parameter.shape:  # the step counter
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(value)
