@@ -1,0 +1,75 @@
+import random
+import re
+
+import pytest
+
+from minimagen.data import scenes, shapes
+from minimagen.data.drawing import COLORS, SHAPES
+from minimagen.data.wording import plural
+from tools import caption_corpus
+
+COLOR = "|".join(COLORS)
+OBJECT = re.compile(rf"\b({COLOR}) ({'|'.join(SHAPES)})\b|\b({'|'.join(SHAPES)}) in ({COLOR})\b")
+
+
+def combination_in(caption: str) -> tuple[str, str, str] | None:
+    """Read (color, shape, background) out of the caption of one shape."""
+    caption = caption.lower()
+    found = OBJECT.findall(caption)
+    colors = re.findall(rf"\b(?:{COLOR})\b", caption)
+    if len(found) != 1 or len(colors) != 2:
+        return None
+    color, shape, other_shape, other_color = found[0]
+    color, shape = color or other_color, shape or other_shape
+    colors.remove(color)
+    return color, shape, colors[0]
+
+
+@pytest.mark.parametrize("split", shapes.SPLITS)
+def test_the_reader_of_this_test_understands_shape_captions(split: str):
+    rng = random.Random(split)
+    for _ in range(300):
+        attributes = shapes.attributes_for(split, rng)
+        truth = tuple(attributes[name] for name in ("color", "shape", "background"))
+        assert combination_in(shapes.caption_for(attributes, rng)) == truth
+
+
+def test_no_document_shows_a_combination_of_another_split():
+    rng = random.Random(0)
+    documents = [caption_corpus.document(rng) for _ in range(8000)]
+    wordings = [text for document in documents for text in re.split(r"\. | ; ", document)]
+    combinations = {combination_in(text) for text in wordings} - {None}
+    assert len(combinations) > 300
+    assert {shapes.split_of(*combination) for combination in combinations if combination} == {
+        "train"
+    }
+    text = "\n".join(documents).lower()
+    for count in scenes.COUNTS:
+        for color in COLORS:
+            for shape in SHAPES:
+                attributes = dict(kind="count", count=count, shape=shape, color=color)
+                if scenes.split_of(attributes) != "train":
+                    assert f"{count} {color} {plural(shape)}" not in text
+                    assert f"{count} {plural(shape)} in {color}" not in text
+
+
+def test_the_embedded_data_is_asked_for_its_train_split_only(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    for level in (shapes, scenes):
+        draw = level.attributes_for
+        monkeypatch.setattr(
+            level,
+            "attributes_for",
+            lambda split, rng, draw=draw: asked.append(split) or draw(split, rng),
+        )
+    rng = random.Random(1)
+    for _ in range(300):
+        caption_corpus.document(rng)
+    assert len(asked) > 100 and set(asked) == {"train"}
+
+
+def test_words_of_shapes_come_from_the_embedded_data_alone():
+    lists = (getattr(caption_corpus, name) for name in dir(caption_corpus) if name.isupper())
+    words = {word for each in lists if isinstance(each, list) for word in each}
+    assert len(words) > 500
+    assert not words & {*SHAPES, *(plural(shape) for shape in SHAPES)}

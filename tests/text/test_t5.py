@@ -1,0 +1,177 @@
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import sentencepiece
+import torch
+from transformers.models.t5.configuration_t5 import T5Config
+from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.tokenization_t5 import T5Tokenizer
+
+from minimagen.errors import UserError
+from minimagen.text.t5 import HUB_ENCODERS, T5_MINI, T5Encoder
+
+CAPTIONS = [
+    "a large red star on a blue background",
+    "green dotted background with a tiny heart in pink.",
+    "",
+    "a cat",
+    "three yellow circles on a plain white background",
+]
+
+
+@pytest.fixture(scope="module")
+def t5_mini() -> T5Encoder:
+    return T5Encoder("t5_mini")
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """A tiny T5 as a user would place it: tokenizer, configuration and safetensors."""
+    vocabulary = json.loads((T5_MINI / "config.json").read_text())["vocab_size"]
+    config = T5Config(vocab_size=vocabulary, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    shutil.copy(T5_MINI / "spiece.model", tmp_path)
+    return tmp_path
+
+
+def test_an_embedding_does_not_depend_on_the_batch_it_came_in(t5_mini: T5Encoder):
+    together = t5_mini.encode(CAPTIONS)
+    for caption, embeds in zip(CAPTIONS, together, strict=True):
+        torch.testing.assert_close(t5_mini.encode([caption])[0], embeds, rtol=0, atol=1e-5)
+
+
+def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(t5_mini: T5Encoder):
+    tokens = [torch.tensor(ids) for ids in t5_mini.tokenize(CAPTIONS)]
+    ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+    mask = ids != 0
+    model = T5EncoderModel.from_pretrained(T5_MINI, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    encoding = t5_mini(CAPTIONS)
+    assert torch.equal(encoding.mask, mask)
+    torch.testing.assert_close(encoding.embeds[mask], expected[mask], rtol=0, atol=1e-4)
+    assert not encoding.embeds[~mask].any()
+
+
+def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: T5Encoder):
+    reference = T5Tokenizer.from_pretrained(T5_MINI)
+    assert t5_mini.tokenize(CAPTIONS) == reference(CAPTIONS)["input_ids"]
+
+
+def test_any_caption_encodes_and_none_is_unknown(t5_mini: T5Encoder):
+    captions = ["", "ein rotes Herz über 東京", "🦄 \t\n", "\x00", "x" * 10]
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(T5_MINI / "spiece.model"))
+    for ids, embeds in zip(t5_mini.tokenize(captions), t5_mini.encode(captions), strict=True):
+        assert ids[-1] == processor.eos_id()
+        assert processor.unk_id() not in ids
+        assert len(embeds) >= 1 and embeds.isfinite().all()
+
+
+def test_the_same_words_in_another_order_mean_something_else(t5_mini: T5Encoder):
+    one, two = t5_mini.encode(["a red star on a blue ring", "a blue star on a red ring"])
+    assert (one.mean(0) - two.mean(0)).abs().max() > 0.05
+
+
+def test_embeddings_are_frozen_yet_usable_in_training(t5_mini: T5Encoder):
+    embeds = t5_mini(["a red star"]).embeds
+    assert not embeds.requires_grad and embeds.dtype == torch.float32
+    layer = torch.nn.Linear(t5_mini.embed_dim, 1)
+    layer(embeds).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_long_captions_are_cut_with_one_warning_that_counts_them(caplog: pytest.LogCaptureFixture):
+    encoder = T5Encoder("t5_mini", max_num_words=6)
+    with caplog.at_level(logging.WARNING, logger="minimagen"):
+        lengths = [len(embeds) for embeds in encoder.encode(CAPTIONS)]
+    assert max(lengths) == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "3 of 5 captions are longer than 6 tokens and were cut (MAX_NUM_WORDS)"
+    ]
+    assert encoder._cut([[7, 8, 9, 10, 11, 12, 1]]) == [[7, 8, 9, 10, 11, 1]]
+
+
+def test_a_folder_of_the_user_is_loaded(own_folder: Path):
+    encoder = T5Encoder(str(own_folder), max_num_words=16)
+    assert encoder.embed_dim == 8
+    assert encoder(["a red star"]).embeds.shape[-1] == 8
+
+
+@pytest.mark.parametrize("given", ["t5_smal", "T5 small", "./nowhere", "a/b/c", "xl1_1"])
+def test_an_impossible_name_is_refused_at_once(given: str):
+    with pytest.raises(UserError, match="unknown text encoder .* t5_mini"):
+        T5Encoder(given)
+
+
+def test_the_nearest_name_is_suggested():
+    with pytest.raises(UserError, match="did you mean 't5_small'"):
+        T5Encoder("t5_smal")
+
+
+def test_an_encoder_that_cannot_be_fetched_says_how_to_place_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for name in ("t5_large", "nobody/nothing-like-this"):
+        with pytest.raises(UserError, match="--T5_NAME /path/to/folder.*t5_mini"):
+            T5Encoder(name).encode(["a red star"])
+
+
+def test_widths_of_known_encoders_need_neither_network_nor_libraries():
+    code = (
+        "import sys; from minimagen.text.t5 import T5Encoder as T;"
+        f"print([T(n).embed_dim for n in {list(HUB_ENCODERS)}], T('t5_mini').embed_dim);"
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert b"[512, 768, 1024, 1024, 1024, 512, 768, 1024, 2048, 4096]" in output
+
+
+def test_weights_that_could_run_code_are_refused(own_folder: Path):
+    (own_folder / "model.safetensors").rename(own_folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        T5Encoder(str(own_folder)).load()
+
+
+def test_damaged_weights_are_refused(own_folder: Path):
+    weights = own_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(UserError, match="damaged or not its own"):
+        T5Encoder(str(own_folder)).load()
+
+
+def test_weights_of_another_shape_or_model_are_refused(own_folder: Path):
+    shutil.copy(T5_MINI / "model.safetensors", own_folder)
+    with pytest.raises(UserError, match="damaged or not its own"):
+        T5Encoder(str(own_folder)).load()
+    config = json.loads((own_folder / "config.json").read_text())
+    (own_folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(UserError, match="not describe a T5"):
+        T5Encoder(str(own_folder)).load()
+
+
+def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
+    config = json.loads((own_folder / "config.json").read_text())
+    (own_folder / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
+    with pytest.raises(UserError, match="lack 'encoder.block.1"):
+        T5Encoder(str(own_folder)).load()
+
+
+def test_a_folder_without_tokenizer_is_refused(own_folder: Path):
+    (own_folder / "spiece.model").unlink()
+    with pytest.raises(UserError, match="neither spiece.model nor tokenizer.json"):
+        T5Encoder(str(own_folder)).load()
+
+
+def test_a_limit_below_one_token_is_refused():
+    with pytest.raises(UserError, match="MAX_NUM_WORDS is 0"):
+        T5Encoder("t5_mini", max_num_words=0)
+
+
+def test_the_bundled_encoder_is_small_and_half_precision():
+    assert sum(file.stat().st_size for file in T5_MINI.iterdir()) <= 8_000_000
+    assert json.loads((T5_MINI / "config.json").read_text())["dtype"] == "float16"
