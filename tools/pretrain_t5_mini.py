@@ -34,7 +34,7 @@ SENTINELS = 32  # behind the pieces, the first one last, where transformers' T5T
 VOCABULARY = PIECES + SENTINELS
 NOISE_DENSITY = 0.25
 MEAN_SPAN = 2.0
-PEAK_LR = 3e-3
+PEAK_LR = 1e-3
 POOLED_BATCHES = 16
 IGNORED = -100
 
@@ -43,12 +43,12 @@ def encoder_config() -> T5Config:
     """Return the shape of t5_mini; the decoder is shallow, so that the encoder must understand."""
     return T5Config(
         vocab_size=VOCABULARY,
-        d_model=192,
+        d_model=128,
         d_kv=32,
-        d_ff=512,
+        d_ff=256,
         num_layers=3,
         num_decoder_layers=1,
-        num_heads=6,
+        num_heads=4,
         relative_attention_num_buckets=32,
         relative_attention_max_distance=64,
         dropout_rate=0.0,
