@@ -97,17 +97,16 @@ class Judge:
             raise UserError(f"no judge at {path}; known levels: {', '.join(known)}{hint}")
         with safe_open(path, framework="pt") as file:
             config = _config_from_json(file.metadata()["config"])
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = JudgeNetwork(config)
-        network.load_state_dict(weights, strict=False)
+        network.load_state_dict(weights)
         return cls(network)
 
     def save(self, path: Path) -> None:
         """Write the weights, in half precision to keep the package small, and the config."""
         weights = {
-            name: value.detach().cpu().half().contiguous()
+            name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
             for name, value in self.network.state_dict().items()
-            if value.is_floating_point()
         }
         save_file(weights, path, metadata={"config": json.dumps(asdict(self.config))})
 
