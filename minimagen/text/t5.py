@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +107,7 @@ class T5Encoder:
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Encode captions; what a caption gets does not depend on the others.
 
-        Captions of one length run together, so that no network ever sees padding.
+        Neighbours in length run together, so that little time is spent on padding.
 
         Returns:
             One ``[n_i, d]`` float32 CPU tensor per caption, ``1 <= n_i <= max_num_words``.
@@ -117,14 +116,11 @@ class T5Encoder:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
         """
         tokens = self._cut(self.tokenize(captions))
-        indices_by_length = defaultdict(list)
-        for index, ids in enumerate(tokens):
-            indices_by_length[len(ids)].append(index)
+        by_length = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
         embeds: dict[int, Tensor] = {}
-        for indices in indices_by_length.values():
-            for start in range(0, len(indices), BATCH_SIZE):
-                batch = indices[start : start + BATCH_SIZE]
-                embeds.update(zip(batch, self._embed([tokens[i] for i in batch]), strict=True))
+        for start in range(0, len(tokens), BATCH_SIZE):
+            batch = by_length[start : start + BATCH_SIZE]
+            embeds.update(zip(batch, self._embed([tokens[i] for i in batch]), strict=True))
         return [embeds[index] for index in range(len(tokens))]
 
     def __call__(self, captions: Sequence[str]) -> TextEncoding:
@@ -149,13 +145,17 @@ class T5Encoder:
         return [ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:] for ids in tokens]
 
     def _embed(self, tokens: list[list[int]]) -> list[Tensor]:
-        """Run the network on sequences of one length."""
+        """Run the network once and cut the padding off again."""
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
+        ids = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True)
+        mask = pad_sequence([torch.ones(len(each)) for each in tokens], batch_first=True)
         with torch.inference_mode():
-            output = self._model(input_ids=torch.tensor(tokens, device=self.device))
+            output = self._model(ids.to(self.device), attention_mask=mask.to(self.device))
+        rows = output.last_hidden_state.float().cpu()
         # inference tensors cannot enter autograd, and a view would keep its whole batch alive
-        return [row.clone() for row in output.last_hidden_state.float().cpu()]
+        return [row[: len(each)].clone() for row, each in zip(rows, tokens, strict=True)]
 
 
 def _find_source(name: str) -> str:
@@ -229,7 +229,8 @@ def _read_config(source: str) -> dict[str, Any]:
 def _load_tokenizer(source: str) -> Tokenize:
     """Return the function from captions to token ids, each list ending with end-of-sequence.
 
-    The sentencepiece model is preferred: transformers' T5Tokenizer ignores its byte fallback.
+    The libraries are asked directly, because transformers' T5Tokenizer ignores byte fallback and,
+    where it misses a file, quietly makes do with a vocabulary of four tokens.
     """
     path = _find_file(source, "spiece.model")
     if path is not None:
@@ -237,17 +238,16 @@ def _load_tokenizer(source: str) -> Tokenize:
 
         processor = SentencePieceProcessor(model_file=str(path))
         return lambda captions: processor.encode(list(captions), add_eos=True)
+    path = _find_file(source, "tokenizer.json")
+    if path is None:
+        raise UserError(f"{source!r} holds neither spiece.model nor tokenizer.json")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data loaders warn otherwise
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
-    try:
-        with _quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, local_files_only=not _is_on_hub(source)
-            )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source!r} holds neither spiece.model nor tokenizer.json") from error
-    return lambda captions: tokenizer(list(captions))["input_ids"]
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))]
 
 
 def _load_model(source: str, device: torch.device | str) -> Any:

@@ -59,9 +59,17 @@ def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(t5_min
     assert not encoding.embeds[~mask].any()
 
 
-def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: T5Encoder):
-    reference = T5Tokenizer.from_pretrained(T5_MINI)
+def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: T5Encoder, own_folder: Path):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(T5_MINI / "spiece.model"))
+    sentinels = json.loads((T5_MINI / "tokenizer_config.json").read_text())["extra_ids"]
+    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(len(processor))]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(sentinels))]
+    reference = T5Tokenizer(vocab=pieces, extra_ids=sentinels)
     assert t5_mini.tokenize(CAPTIONS) == reference(CAPTIONS)["input_ids"]
+
+    reference.save_pretrained(own_folder)
+    (own_folder / "spiece.model").unlink()  # then only tokenizer.json is left
+    assert T5Encoder(str(own_folder)).tokenize(CAPTIONS) == t5_mini.tokenize(CAPTIONS)
 
 
 def test_any_caption_encodes_and_none_is_unknown(t5_mini: T5Encoder):
