@@ -118,7 +118,7 @@ def dpm_solver_pp(
         x_0_hat = denoise(x, float(times[i]))
         h = then.half_log_snr - now.half_log_snr
         direction = x_0_hat
-        if previous is not None and then.sigma:
+        if previous is not None and previous_h and then.sigma:  # h = 0 inside the clipped range
             direction = x_0_hat + (x_0_hat - previous) * (h / (2.0 * previous_h))
         x = (then.sigma / now.sigma) * x - then.alpha * math.expm1(-h) * direction
         previous, previous_h = x_0_hat, h
@@ -146,7 +146,7 @@ def heun(
         x_0_hat = denoise(x, float(times[i]))
         h = then.half_log_snr - now.half_log_snr
         x = (then.sigma / now.sigma) * x - then.alpha * math.expm1(-h) * x_0_hat
-        if then.sigma:
+        if then.sigma and h:  # h = 0 inside the clipped range of log-SNR
             corrected = denoise(x, float(times[i + 1]))
             x = x + then.alpha * (1.0 + math.expm1(-h) / h) * (corrected - x_0_hat)
         _report(callback, i, times, x_0_hat)
