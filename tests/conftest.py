@@ -1,0 +1,64 @@
+"""What many tests share: a text encoder without weights, tiny networks that do something."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minimagen.batch import Batch
+from minimagen.draws import generator
+from minimagen.text.encoding import TextEncoding, pad_and_stack
+
+
+class HashTextEncoder:
+    """A deterministic stand-in for T5: every word has its own random vector."""
+
+    name = "hash"
+
+    def __init__(self, embed_dim: int = 12) -> None:
+        self.embed_dim = embed_dim
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        return [torch.stack([self._word(word) for word in c.split()]) for c in captions]
+
+    def __call__(self, captions: Sequence[str]) -> TextEncoding:
+        return pad_and_stack(self.encode(captions))
+
+    def _word(self, word: str) -> Tensor:
+        return torch.randn(self.embed_dim, generator=generator("word", word))
+
+
+@pytest.fixture
+def text_encoder() -> HashTextEncoder:
+    return HashTextEncoder()
+
+
+@pytest.fixture
+def wake() -> Callable[[nn.Module], nn.Module]:
+    """A fresh network paints 0 whatever it sees; this gives its zero weights small values."""
+
+    def fill(module: nn.Module) -> nn.Module:
+        random = generator("wake")
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if not parameter.any():
+                    values = torch.randn(parameter.shape, generator=random)
+                    parameter.copy_(values / max(1, parameter[0].numel()) ** 0.5)
+        return module
+
+    return fill
+
+
+@pytest.fixture
+def make_batch(text_encoder: HashTextEncoder) -> Callable[[int, int], Batch]:
+    """Return ``size`` random pictures of side ``side`` with captions of different lengths."""
+
+    def make(size: int, side: int) -> Batch:
+        pictures = torch.randint(0, 256, (size, 3, side, side), generator=generator("pictures"))
+        words = ("a large red star on a blue background " * 2).split()
+        captions = [" ".join(words[: 1 + i % len(words)]) for i in range(size)]
+        text = text_encoder(captions)
+        return Batch(pictures.to(torch.uint8), text.embeds, text.mask)
+
+    return make
