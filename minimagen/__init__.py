@@ -1,3 +1,63 @@
-"""MinImagen: cascaded text-to-image diffusion after Google's Imagen."""
+"""MinImagen: cascaded text-to-image diffusion after Google's Imagen.
+
+The public names are loaded when they are first used, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Imagen": "minimagen.imagen",
+    "ImagenConfig": "minimagen.config",
+    "StageConfig": "minimagen.config",
+    "UNetConfig": "minimagen.config",
+    "TrainingConfig": "minimagen.config",
+    "DataConfig": "minimagen.config",
+    "UserError": "minimagen.errors",
+    "load_dataset": "minimagen.data.sources",
+    "ShapesDataset": "minimagen.data.shapes",
+    "train": "minimagen.training.run",
+    "Judge": "minimagen.evaluation.judge",
+}
+
+if TYPE_CHECKING:
+    from minimagen.config import (
+        DataConfig,
+        ImagenConfig,
+        StageConfig,
+        TrainingConfig,
+        UNetConfig,
+    )
+    from minimagen.data.shapes import ShapesDataset
+    from minimagen.data.sources import load_dataset
+    from minimagen.errors import UserError
+    from minimagen.evaluation.judge import Judge
+    from minimagen.imagen import Imagen
+    from minimagen.training.run import train
+
+__all__ = [
+    "DataConfig",
+    "Imagen",
+    "ImagenConfig",
+    "Judge",
+    "ShapesDataset",
+    "StageConfig",
+    "TrainingConfig",
+    "UNetConfig",
+    "UserError",
+    "__version__",
+    "load_dataset",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'minimagen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -32,10 +32,6 @@ from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.text.encoding import TextEncoder, TextEncoding
 from minimagen.text.t5 import T5Encoder
-
-T = TypeVar("T")
-PerStage = T | Sequence[T] | None
-"""One value for every stage, a sequence with one value per stage, or None for the stages' own."""
 
 Callback = Callable[[int, int, int, Tensor], None]
 """Called after each step with (stage, step, number of steps, the estimate of the pictures)."""
@@ -56,8 +52,9 @@ class Imagen(nn.Module):
             config.text_encoder_name, config.max_num_words
         )
         sizes = config.image_sizes
+        width = self.text_encoder.embed_dim
         self.stages = nn.ModuleList(
-            DiffusionStage(i, stage, size, low_res_size, self.text_encoder.embed_dim)
+            DiffusionStage(i, stage, size, low_res_size, width)
             for i, (stage, size, low_res_size) in enumerate(
                 zip(config.stages, sizes, (None, *sizes[:-1]), strict=True)
             )
@@ -92,9 +89,9 @@ class Imagen(nn.Module):
         *,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
-        guidance_scale: PerStage[float] = None,
-        timesteps: PerStage[int] = None,
-        sampler: PerStage[str] = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        timesteps: int | Sequence[int] | None = None,
+        sampler: str | Sequence[str] | None = None,
         aug_level: float | None = None,
         batch_size: int = 64,
         precision: str = "auto",
@@ -158,9 +155,9 @@ class Imagen(nn.Module):
 
     def samplings(
         self,
-        guidance_scale: PerStage[float] = None,
-        timesteps: PerStage[int] = None,
-        sampler: PerStage[str] = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        timesteps: int | Sequence[int] | None = None,
+        sampler: str | Sequence[str] | None = None,
         aug_level: float | None = None,
     ) -> list[SamplingConfig]:
         """Return each stage's sampling settings with the given changes, checked."""
@@ -234,9 +231,9 @@ def _seeds(seed: int | None, count: int) -> list[int]:
     return list(range(first, first + count))
 
 
-def _per_stage(name: str, value: PerStage[T], count: int) -> list[T | None]:
+def _per_stage(name: str, value: Any, count: int) -> list[Any]:
     if not isinstance(value, list | tuple):
-        return [value] * count  # type: ignore[list-item]
+        return [value] * count
     if len(value) != count:
         raise UserError(f"{name}: {len(value)} values for {count} stages; give one, or one each")
     return list(value)

@@ -160,7 +160,8 @@ class DiffusionStage(nn.Module):
 
         def denoise(x_t: Tensor, t: float) -> Tensor:
             if guidance_is_on(t, sampling.guidance_scale, sampling.guidance_interval):
-                x_0_hat = guide(*predict(x_t, t, halves=2).chunk(2), sampling.guidance_scale)
+                cond, uncond = predict(x_t, t, halves=2).chunk(2)
+                x_0_hat = guide(cond, uncond, sampling.guidance_scale)
             else:
                 x_0_hat = predict(x_t, t, halves=1)
             return threshold(

@@ -31,6 +31,7 @@ class TrainingDirectory:
         self.samples = self.path / "samples"
         self.progress = self.path / "training_progress.txt"
         self.metrics = self.path / "metrics.jsonl"
+        self.sample_captions = self.samples / "captions.txt"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -42,11 +43,7 @@ class TrainingDirectory:
         Raises:
             UserError: If ``output`` exists and is not empty, or cannot be made.
         """
-        directory = cls(output) if output else cls(stamped("training"))
-        if directory.path.exists() and (
-            not directory.path.is_dir() or any(directory.path.iterdir())
-        ):
-            raise UserError(f"OUTPUT {output} exists and is not empty; choose another name")
+        directory = cls(new_output(output, "training"))
         try:
             for folder in (
                 directory.parameters,
@@ -100,6 +97,20 @@ class TrainingDirectory:
     def checkpoint_prefix(self, stage: int) -> str:
         """Return what the names of a stage's checkpoints begin with."""
         return f"unet_{stage}_step_"
+
+
+def new_output(given: str | Path | None, prefix: str) -> Path:
+    """Return the directory to write: ``given``, or a stamped one here.
+
+    Raises:
+        UserError: If ``given`` exists and is not an empty directory.
+    """
+    if given is None:
+        return stamped(prefix)
+    path = Path(given)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"OUTPUT {path} exists and is not empty; choose another name")
+    return path
 
 
 def stamped(prefix: str) -> Path:

@@ -1,0 +1,39 @@
+"""``python -m minimagen <train|inference|demo|evaluate|data> ...``."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from minimagen.cli.arguments import run
+from minimagen.errors import UserError, did_you_mean
+
+COMMANDS = {
+    "train": "train a cascade (train.py)",
+    "inference": "paint captions (inference.py)",
+    "demo": "train the demo cascade and paint with it (main.py)",
+    "evaluate": "how often do the pictures show what their captions say?",
+    "data": "write the embedded data as an image folder",
+}
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command named first."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m minimagen COMMAND ... (COMMAND --help for its flags)\n")
+        print("\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
+        return 0
+    if argv[0] not in COMMANDS:
+        raise UserError(
+            f"unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)} "
+            f"(valid: {', '.join(COMMANDS)})"
+        )
+    return import_module(f"minimagen.cli.{argv[0]}").main(list(argv[1:]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m minimagen``."""
+    return run(dispatch, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

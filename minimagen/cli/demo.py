@@ -1,0 +1,30 @@
+"""``main.py``: train the demo cascade on the embedded data, then paint what it was asked for."""
+
+import time
+from collections.abc import Sequence
+
+from minimagen.cli import inference, train
+from minimagen.cli.arguments import run
+from minimagen.storage.directory import stamped
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``train.py`` and ``inference.py`` in sequence; ``argv`` goes to ``train.py``."""
+    started = time.perf_counter()
+    directory = stamped("training")
+    code = train.main(["--OUTPUT", str(directory), *argv])
+    if code or not directory.is_dir():  # stopped, or only asked for --PRINT_CONFIG or --DRY_RUN
+        return code
+    output = stamped("generated_images")
+    inference.main(["-d", str(directory), "--OUTPUT", str(output), "--SEED", "0"])
+    minutes = (time.perf_counter() - started) / 60
+    print(f"training directory: {directory}")
+    print(f"generated images:   {output / 'generated_images'}")
+    print(f"grid:               {output / 'grid.png'}")
+    print(f"from start to pictures: {minutes:.1f} minutes")
+    return 0
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Run ``main.py``."""
+    return run(main, argv)

@@ -1,0 +1,135 @@
+"""``python -m minimagen evaluate``: how often do the pictures show what their captions say?"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimagen.cli.arguments import (
+    Flag,
+    at_least_zero,
+    build_parser,
+    level,
+    natural,
+    parse,
+    positive_int,
+    run,
+    several,
+)
+from minimagen.cli.inference import sampler
+from minimagen.errors import UserError
+
+if TYPE_CHECKING:
+    from minimagen.evaluation.evaluate import Evaluation
+
+FLAGS = (
+    Flag("TRAINING_DIRECTORY", "d", Path, "what train.py made on the embedded data [the newest]"),
+    Flag("COUNT", "n", positive_int, "captions to paint [200]"),
+    Flag("SPLIT", "sp", str, "combinations to paint [heldout]", ("train", "tune", "heldout")),
+    Flag("SEED", "sd", natural, "of the captions drawn; picture i has seed i [1]"),
+    Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
+    Flag(
+        "GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."
+    ),
+    Flag("SAMPLER", "sa", several(sampler), "ddpm, ddim, dpm++, heun: one, or one per stage"),
+    Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
+    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
+    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
+    Flag("SHEET", "o", Path, "also write a sheet of the first 50 pictures with verdicts (PNG)"),
+)
+EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
+  python -m minimagen evaluate --SPLIT tune --GUIDANCE_SCALE 5,1"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate; return the exit code."""
+    parser = build_parser("python -m minimagen evaluate", __doc__ or "", EXAMPLES, FLAGS)
+    arguments = parse(parser, FLAGS, argv)
+    from minimagen.data.shapes import ShapesDataset
+    from minimagen.device import resolve_device
+    from minimagen.evaluation.evaluate import evaluate
+    from minimagen.evaluation.judge import Judge
+    from minimagen.imagen import Imagen
+    from minimagen.storage.directory import TrainingDirectory, read_parameters
+
+    given = arguments.TRAINING_DIRECTORY
+    directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
+    name = read_parameters(directory.parameters).data.dataset
+    dataset, _, level_name = name.partition(":")
+    if dataset != "shapes":
+        raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
+    imagen = Imagen.from_directory(directory.path).to(resolve_device(arguments.DEVICE or "auto"))
+    height, width = imagen.config.image_sizes[-1]
+    assert height == width, "the embedded data is square"
+    split, count = arguments.SPLIT or "heldout", arguments.COUNT or 200
+    level_name = level_name or "simple"
+    seed = 1 if arguments.SEED is None else arguments.SEED
+    samples = list(ShapesDataset(split, level_name, height, seed, epoch_size=count))
+    started = time.perf_counter()
+    result, painted = evaluate(
+        imagen,
+        samples,
+        Judge.load(level_name),
+        split,
+        imagen.samplings(
+            arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
+        ),
+        precision=arguments.PRECISION or "auto",
+    )
+    print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
+    print(table(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
+    if arguments.SHEET:
+        _write_sheet(arguments.SHEET, samples, painted, level_name)
+    return 0
+
+
+def table(result: "Evaluation", sizes: Sequence[str]) -> str:
+    """Return the evaluation as text."""
+    names = list(result.stages[-1])
+    rows = [("per cent right", *names)]
+    for size, real in zip(sizes, result.real, strict=True):
+        rows.append((f"judge on real, {size}", *_per_cent(real, names)))
+    rows.append(("shuffled captions", *_per_cent(result.shuffled, names)))
+    for size, scores in zip(sizes, result.stages, strict=True):
+        rows.append((f"painted, {size}", *_per_cent(scores, names)))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(names) + 1)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    low, high = result.interval
+    lines.append(f"all right at {sizes[-1]}: 95 % interval {100 * low:.1f} to {100 * high:.1f}")
+    for size, scores in zip(sizes[1:], result.super_resolution, strict=True):
+        lines.append(
+            f"super-resolution to {size}: colour shift {scores['colour_shift']:.2f}/255, "
+            f"down-sampled against its input {scores['psnr_input']:.1f} dB; real pictures: "
+            f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
+        )
+    return "\n".join(lines)
+
+
+def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [f"{100 * scores[name]:.1f}" if name in scores else "-" for name in names]
+
+
+def _write_sheet(path: Path, samples: Sequence, painted: Sequence, level_name: str) -> None:
+    """Write the first 50 pictures; under each its caption and what the judge takes it for."""
+    from minimagen.batch import to_model_space
+    from minimagen.contact_sheet import contact_sheet, save_sheet
+    from minimagen.evaluation.judge import Judge
+    from minimagen.imagen import to_pil
+
+    stages = [to_pil(to_model_space(stage[:50])) for stage in painted]
+    verdicts = Judge.load(level_name)(painted[-1][:50])
+    lines = []
+    for i, sample in enumerate(samples[:50]):
+        wrong = {
+            name: values[i]
+            for name, values in verdicts.items()
+            if name in sample.attributes and values[i] != sample.attributes[name]
+        }
+        said = "ok" if not wrong else ", ".join(f"{k}: {v}" for k, v in wrong.items())
+        lines.append(f"{sample.caption} [{said}]")
+    save_sheet(path, contact_sheet(lines, stages, columns=5))
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m minimagen evaluate``."""
+    return run(main, argv)

@@ -1,0 +1,162 @@
+"""``inference.py``: a caption, or a file of captions -> pictures."""
+
+import argparse
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minimagen.cli.arguments import (
+    Flag,
+    at_least_zero,
+    build_parser,
+    level,
+    natural,
+    parse,
+    positive_int,
+    run,
+    several,
+)
+from minimagen.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SAMPLERS = ("ddpm", "ddim", "dpm++", "heun")
+
+
+def sampler(text: str) -> str:
+    """Return the name of a sampler."""
+    if text not in SAMPLERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(SAMPLERS)}")
+    return text
+
+
+FLAGS = (
+    Flag("TRAINING_DIRECTORY", "d", Path, "what train.py made [the newest one here]"),
+    Flag("CAPTIONS", "c", str, "a caption, or a .txt file with one per line [the sample sheet's]"),
+    Flag("IMAGES_PER_CAPTION", "n", positive_int, "pictures of each caption [1]"),
+    Flag("SEED", "sd", natural, "picture i gets SEED + i [a fresh one]"),
+    Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
+    Flag(
+        "GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."
+    ),
+    Flag("SAMPLER", "sa", several(sampler), f"{', '.join(SAMPLERS)}: one, or one per stage"),
+    Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
+    Flag("BATCH_SIZE", "b", positive_int, "pictures painted at once [64]"),
+    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
+    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
+    Flag("OFFLOAD", "off", None, "keep one stage at a time on the device"),
+    Flag("OUTPUT", "o", Path, "the directory to write [generated_images_<time>]"),
+)
+EXAMPLES = """  python inference.py --CAPTIONS "a large red star on a blue background"
+  python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
+  python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7"""
+
+
+def read_captions(given: str) -> list[str]:
+    """Return the captions of a ``.txt`` file (blank lines skipped), or the caption itself.
+
+    Raises:
+        UserError: If the file is missing, empty or not UTF-8, or the caption is blank.
+    """
+    if not given.lower().endswith(".txt"):
+        if not given.strip():
+            raise UserError("--CAPTIONS is blank; give a caption or a .txt file of captions")
+        return [given.strip()]
+    try:
+        lines = Path(given).read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read captions file {given}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"captions file {given} is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
+    captions = [line.strip() for line in lines if line.strip()]
+    if not captions:
+        raise UserError(f"captions file {given} has no captions; write one per line")
+    return captions
+
+
+def main(argv: Sequence[str]) -> int:
+    """Paint; return the exit code."""
+    parser = build_parser("inference.py", __doc__ or "", EXAMPLES, FLAGS)
+    arguments = parse(parser, FLAGS, argv)
+    captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
+    from minimagen.storage.directory import TrainingDirectory
+
+    if arguments.TRAINING_DIRECTORY is None:
+        directory = TrainingDirectory.newest()
+        print(f"training directory: {directory} (the newest one here)")
+    else:
+        directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY)
+    if captions is None:
+        captions = read_captions(str(directory.sample_captions))
+        print(f"captions: those of the sample sheet, {directory.sample_captions}")
+    paint(arguments, directory.path, captions)
+    return 0
+
+
+def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str]) -> Path:
+    """Paint ``captions`` and write them; return the output directory."""
+    from minimagen.contact_sheet import contact_sheet, save_sheet
+    from minimagen.device import resolve_device
+    from minimagen.imagen import Imagen
+    from minimagen.storage.directory import new_output
+
+    device = resolve_device(arguments.DEVICE or "auto")
+    imagen = Imagen.from_directory(directory)
+    if not arguments.OFFLOAD:
+        imagen.to(device)
+    samplings = imagen.samplings(
+        arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
+    )
+    output = new_output(arguments.OUTPUT, "generated_images")
+    seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
+    captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION or 1)]
+    seeds = range(seed, seed + len(captions))
+    stages = imagen.sample_stages(
+        captions,
+        samplings,
+        seeds=seeds,
+        batch_size=arguments.BATCH_SIZE or 64,
+        precision=arguments.PRECISION or "auto",
+        device=device if arguments.OFFLOAD else None,
+    )
+    settings = [sampling.model_dump(mode="json") for sampling in samplings]
+    write_images(output, directory, captions, seeds, stages[-1], settings)
+    save_sheet(output / "grid.png", contact_sheet(captions, stages[-1:]))
+    print(f"{len(captions)} images: {output / 'generated_images'}")
+    print(f"grid: {output / 'grid.png'} (seed {seed})")
+    return output
+
+
+def write_images(
+    output: Path,
+    directory: Path,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    images: Sequence["Image"],
+    settings: list[dict[str, Any]],
+) -> None:
+    """Write ``generated_images/image_<i>.png``, captions.txt, images.jsonl and where from."""
+    folder = output / "generated_images"
+    try:
+        folder.mkdir(parents=True)
+        rows = []
+        for i, (caption, seed, image) in enumerate(zip(captions, seeds, images, strict=True)):
+            name = f"image_{i}.png"
+            image.save(folder / name)
+            rows.append({"file_name": name, "text": caption, "seed": seed, "stages": settings})
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (output / "images.jsonl").write_text(lines, "utf-8")
+        (output / "captions.txt").write_text("\n".join(captions) + "\n", "utf-8")
+        (output / "imagen_training_directory.txt").write_text(str(directory), "utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error}") from None
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Run ``inference.py``."""
+    return run(main, argv)

@@ -1,0 +1,107 @@
+"""Preset < parameters directory < command line: the values of a run, each with its source."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.errors import UserError
+from minimagen.storage.directory import Parameters, read_parameter_values
+
+PRESETS = Path(__file__).parents[2] / "parameters"
+DEMO, TESTING = PRESETS, PRESETS / "testing"
+
+KeyPath = tuple[str | int, ...]
+
+
+class Settings:
+    """Nested values of ``imagen``, ``training`` and ``data``, and where each came from."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self._values: dict[str, Any] = {}
+        self._sources: dict[KeyPath, str] = {}
+        self.overlay(values, source)
+
+    def overlay(self, values: Mapping[str, Any], source: str) -> None:
+        """Replace whole sections by ``values``."""
+        for section, content in values.items():
+            self._values[section] = content
+            self._sources = {p: s for p, s in self._sources.items() if p[0] != section}
+            self._sources[(section,)] = source
+
+    def set(self, path: KeyPath, value: Any, source: str) -> None:
+        """Set one value; every stage's where ``path`` holds ``"*"``."""
+        if "*" in path:
+            at = path.index("*")
+            for i in range(len(self._get(path[:at]))):
+                self.set((*path[:at], i, *path[at + 1 :]), value, source)
+            return
+        parent = self._get(path[:-1])
+        parent[path[-1]] = value
+        self._sources[path] = source
+
+    def _get(self, path: KeyPath) -> Any:
+        value: Any = self._values
+        for part in path:
+            if isinstance(value, dict):
+                value = value.setdefault(part, {})
+            else:
+                value = value[part]
+        return value
+
+    def parameters(self) -> Parameters:
+        """Return the checked configuration."""
+        return Parameters(
+            ImagenConfig.read(self._values["imagen"], self._where("imagen")),
+            TrainingConfig.read(self._values["training"], self._where("training")),
+            DataConfig.read(self._values["data"], self._where("data")),
+        )
+
+    def _where(self, section: str) -> str:
+        return f"{section} settings from {self._sources[(section,)]}"
+
+    def table(self, parameters: Parameters) -> str:
+        """Return one line per value of ``parameters``: name, value, source."""
+        lines: list[str] = []
+        for section, config in zip(parameters._fields, parameters, strict=True):
+            self._list((section,), config.model_dump(mode="json"), lines)
+        return "\n".join(lines)
+
+    def _list(self, path: KeyPath, value: Any, lines: list[str]) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                self._list((*path, key), inner, lines)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for i, inner in enumerate(value):
+                self._list((*path, i), inner, lines)
+        else:
+            name = ".".join(map(str, path))
+            lines.append(f"{name} = {value!r}  ({self._source(path)})")
+
+    def _source(self, path: KeyPath) -> str:
+        """Return the source of the nearest enclosing value that has one and was given there."""
+        for end in range(len(path), 1, -1):
+            if path[:end] in self._sources:
+                return self._sources[path[:end]]
+        value: Any = self._values
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return "default"
+        return self._sources[path[:1]]
+
+
+def read_settings(folder: Path | None, testing: bool) -> Settings:
+    """Return the values of ``folder``, over the demo preset (or the tiny one, if ``testing``)."""
+    preset = TESTING if testing and folder is None else DEMO
+    if not (preset / "imagen.json").is_file():
+        raise UserError(f"no presets at {PRESETS}: run from a clone, or give --PARAMETERS FOLDER")
+    name = "the testing preset" if preset == TESTING else "the demo preset"
+    settings = Settings(read_parameter_values(preset), name)
+    if folder is not None:
+        values = read_parameter_values(folder)
+        settings.overlay(values, str(folder))
+        if "training" not in values:  # its stages are those of the preset's cascade
+            settings.set(("training", "stages"), [], "default")
+    return settings

@@ -1,0 +1,213 @@
+"""``train.py``: flags or a parameters directory -> a training directory."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minimagen.cli.arguments import (
+    Flag,
+    build_parser,
+    integers,
+    natural,
+    parse,
+    positive,
+    positive_int,
+    run,
+    share,
+)
+from minimagen.cli.settings import KeyPath, Settings, read_settings
+from minimagen.errors import UserError
+from minimagen.storage.directory import Parameters
+
+FLAGS = (
+    Flag("PARAMETERS", "p", Path, "directory of parameters, ours or MinImagen's [the demo's]"),
+    Flag("NUM_WORKERS", "n", natural, "data loader workers [0]"),
+    Flag("BATCH_SIZE", "b", positive_int, "images per optimizer step, accumulation included"),
+    Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
+    Flag("IMG_SIDE_LEN", "s", positive_int, "side of the final images in px; stages scale with it"),
+    Flag("EPOCHS", "e", positive_int, "passes over the training set, or give STEPS or MINUTES"),
+    Flag("T5_NAME", "t5", str, "text encoder: t5_mini, t5_small ..., a hub id, a folder [t5_mini]"),
+    Flag("TRAIN_VALID_FRAC", "f", share, "training share where the data has no split [0.9]"),
+    Flag("TIMESTEPS", "t", positive_int, "default sampling steps of every stage"),
+    Flag("OPTIM_LR", "lr", positive, "peak learning rate of every stage"),
+    Flag("ACCUM_ITER", "ai", positive_int, "micro-batches per optimizer step [1]"),
+    Flag("CHCKPT_NUM", "cn", positive_int, "optimizer steps between checkpoints [500]"),
+    Flag("VALID_NUM", "vn", positive_int, "validation images [512]"),
+    Flag("RESTART_DIRECTORY", "rd", Path, "training directory to resume from"),
+    Flag("TESTING", "test", None, "everything once, in under a minute; tiny cascade by default"),
+    Flag("DATASET", "ds", str, "shapes, shapes:scenes, or a folder of captioned pictures"),
+    Flag("STEPS", "st", positive_int, "optimizer steps of every stage"),
+    Flag("MINUTES", "m", positive, "time for all stages; the first steps are timed"),
+    Flag("STAGES", "sg", integers, "which stages to train, such as 0 or 0,1 [all]"),
+    Flag("SEED", "sd", natural, "of every random draw [0]"),
+    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
+    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
+    Flag("IN_PLACE", "ip", None, "resume in RESTART_DIRECTORY itself instead of a new one"),
+    Flag("OUTPUT", "o", Path, "the training directory [training_<time>]"),
+    Flag("DRY_RUN", "dr", None, "build on no device, print sizes, memory and FLOPs, and stop"),
+    Flag("PRINT_CONFIG", "pc", None, "print every value with its source, and stop"),
+)
+EXAMPLES = """  python train.py --MINUTES 5
+  python train.py --DATASET my_pictures --IMG_SIDE_LEN 128 --MINUTES 60
+  python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
+  python train.py --RESTART_DIRECTORY training_20261120_220000"""
+
+TARGETS: dict[str, KeyPath] = {
+    "NUM_WORKERS": ("training", "num_workers"),
+    "BATCH_SIZE": ("training", "batch_size"),
+    "MAX_NUM_WORDS": ("imagen", "max_num_words"),
+    "T5_NAME": ("imagen", "text_encoder_name"),
+    "TRAIN_VALID_FRAC": ("data", "train_valid_frac"),
+    "TIMESTEPS": ("imagen", "stages", "*", "sampling", "timesteps"),
+    "OPTIM_LR": ("training", "stages", "*", "optim_lr"),
+    "ACCUM_ITER": ("training", "accum_iter"),
+    "CHCKPT_NUM": ("training", "chckpt_num"),
+    "VALID_NUM": ("data", "valid_num"),
+    "DATASET": ("data", "dataset"),
+    "SEED": ("training", "seed"),
+    "PRECISION": ("training", "precision"),
+}
+LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
+ON_RESUME = {"EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER"}
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Return the run's values, each with its source."""
+    given = [name for name in LENGTHS if getattr(arguments, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} contradict each other; give one of them")
+    if arguments.RESTART_DIRECTORY is not None:
+        settings = _restarted(arguments)
+    else:
+        settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
+    if arguments.TESTING:
+        _shorten(settings)
+    _one_training_entry_per_stage(settings)
+    for name, target in TARGETS.items():
+        if (value := getattr(arguments, name)) is not None:
+            settings.set(target, value, f"--{name}")
+    if given:
+        for name in LENGTHS:
+            value = getattr(arguments, name)
+            settings.set(("training", name.lower()), value, f"--{given[0]}")
+    if arguments.IMG_SIDE_LEN is not None:
+        sizes = settings.parameters().imagen.with_side(arguments.IMG_SIDE_LEN).image_sizes
+        settings.set(("imagen", "image_sizes"), [list(s) for s in sizes], "--IMG_SIDE_LEN")
+    return settings
+
+
+def _shorten(settings: Settings) -> None:
+    for path, value in (
+        (("training", "steps"), 4),
+        (("training", "epochs"), None),
+        (("training", "minutes"), None),
+        (("training", "chckpt_num"), 2),
+        (("data", "valid_num"), 16),
+        (("data", "epoch_size"), 64),
+    ):
+        settings.set(path, value, "--TESTING")
+
+
+def _one_training_entry_per_stage(settings: Settings) -> None:
+    """Write out the training settings of every stage, so that flags can change them."""
+    parameters = settings.parameters()
+    count, entries = len(parameters.imagen.stages), parameters.training.stages
+    if len(entries) != count and len(entries) <= 1:
+        entry = entries[0].model_dump() if entries else {}
+        settings.set(("training", "stages"), [dict(entry) for _ in range(count)], "default")
+
+
+def _restarted(arguments: argparse.Namespace) -> Settings:
+    """Return the values of the directory to resume, after refusing what may not change."""
+    from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+
+    if arguments.PARAMETERS is not None:
+        raise UserError("--RESTART_DIRECTORY has its own parameters; leave out --PARAMETERS")
+    directory = TrainingDirectory.open(arguments.RESTART_DIRECTORY)
+    settings = Settings(read_parameter_values(directory.parameters), str(directory))
+    saved = settings.parameters()
+    for name, target in TARGETS.items():
+        value = getattr(arguments, name)
+        if value is None or name in ON_RESUME or _saved(saved, target, value):
+            continue
+        raise UserError(
+            f"--{name} {value} differs from {directory}; a resumed run may change only "
+            f"{', '.join(sorted(ON_RESUME))}"
+        )
+    if arguments.MINUTES is not None:
+        raise UserError("--MINUTES cannot be used on resume; give --STEPS or --EPOCHS")
+    if arguments.IMG_SIDE_LEN not in (None, max(saved.imagen.image_sizes[-1])):
+        raise UserError(f"--IMG_SIDE_LEN {arguments.IMG_SIDE_LEN} differs from {directory}")
+    if arguments.TESTING:
+        raise UserError("--TESTING cannot be used with --RESTART_DIRECTORY; give --STEPS")
+    return settings
+
+
+def _saved(parameters: Parameters, target: KeyPath, value: Any) -> bool:
+    """Tell whether every saved value at ``target`` equals ``value``."""
+    values: list[Any] = [parameters._asdict()[str(target[0])].model_dump()]
+    for part in target[1:]:
+        values = [v for x in values for v in x] if part == "*" else [x[part] for x in values]
+    return all(saved == value for saved in values)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; return the exit code."""
+    parser = build_parser("train.py", __doc__ or "", EXAMPLES, FLAGS)
+    arguments = parse(parser, FLAGS, argv)
+    if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
+        raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
+    if arguments.IN_PLACE and arguments.OUTPUT is not None:
+        raise UserError("--IN_PLACE and --OUTPUT contradict each other; give one of them")
+    settings = settings_of(arguments)
+    parameters = settings.parameters()
+    if arguments.PRINT_CONFIG:
+        print(settings.table(parameters))
+        return 0
+    if arguments.DRY_RUN:
+        from minimagen.cli.dry_run import report
+
+        print(report(parameters))
+        return 0
+    return _train(arguments, parameters)
+
+
+def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
+    from minimagen.data.sources import load_dataset
+    from minimagen.imagen import Imagen
+    from minimagen.storage.directory import TrainingDirectory
+    from minimagen.training.interruption import Interrupted
+    from minimagen.training.run import train
+    from minimagen.training.trainer import NonFiniteLossError
+
+    data = parameters.data
+    dataset = load_dataset(
+        data.dataset,
+        parameters.imagen.image_sizes[-1],
+        seed=data.seed,
+        epoch_size=data.epoch_size,
+    )
+    restart = arguments.RESTART_DIRECTORY
+    try:
+        train(
+            Imagen(parameters.imagen),
+            dataset,
+            parameters.training,
+            data=data,
+            output=arguments.OUTPUT,
+            stages=arguments.STAGES,
+            device=arguments.DEVICE or "auto",
+            resume=None if restart is None else TrainingDirectory.open(restart),
+            in_place=arguments.IN_PLACE,
+        )
+    except Interrupted as stop:
+        return 128 + stop.signum
+    except NonFiniteLossError:
+        return 1
+    return 0
+
+
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Run ``train.py``."""
+    return run(main, argv)

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM: finish the step, save everything, then stop."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and everything is saved. ``signum`` says by what."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class StopSignals:
+    """Inside the ``with``, the first SIGINT or SIGTERM is noted; a second one acts at once.
+
+    Signal handlers belong to the main thread; elsewhere this notes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[signum] = signal.signal(signum, self._note)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
