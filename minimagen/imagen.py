@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from minimagen.batch import to_uint8
 from minimagen.config import ImagenConfig, SamplingConfig
 from minimagen.device import autocast
+from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.stage import Condition
@@ -43,22 +44,25 @@ class Imagen(nn.Module):
     Args:
         config: The whole cascade.
         text_encoder: Frozen; made from ``config.text_encoder_name`` by default.
+        seed: Of the initial weights; stage i's depend on (seed, i) only.
     """
 
-    def __init__(self, config: ImagenConfig, text_encoder: TextEncoder | None = None) -> None:
+    def __init__(
+        self, config: ImagenConfig, text_encoder: TextEncoder | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
         self.config = config
         self.text_encoder = text_encoder or T5Encoder(
             config.text_encoder_name, config.max_num_words
         )
         sizes = config.image_sizes
-        width = self.text_encoder.embed_dim
-        self.stages = nn.ModuleList(
-            DiffusionStage(i, stage, size, low_res_size, width)
-            for i, (stage, size, low_res_size) in enumerate(
-                zip(config.stages, sizes, (None, *sizes[:-1]), strict=True)
-            )
-        )
+        self._links = nn.ModuleList()
+        for i, stage in enumerate(config.stages):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(seed, i, "weights"))
+                low_res_size = sizes[i - 1] if i else None
+                width = self.text_encoder.embed_dim
+                self._links.append(DiffusionStage(i, stage, sizes[i], low_res_size, width))
 
     @torch.inference_mode()
     def paint(
@@ -175,16 +179,21 @@ class Imagen(nn.Module):
         return [stage.sampling.replace(**change) for stage, change in pairs]
 
     @property
+    def stages(self) -> list[DiffusionStage]:
+        """Return the links of the cascade, the base stage first."""
+        return [stage for stage in self._links if isinstance(stage, DiffusionStage)]
+
+    @property
     def device(self) -> torch.device:
         """Return where the first stage is."""
         return next(self.stages[0].parameters()).device
 
     @classmethod
     def from_parameters(
-        cls, folder: str | Path, text_encoder: TextEncoder | None = None
+        cls, folder: str | Path, text_encoder: TextEncoder | None = None, seed: int = 0
     ) -> "Imagen":
         """Return an untrained cascade from a parameters directory."""
-        return cls(read_parameters(Path(folder)).imagen, text_encoder)
+        return cls(read_parameters(Path(folder)).imagen, text_encoder, seed)
 
     @classmethod
     def from_directory(cls, path: str | Path, text_encoder: TextEncoder | None = None) -> "Imagen":

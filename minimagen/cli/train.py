@@ -69,6 +69,7 @@ TARGETS: dict[str, KeyPath] = {
     "PRECISION": ("training", "precision"),
 }
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
+TESTING_CAPTIONS = ["a large red star on a blue background", "a small green heart"]
 ON_RESUME = {"EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER"}
 
 
@@ -103,6 +104,7 @@ def _shorten(settings: Settings) -> None:
         (("training", "epochs"), None),
         (("training", "minutes"), None),
         (("training", "chckpt_num"), 2),
+        (("training", "sample_captions"), TESTING_CAPTIONS),
         (("data", "valid_num"), 16),
         (("data", "epoch_size"), 64),
     ):
@@ -191,7 +193,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
     restart = arguments.RESTART_DIRECTORY
     try:
         train(
-            Imagen(parameters.imagen),
+            Imagen(parameters.imagen, seed=parameters.training.seed),
             dataset,
             parameters.training,
             data=data,

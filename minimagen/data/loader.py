@@ -1,8 +1,9 @@
-"""Which samples make up which step: a function of (seed, step), so that a run can start anywhere."""
+"""Which samples make up which step: a function of (seed, step), so a run can start anywhere."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,9 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yield the global batches of the steps ``start ... stop - 1``."""
     order = Order(len(dataset), seed, getattr(dataset, "endless", False))
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=list(order.batches(batch_size, start, stop)),
+        batch_sampler=order.batches(batch_size, start, stop),
         num_workers=num_workers,
         collate_fn=collate,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one

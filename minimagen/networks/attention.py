@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minimagen.networks.embeddings import KeysValues, split_heads
+from minimagen.networks.embeddings import KeysValues, TextContext, split_heads
 
 
 class Attention(nn.Module):
@@ -28,8 +28,7 @@ class Attention(nn.Module):
         super().__init__()
         inner = heads * head_dim
         self.heads = heads
-        self.over_pixels = over_pixels
-        self.reads_text = cond_dim is not None
+        self.text_index = 0  # which of the context's keys and values are this layer's
         self.norm = nn.GroupNorm(1, dim)
         self.to_q = nn.Linear(dim, inner, bias=False)
         self.to_kv = nn.Linear(dim, 2 * inner, bias=False) if over_pixels else None
@@ -47,24 +46,25 @@ class Attention(nn.Module):
         keys, values = self.text_to_kv(tokens).chunk(2, dim=-1)
         return self.k_norm(split_heads(keys, self.heads)), split_heads(values, self.heads)
 
-    def forward(self, x: Tensor, text: KeysValues | None, text_mask: Tensor) -> Tensor:
-        """Attend; ``text_mask`` bool [b n], True = real token."""
+    def forward(self, x: Tensor, context: TextContext) -> Tensor:
+        """Attend; the shape of ``x`` stays."""
         height, width = x.shape[-2:]
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [b (h w) c]
         queries = self.q_norm(split_heads(self.to_q(tokens), self.heads))
-        parts: list[KeysValues] = []
+        pairs: list[KeysValues] = []
         masks: list[Tensor] = []
         if self.to_kv is not None:
             keys, values = self.to_kv(tokens).chunk(2, dim=-1)
-            keys = self.k_norm(split_heads(keys, self.heads))
-            parts.append((keys, split_heads(values, self.heads)))
-            masks.append(text_mask.new_ones(len(x), height * width))
-        if text is not None:
-            parts.append(text)
-            masks.append(text_mask)
-        keys = torch.cat([k for k, _ in parts], dim=2)
-        values = torch.cat([v for _, v in parts], dim=2)
-        mask = torch.cat(masks, dim=1)[:, None, None, :] if text is not None else None
+            pairs.append(
+                (self.k_norm(split_heads(keys, self.heads)), split_heads(values, self.heads))
+            )
+            masks.append(context.mask.new_ones(len(x), height * width))
+        if self.text_to_kv is not None:
+            pairs.append(context.keys_values[self.text_index])
+            masks.append(context.mask)
+        keys = torch.cat([k for k, _ in pairs], dim=2)
+        values = torch.cat([v for _, v in pairs], dim=2)
+        mask = torch.cat(masks, dim=1)[:, None, None, :] if self.text_to_kv is not None else None
         attended = F.scaled_dot_product_attention(queries, keys, values, mask)  # [b heads hw d]
         update = self.to_out(attended.transpose(1, 2).flatten(2))  # [b (h w) c]
         return x + update.transpose(1, 2).unflatten(2, (height, width))

@@ -23,13 +23,14 @@ class NoiseLevelEmbedding(nn.Module):
         # log-SNR spans [-20, 20]: periods from 2 pi / 4 (fine) to 2 pi * 32 (the whole range).
         frequencies = torch.exp(torch.linspace(math.log(1 / 32), math.log(4.0), features // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.project = nn.Linear(features, dim)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """Embed ``log_snr`` [b]."""
         angles = log_snr.float()[:, None] * self.frequencies
         features = torch.cat([angles.sin(), angles.cos()], dim=1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(self.project(features.to(self.project.weight.dtype)))
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,31 @@ class TextTokens(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Tokens [b n d] -> one vector [b out]: a learned query attends to the real tokens."""
+    """Tokens [b n d] -> one vector [b out]: learned queries attend to the real tokens.
 
-    def __init__(self, dim: int, out: int, heads: int = 4) -> None:
+    Several queries of several heads each, because a caption is several facts: one average of its
+    tokens would not tell the colour of the object from the colour of the background.
+    """
+
+    def __init__(self, dim: int, out: int, heads: int = 8, queries: int = 4) -> None:
         super().__init__()
-        self.heads = heads if dim % heads == 0 else 1
-        self.query = nn.Parameter(torch.randn(1, self.heads, 1, dim // self.heads))
+        self.heads = math.gcd(dim, heads)
+        self.query = nn.Parameter(torch.randn(1, self.heads, queries, dim // self.heads))
         self.to_kv = nn.Linear(dim, 2 * dim, bias=False)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out)
+            nn.LayerNorm(queries * dim),
+            nn.Linear(queries * dim, out),
+            nn.SiLU(),
+            nn.Linear(out, out),
         )
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Pool ``tokens`` where ``mask`` is True."""
-        keys, values = split_heads(self.to_kv(tokens), self.heads).chunk(2, dim=-1)
+        keys, values = self.to_kv(tokens).chunk(2, dim=-1)
+        keys, values = split_heads(keys, self.heads), split_heads(values, self.heads)
         query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)
         pooled = F.scaled_dot_product_attention(query, keys, values, mask[:, None, None, :])
-        return self.mlp(pooled.flatten(1))
+        return self.mlp(pooled.transpose(1, 2).flatten(1))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

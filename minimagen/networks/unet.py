@@ -24,14 +24,54 @@ from minimagen.networks.embeddings import (
 )
 
 
-class Level(nn.Module):
-    """One resolution on the way down or up: residual blocks, each followed by attention."""
+class Block(nn.Module):
+    """A residual block and, where the level attends, attention after it."""
 
-    def __init__(self, blocks: list[ResBlock], attentions: list[Attention]) -> None:
+    def __init__(self, res: ResBlock, attention: Attention | None) -> None:
+        super().__init__()
+        self.res = res
+        self.attention = attention
+
+    def forward(self, h: Tensor, embedding: Tensor, context: TextContext) -> Tensor:
+        """Map [b c h w] to [b c' h w]."""
+        h = self.res(h, embedding)
+        return h if self.attention is None else self.attention(h, context)
+
+
+class Level(nn.Module):
+    """One resolution on the way down or up.
+
+    The base U-Net keeps a skip of every block and resamples after its blocks. The Efficient U-Net
+    keeps one skip per level, scaled by 1/sqrt 2, and down-samples before its blocks.
+    """
+
+    def __init__(self, blocks: list[Block], resample: nn.Module, efficient: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.attentions = nn.ModuleList(attentions)
-        self.resample: nn.Module = nn.Identity()
+        self.resample = resample
+        self.efficient = efficient
+
+    def down(
+        self, h: Tensor, skips: list[Tensor], embedding: Tensor, context: TextContext
+    ) -> Tensor:
+        """Run on the way down and push the skips."""
+        if self.efficient:
+            h = self.resample(h)
+        for k, block in enumerate(self.blocks, start=1):
+            h = block(h, embedding, context)
+            if not self.efficient:
+                skips.append(h)
+            elif k == len(self.blocks):
+                skips.append(h * 2**-0.5)
+        return h if self.efficient else self.resample(h)
+
+    def up(self, h: Tensor, skips: list[Tensor], embedding: Tensor, context: TextContext) -> Tensor:
+        """Run on the way up and pop the skips."""
+        for k, block in enumerate(self.blocks):
+            if k == 0 or not self.efficient:
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, embedding, context)
+        return self.resample(h)
 
 
 class UNet(nn.Module):
@@ -48,68 +88,66 @@ class UNet(nn.Module):
         self.config = config
         self.lowres_cond = lowres_cond
         dims = [config.dim * mult for mult in config.dim_mults]
-        embed_dim = 4 * config.dim
-        cond_dim = config.cond_dim or config.dim
+        embed_dim, cond_dim = 4 * config.dim, config.cond_dim or config.dim
         self.time = NoiseLevelEmbedding(embed_dim)
         self.aug = NoiseLevelEmbedding(embed_dim) if lowres_cond else None
         self.text = TextTokens(text_embed_dim, cond_dim)
         self.text_pool = AttentionPooling(cond_dim, embed_dim)
         pixels = config.channels * config.patch_size**2
         self.conv_in = nn.Conv2d(pixels * (2 if lowres_cond else 1), config.dim, 3, padding=1)
-        self.skip_scale = 2**-0.5 if config.memory_efficient else 1.0
-        self._build_levels(dims, embed_dim, cond_dim)
-        self.norm_out = group_norm(2 * config.dim)
-        self.conv_out = nn.Conv2d(2 * config.dim, pixels, 3, padding=1)
+        self.downs = nn.ModuleList(self._down(i, dims) for i in range(len(dims)))
+        width = dims[-1]
+        attends = config.attend_at_middle
+        self.mid_in = self._block(width, width, attends, attends)
+        self.mid_out = self._block(width, width, False, False)
+        self.ups = nn.ModuleList(self._up(i, dims) for i in reversed(range(len(dims))))
+        # The stem's features join the last ones: they carry x_t past the low resolutions.
+        last = config.dim if config.memory_efficient else dims[0]
+        self.norm_out = group_norm(last + config.dim)
+        self.conv_out = nn.Conv2d(last + config.dim, pixels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # the first estimate is 0, the mean of the data
-        nn.init.zeros_(self.conv_out.bias)
-
-    def _build_levels(self, dims: list[int], embed_dim: int, cond_dim: int) -> None:
-        config = self.config
-        first_down = config.memory_efficient  # Efficient U-Net: down-sample before the blocks
-        numbers = config.per_level("num_resnet_blocks")
-        over_pixels = config.per_level("layer_attns")
-        over_text = config.per_level("layer_cross_attns")
-
-        def level(i: int, inputs: list[int]) -> Level:
-            blocks = [ResBlock(c, dims[i], embed_dim, config.dropout) for c in inputs]
-            attends = over_pixels[i] or over_text[i]
-            attentions = [
-                self._attention(dims[i], over_pixels[i], cond_dim if over_text[i] else None)
-                for _ in (blocks if attends else ())
-            ]
-            return Level(blocks, attentions)
-
-        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        width = config.dim
-        for i, dim in enumerate(dims):
-            last = i == len(dims) - 1
-            down = level(i, [dim if first_down else width] + [dim] * (numbers[i] - 1))
-            if first_down:
-                down.resample = Downsample(width, dim)
-            elif not last:
-                down.resample = Downsample(dim, dim)
-            self.downs.append(down)
-            width = dim
-        self.mid_in = ResBlock(width, width, embed_dim, config.dropout)
-        self.mid_attention = (
-            self._attention(width, True, cond_dim) if config.attend_at_middle else None
-        )
-        self.mid_out = ResBlock(width, width, embed_dim, config.dropout)
-        for i, dim in reversed(list(enumerate(dims))):
-            skips = [dim] + [0 if first_down else dim] * (numbers[i] - 1)
-            up = level(i, [(width if k == 0 else dim) + skip for k, skip in enumerate(skips)])
-            width = (dims[i - 1] if i else config.dim) if (first_down or i) else dim
-            if first_down or i:
-                up.resample = Upsample(dim, width)
-            self.ups.append(up)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
         self._text_readers = [
-            m for m in self.modules() if isinstance(m, Attention) and m.reads_text
+            m for m in self.modules() if isinstance(m, Attention) and m.text_to_kv
         ]
-        self.to_final = nn.Identity() if width == config.dim else nn.Conv2d(width, config.dim, 1)
+        for i, reader in enumerate(self._text_readers):
+            reader.text_index = i
 
-    def _attention(self, dim: int, over_pixels: bool, cond_dim: int | None) -> Attention:
+    def _block(self, inputs: int, outputs: int, over_pixels: bool, over_text: bool) -> Block:
         config = self.config
-        return Attention(dim, config.attn_heads, config.attn_head_dim, over_pixels, cond_dim)
+        res = ResBlock(inputs, outputs, 4 * config.dim, config.dropout)
+        if not over_pixels and not over_text:
+            return Block(res, None)
+        cond_dim = (config.cond_dim or config.dim) if over_text else None
+        heads, head_dim = config.attn_heads, config.attn_head_dim
+        return Block(res, Attention(outputs, heads, head_dim, over_pixels, cond_dim))
+
+    def _blocks(self, i: int, inputs: list[int], dim: int) -> list[Block]:
+        over_pixels = self.config.per_level("layer_attns")[i]
+        over_text = self.config.per_level("layer_cross_attns")[i]
+        return [self._block(channels, dim, over_pixels, over_text) for channels in inputs]
+
+    def _down(self, i: int, dims: list[int]) -> Level:
+        config, dim = self.config, dims[i]
+        before = dims[i - 1] if i else config.dim
+        later = [dim] * (config.per_level("num_resnet_blocks")[i] - 1)
+        if config.memory_efficient:
+            return Level(self._blocks(i, [dim, *later], dim), Downsample(before, dim), True)
+        last = i == len(dims) - 1
+        resample = nn.Identity() if last else Downsample(dim, dim)
+        return Level(self._blocks(i, [before, *later], dim), resample, False)
+
+    def _up(self, i: int, dims: list[int]) -> Level:
+        config, dim = self.config, dims[i]
+        later = config.per_level("num_resnet_blocks")[i] - 1
+        if config.memory_efficient:
+            inputs = [2 * dim] + [dim] * later
+            return Level(
+                self._blocks(i, inputs, dim), Upsample(dim, dims[i - 1] if i else config.dim), True
+            )
+        inputs = [2 * dim] * (1 + later)
+        resample = Upsample(dim, dims[i - 1]) if i else nn.Identity()
+        return Level(self._blocks(i, inputs, dim), resample, False)
 
     def encode_text(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> TextContext:
         """Return all that the network uses of the captions; once per sampling run is enough.
@@ -146,41 +184,20 @@ class UNet(nn.Module):
             x = torch.cat([x, resize(low_res, (x.shape[-2], x.shape[-1]))], dim=1)
             embedding = embedding + self.aug(aug_log_snr)
         embedding = F.silu(embedding)
-        text = dict(zip(self._text_readers, context.keys_values, strict=True))
-
-        def run(level: Level, k: int, h: Tensor) -> Tensor:
-            h = level.blocks[k](h, embedding)
-            if len(level.attentions):
-                layer = level.attentions[k]
-                h = layer(h, text.get(layer), context.mask)
-            return h
-
         h = first = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))
         skips: list[Tensor] = []
-        for level in self.downs:
-            if self.config.memory_efficient:
-                h = level.resample(h)
-            for k in range(len(level.blocks)):
-                h = run(level, k, h)
-                if not self.config.memory_efficient:
-                    skips.append(h)
-            if self.config.memory_efficient:
-                skips.append(h)
-            else:
-                h = level.resample(h)
-        h = self.mid_in(h, embedding)
-        if self.mid_attention is not None:
-            h = self.mid_attention(h, text[self.mid_attention], context.mask)
-        h = self.mid_out(h, embedding)
-        for level in self.ups:
-            for k in range(len(level.blocks)):
-                if k == 0 or not self.config.memory_efficient:
-                    h = torch.cat([h, skips.pop() * self.skip_scale], dim=1)
-                h = run(level, k, h)
-            h = level.resample(h)
-        h = torch.cat([self.to_final(h), first * self.skip_scale], dim=1)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        for level in _levels(self.downs):
+            h = level.down(h, skips, embedding, context)
+        h = self.mid_in(h, embedding, context)
+        h = self.mid_out(h, embedding, context)
+        for level in _levels(self.ups):
+            h = level.up(h, skips, embedding, context)
+        h = self.conv_out(F.silu(self.norm_out(torch.cat([h, first], dim=1))))
         return F.pixel_shuffle(h, self.config.patch_size)
+
+
+def _levels(modules: nn.ModuleList) -> list[Level]:
+    return [module for module in modules if isinstance(module, Level)]
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from minimagen.config import DataConfig, ImagenConfig, StageConfig, TrainingConfig
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import read_json, write_json
+from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
 
 log = logging.getLogger(__name__)
 
@@ -136,15 +137,19 @@ def write_parameters(folder: Path, parameters: Parameters) -> None:
 def read_parameter_values(folder: Path) -> dict[str, Any]:
     """Return the parsed but unchecked files of a parameters directory that exist.
 
+    One written by AssemblyAI's MinImagen is translated, and that is said.
+
     Raises:
         UserError: If the folder or its imagen.json is missing.
     """
     if not folder.is_dir():
         raise UserError(f"no parameters directory {folder}")
+    if is_minimagen(folder):
+        return read_minimagen_values(folder)
     if not (folder / "imagen.json").is_file():
         raise UserError(f"{folder} has no imagen.json: it is not a parameters directory")
     imagen = read_json(folder / "imagen.json")
-    stages = []
+    stages: list[dict[str, Any]] = []
     while (path := folder / f"unet_{len(stages)}.json").is_file():
         stages.append(StageConfig.read(read_json(path), str(path)).model_dump())
     if not isinstance(imagen, dict) or "stages" in imagen:

@@ -121,8 +121,10 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that a resumed run needs."""
-        tensors = {f"model.{name}": p for name, p in self.stage.named_parameters()}
-        tensors |= {f"ema.{name}": p for name, p in self.ema.state().items()}
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.stage.named_parameters():
+            tensors[f"model.{name}"] = parameter
+        tensors |= {f"ema.{name}": average for name, average in self.ema.state().items()}
         for name, parameter in self.stage.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = value
