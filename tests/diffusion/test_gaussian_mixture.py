@@ -1,0 +1,112 @@
+"""The exact denoiser of a Gaussian mixture: samplers must give back the mixture, at their order.
+
+With p(x_0) = sum_k pi_k N(mu_k, S_k), x_t given k is N(alpha mu_k, C_k = alpha^2 S_k + sigma^2 I),
+so E[x_0 | x_t] is known. Points are pictures [b 2 1 1]; float64.
+"""
+
+import math
+
+import pytest
+import torch
+
+from minimagen.diffusion.samplers import SAMPLERS
+from minimagen.diffusion.schedule import Schedule, sampling_times
+
+COUNT = 20_000
+SHARES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+MEANS = torch.tensor([[-0.8, 0.5], [0.9, 0.6], [0.2, -1.0]], dtype=torch.float64)
+COVARIANCES = torch.tensor(
+    [
+        [[0.04, 0.02], [0.02, 0.09]],
+        [[0.16, 0.0], [0.0, 0.01]],
+        [[0.05, -0.03], [-0.03, 0.05]],
+    ],
+    dtype=torch.float64,
+)
+MEAN = SHARES @ MEANS
+COVARIANCE = (
+    torch.einsum("k,kij->ij", SHARES, COVARIANCES)
+    + torch.einsum("k,ki,kj->ij", SHARES, MEANS, MEANS)
+    - torch.outer(MEAN, MEAN)
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors: threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def oracle(schedule):
+    """Return the denoiser E[x_0 | x_t] of the mixture."""
+
+    def denoise(x_t, t):
+        log_snr = schedule.log_snr(torch.tensor(t, dtype=torch.float64))
+        alpha, variance = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid()
+        c = alpha**2 * COVARIANCES + variance * torch.eye(2, dtype=torch.float64)
+        away = x_t.flatten(1)[:, None] - alpha * MEANS  # [b k 2]
+        inverse = torch.linalg.inv(c)
+        whitened = torch.einsum("kij,bkj->bki", inverse, away)
+        log_p = SHARES.log() - 0.5 * torch.logdet(c) - 0.5 * (away * whitened).sum(-1)
+        per_component = MEANS + alpha * torch.einsum("kij,bkj->bki", COVARIANCES, whitened)
+        x_0_hat = torch.einsum("bk,bki->bi", log_p.softmax(1), per_component)
+        return x_0_hat.reshape(x_t.shape)
+
+    return denoise
+
+
+def paint(name, steps, schedule, count=COUNT, **options):
+    random = torch.Generator().manual_seed(0)
+
+    def noise(_):
+        return torch.randn(count, 2, 1, 1, generator=random, dtype=torch.float64)
+
+    x = noise(-1)
+    x = SAMPLERS[name](oracle(schedule), x, sampling_times(steps), schedule, noise, **options)
+    return x.flatten(1)
+
+
+# The standard errors are sd / sqrt(20000) = 0.006 of a mean and about 0.009 of a covariance: 4 of
+# them, and as much again for the finite number of steps.
+@pytest.mark.parametrize(
+    ("name", "steps", "options"),
+    [
+        ("ddpm", 250, {}),
+        ("ddim", 200, {"eta": 1.0}),
+        ("ddim", 100, {}),
+        ("dpm++", 40, {}),
+        ("heun", 30, {}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_every_sampler_recovers_mean_and_covariance(name, steps, options, kind):
+    x = paint(name, steps, Schedule(kind), **options)
+    torch.testing.assert_close(x.mean(0), MEAN, rtol=0, atol=0.04)
+    torch.testing.assert_close(x.T.cov(), COVARIANCE, rtol=0, atol=0.05)
+
+
+def test_the_shares_of_the_components_are_recovered():
+    x = paint("dpm++", 40, Schedule("cosine"))
+    nearest = (x[:, None] - MEANS).square().sum(-1).argmin(1)
+    shares = torch.bincount(nearest, minlength=3) / COUNT
+    torch.testing.assert_close(shares.double(), SHARES, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1.0), ("dpm++", 2.0), ("heun", 2.0)])
+def test_the_error_falls_at_the_order_of_the_sampler(name, order):
+    """Equal steps of log-SNR from -4 to 4, the last step to the picture the same for all."""
+    schedule = Schedule("cosine")
+    x = torch.linspace(-2.0, 2.0, 32, dtype=torch.float64).reshape(16, 2, 1, 1)
+
+    def end(sampler, steps):
+        log_snr = torch.linspace(-4.0, 4.0, steps + 1, dtype=torch.float64)
+        times = torch.cat([schedule.time(log_snr), torch.zeros(1, dtype=torch.float64)])
+        return SAMPLERS[sampler](oracle(schedule), x, times, schedule, torch.zeros_like)
+
+    truth = end("heun", 1024)
+    errors = [(end(name, n) - truth).square().mean().sqrt().item() for n in (32, 64, 128)]
+    measured = math.log2(errors[0] / errors[2]) / 2
+    assert measured == pytest.approx(order, abs=0.25), errors
