@@ -1,9 +1,9 @@
 """Parameters written by AssemblyAI's MinImagen, read as ours.
 
 MinImagen writes ``unet_<N>_params_<stamp>.json``, ``imagen_params_<stamp>.json`` and
-``training_parameters_<stamp>.txt``. The shapes of the networks and the settings of the run are kept;
-objective and noise schedule become ours. The tables below are the whole mapping, key by key;
-docs/minimagen_compatibility.md explains it.
+``training_parameters_<stamp>.txt``. The shapes of the networks and the settings of the run are
+kept; objective and noise schedule become ours. The tables below are the whole mapping, key by
+key; docs/minimagen_compatibility.md explains it.
 """
 
 import logging
@@ -76,9 +76,9 @@ GUIDANCE_SCALE = 3.0  # fixed in MinImagen's inference.py
 
 NOTICE = (
     "{folder} was written by AssemblyAI's MinImagen. Its network shapes, picture sizes and run "
-    "settings are kept. The networks are this project's, trained from scratch: objective v-prediction "
-    "(there eps), schedule cosine in log-SNR for every stage, sampler DPM-Solver++ with timesteps as "
-    "its steps, guidance 3. Without meaning here, ignored: {ignored}. "
+    "settings are kept; objective, schedule and sampler become this project's: v-prediction (there "
+    "eps), the continuous cosine schedule in every stage, DPM-Solver++ with timesteps as its "
+    "steps, guidance 3. Without meaning here, ignored: {ignored}. "
     "See docs/minimagen_compatibility.md."
 )
 
@@ -112,10 +112,19 @@ def read_minimagen_values(folder: Path) -> dict[str, Any]:
     sizes = values["imagen"].get("image_sizes")
     if isinstance(sizes, int):  # MinImagen takes a bare number for a single U-Net
         values["imagen"]["image_sizes"] = [sizes]
-    given = [(unet, UNET_KEYS) for unet in unets] + [(imagen, IMAGEN_KEYS), (run, TRAINING_KEYS)]
-    ignored = dict.fromkeys(k for keys, table in given for k in keys if table[k] is None)
-    log.warning(NOTICE.format(folder=folder, ignored=", ".join(ignored) or "nothing"))
+    log.warning(NOTICE.format(folder=folder, ignored=_ignored(unets[0], imagen, run)))
     return values
+
+
+def _ignored(unet: dict[str, Any], imagen: dict[str, Any], run: dict[str, Any]) -> str:
+    """Return the keys without meaning here, file by file."""
+    files = {"unet": (unet, UNET_KEYS), "imagen": (imagen, IMAGEN_KEYS)}
+    files["training"] = (run, TRAINING_KEYS)
+    lists = {
+        file: ", ".join(key for key in values if table[key] is None)
+        for file, (values, table) in files.items()
+    }
+    return "; ".join(f"{file}: {keys}" for file, keys in lists.items() if keys) or "nothing"
 
 
 def _stage(unet: dict[str, Any], imagen: dict[str, Any], i: int, count: int) -> dict[str, Any]:
