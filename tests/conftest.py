@@ -1,6 +1,6 @@
 """What many tests share: a text encoder without weights, tiny networks that do something."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -27,6 +27,15 @@ class HashTextEncoder:
 
     def _word(self, word: str) -> Tensor:
         return torch.randn(self.embed_dim, generator=generator("word", word))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tests of tiny tensors: with several threads they mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
