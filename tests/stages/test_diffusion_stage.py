@@ -1,0 +1,265 @@
+import math
+
+import pytest
+import torch
+
+from minimagen.batch import Batch, resize_clamped, to_model_space
+from minimagen.config import SamplingConfig, StageConfig
+from minimagen.diffusion.augmentation import augment
+from minimagen.diffusion.prediction import add_noise, target, to_x_0
+from minimagen.diffusion.schedule import Schedule, noise_level
+from minimagen.draws import Draws, normal_per_seed
+from minimagen.stages import diffusion
+from minimagen.stages.diffusion import DiffusionStage
+from minimagen.stages.stage import Condition
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+UNET = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
+BASE, SUPER = (0, (8, 8), None), (1, (16, 16), (8, 8))
+links = pytest.mark.parametrize("link", [BASE, SUPER], ids=["base", "super-res"])
+
+
+@pytest.fixture
+def make_stage(wake, text_encoder):
+    def make(link, **options):
+        torch.manual_seed(0)
+        index, size, low_res_size = link
+        config = StageConfig(unet=UNET, **options)
+        return wake(DiffusionStage(index, config, size, low_res_size, text_encoder.embed_dim))
+
+    return make
+
+
+@pytest.fixture
+def condition(text_encoder):
+    def make(link, rows=3):
+        text = text_encoder(["a red star", "blue", "two green cats sleep"][:rows])
+        low_res = None
+        if link[2]:
+            random = torch.Generator().manual_seed(2)
+            low_res = torch.rand(rows, 3, *link[2], generator=random) * 2 - 1
+        return Condition(text.embeds, text.mask, low_res)
+
+    return make
+
+
+def estimates(stage, condition, seeds=(1, 2, 3), **sampling):
+    """Return the x_0_hat of every step: thresholding off, so that nothing is hidden."""
+    seen = []
+    options = {"thresholding": "none", "timesteps": 3, "sampler": "ddim"} | sampling
+    stage.sample(condition, seeds, SamplingConfig(**options), lambda i, n, x: seen.append(x))
+    return seen
+
+
+def first_estimate(stage, condition, drop):
+    """Return x_0_hat at t = 1 by a call of the network of its own."""
+    rows = len(condition.text_mask)
+    x = normal_per_seed((1, 2, 3)[:rows], stage.index, "start", (3, *stage.size))
+    log_snr = stage.schedule.log_snr(torch.ones(1))
+    context = stage.unet.encode_text(
+        condition.text_embeds, condition.text_mask, torch.full((rows,), drop)
+    )
+    low = ()
+    if condition.low_res is not None:
+        noise = normal_per_seed((1, 2, 3)[:rows], stage.index, "aug", condition.low_res.shape[1:])
+        level = torch.zeros(rows)
+        low = (
+            augment(condition.low_res, level, noise, Schedule("cosine")),
+            Schedule("cosine").log_snr(level),
+        )
+    output = stage.unet(x, log_snr.expand(rows), context, *low)
+    return to_x_0(stage.config.prediction, output, x, noise_level(log_snr))
+
+
+@links
+@pytest.mark.parametrize("prediction", ["v", "x_0"])
+def test_guidance_1_is_the_conditional_prediction(make_stage, condition, link, prediction):
+    stage = make_stage(link, prediction=prediction)
+    given = condition(link)
+    expected = first_estimate(stage, given, drop=False)
+    torch.testing.assert_close(estimates(stage, given)[0], expected, rtol=0, atol=1e-5)
+
+
+@links
+@pytest.mark.parametrize("w", [0.0, 3.0])
+def test_the_guided_batch_equals_two_separate_calls(make_stage, condition, link, w):
+    stage = make_stage(link)
+    given = condition(link)
+    cond = first_estimate(stage, given, drop=False)
+    uncond = first_estimate(stage, given, drop=True)
+    assert (cond - uncond).abs().max() > 1e-2
+    guided = estimates(stage, given, guidance_scale=w)[0]
+    torch.testing.assert_close(guided, uncond + w * (cond - uncond), rtol=0, atol=1e-5)
+
+
+@links
+def test_outside_its_interval_guidance_is_off(make_stage, condition, link):
+    stage, given = make_stage(link), condition(link)
+    off = estimates(stage, given, guidance_scale=1.0)
+    late = estimates(stage, given, guidance_scale=4.0, guidance_interval=(0.0, 0.5))
+    for step in (0, 1):  # t = 1 and 2/3: outside
+        torch.testing.assert_close(late[step], off[step], rtol=0, atol=1e-5)
+    assert (late[2] - off[2]).abs().max() > 1e-2  # t = 1/3: inside
+
+
+@links
+def test_the_text_is_encoded_once_per_sampling_run(make_stage, condition, link, monkeypatch):
+    stage, calls = make_stage(link), []
+    encode = stage.unet.encode_text
+    monkeypatch.setattr(stage.unet, "encode_text", lambda *a: calls.append(1) or encode(*a))
+    estimates(stage, condition(link), guidance_scale=3.0, timesteps=5)
+    assert len(calls) == 1
+
+
+@links
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "heun"])
+def test_pictures_are_finite_and_in_range(make_stage, condition, link, sampler):
+    stage = make_stage(link)
+    sampling = SamplingConfig(sampler=sampler, timesteps=4, guidance_scale=5.0, aug_level=0.3)
+    pictures = stage.sample(condition(link), (1, 2, 3), sampling)
+    assert pictures.shape == (3, 3, *link[1])
+    assert pictures.abs().max() <= 1.0
+    assert torch.equal(pictures, stage.sample(condition(link), (1, 2, 3), sampling))
+
+
+@links
+def test_a_picture_depends_on_its_own_seed_and_caption_only(make_stage, condition, link):
+    stage, given = make_stage(link), condition(link)
+    sampling = SamplingConfig(sampler="ddpm", timesteps=4, aug_level=0.2)
+    together = stage.sample(given, (1, 2, 3), sampling)
+    low_res = None if given.low_res is None else given.low_res[1:2]
+    alone = Condition(given.text_embeds[1:2], given.text_mask[1:2], low_res)
+    torch.testing.assert_close(
+        stage.sample(alone, (2,), sampling), together[1:2], rtol=0, atol=1e-4
+    )
+    other = stage.sample(alone, (5,), sampling)
+    assert (other - together[1:2]).abs().max() > 0.1
+
+
+@links
+def test_the_loss_is_the_same_for_any_split_of_the_batch(make_stage, make_batch, link):
+    stage, batch = make_stage(link), make_batch(6, 16)
+    draws = Draws(0, link[0], 3, 6)
+    whole = stage.loss(batch, draws)
+    parts = [stage.loss(batch[i : i + 2], draws.slice(i, 2)) for i in (0, 2, 4)]
+    assert whole.shape == (6,) and whole.dtype == torch.float32
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+def test_the_loss_of_a_silent_network_is_the_weighted_power_of_its_target(
+    text_encoder, make_batch, prediction
+):
+    """A fresh network outputs 0, so the loss is known from the draws alone."""
+    config = StageConfig(unet=UNET, prediction=prediction, loss={"space": "x_0"})
+    stage = DiffusionStage(0, config, (8, 8), None, text_encoder.embed_dim)
+    batch, draws = make_batch(4, 16), Draws(0, 0, 0, 4)
+    x_0 = resize_clamped(to_model_space(batch.images), (8, 8))
+    eps = draws.normal("noise", (3, 8, 8))
+    log_snr = Schedule("cosine").log_snr(draws.stratified("time").float())
+    level = noise_level(log_snr)
+    x_t = add_noise(x_0, eps, level)
+    estimate = to_x_0(prediction, torch.zeros_like(x_t), x_t, level)
+    expected = (estimate - x_0).square().flatten(1).mean(1)
+    torch.testing.assert_close(stage.loss(batch, draws), expected, rtol=1e-3, atol=0)
+    assert target(prediction, x_0, eps, level).abs().max() > 0
+
+
+class Spy:
+    """Keeps what the network is given for the low-resolution picture, and its level."""
+
+    def __init__(self, stage):
+        self.calls = []
+        stage.unet.register_forward_pre_hook(lambda _, args: self.calls.append(args[3:5]))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4, 0.9])
+def test_training_and_sampling_give_the_network_the_same_low_resolution_picture(
+    make_stage, make_batch, monkeypatch, level
+):
+    """The same picture, level and noise: to the bit the same input, whatever the order is.
+
+    Were one path to noise the picture before the map to [-1, 1] and the other after it, or the
+    training level to mean something else than the sampling level, the two would differ.
+    """
+    stage, batch = make_stage(SUPER), make_batch(3, 16)
+    noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    plain_normal = Draws.normal
+
+    def normal(draws, name, shape):
+        return noise if name == "aug_noise" else plain_normal(draws, name, shape)
+
+    def per_seed(seeds, index, name, shape):
+        return noise if name == "aug" else normal_per_seed(seeds, index, name, shape)
+
+    monkeypatch.setattr(Draws, "normal", normal)
+    monkeypatch.setattr(
+        Draws, "uniform", lambda draws, name: torch.full((3,), level, dtype=torch.float64)
+    )
+    monkeypatch.setattr(diffusion, "normal_per_seed", per_seed)
+    spy = Spy(stage)
+    stage.loss(batch, Draws(0, 1, 0, 3))
+    low_res = resize_clamped(to_model_space(batch.images), (8, 8))
+    condition = Condition(batch.text_embeds, batch.text_mask, low_res)
+    stage.sample(condition, (1, 2, 3), SamplingConfig(timesteps=1, aug_level=level))
+    (trained, trained_level), (sampled, sampled_level) = spy.calls
+    assert torch.equal(trained, sampled)
+    assert torch.equal(trained_level, sampled_level)
+
+
+@pytest.mark.parametrize("path", ["training", "sampling"])
+def test_the_low_resolution_picture_is_noised_in_model_space(
+    make_stage, text_encoder, monkeypatch, path
+):
+    """A white picture (+1) at level t has mean alpha and standard deviation sigma."""
+    t = 0.5
+    link = (1, (64, 64), (32, 32))
+    stage = make_stage(link)
+    text = text_encoder(["white"])
+    spy = Spy(stage)
+    if path == "training":
+        monkeypatch.setattr(
+            Draws, "uniform", lambda draws, name: torch.tensor([t], dtype=torch.float64)
+        )
+        white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+        stage.loss(Batch(white, text.embeds, text.mask), Draws(0, 1, 0, 1))
+    else:
+        condition = Condition(text.embeds, text.mask, torch.ones(1, 3, 32, 32))
+        stage.sample(condition, (1,), SamplingConfig(timesteps=1, aug_level=t))
+    seen, log_snr = spy.calls[0]
+    assert seen.mean().item() == pytest.approx(math.cos(math.pi / 2 * t), abs=0.04)
+    assert seen.std().item() == pytest.approx(math.sin(math.pi / 2 * t), rel=0.05)
+    assert log_snr.item() == pytest.approx(Schedule("cosine").log_snr(torch.tensor(t)).item())
+
+
+def test_augmentation_levels_in_training_cover_their_range_and_no_more(
+    make_stage, make_batch, monkeypatch
+):
+    stage, seen = make_stage(SUPER, aug_level_max=0.6), []
+    stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[4]))
+    batch = make_batch(16, 16)
+    for step in range(8):
+        stage.loss(batch, Draws(0, 1, step, 16))
+    levels = Schedule("cosine").time(torch.cat(seen))
+    assert levels.max() <= 0.6 and levels.max() > 0.5 and levels.min() < 0.1
+
+
+def test_captions_are_dropped_at_their_rate_and_only_in_training(
+    make_stage, make_batch, condition, monkeypatch
+):
+    stage, dropped = make_stage(BASE, cond_drop_prob=0.25), []
+    encode = stage.unet.encode_text
+    monkeypatch.setattr(
+        stage.unet, "encode_text", lambda e, m, drop: dropped.append(drop) or encode(e, m, drop)
+    )
+    batch = make_batch(32, 8)
+    for step in range(16):
+        stage.loss(batch, Draws(0, 0, step, 32))
+    assert torch.cat(dropped).float().mean().item() == pytest.approx(0.25, abs=0.08)
+    dropped.clear()
+    estimates(stage, condition(BASE))
+    assert not dropped[0].any()
+    dropped.clear()
+    estimates(stage, condition(BASE), guidance_scale=2.0)
+    assert dropped[0].tolist() == [False] * 3 + [True] * 3

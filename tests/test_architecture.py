@@ -1,0 +1,92 @@
+"""Who may import whom: from the ground up, never upward, and not between rooms of one floor."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minimagen"
+FLOORS = [
+    {"errors"},
+    {"config", "batch", "draws", "device"},
+    {"diffusion", "networks", "text", "storage"},
+    {"data", "stages", "contact_sheet"},
+    {"imagen"},
+    {"training"},
+    {"evaluation"},
+    {"cli"},
+]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+DOORS = {"__init__", "__main__"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path):
+    """Return the dotted names that a file imports anywhere, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(dotted):
+    """minimagen.diffusion.loss.x -> diffusion."""
+    return dotted.split(".")[1]
+
+
+def home(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_stands_on_a_floor():
+    assert {home(path) for path in FILES} - DOORS <= FLOOR.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    if home(path) in DOORS:
+        return
+    for name in imports(path):
+        if name.startswith("minimagen.") and room(name) in FLOOR and room(name) != home(path):
+            assert FLOOR[room(name)] < FLOOR[home(path)], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("file", ["trainer.py", "ema.py", "optim.py"])
+def test_the_trainer_knows_of_no_diffusion_pictures_or_files(file):
+    used = {room(n) for n in imports(PACKAGE / "training" / file) if n.startswith("minimagen.")}
+    assert used <= {"batch", "config", "device", "draws", "training"}
+
+
+def test_the_mathematics_needs_torch_alone():
+    for path in (PACKAGE / "diffusion").glob("*.py"):
+        outside = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+        assert outside <= {"torch", "minimagen"}, path
+
+
+def test_nothing_imports_torchvision():
+    for path in FILES:
+        assert not any(name.split(".")[0] == "torchvision" for name in imports(path)), path
+
+
+def _loaded_by(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in run.stdout.split()}
+
+
+@pytest.mark.parametrize("module", ["minimagen", "minimagen.config", "minimagen.cli.arguments"])
+def test_the_first_second_loads_no_heavy_library(module):
+    path = ROOT / Path(*module.split("."))
+    if not path.is_dir() and not path.with_suffix(".py").is_file():
+        pytest.skip(f"{module} is not there")
+    heavy = {"torch", "transformers", "datasets", "gradio", "numpy"}
+    assert not _loaded_by(module) & heavy

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from torch import nn
+
+from minimagen.config import StageTrainingConfig
+from minimagen.training.optim import build_optimizer, learning_rate
+
+CONFIG = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)
+
+
+def rates(total, config=CONFIG):
+    return [learning_rate(step, total, config) for step in range(total)]
+
+
+@pytest.mark.parametrize("total", [501, 1000, 10_000])
+def test_the_rate_warms_up_peaks_and_decays_to_0(total):
+    series = torch.tensor(rates(total), dtype=torch.float64)
+    assert series[0] == pytest.approx(2e-3 / 50)
+    assert series.max() == pytest.approx(2e-3) and series.argmax() in (49, 50)
+    assert (series[:50].diff() > 0).all() and (series[50:].diff() < 0).all()
+    torch.testing.assert_close(series[50:].diff(), series[50:].diff()[:1].expand(total - 51))
+    assert learning_rate(total, total, CONFIG) == 0.0
+    assert 0 < series[-1] <= 2e-3 / (total - 50) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("total", [1, 2, 9, 10, 49, 200])
+def test_in_short_runs_the_warm_up_takes_at_most_a_tenth(total):
+    series = rates(total)
+    assert max(series) == pytest.approx(2e-3)
+    assert series.index(max(series)) <= total // 10
+    assert min(series) > 0
+
+
+def test_weight_decay_acts_on_matrices_only():
+    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    optimizer = build_optimizer(module.parameters(), StageTrainingConfig(weight_decay=0.1))
+    before = [p.detach().clone() for p in module.parameters()]
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, module.parameters(), strict=True):
+        factor = 1 - 1e-3 * 0.1 if old.ndim > 1 else 1.0
+        torch.testing.assert_close(new.detach(), old * factor)
+
+
+def test_frozen_parameters_are_left_out():
+    module = nn.Linear(2, 2)
+    module.bias.requires_grad_(False)
+    groups = build_optimizer(module.parameters(), CONFIG).param_groups
+    assert [len(group["params"]) for group in groups] == [1, 0]

@@ -1,0 +1,174 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from minimagen.batch import to_model_space
+from minimagen.config import StageConfig, StageTrainingConfig, UNetConfig
+from minimagen.networks.unet import UNet
+from minimagen.stages.diffusion import DiffusionStage
+from minimagen.training.trainer import NonFiniteLossError, Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
+CONFIG = StageTrainingConfig(optim_lr=1e-2, max_grad_norm=1e9)
+
+
+class DoubleStage(nn.Module):
+    """A real U-Net in float64 behind the trainer's protocol, with all kinds of draws."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.unet = UNet(UNetConfig(**SHAPE), 12, False).double()
+        nn.init.normal_(self.unet.conv_out.weight, std=0.1)
+
+    def loss(self, batch, draws):
+        x_0 = to_model_space(batch.images).double()
+        t = draws.stratified("time")
+        noise = draws.normal("noise", x_0.shape[1:]).double()
+        drop = draws.uniform("drop") < 0.3
+        context = self.unet.encode_text(batch.text_embeds.double(), batch.text_mask, drop)
+        out = self.unet(x_0 + t[:, None, None, None] * noise, t, context)
+        return (out - noise).square().flatten(1).mean(1)
+
+
+def record_gradients(trainer):
+    gradients = []
+
+    def keep(*_):
+        gradients.append([p.grad.clone() for p in trainer.stage.parameters()])
+
+    trainer.optimizer.register_step_pre_hook(keep)
+    return gradients
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten().clone() for p in trainer.stage.parameters()])
+
+
+@pytest.mark.parametrize("accum_iter", [2, 3, 4, 8])
+def test_gradients_with_accumulation_equal_the_big_batchs(make_batch, accum_iter):
+    batch = make_batch(8, 8)
+    runs = []
+    for pieces in (1, accum_iter):
+        trainer = Trainer(DoubleStage(), 0, CONFIG, 10, seed=1, accum_iter=pieces)
+        gradients = record_gradients(trainer)
+        losses = [trainer.train_step(batch) for _ in range(3)]
+        runs.append((gradients, losses, weights(trainer)))
+    (whole, losses, end), (pieces, piece_losses, piece_end) = runs
+    for a, b in zip(whole[0], pieces[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+    assert piece_losses == pytest.approx(losses, rel=1e-10)
+    torch.testing.assert_close(end, piece_end, rtol=0, atol=1e-8)
+
+
+def test_the_gradient_is_that_of_the_mean_loss_clipped_to_its_norm(make_batch):
+    batch = make_batch(4, 8)
+    free = Trainer(DoubleStage(), 0, CONFIG, 10)
+    clipped = Trainer(DoubleStage(), 0, CONFIG.replace(max_grad_norm=0.01), 10)
+    grads = [record_gradients(trainer) for trainer in (free, clipped)]
+    for trainer in (free, clipped):
+        trainer.train_step(batch)
+    free_norm, clipped_norm = (
+        torch.cat([g.flatten() for g in series[0]]).norm().item() for series in grads
+    )
+    assert free_norm > 0.1
+    assert clipped_norm == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.fixture
+def make_trainer(text_encoder):
+    def make(steps=12, **options):
+        torch.manual_seed(0)
+        config = StageConfig(unet=SHAPE | {"dropout": 0.1})
+        stage = DiffusionStage(1, config, (8, 8), (4, 4), text_encoder.embed_dim)
+        settings = StageTrainingConfig(optim_lr=3e-3, ema_decay=0.9)
+        return Trainer(stage, 1, settings, steps, seed=5, precision="fp32", **options)
+
+    return make
+
+
+def test_the_same_run_twice_is_the_same_to_the_bit(make_trainer, make_batch):
+    batch, ends = make_batch(4, 8), []
+    for junk in (1, 2):
+        trainer = make_trainer()
+        for _ in range(4):
+            torch.manual_seed(junk)  # dropout must not listen to the global generator
+            trainer.train_step(batch)
+        ends.append(weights(trainer))
+    assert torch.equal(*ends)
+
+
+def test_a_resumed_run_ends_like_the_uninterrupted_one_to_the_bit(make_trainer, make_batch):
+    batch, straight = make_batch(4, 8), make_trainer()
+    for _ in range(12):
+        straight.train_step(batch)
+    first = make_trainer()
+    for _ in range(5):
+        first.train_step(batch)
+    saved = {name: value.detach().clone() for name, value in first.tensors().items()}
+    resumed = make_trainer()
+    torch.manual_seed(77)
+    resumed.load(saved, first.state())
+    assert (resumed.step, resumed.done) == (5, False)
+    for _ in range(7):
+        resumed.train_step(batch)
+    assert resumed.done
+    assert torch.equal(weights(straight), weights(resumed))
+    for name, value in straight.tensors().items():
+        assert torch.equal(value, resumed.tensors()[name]), name
+
+
+def test_validation_is_repeatable_and_changes_nothing(make_trainer, make_batch):
+    trainer = make_trainer()
+    batches = [make_batch(4, 8), make_batch(2, 8)]
+    trainer.train_step(batches[0])
+    before = weights(trainer)
+    loss = trainer.validate(batches)
+    assert math.isfinite(loss)
+    assert trainer.validate(batches) == loss
+    assert torch.equal(weights(trainer), before)
+    trainer.train_step(batches[0])
+    assert trainer.validate(batches) != loss
+
+
+def test_training_learns(make_trainer, make_batch):
+    trainer, batch = make_trainer(40), make_batch(8, 8)
+    losses = [trainer.train_step(batch) for _ in range(40)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def _poison_loss(trainer, monkeypatch):
+    plain = trainer.stage.loss
+    monkeypatch.setattr(trainer.stage, "loss", lambda b, d: plain(b, d) * float("nan"))
+
+
+def _poison_gradient(trainer, monkeypatch):
+    """The loss is finite, its gradient is not: d sqrt(x) / dx at 0."""
+    plain = trainer.stage.loss
+    monkeypatch.setattr(trainer.stage, "loss", lambda b, d: plain(b, d).mul(0.0).sqrt())
+
+
+@pytest.mark.parametrize("poison", [_poison_loss, _poison_gradient])
+def test_a_non_finite_loss_changes_nothing_and_names_the_step(
+    make_trainer, make_batch, monkeypatch, poison
+):
+    trainer, batch = make_trainer(), make_batch(4, 8)
+    for _ in range(3):
+        trainer.train_step(batch)
+    before = {name: value.detach().clone() for name, value in trainer.tensors().items()}
+    with monkeypatch.context() as patch:
+        poison(trainer, patch)
+        with pytest.raises(NonFiniteLossError, match="stage 1, step 3"):
+            trainer.train_step(batch)
+    assert trainer.step == 3 and trainer.ema.updates == 3
+    for name, value in trainer.tensors().items():
+        assert torch.equal(value, before[name]), name
+    undisturbed = make_trainer()
+    for _ in range(4):
+        undisturbed.train_step(batch)
+    trainer.train_step(batch)  # and the run can go on
+    assert torch.equal(weights(trainer), weights(undisturbed))
