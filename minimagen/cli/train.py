@@ -179,6 +179,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
     from minimagen.data.sources import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
+    from minimagen.text.t5 import T5Encoder
     from minimagen.training.interruption import Interrupted
     from minimagen.training.run import train
     from minimagen.training.trainer import NonFiniteLossError
@@ -190,10 +191,12 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
         seed=data.seed,
         epoch_size=data.epoch_size,
     )
+    encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
+    encoder.load()  # a missing one is told before anything is written
     restart = arguments.RESTART_DIRECTORY
     try:
         train(
-            Imagen(parameters.imagen, seed=parameters.training.seed),
+            Imagen(parameters.imagen, encoder, seed=parameters.training.seed),
             dataset,
             parameters.training,
             data=data,

@@ -9,7 +9,6 @@ the size and SHA-256 of the two. It is written beside its place and renamed.
 import hashlib
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimagen.errors import UserError
+from minimagen.storage.files import cannot_write, read_json, replace, sync
 
 log = logging.getLogger(__name__)
 
@@ -32,28 +32,11 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write ``values`` as JSON at ``path``, all of it or nothing."""
-    _replace(path, lambda part: part.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
-
-
-def read_json(path: Path) -> Any:
-    """Return the parsed JSON of ``path``; a UserError names what is wrong with the file."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-
-
 def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write ``tensors`` with ``metadata`` in the header at ``path``, all of it or nothing."""
     header = {key: json.dumps(value) for key, value in metadata.items()}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    _replace(path, lambda part: save_file(tensors, part, header))
+    replace(path, lambda part: save_file(tensors, part, header))
 
 
 def load_weights(path: Path) -> Checkpoint:
@@ -69,7 +52,7 @@ def load_weights(path: Path) -> Checkpoint:
         return Checkpoint(tensors, {key: json.loads(value) for key, value in metadata.items()})
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise UserError(
             f"{path} is truncated or not a safetensors file of ours ({error}); "
             "copy it again or take another training directory"
@@ -92,13 +75,13 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
         files = {name: _fingerprint(part / name) for name in (TENSORS, STATE)}
         (part / MANIFEST).write_text(json.dumps(files, indent=2), "utf-8")
         for name in (TENSORS, STATE, MANIFEST):
-            _sync(part / name)
+            sync(part / name)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise _cannot_write(folder, error) from None
+        raise cannot_write(folder, error) from None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -107,9 +90,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: If a file is missing or differs from what was written.
     """
-    for name, fingerprint in read_json(folder / MANIFEST).items():
-        if name not in (TENSORS, STATE) or not (folder / name).is_file():
-            raise UserError(f"checkpoint {folder} is incomplete: {name} is missing or foreign")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or set(manifest) != {TENSORS, STATE}:
+        raise UserError(f"checkpoint {folder} is damaged: its {MANIFEST} is not ours")
+    for name, fingerprint in manifest.items():
+        if not (folder / name).is_file():
+            raise UserError(f"checkpoint {folder} is incomplete: {name} is missing")
         if _fingerprint(folder / name) != fingerprint:
             raise UserError(f"checkpoint {folder} is damaged: {name} is not what was written")
     return Checkpoint(load_weights(folder / TENSORS).tensors, read_json(folder / STATE))
@@ -119,12 +105,20 @@ def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
     """Return the newest complete checkpoint ``parent/prefix*``; None where there is none.
 
     Damaged ones are passed over, and that is said.
+
+    Raises:
+        UserError: If there are checkpoints, but all are damaged.
     """
-    for folder in reversed(_checkpoints(parent, prefix)):
+    folders = _checkpoints(parent, prefix)
+    for folder in reversed(folders):
         try:
             return load_checkpoint(folder)
         except UserError as error:
-            log.warning("%s; using the one before", error)
+            log.warning("%s; trying the one before", error)
+    if folders:
+        raise UserError(
+            f"every checkpoint {parent / prefix}* is damaged; remove them to train this stage anew"
+        )
     return None
 
 
@@ -145,31 +139,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
             "bytes": path.stat().st_size,
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
         }
-
-
-def _sync(path: Path) -> None:
-    """Wait until ``path`` is on the disk, so that a rename cannot overtake the contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        _sync(part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
-
-
-def _cannot_write(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error}; free some space or choose another --OUTPUT "
-        "(what was saved before is unharmed)"
-    )

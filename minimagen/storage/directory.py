@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from minimagen.config import DataConfig, ImagenConfig, StageConfig, TrainingConfig
 from minimagen.errors import UserError
-from minimagen.storage.checkpoint import read_json, write_json
+from minimagen.storage.files import read_json, write_json
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,8 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     for name in ("training", "data"):
         if (folder / f"{name}.json").is_file():
             values[name] = read_json(folder / f"{name}.json")
+            if not isinstance(values[name], dict):
+                raise UserError(f"{folder / f'{name}.json'} must be a JSON object of settings")
     return values
 
 

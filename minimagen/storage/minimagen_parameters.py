@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.errors import UserError, did_you_mean
-from minimagen.storage.checkpoint import read_json
+from minimagen.storage.files import read_json
 
 log = logging.getLogger(__name__)
 
