@@ -1,15 +1,15 @@
 """Captions without end, to pre-train the bundled text encoder on.
 
-A document says one thing in one to three wordings. Whoever has to fill in a word that is missing
-from one wording finds it in another one, but only by knowing which thing it belongs to: "the star
-is ..." is answered by the star's colour and not by the background's. That is how span corruption
-teaches a tiny encoder to bind words, which single captions of independent attributes cannot.
+A document says one thing in one to three wordings. Whoever has to fill in what is missing from one
+wording finds it in another one, but only by knowing which thing it belongs to: "the star is ..." is
+answered by the star's colour and not by the background's. That is how span corruption teaches a
+tiny encoder to bind words, which single captions of independent attributes cannot.
 
 Captions of the embedded data are drawn from its train split only.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from minimagen.data import scenes, shapes
 from minimagen.data.wording import with_article
@@ -98,39 +98,22 @@ MEDIA = "photo,picture,drawing,painting,image,close up,sketch,cartoon,rendering"
 Wordings = list[str]
 
 
-def document(rng: random.Random) -> str:
-    """Draw one document: a caption, alone or followed by other wordings of the same thing."""
+def document(rng: random.Random) -> Wordings:
+    """Draw one document: one to three wordings of the same thing, in the order to be read."""
     kind = rng.choices(tuple(KINDS), weights=tuple(KINDS.values()))[0]
     wordings = kind(rng)
     rng.shuffle(wordings)
-    count = rng.choices((1, 2, 3), weights=(35, 45, 20))[0]
-    return rng.choice((". ", ", ", " ; ")).join(wordings[:count])
-
-
-def caption(rng: random.Random) -> str:
-    """Draw one caption in one wording."""
-    kind = rng.choices(tuple(KINDS), weights=tuple(KINDS.values()))[0]
-    return rng.choice(kind(rng))
+    count = rng.choices((1, 2, 3), weights=(15, 45, 40))[0]
+    separator = rng.choice((".", ",", " ;"))
+    return [wording + separator for wording in wordings[: count - 1]] + wordings[count - 1 : count]
 
 
 def shape_captions(rng: random.Random) -> Wordings:
     """Word a picture of the embedded data's train split, and state its attributes one by one."""
     attributes = shapes.attributes_for("train", rng)
-    captions = [shapes.caption_for(attributes, rng) for _ in range(3)]
-    return [*captions, rng.choice(_statements(attributes))]
-
-
-def scene_captions(rng: random.Random) -> Wordings:
-    """Word a scene of the embedded data's train split: a relation, a count or a glyph."""
-    attributes = scenes.attributes_for("train", rng)
-    return [scenes.caption_for(attributes, rng) for _ in range(3)]
-
-
-def _statements(attributes: Mapping[str, str]) -> Wordings:
-    """Name single attributes and whom they belong to."""
     shape, color, size = (attributes[key] for key in ("shape", "color", "size"))
     ground, pattern = attributes["background"], attributes["pattern"]
-    return [
+    statements = [
         f"the {shape} is {color}",
         f"the {shape} is {size}",
         f"the shape is a {color} {shape}",
@@ -140,6 +123,26 @@ def _statements(attributes: Mapping[str, str]) -> Wordings:
         f"the {shape} is {color} and the background is {ground}",
         f"the background is {ground} and {pattern} and the {shape} is {size}",
     ]
+    captions = [shapes.caption_for(attributes, rng) for _ in range(2)]
+    return [*captions[: rng.choice((1, 2))], *rng.sample(statements, 2)]
+
+
+def scene_captions(rng: random.Random) -> Wordings:
+    """Word a scene of the embedded data's train split, and state its attributes one by one."""
+    attributes = scenes.attributes_for("train", rng)
+    statements = [f"the background is {attributes['background']}"]
+    if attributes["kind"] == "relation":
+        one, other = attributes["shape"], attributes["other_shape"]
+        statements += [f"the {one} is {attributes['relation']} the {other}"]
+        if one != other:
+            statements += [f"the {one} is {attributes['color']}"]
+            statements += [f"the {other} is {attributes['other_color']}"]
+    elif attributes["kind"] == "count":
+        statements += [f"there are {attributes['count']} shapes", f"they are {attributes['color']}"]
+    else:
+        statements += [f"it is {attributes['glyph']}", f"it is {attributes['color']}"]
+    captions = [scenes.caption_for(attributes, rng) for _ in range(2)]
+    return [*captions[: rng.choice((1, 2))], *rng.sample(statements, 2)]
 
 
 def thing_captions(rng: random.Random) -> Wordings:

@@ -4,7 +4,9 @@
 
 A sentencepiece model is trained on generated captions (tools/caption_corpus.py), then a small
 T5 v1.1 on span corruption (Raffel et al. 2020, section 3.1.4): spans of the document are replaced
-by sentinels, the decoder writes what they hid. Only the encoder is kept.
+by sentinels, the decoder writes what they hid. In half of the documents the span is one whole
+wording, so that the decoder must find everything in what the encoder made of the others. Only the
+encoder is kept.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,7 +37,7 @@ SENTINELS = 32  # behind the pieces, the first one last, where transformers' T5T
 VOCABULARY = PIECES + SENTINELS
 NOISE_DENSITY = 0.25
 MEAN_SPAN = 2.0
-PEAK_LR = 1e-3
+PEAK_LR = 1e-2
 POOLED_BATCHES = 16
 IGNORED = -100
 
@@ -63,7 +66,7 @@ def train_tokenizer(seed: int, documents: int = 60_000) -> bytes:
     rng = random.Random(f"tokenizer {seed}")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(caption_corpus.document(rng) for _ in range(documents)),
+        sentence_iterator=(" ".join(caption_corpus.document(rng)) for _ in range(documents)),
         model_writer=model,
         model_type="unigram",
         vocab_size=PIECES,
@@ -112,24 +115,42 @@ def corrupt_spans(tokens: list[int], rng: random.Random) -> tuple[list[int], lis
     return inputs, targets
 
 
-def document_batches(
-    processor: sentencepiece.SentencePieceProcessor, rng: random.Random, size: int
-) -> Iterator[list[list[int]]]:
-    """Draw tokenized documents without end, those of one batch of nearly one length."""
+def hide_wording(wordings: list[list[int]], rng: random.Random) -> tuple[list[int], list[int]]:
+    """Hide one of at least two wordings whole behind the first sentinel; see `corrupt_spans`."""
+    hidden, sentinel = rng.randrange(len(wordings)), [VOCABULARY - 1]
+    inputs = [sentinel if i == hidden else wording for i, wording in enumerate(wordings)]
+    return sum(inputs, []), sentinel + wordings[hidden]
+
+
+def examples(
+    processor: sentencepiece.SentencePieceProcessor, rng: random.Random
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Draw documents and corrupt them, without end: the encoder's input, the decoder's target."""
+    end = [processor.eos_id()]
     while True:
-        documents = [caption_corpus.document(rng) for _ in range(size * POOLED_BATCHES)]
-        tokens = sorted(processor.encode(documents), key=len)
-        batches = [tokens[start : start + size] for start in range(0, len(tokens), size)]
-        rng.shuffle(batches)
-        yield from batches
+        wordings = processor.encode(caption_corpus.document(rng))
+        if len(wordings) > 1 and rng.random() < 0.5:
+            inputs, targets = hide_wording(wordings, rng)
+        else:
+            inputs, targets = corrupt_spans(sum(wordings, []), rng)
+        yield inputs + end, targets + end
 
 
-def make_batch(documents: list[list[int]], end: int, rng: random.Random) -> dict[str, Tensor]:
-    """Corrupt documents and return what T5ForConditionalGeneration trains on."""
-    pairs = [corrupt_spans(tokens, rng) for tokens in documents]
-    inputs, labels = (
-        [torch.tensor([*sequence, end]) for sequence in side] for side in zip(*pairs, strict=True)
-    )
+def batches(
+    processor: sentencepiece.SentencePieceProcessor, rng: random.Random, size: int
+) -> Iterator[dict[str, Tensor]]:
+    """Collect what T5ForConditionalGeneration trains on, examples of one length in one batch."""
+    stream = examples(processor, rng)
+    while True:
+        pool = sorted(islice(stream, size * POOLED_BATCHES), key=lambda pair: len(pair[0]))
+        starts = [*range(0, len(pool), size)]
+        rng.shuffle(starts)
+        yield from (collate(pool[start : start + size]) for start in starts)
+
+
+def collate(pairs: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+    """Pad inputs and targets; padding is neither read nor asked for."""
+    inputs, labels = ([torch.tensor(each) for each in side] for side in zip(*pairs, strict=True))
     input_ids = pad_sequence(inputs, batch_first=True)
     return {
         "input_ids": input_ids,
@@ -154,15 +175,14 @@ def pretrain(
     model = T5ForConditionalGeneration(encoder_config()).train()
     # transformers starts an untied head at unit scale, where the loss is above 100
     torch.nn.init.normal_(model.lm_head.weight, std=model.config.d_model**-0.5)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    rng, started, recent = random.Random(f"documents {seed}"), time.monotonic(), 0.0
-    batches = document_batches(processor, rng, batch_size)
-    for step, documents in zip(range(steps), batches, strict=False):
+    # T5's own optimizer: steps relative to each tensor's size, which spans two orders of magnitude
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=PEAK_LR, weight_decay=0.0)
+    started, recent = time.monotonic(), 0.0
+    stream = batches(processor, random.Random(f"documents {seed}"), batch_size)
+    for step, batch in zip(range(steps), stream, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
-        loss = model(**make_batch(documents, processor.eos_id(), rng)).loss
+        loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

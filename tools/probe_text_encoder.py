@@ -4,7 +4,9 @@
 
 For every encoder: the mean of a caption's embeddings, one logistic regression per attribute, fitted
 to a few captions of the train split, scored on captions of the tune split, whose combinations of
-colour, shape and background no encoder and no regression has seen. Prints a Markdown table.
+colour, shape and background no encoder and no regression has seen. The last column asks single
+tokens: does the embedding of a colour's word say whether the object or the background has it?
+Attention chooses tokens by content, so nothing else can tell it. Prints a Markdown table.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from minimagen.data import shapes
+from minimagen.data.drawing import COLORS
 from minimagen.text.t5 import T5Encoder
 
 TEST_CAPTIONS = 2000
@@ -53,24 +56,50 @@ def fit(features: Tensor, labels: Tensor, classes: int, decay: float = 1e-3) -> 
     return layer
 
 
+def accuracy_of_fit(
+    train: Tensor, train_values: list[str], test: Tensor, test_values: list[str]
+) -> Tensor:
+    """Fit on one set of labelled features; return, bool, what it gets right of the other one."""
+    mean, scale = train.mean(0), train.std(0) + 1e-6
+    values = sorted({*train_values, *test_values})
+    labels, truth = (
+        torch.tensor([values.index(value) for value in side])
+        for side in (train_values, test_values)
+    )
+    layer = fit((train - mean) / scale, labels, len(values))
+    return layer((test - mean) / scale).argmax(1) == truth
+
+
 def probe(encoder: T5Encoder, examples: int) -> dict[str, float]:
     """Return the accuracy per attribute, and of all attributes together, on the tune split."""
     train_captions, train_values = draw_captions("train", examples)
     test_captions, test_values = draw_captions("tune", TEST_CAPTIONS)
     train, test = pooled(encoder, train_captions), pooled(encoder, test_captions)
-    mean, scale = train.mean(0), train.std(0) + 1e-6
-    train, test = (train - mean) / scale, (test - mean) / scale
-    accuracy, all_right = {}, torch.ones(len(test), dtype=torch.bool)
-    for name in shapes.ATTRIBUTES:
-        values = sorted({*train_values[name], *test_values[name]})
-        labels, truth = (
-            torch.tensor([values.index(v) for v in side[name]])
-            for side in (train_values, test_values)
-        )
-        right = fit(train, labels, len(values))(test).argmax(1) == truth
-        accuracy[name] = right.float().mean().item()
-        all_right &= right
-    return accuracy | {"all": all_right.float().mean().item()}
+    right = {
+        name: accuracy_of_fit(train, train_values[name], test, test_values[name])
+        for name in shapes.ATTRIBUTES
+    }
+    right["all"] = torch.stack([*right.values()]).all(0)
+    right["role"] = accuracy_of_fit(
+        *color_tokens(encoder, train_captions, train_values),
+        *color_tokens(encoder, test_captions, test_values),
+    )
+    return {name: each.float().mean().item() for name, each in right.items()}
+
+
+def color_tokens(
+    encoder: T5Encoder, captions: list[str], values: dict[str, list[str]]
+) -> tuple[Tensor, list[str]]:
+    """Return the embeddings of the words of colours, ``[n, d]``, and what each of them colours."""
+    words = {word: ids[0] for word, ids in zip(COLORS, encoder.tokenize([*COLORS]), strict=True)}
+    tokens, embeds = encoder.tokenize(captions), encoder.encode(captions)
+    found, roles = [], []
+    for role in ("color", "background"):
+        for ids, caption_embeds, word in zip(tokens, embeds, values[role], strict=True):
+            if words[word] in ids:  # a word of several pieces may be cut otherwise inside a caption
+                found.append(caption_embeds[ids.index(words[word])])
+                roles.append(role)
+    return torch.stack(found), roles
 
 
 def main() -> None:
@@ -81,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    columns = (*shapes.ATTRIBUTES, "all")
+    columns = (*shapes.ATTRIBUTES, "all", "role")
     print(f"| encoder | captions | {' | '.join(columns)} |")
     print("|" + "---|" * (len(columns) + 2))
     for name in options.encoders:

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from minimagen.text.t5 import T5_MINI, T5Encoder
 from tools import pretrain_t5_mini
 from tools.make_text_baselines import write_baseline
-from tools.pretrain_t5_mini import VOCABULARY, corrupt_spans, encoder_config, split_randomly
+from tools.pretrain_t5_mini import (
+    VOCABULARY,
+    corrupt_spans,
+    encoder_config,
+    hide_wording,
+    split_randomly,
+)
 
 
 def restored(inputs: list[int], targets: list[int]) -> list[int]:
@@ -34,6 +40,13 @@ def test_hidden_spans_and_what_is_left_make_the_document(tokens: list[int], seed
     assert sentinels == list(range(VOCABULARY - 1, VOCABULARY - 1 - len(sentinels), -1))
     hidden = len(targets) - len(sentinels)
     assert hidden == min(max(round(len(tokens) * 0.25), 1), len(tokens) - 1)
+
+
+@given(st.lists(st.lists(st.integers(3, 1000), min_size=1), min_size=2, max_size=4), st.integers())
+def test_a_hidden_wording_and_the_others_make_the_document(wordings: list[list[int]], seed: int):
+    inputs, targets = hide_wording(wordings, random.Random(seed))
+    assert restored(inputs, targets) == sum(wordings, [])
+    assert targets[1:] in wordings
 
 
 @given(st.integers(1, 60), st.data())
