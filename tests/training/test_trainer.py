@@ -136,9 +136,11 @@ def test_validation_is_repeatable_and_changes_nothing(make_trainer, make_batch):
 
 
 def test_training_learns(make_trainer, make_batch):
+    """White pictures only: the network has to learn one constant and which part is noise."""
     trainer, batch = make_trainer(40), make_batch(8, 8)
+    batch.images.fill_(255)
     losses = [trainer.train_step(batch) for _ in range(40)]
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 def _poison_loss(trainer, monkeypatch):
