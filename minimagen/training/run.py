@@ -27,6 +27,7 @@ from minimagen.storage.checkpoint import (
 )
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
 from minimagen.training.interruption import Interrupted, StopSignals
+from minimagen.training.resume import check_resumable
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 
@@ -69,24 +70,20 @@ def train(
     chosen = _chosen_stages(stages, len(imagen.stages))
     config = _one_setting_per_stage(config, len(imagen.stages))
     imagen.to(resolve_device(device))
-    directory = resume if resume and in_place else TrainingDirectory.create(output)
-    tracker = Tracker(directory.progress, directory.metrics)
     encode = EmbeddingCache(imagen.text_encoder)
     training, validation = split_train_valid(dataset, data.train_valid_frac, data.seed)
     _check_size(training, imagen)
-    config = config.replace(
-        steps=_steps(imagen, training, config, encode), epochs=None, minutes=None
-    )
+    steps = _steps(imagen, training, config, encode)
+    config = config.replace(steps=steps, epochs=None, minutes=None)
+    if resume:
+        check_resumable(imagen, resume, steps, chosen)
+    directory = resume if resume and in_place else TrainingDirectory.create(output)
+    tracker = Tracker(directory.progress, directory.metrics)
     write_parameters(directory.parameters, Parameters(imagen.config, config, data))
     valid = validation_batches(validation, encode, min(64, config.batch_size), data.valid_num)
     captions = config.sample_captions or [validation[i].caption for i in range(_sheet(validation))]
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
-    tracker.say(f"training directory: {directory}")
-    if resume:
-        tracker.say(f"resumed from {resume}")
-    for i, stage in enumerate(imagen.stages):
-        size = " x ".join(map(str, imagen.config.image_sizes[i]))
-        tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
+    _announce(tracker, directory, resume, imagen)
     with StopSignals() as signals:
         run = _Run(imagen, directory, resume, config, tracker, captions, valid, signals)
         for i in range(len(imagen.stages)):
@@ -199,11 +196,6 @@ class _Run:
         if checkpoint is None:
             return
         trainer.load(*checkpoint)
-        if trainer.step > trainer.total_steps:
-            raise UserError(
-                f"stage {trainer.index} already has {trainer.step} steps, more than the "
-                f"{trainer.total_steps} asked for; give more STEPS or EPOCHS"
-            )
         self._copy_weights(trainer.index)
         self.tracker.say(f"stage {trainer.index} continues after step {trainer.step}")
 
@@ -242,6 +234,17 @@ class _Run:
         )
         path = self.directory.samples / f"stage_{stage}_step_{step:08d}.png"
         save_sheet(path, contact_sheet(self.captions, pictures))
+
+
+def _announce(
+    tracker: Tracker, directory: TrainingDirectory, resume: TrainingDirectory | None, imagen: Imagen
+) -> None:
+    tracker.say(f"training directory: {directory}")
+    if resume:
+        tracker.say(f"resumed from {resume}")
+    for i, stage in enumerate(imagen.stages):
+        size = " x ".join(map(str, imagen.config.image_sizes[i]))
+        tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
 
 
 def _trainer(imagen: Imagen, config: TrainingConfig, i: int) -> Trainer:

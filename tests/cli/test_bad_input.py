@@ -257,16 +257,29 @@ def test_a_resumed_run_may_not_change(refused: Refused, trained: Path) -> None:
     refused(train.entry, ["-rd", trained, "-p", TESTING], "leave out --PARAMETERS")
 
 
+def test_a_resumed_run_that_is_past_its_end(refused: Refused, trained: Path) -> None:
+    assert train.entry(["-rd", str(trained), "--IN_PLACE", "--STEPS", "2"]) == 0
+    refused(train.entry, ["-rd", trained, "--STEPS", "1"], "already has 2 steps", "more STEPS")
+
+
+def test_a_resumed_run_of_another_configuration(refused: Refused, trained: Path) -> None:
+    path = trained / "parameters" / "unet_1.json"
+    stage = json.loads(path.read_text())
+    stage["unet"]["dim"] *= 2
+    path.write_text(json.dumps(stage))
+    refused(train.entry, ["-rd", trained, "--STEPS", "2"], "stage 1", "another configuration")
+
+
 def test_a_resumed_run_with_damaged_checkpoints(
-    trained: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (trained / "tmp").rglob("tensors.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    before = contents(trained)
+    before = contents(here)
     assert train.entry(["-rd", str(trained), "--STEPS", "2"]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and "every checkpoint" in error[0] and "is damaged" in error[0]
-    assert contents(trained) == before
+    assert contents(here) == before
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_good(
