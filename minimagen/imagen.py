@@ -220,7 +220,13 @@ class Imagen(nn.Module):
             raise UserError(
                 f"{path} was trained with another configuration than the directory's parameters"
             )
-        self.stages[i].load_state_dict(weights.tensors)
+        try:
+            self.stages[i].load_state_dict(weights.tensors)
+        except RuntimeError:  # the header fits, the tensors do not: another version's network
+            raise UserError(
+                f"{path} does not hold the weights of this network: it is damaged, or another "
+                "version of this program wrote it"
+            ) from None
 
     def stage_identity(self, i: int) -> dict[str, Any]:
         """Return what weights of stage ``i`` depend on, for the header of their file."""

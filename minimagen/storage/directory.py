@@ -69,6 +69,11 @@ class TrainingDirectory:
             raise UserError(f"no training directory {path}; give one that train.py made")
         if not any(directory.path.iterdir()):
             raise UserError(f"training directory {path} is empty; give one that train.py made")
+        if is_minimagen(directory.parameters):
+            raise UserError(
+                f"{path} was made by AssemblyAI's MinImagen, whose weights are not read; train "
+                f"its cascade with python train.py --PARAMETERS {directory.parameters}"
+            )
         if not (directory.parameters / "imagen.json").is_file():
             raise UserError(f"{path} is not a training directory: it has no parameters/imagen.json")
         return directory

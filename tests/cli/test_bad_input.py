@@ -203,6 +203,23 @@ def test_weights_of_another_configuration(refused: Refused, trained: Path) -> No
     refused(inference.entry, argv, "unet_1.safetensors", "another configuration")
 
 
+def test_weights_of_another_network_under_the_right_header(refused: Refused, trained: Path) -> None:
+    path = trained / "state_dicts" / "unet_0.safetensors"
+    weights = checkpoint.load_weights(path)
+    renamed = {f"old.{name}": tensor for name, tensor in weights.tensors.items()}
+    checkpoint.save_weights(path, renamed, weights.state)
+    refused(inference.entry, ["-d", trained, "-c", "a star"], "not hold the weights of this")
+
+
+def test_a_training_directory_of_minimagen(refused: Refused, here: Path) -> None:
+    folder = here / "training_20220816_165729" / "parameters"
+    folder.mkdir(parents=True)
+    (folder / "unet_0_params_20220816_165729.json").write_text("{}")
+    (folder / "imagen_params_20220816_165729.json").write_text("{}")
+    refused(inference.entry, ["-d", folder.parent], "MinImagen", "--PARAMETERS")
+    refused(train.entry, ["-rd", folder.parent], "MinImagen", "--PARAMETERS")
+
+
 def test_weights_swapped_between_stages(refused: Refused, trained: Path) -> None:
     folder = trained / "state_dicts"
     shutil.copy(folder / "unet_0.safetensors", folder / "unet_1.safetensors")
