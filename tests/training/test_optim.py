@@ -19,6 +19,7 @@ def test_the_rate_warms_up_peaks_and_decays_to_0(total):
     assert series.max() == pytest.approx(2e-3) and series.argmax() in (49, 50)
     assert (series[:50].diff() > 0).all() and (series[50:].diff() < 0).all()
     torch.testing.assert_close(series[50:].diff(), series[50:].diff()[:1].expand(total - 51))
+    assert series[50] == pytest.approx(2e-3)  # no jump where the decay begins
     assert learning_rate(total, total, CONFIG) == 0.0
     assert 0 < series[-1] <= 2e-3 / (total - 50) * (1 + 1e-9)
 
