@@ -45,6 +45,7 @@ class DiffusionStage(nn.Module):
         self.schedule = Schedule(config.schedule.kind, config.schedule.shift)
         self.aug_schedule = Schedule("cosine")
         self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
+        self.unet.to(memory_format=torch.channels_last)  # what convolutions are fastest in
 
     @property
     def device(self) -> torch.device:
