@@ -114,7 +114,7 @@ class LossConfig(Config):
     """The space the error is measured in, and its weight over noise levels."""
 
     space: Prediction = "v"
-    weight: Literal["simple", "min_snr"] = "simple"
+    weight: Literal["simple", "min_snr", "clamped_snr"] = "simple"
     min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
 
 

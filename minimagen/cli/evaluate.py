@@ -28,9 +28,7 @@ FLAGS = (
     Flag("SPLIT", "sp", str, "combinations to paint [heldout]", ("train", "tune", "heldout")),
     Flag("SEED", "sd", natural, "of the captions drawn; picture i has seed i [1]"),
     Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
-    Flag(
-        "GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."
-    ),
+    Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."),
     Flag("SAMPLER", "sa", several(sampler), "ddpm, ddim, dpm++, heun: one, or one per stage"),
     Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
     Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),

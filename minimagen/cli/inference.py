@@ -39,9 +39,7 @@ FLAGS = (
     Flag("IMAGES_PER_CAPTION", "n", positive_int, "pictures of each caption [1]"),
     Flag("SEED", "sd", natural, "picture i gets SEED + i [a fresh one]"),
     Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
-    Flag(
-        "GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."
-    ),
+    Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."),
     Flag("SAMPLER", "sa", several(sampler), f"{', '.join(SAMPLERS)}: one, or one per stage"),
     Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
     Flag("BATCH_SIZE", "b", positive_int, "pictures painted at once [64]"),

@@ -8,6 +8,7 @@ level alone (arXiv 2202.00512, section 4):
 so a loss in any space is the network's own squared error times a weight.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -33,19 +34,23 @@ def space_weight(output: Prediction, space: Prediction, log_snr: Tensor) -> Tens
 def loss_weight(
     output: Prediction,
     space: Prediction,
-    weight: Literal["simple", "min_snr"],
+    weight: Literal["simple", "min_snr", "clamped_snr"],
     log_snr: Tensor,
     min_snr_gamma: float = 5.0,
 ) -> Tensor:
     """Return the weight of the network output's squared error at each ``log_snr``.
 
     ``simple`` weighs every noise level alike in ``space``. ``min_snr`` weighs the x_0 error by
-    min(snr, gamma) (arXiv 2303.09556, eq. 7), whatever the output and the space.
+    min(snr, gamma) (arXiv 2303.09556, eq. 7), whatever the output and the space. ``clamped_snr``
+    does so too, but with at least 1, as the truncated SNR of arXiv 2202.00512 (section 4): a
+    network that outputs x_0 must also learn what to paint from pure noise, where the SNR is 0.
     """
     if weight == "simple":
         return space_weight(output, space, log_snr)
-    log_gamma = torch.full_like(log_snr, min_snr_gamma).log()
-    return torch.exp(torch.minimum(log_snr, log_gamma) - _log_x_0_factor(output, log_snr))
+    log_weight = log_snr.clamp(max=math.log(min_snr_gamma))
+    if weight == "clamped_snr":
+        log_weight = log_weight.clamp(min=0.0)
+    return torch.exp(log_weight - _log_x_0_factor(output, log_snr))
 
 
 def per_example_squared_error(output: Tensor, target: Tensor) -> Tensor:

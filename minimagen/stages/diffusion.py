@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from minimagen.batch import Batch, resize_clamped, to_model_space
+from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import SamplingConfig, Size, StageConfig
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.guidance import guidance_is_on, guide, threshold
@@ -14,6 +14,7 @@ from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import SAMPLERS, Denoiser
 from minimagen.diffusion.schedule import Schedule, noise_level, sampling_times
 from minimagen.draws import Draws, normal_per_seed
+from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
 from minimagen.stages.stage import Callback, Condition
 
@@ -45,7 +46,8 @@ class DiffusionStage(nn.Module):
         self.schedule = Schedule(config.schedule.kind, config.schedule.shift)
         self.aug_schedule = Schedule("cosine")
         self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
-        self.unet.to(memory_format=torch.channels_last)  # what convolutions are fastest in
+        # channels_last is what convolutions are fastest in
+        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def device(self) -> torch.device:
@@ -75,12 +77,37 @@ class DiffusionStage(nn.Module):
         level = noise_level(log_snr)
         x_t = add_noise(x_0, eps, level)
         context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
-        output = self.unet(x_t, log_snr, context, low_res, aug_log_snr)
+        output = self._output(x_t, log_snr, context, low_res, aug_log_snr)
         error = per_example_squared_error(output, target(self.config.prediction, x_0, eps, level))
         loss = self.config.loss
         return error * loss_weight(
             self.config.prediction, loss.space, loss.weight, log_snr, loss.min_snr_gamma
         )
+
+    def _output(
+        self,
+        x_t: Tensor,
+        log_snr: Tensor,
+        context: TextContext,
+        low_res: Tensor | None,
+        aug_log_snr: Tensor | None,
+    ) -> Tensor:
+        """Return the stage's prediction, float32: the network's output, and for super-resolution
+        what the low-resolution picture already tells.
+
+        That is the prediction of one who knows only x_0 = the enlarged picture, faded by how noisy
+        it is. So the network paints what enlarging lacks, and colours cannot shift. It changes
+        nothing where the prediction is eps, as in the paper.
+        """
+        level = noise_level(log_snr)
+        # What outputs x_0 refines the linear estimate alpha x_t: pure noise would only disturb it.
+        seen = level.alpha * x_t if self.config.prediction == "x_0" else x_t
+        output = self.unet(seen, log_snr, context, low_res, aug_log_snr).float()
+        if low_res is None or aug_log_snr is None or self.config.prediction == "eps":
+            return output
+        enlarged = noise_level(aug_log_snr).alpha * resize(low_res, self.size)
+        nothing = torch.zeros_like(enlarged)
+        return output + target(self.config.prediction, enlarged, nothing, level)
 
     def _augmented(
         self, low_res: Tensor, aug_level: Tensor, noise: Tensor
@@ -150,13 +177,13 @@ class DiffusionStage(nn.Module):
             log_snr = self.schedule.log_snr(torch.tensor([t], dtype=torch.float64)).float()
             log_snr = log_snr.to(self.device)
             repeat = [halves] + [1] * 3
-            output = self.unet(
+            output = self._output(
                 x_t.repeat(repeat),
                 log_snr.expand(halves * rows),
                 context if halves == 2 or not both else context.rows(rows),
                 None if low_res is None else low_res.repeat(repeat),
                 None if aug_log_snr is None else aug_log_snr.repeat(halves),
-            ).float()
+            )
             return to_x_0(self.config.prediction, output, x_t.repeat(repeat), noise_level(log_snr))
 
         def denoise(x_t: Tensor, t: float) -> Tensor:
