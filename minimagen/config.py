@@ -217,6 +217,8 @@ def check_size(size: Size, divisor: int, stage: int) -> None:
 class StageTrainingConfig(Config):
     """How one stage trains."""
 
+    batch_size: PositiveInt | None = None
+    """Pictures per optimizer step, instead of the run's."""
     optim_lr: Annotated[float, Field(gt=0.0)] = 1e-3
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -257,11 +259,16 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"give exactly one of epochs, steps and minutes, given {given or 'none'}"
             )
-        if self.batch_size % self.accum_iter:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not divisible by accum_iter {self.accum_iter}"
-            )
+        for size in (self.batch_size, *(stage.batch_size for stage in self.stages)):
+            if size is not None and size % self.accum_iter:
+                raise ValueError(
+                    f"batch_size {size} is not divisible by accum_iter {self.accum_iter}"
+                )
         return self
+
+    def batch_size_of(self, stage: int) -> int:
+        """Return the pictures per optimizer step of a stage."""
+        return self.stages[stage].batch_size or self.batch_size
 
 
 class DataConfig(Config):

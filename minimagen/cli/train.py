@@ -88,6 +88,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     for name, target in TARGETS.items():
         if (value := getattr(arguments, name)) is not None:
             settings.set(target, value, f"--{name}")
+    if arguments.BATCH_SIZE is not None:
+        settings.set(("training", "stages", "*", "batch_size"), None, "--BATCH_SIZE")
     if given:
         for name in LENGTHS:
             value = getattr(arguments, name)

@@ -21,7 +21,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 PATTERNS = ("plain", "striped", "checkered", "dotted")
 # Four periods to the side: bands of two pixels at 16 x 16, the smallest stage in use.
-PERIOD = 0.25
+PERIOD = 1 / 3  # of every pattern, as a fraction of the side: bands stay visible at 16 x 16
 
 Polygon = np.ndarray  # float [n, 2], x to the right and y down, the shape spans about [-1, 1]
 
@@ -124,7 +124,7 @@ def second_shade(color: str) -> tuple[int, int, int]:
     """Return the shade a pattern alternates with: darker, and lighter only for black."""
     if color == "black":
         return (70, 70, 70)
-    red, green, blue = (round(0.65 * value) for value in COLORS[color])
+    red, green, blue = (round(0.55 * value) for value in COLORS[color])
     return (red, green, blue)
 
 

@@ -15,6 +15,8 @@ from minimagen.data.sample import CaptionedDataset, Sample
 from minimagen.draws import generator
 from minimagen.text.encoding import TextEncoding
 
+ENCODED_AT_ONCE = 512  # captions; T5 wants company, a training batch may be small
+
 Collated = tuple[Tensor, list[str]]  # uint8 [b 3 h w], captions
 
 
@@ -67,9 +69,12 @@ def training_batches(
         collate_fn=collate,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
-    for images, captions in loader:
-        text = encode(captions)
-        yield Batch(images, text.embeds, text.mask)
+    batches = iter(loader)
+    while window := list(itertools.islice(batches, max(1, ENCODED_AT_ONCE // batch_size))):
+        encode([caption for _, captions in window for caption in captions])
+        for images, captions in window:
+            text = encode(captions)  # remembered from the line above
+            yield Batch(images, text.embeds, text.mask)
 
 
 def validation_batches(

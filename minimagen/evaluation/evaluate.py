@@ -69,7 +69,7 @@ def evaluate(
     for i in range(1, len(painted)):
         result.super_resolution.append(
             faithfulness(painted[i], painted[i - 1])
-            | against_truth(imagen, i, samples, batch_size, precision)
+            | against_truth(imagen, i, samples, samplings[i], batch_size, precision)
         )
     return result, [to_uint8(stage) for stage in painted]
 
@@ -105,14 +105,19 @@ def faithfulness(pictures: Tensor, low_res: Tensor) -> Scores:
 
 
 def against_truth(
-    imagen: Imagen, i: int, samples: Sequence[Sample], batch_size: int, precision: str
+    imagen: Imagen,
+    i: int,
+    samples: Sequence[Sample],
+    sampling: SamplingConfig,
+    batch_size: int,
+    precision: str,
 ) -> Scores:
     """Enlarge down-sampled real pictures, guidance 1 and aug level 0, and compare with the truth.
 
     Returns:
         ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB.
     """
-    sampling = imagen.config.stages[i].sampling.replace(guidance_scale=1.0, aug_level=0.0)
+    sampling = sampling.replace(guidance_scale=1.0, aug_level=0.0)
     enlarged, bicubic = [], []
     for start in range(0, len(samples), batch_size):
         rows = samples[start : start + batch_size]

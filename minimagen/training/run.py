@@ -31,8 +31,9 @@ from minimagen.training.resume import check_resumable
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 
-TIMED_STEPS = 6  # of each stage, to turn minutes into steps
+TIMED_STEPS = 10  # of each stage, to turn minutes into steps
 OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
+VALIDATED_AT_ONCE = 32
 METRICS_EVERY = 50  # steps between lines of metrics.jsonl
 
 
@@ -80,7 +81,7 @@ def train(
     directory = resume if resume and in_place else TrainingDirectory.create(output)
     tracker = Tracker(directory.progress, directory.metrics)
     write_parameters(directory.parameters, Parameters(imagen.config, config, data))
-    valid = validation_batches(validation, encode, min(64, config.batch_size), data.valid_num)
+    valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
     captions = config.sample_captions or [validation[i].caption for i in range(_sheet(validation))]
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
     _announce(tracker, directory, resume, imagen)
@@ -118,13 +119,14 @@ class _Run:
         batches = training_batches(
             dataset,
             encode,
-            config.batch_size,
+            config.batch_size_of(i),
             config.seed,
             trainer.step,
             trainer.total_steps,
             config.num_workers,
         )
-        bar = self.tracker.bar(f"stage {i}", trainer.step, trainer.total_steps, config.batch_size)
+        images = config.batch_size_of(i)
+        bar = self.tracker.bar(f"stage {i}", trainer.step, trainer.total_steps, images)
         with bar as progress:
             for batch in batches:
                 self._step(trainer, batch, progress)
@@ -305,7 +307,8 @@ def _steps(
     if config.steps is not None:
         return (config.steps,) * count
     if config.epochs is not None:
-        return (math.ceil(config.epochs * len(dataset) / config.batch_size),) * count
+        images = config.epochs * len(dataset)
+        return tuple(math.ceil(images / config.batch_size_of(i)) for i in range(count))
     assert config.minutes is not None
     seconds = 60 * config.minutes * OVERHEAD
     shares = [stage.share for stage in config.stages]
@@ -323,15 +326,15 @@ def _seconds_per_step(
     encode: EmbeddingCache,
     i: int,
 ) -> float:
-    """Time a few steps of a copy of stage ``i``, data and text included; the first is warm-up."""
+    """Time a few steps of a copy of stage ``i``, data and text included."""
+    encode([""])  # load the text encoder before the clock starts
     stage = copy.deepcopy(imagen.stages[i])
     trainer = Trainer(
         stage, i, config.stages[i], TIMED_STEPS, config.seed, config.accum_iter, config.precision
     )
-    times = [time.perf_counter()]
+    started = time.perf_counter()
     for batch in training_batches(
-        dataset, encode, config.batch_size, config.seed, 0, TIMED_STEPS, config.num_workers
+        dataset, encode, config.batch_size_of(i), config.seed, 0, TIMED_STEPS, config.num_workers
     ):
         trainer.train_step(batch)
-        times.append(time.perf_counter())
-    return (times[-1] - times[1]) / (TIMED_STEPS - 1)
+    return (time.perf_counter() - started) / TIMED_STEPS

@@ -1,0 +1,158 @@
+"""From the doors to the pictures, with a tiny cascade: whole programs, run as a user runs them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minimagen.storage.checkpoint import load_weights
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--PARAMETERS", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "8", "-b", "4"]
+RUN = [*TINY, "--STEPS", "40", "--CHCKPT_NUM", "7", "--SEED", "3"]
+
+
+def program(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / name), *arguments]
+
+
+def run(folder: Path, name: str, *arguments: str, code: int = 0) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        program(name, *arguments), cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def stop_when(folder: Path, output: Path, signum: int, steps: int) -> int:
+    """Start a run, send it a signal once stage 0 has a checkpoint of ``steps``; its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        program("train.py", *RUN, "--OUTPUT", str(output)),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wanted = output / "tmp" / f"unet_0_step_{steps:08d}"
+    until = time.monotonic() + 120
+    while not wanted.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be stopped"
+    time.sleep(random.random() * 0.3)
+    process.send_signal(signum)
+    return process.wait(timeout=120)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for i in range(2):
+        a, b = (load_weights(d / "state_dicts" / f"unet_{i}.safetensors") for d in (one, other))
+        assert a.tensors.keys() == b.tensors.keys()
+        for name, tensor in a.tensors.items():
+            assert tensor.equal(b.tensors[name]), name
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder, "train.py", *RUN, "--OUTPUT", str(folder / "whole"))
+    return folder / "whole"
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: Path) -> None:
+    killed = tmp_path / "killed"
+    assert stop_when(tmp_path, killed, signal.SIGKILL, 14) == -signal.SIGKILL
+    run(tmp_path, "train.py", "--RESTART_DIRECTORY", str(killed), "--IN_PLACE")
+    assert_same_weights(killed, uninterrupted)
+
+
+def test_an_interrupted_run_saves_everything_and_resumes_elsewhere(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    stopped, resumed = tmp_path / "stopped", tmp_path / "resumed"
+    assert stop_when(tmp_path, stopped, signal.SIGINT, 7) == 130
+    assert "everything is saved" in (stopped / "training_progress.txt").read_text()
+    before = sorted(p.name for p in (stopped / "tmp").iterdir())
+    run(tmp_path, "train.py", "-rd", str(stopped), "--OUTPUT", str(resumed))
+    assert_same_weights(resumed, uninterrupted)
+    assert sorted(p.name for p in (stopped / "tmp").iterdir()) == before
+
+
+def test_sigterm_exits_143(tmp_path: Path) -> None:
+    assert stop_when(tmp_path, tmp_path / "terminated", signal.SIGTERM, 7) == 143
+
+
+def test_longer_runs_continue_and_other_changes_are_refused(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    longer = tmp_path / "longer"
+    restart = ["--RESTART_DIRECTORY", str(uninterrupted), "--OUTPUT", str(longer)]
+    run(tmp_path, "train.py", *restart, "--STEPS", "44", "--ACCUM_ITER", "2")
+    steps = json.loads((longer / "parameters" / "training.json").read_text())["steps"]
+    assert steps == [44, 44]
+    message = run(tmp_path, "train.py", "-rd", str(uninterrupted), "--SEED", "4", code=2)
+    assert "--SEED 4 differs" in message and message.count("\n") == 1
+
+
+def test_the_demo_leaves_pictures_and_says_where(tmp_path: Path) -> None:
+    printed = run(tmp_path, "main.py", "--TESTING", "--VALID_NUM", "4")
+    (grid,) = tmp_path.glob("generated_images_*/grid.png")
+    assert str(grid.relative_to(tmp_path)) in printed
+    captions = (grid.parent / "captions.txt").read_text().splitlines()
+    pictures = sorted((grid.parent / "generated_images").iterdir())
+    assert len(pictures) == len(captions) > 0
+    assert len(pixels(pictures[0])) == 32 * 32 * 3
+
+
+def test_inference_paints_a_file_of_captions(tmp_path: Path, uninterrupted: Path) -> None:
+    (tmp_path / "captions.txt").write_text("a red star\n\n  a big blue ring \n", "utf-8")
+    arguments = ["-d", str(uninterrupted), "-t", "2", "--SEED", "5"]
+    run(tmp_path, "inference.py", "--CAPTIONS", "captions.txt", *arguments, "-o", "one")
+    run(tmp_path, "inference.py", "-c", "a big blue ring", "-d", str(uninterrupted), "-t", "2",
+        "--SEED", "6", "-o", "two")  # fmt: skip
+    rows = [json.loads(row) for row in (tmp_path / "one/images.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["seed"]) for row in rows] == [
+        ("a red star", 5),
+        ("a big blue ring", 6),
+    ]
+    a = pixels(tmp_path / "one/generated_images/image_1.png")
+    b = pixels(tmp_path / "two/generated_images/image_0.png")
+    difference = max(abs(x - y) for x, y in zip(a, b, strict=True))
+    assert difference <= 1  # the seed decides, not the batch
+
+
+def test_the_examples_run_and_stay_short(tmp_path: Path) -> None:
+    training, inference = sorted((ROOT / "examples").glob("*.py"), reverse=True)
+    assert all(len(f.read_text().splitlines()) <= 25 for f in (training, inference))
+    tiny = str(ROOT / "parameters" / "testing")
+    run(tmp_path, str(training), tiny, "shapes", "own", "2")
+    run(tmp_path, str(inference), "own", "a red star")
+    assert len(pixels(tmp_path / "own_0.png")) == 32 * 32 * 3
+
+
+def test_a_folder_of_pictures_trains(tmp_path: Path) -> None:
+    export = [sys.executable, "-m", "minimagen", "data", "export", "shapes", "own_pictures"]
+    subprocess.run([*export, "--count", "24", "--size", "40"], cwd=tmp_path, check=True,
+                   env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)  # fmt: skip
+    (tmp_path / "own_pictures" / "broken.png").write_bytes(b"not a picture")
+    with (tmp_path / "own_pictures" / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "broken.png", "text": "nothing"}\n')
+    printed = run(
+        tmp_path, "train.py", *TINY, "-ds", "own_pictures", "--EPOCHS", "1", "-o", "trained"
+    )
+    assert "broken.png" in printed
+    steps = json.loads((tmp_path / "trained/parameters/training.json").read_text())["steps"]
+    assert steps == [6, 6]  # 22 of 24 pictures in batches of 4
