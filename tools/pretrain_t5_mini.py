@@ -39,6 +39,8 @@ NOISE_DENSITY = 0.25
 MEAN_SPAN = 2.0
 PEAK_LR = 1e-2
 POSITION_SCALE = 3.0
+SCHEDULE = 3000  # steps of the learning rate's schedule
+STEPS = 500  # of them made: tokens are bound by then, and still easy to tell apart
 POOLED_BATCHES = 16
 IGNORED = -100
 
@@ -187,7 +189,7 @@ def pretrain(
     stream = batches(processor, random.Random(f"documents {seed}"), batch_size)
     for step, batch in zip(range(steps), stream, strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step, SCHEDULE)
         loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -212,7 +214,7 @@ def main() -> None:
     """Train tokenizer and encoder and write them to a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=T5_MINI)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
