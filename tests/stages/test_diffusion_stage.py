@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from minimagen.batch import Batch, resize_clamped, to_model_space
+from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import SamplingConfig, StageConfig
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
@@ -60,7 +60,7 @@ def first_estimate(stage, condition, drop):
     context = stage.unet.encode_text(
         condition.text_embeds, condition.text_mask, torch.full((rows,), drop)
     )
-    low = ()
+    low, known = (), torch.zeros_like(x)
     if condition.low_res is not None:
         noise = normal_per_seed((1, 2, 3)[:rows], stage.index, "aug", condition.low_res.shape[1:])
         level = torch.zeros(rows)
@@ -68,8 +68,21 @@ def first_estimate(stage, condition, drop):
             augment(condition.low_res, level, noise, Schedule("cosine")),
             Schedule("cosine").log_snr(level),
         )
-    output = stage.unet(x, log_snr.expand(rows), context, *low)
-    return to_x_0(stage.config.prediction, output, x, noise_level(log_snr))
+        known = noise_level(low[1]).alpha * resize(low[0], stage.size)
+    alpha, sigma = noise_level(log_snr)
+    if stage.config.prediction == "x_0":
+        return stage.unet(alpha * x, log_snr.expand(rows), context, *low) + known
+    v = stage.unet(x, log_snr.expand(rows), context, *low) - sigma * known
+    return alpha * x - sigma * v
+
+
+def test_a_silent_super_resolution_network_paints_the_enlarged_picture(text_encoder, condition):
+    """A fresh network outputs 0: with x_0 output, what is left is bicubic enlargement."""
+    given = condition(SUPER)
+    stage = DiffusionStage(1, StageConfig(unet=UNET, prediction="x_0"), (16, 16), (8, 8), 12)
+    painted = stage.sample(given, (1, 2, 3), SamplingConfig(timesteps=4, thresholding="none"))
+    enlarged = resize_clamped(given.low_res, (16, 16))
+    torch.testing.assert_close(painted, enlarged, rtol=0, atol=5e-4)
 
 
 @links
