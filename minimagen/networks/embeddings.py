@@ -21,7 +21,10 @@ class NoiseLevelEmbedding(nn.Module):
     def __init__(self, dim: int, features: int = 64) -> None:
         super().__init__()
         # log-SNR spans [-20, 20]: periods from 2 pi / 4 (fine) to 2 pi * 32 (the whole range).
-        frequencies = torch.exp(torch.linspace(math.log(1 / 32), math.log(4.0), features // 2))
+        # (Not torch.linspace: once transformers has loaded a model, it makes that one on the CPU,
+        # also for networks on the meta device.)
+        steps = torch.arange(features // 2) / (features // 2 - 1)
+        frequencies = torch.exp(math.log(1 / 32) + math.log(128.0) * steps)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.project = nn.Linear(features, dim)
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim))
