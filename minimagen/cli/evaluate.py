@@ -5,34 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimagen.cli.arguments import (
-    Flag,
-    at_least_zero,
-    build_parser,
-    level,
-    natural,
-    parse,
-    positive_int,
-    run,
-    several,
-)
-from minimagen.cli.inference import sampler
+from minimagen.cli.arguments import Flag, build_parser, natural, parse, positive_int, run
+from minimagen.cli.inference import SAMPLING_FLAGS
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
     from minimagen.evaluation.evaluate import Evaluation
+    from minimagen.evaluation.judge import Judge
 
 FLAGS = (
     Flag("TRAINING_DIRECTORY", "d", Path, "what train.py made on the embedded data [the newest]"),
     Flag("COUNT", "n", positive_int, "captions to paint [200]"),
     Flag("SPLIT", "sp", str, "combinations to paint [heldout]", ("train", "tune", "heldout")),
     Flag("SEED", "sd", natural, "of the captions drawn; picture i has seed i [1]"),
-    Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
-    Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."),
-    Flag("SAMPLER", "sa", several(sampler), "ddpm, ddim, dpm++, heun: one, or one per stage"),
-    Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
-    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
-    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
+    *SAMPLING_FLAGS,
     Flag("SHEET", "o", Path, "also write a sheet of the first 50 pictures with verdicts (PNG)"),
 )
 EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
@@ -63,11 +49,12 @@ def main(argv: Sequence[str]) -> int:
     level_name = level_name or "simple"
     seed = 1 if arguments.SEED is None else arguments.SEED
     samples = list(ShapesDataset(split, level_name, height, seed, epoch_size=count))
+    judge = Judge.load(level_name)
     started = time.perf_counter()
     result, painted = evaluate(
         imagen,
         samples,
-        Judge.load(level_name),
+        judge,
         split,
         imagen.samplings(
             arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
@@ -77,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
     print(table(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
     if arguments.SHEET:
-        _write_sheet(arguments.SHEET, samples, painted, level_name)
+        _write_sheet(arguments.SHEET, samples, painted, judge)
     return 0
 
 
@@ -107,15 +94,14 @@ def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
     return [f"{100 * scores[name]:.1f}" if name in scores else "-" for name in names]
 
 
-def _write_sheet(path: Path, samples: Sequence, painted: Sequence, level_name: str) -> None:
+def _write_sheet(path: Path, samples: Sequence, painted: Sequence, judge: "Judge") -> None:
     """Write the first 50 pictures; under each its caption and what the judge takes it for."""
     from minimagen.batch import to_model_space
     from minimagen.contact_sheet import contact_sheet, save_sheet
-    from minimagen.evaluation.judge import Judge
     from minimagen.imagen import to_pil
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in painted]
-    verdicts = Judge.load(level_name)(painted[-1][:50])
+    verdicts = judge(painted[-1][:50])
     lines = []
     for i, sample in enumerate(samples[:50]):
         wrong = {

@@ -33,18 +33,21 @@ def sampler(text: str) -> str:
     return text
 
 
+SAMPLING_FLAGS = (
+    Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
+    Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "w, 1 = off: one number, or one per stage"),
+    Flag("SAMPLER", "sa", several(sampler), f"{', '.join(SAMPLERS)}: one, or one per stage"),
+    Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
+    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
+    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
+)
 FLAGS = (
     Flag("TRAINING_DIRECTORY", "d", Path, "what train.py made [the newest one here]"),
     Flag("CAPTIONS", "c", str, "a caption, or a .txt file with one per line [the sample sheet's]"),
     Flag("IMAGES_PER_CAPTION", "n", positive_int, "pictures of each caption [1]"),
     Flag("SEED", "sd", natural, "picture i gets SEED + i [a fresh one]"),
-    Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
-    Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "Imagen's w, 1 = off: one number, or .."),
-    Flag("SAMPLER", "sa", several(sampler), f"{', '.join(SAMPLERS)}: one, or one per stage"),
-    Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
+    *SAMPLING_FLAGS,
     Flag("BATCH_SIZE", "b", positive_int, "pictures painted at once [64]"),
-    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
-    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
     Flag("OFFLOAD", "off", None, "keep one stage at a time on the device"),
     Flag("OUTPUT", "o", Path, "the directory to write [generated_images_<time>]"),
 )

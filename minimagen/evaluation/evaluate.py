@@ -3,12 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from minimagen.batch import resize, resize_clamped, to_model_space, to_uint8
+from minimagen.batch import resize_clamped, to_model_space, to_uint8
 from minimagen.config import SamplingConfig
 from minimagen.data.loader import collate
 from minimagen.data.sample import Sample
@@ -127,10 +126,10 @@ def against_truth(
         text = imagen.text_encoder([sample.caption for sample in rows]).to(imagen.device)
         condition = Condition(text.embeds, text.mask, low_res.to(imagen.device))
         with autocast(imagen.device, precision):
-            stage: Any = imagen.stages[i]
-            painted = stage.sample(condition, range(start, start + len(rows)), sampling).cpu()
+            seeds = range(start, start + len(rows))
+            painted = imagen.stages[i].sample(condition, seeds, sampling).cpu()
         enlarged.append(psnr(painted, truth))
-        plain = resize(low_res, (truth.shape[-2], truth.shape[-1])).clamp(-1.0, 1.0)
+        plain = resize_clamped(low_res, imagen.config.image_sizes[i])
         bicubic.append(psnr(plain, truth))
     return {
         "psnr_truth": float(torch.cat(enlarged).mean()),

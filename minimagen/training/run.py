@@ -114,7 +114,7 @@ class _Run:
         trainer = _trainer(self.imagen, self.config, i)
         self._restore(trainer)
         if trainer.step == 0:
-            self._sheet(trainer)
+            self._sheet_of_average(trainer)
         config = self.config
         batches = training_batches(
             dataset,
@@ -153,7 +153,7 @@ class _Run:
         if step % self.config.chckpt_num == 0:
             self._checkpoint(trainer, progress.loss)
         if step % self.config.sample_num == 0:
-            self._sheet(trainer)
+            self._sheet_of_average(trainer)
 
     def _checkpoint(self, trainer: Trainer, loss: float) -> None:
         """Validate, keep the best averaged weights, and save everything."""
@@ -178,7 +178,7 @@ class _Run:
         self._save(trainer)
         self._save_weights(trainer)
         self.imagen.load_stage(trainer.index, self.directory.weights(trainer.index))
-        self._sheet(None, trainer.index, trainer.step)
+        self._sheet(trainer.index, trainer.step)
 
     def _save(self, trainer: Trainer) -> None:
         folder = self.directory.checkpoint(trainer.index, trainer.step)
@@ -218,15 +218,13 @@ class _Run:
         if source.is_file() and source.resolve() != target.resolve():
             shutil.copyfile(source, target)
 
-    def _sheet(
-        self, trainer: Trainer | None, stage: int | None = None, step: int | None = None
-    ) -> None:
-        """Paint the fixed captions with the averaged weights, up to this stage."""
-        if trainer is not None:
-            with trainer.ema.swapped_in():
-                self._sheet(None, trainer.index, trainer.step)
-            return
-        assert stage is not None and step is not None
+    def _sheet_of_average(self, trainer: Trainer) -> None:
+        """Paint the fixed captions with the averaged weights of a stage that still trains."""
+        with trainer.ema.swapped_in():
+            self._sheet(trainer.index, trainer.step)
+
+    def _sheet(self, stage: int, step: int) -> None:
+        """Paint the fixed captions with the stages up to this one, as they are."""
         self.imagen.eval()
         pictures = self.imagen.sample_stages(
             self.captions,
