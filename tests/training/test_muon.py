@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from minimagen.training import muon
 from minimagen.training.muon import NEWTON_SCHULZ, Muon, orthogonalise
 
 
-def newton_schulz(x, steps=5):
+def newton_schulz(x):
     """The iteration as it is written down: on the matrix itself."""
-    a, b, c = NEWTON_SCHULZ
     x = x / x.norm()
-    for _ in range(steps):
+    for a, b, c in NEWTON_SCHULZ:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x
@@ -27,13 +27,14 @@ def test_singular_values_end_near_1_and_singular_vectors_stay(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     y = orthogonalise(x[None])[0]
     values = torch.linalg.svdvals(y)
-    assert 0.65 < values.min() and values.max() < 1.25
+    assert 0.72 < values.min() and values.max() < 1.28
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     rotated = u.T @ y @ v.T
     assert (rotated - rotated.diagonal().diag()).abs().max() < 1e-4
 
 
-def test_a_step_has_the_size_of_adamws_and_follows_torchs_muon():
+def test_with_its_polynomial_steps_equal_torchs_muon_and_have_the_size_of_adamws(monkeypatch):
+    monkeypatch.setattr(muon, "NEWTON_SCHULZ", ((3.4445, -4.7750, 2.0315),) * 5)
     torch.manual_seed(0)
     start = torch.randn(48, 32)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
