@@ -74,7 +74,7 @@ def run_cases(
             started = time.time()
             measured = measure(case, started) if arguments.quick else in_own_process(module, case)
             found = append(name, case, measured, folder)
-            print(json.dumps({"case": case} | _numbers(measured)), flush=True)
+            print(json.dumps(_numbers(case) | _numbers(measured)), flush=True)
         rows.append(found)
     return rows
 
@@ -104,7 +104,7 @@ def in_own_process(module: str, case: Case) -> Row:
 
 def append(name: str, case: Case, measured: Row, folder: Path = RESULTS) -> Row:
     """Append one row to ``<folder>/<name>.jsonl`` and return it."""
-    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine()}
+    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "commit": _commit(), "machine": machine()}
     row = json.loads(json.dumps({"case": case} | measured | facts))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
@@ -146,7 +146,7 @@ def fingerprint(*configs: Any) -> str:
 
 def spread(values: Sequence[float]) -> Row:
     """Return median, quartiles and number of repeated measurements."""
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else list(values) * 3
     return {"median": statistics.median(values), "quartiles": [low, high], "n": len(values)}
 
 
@@ -253,6 +253,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _commit() -> str | None:
+    """Return the commit that was measured, with + where files differ from it."""
+    try:
+        command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git, or not a clone
+        return None
+    return done.stdout.strip() or None
+
+
 def _version(package: str) -> str | None:
     if package == "minimagen":
         from minimagen import __version__
@@ -266,4 +276,4 @@ def _version(package: str) -> str | None:
 
 def _numbers(measured: Row) -> Row:
     """Return what fits on a line of the screen."""
-    return {key: value for key, value in measured.items() if isinstance(value, int | float)}
+    return {key: v for key, v in measured.items() if isinstance(v, int | float | str)}

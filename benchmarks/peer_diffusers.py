@@ -24,13 +24,10 @@ from minimagen.draws import Draws, normal_per_seed
 from minimagen.text.encoding import TextEncoding
 
 NOISE_LEVELS = 1000
-WIDTHS = range(8, 1025, 8)
-GROUPS = 8  # of GroupNorm: divides every width tried, so that parameters can be matched
+GROUPS = WIDTH_STEP = 8  # of GroupNorm; narrow, so that our number of parameters can be matched
 
 
-def build_unet(
-    side: int, low_res: bool, text_width: int, width: int, recipe: Recipe
-) -> UNet2DConditionModel:
+def build_unet(side: int, low_res: bool, text_width: int, width: int, recipe: Recipe) -> Any:
     """Return a U-Net for pictures of ``side`` px whose first level has ``width`` channels.
 
     Levels go down to 4 px, at most four of them. Super-resolution sees the enlarged low-resolution
@@ -66,11 +63,13 @@ def matching_width(
             unet = build_unet(side, low_res, text_width, width, recipe)
         return sum(p.numel() for p in unet.parameters())
 
-    low, high = 0, len(WIDTHS) - 1
-    while high - low > 1:  # the number grows with the width
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(WIDTHS[middle]) <= parameters else (low, middle)
-    return min((WIDTHS[low], WIDTHS[high]), key=lambda w: abs(count(w) - parameters))
+    # the number is a w^2 + b w up to a few biases: two networks tell a and b
+    one, two = WIDTH_STEP, 8 * WIDTH_STEP
+    a = (count(two) / two - count(one) / one) / (two - one)
+    b = count(one) / one - a * one
+    root = (math.sqrt(b * b + 4 * a * parameters) - b) / (2 * a)
+    below = max(WIDTH_STEP, int(root) // WIDTH_STEP * WIDTH_STEP)
+    return min((below, below + WIDTH_STEP), key=lambda w: abs(count(w) - parameters))
 
 
 class PeerStage(nn.Module):
@@ -100,8 +99,8 @@ class PeerStage(nn.Module):
         self.aug_level_max = aug_level_max
         self.unet = build_unet(side, low_res_side is not None, text_width, width, recipe)
         if recipe.channels_last:
-            self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.scheduler = DDPMScheduler(
+            self.unet.to(memory_format=torch.channels_last)
+        self.scheduler: Any = DDPMScheduler(
             NOISE_LEVELS, beta_schedule=recipe.betas, prediction_type=recipe.prediction
         )
 

@@ -90,11 +90,11 @@ def run(arguments: Sequence[str], right: int) -> float:
     return seconds
 
 
-def loads_torch(arguments: Sequence[str]) -> bool:
-    """Tell whether a command imports torch."""
+def loads(arguments: Sequence[str], package: str) -> bool:
+    """Tell whether a command imports a package."""
     command = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return any(line.endswith("| torch") for line in map(_squeezed, done.stderr.splitlines()))
+    return any(line.endswith(f"| {package}") for line in map(_squeezed, done.stderr.splitlines()))
 
 
 def _squeezed(line: str) -> str:
@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
             for name, (right, command) in todo.items():
                 seconds[name].append(run(command, right))
         for name, (right, command) in todo.items():
-            row = {"seconds": spread(seconds[name]), "loads_torch": loads_torch(command)}
+            row = {"seconds": spread(seconds[name]), "loads_torch": loads(command, "torch")}
             row |= {"exit_code": right, "limit": LIMIT}
             rows.append(append("startup", {"command": name}, row, where))
             print(json.dumps({"command": name} | row), flush=True)
