@@ -20,7 +20,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "black": (15, 15, 15),
 }
 PATTERNS = ("plain", "striped", "checkered", "dotted")
-# Four periods to the side: bands of two pixels at 16 x 16, the smallest stage in use.
 PERIOD = 1 / 3  # of every pattern, as a fraction of the side: bands stay visible at 16 x 16
 
 Polygon = np.ndarray  # float [n, 2], x to the right and y down, the shape spans about [-1, 1]

