@@ -12,9 +12,9 @@ from minimagen.batch import Batch
 from minimagen.config import DataConfig, TrainingConfig
 from minimagen.contact_sheet import contact_sheet, save_sheet
 from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import training_batches, validation_batches
+from minimagen.data.loader import good_samples, training_batches, validation_batches
 from minimagen.data.sample import CaptionedDataset
-from minimagen.data.sources import split_train_valid
+from minimagen.data.split import split_train_valid
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -34,6 +34,7 @@ from minimagen.training.trainer import NonFiniteLossError, Trainer
 TIMED_STEPS = 10  # of each stage, to turn minutes into steps
 OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
 VALIDATED_AT_ONCE = 32
+ON_SHEET = 16  # captions of the validation set that are painted, where none are given
 METRICS_EVERY = 50  # steps between lines of metrics.jsonl
 
 
@@ -82,7 +83,7 @@ def train(
     tracker = Tracker(directory.progress, directory.metrics)
     write_parameters(directory.parameters, Parameters(imagen.config, config, data))
     valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
-    captions = config.sample_captions or [validation[i].caption for i in range(_sheet(validation))]
+    captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
     _announce(tracker, directory, resume, imagen)
     with StopSignals() as signals:
@@ -281,16 +282,12 @@ def _one_setting_per_stage(config: TrainingConfig, count: int) -> TrainingConfig
 
 
 def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
-    height, width = dataset[0].image.shape[:2]
+    height, width = next(good_samples(dataset, 1)).image.shape[:2]
     if (height, width) != imagen.config.image_sizes[-1]:
         raise UserError(
             f"the pictures are {height} x {width}, the last stage paints "
             f"{imagen.config.image_sizes[-1]}; load the data at that size"
         )
-
-
-def _sheet(validation: CaptionedDataset) -> int:
-    return min(16, len(validation))
 
 
 def _steps(
