@@ -282,6 +282,8 @@ class DataConfig(Config):
     """Of training pictures whose aspect ratio is not that of the last stage."""
     flip: bool = False
     """Mirror every second training picture; captions that say left and right then lie."""
+    streaming: bool = False
+    """Read parquet files and the hub while training instead of before."""
     epoch_size: PositiveInt = 8192
     """Pictures that count as one epoch of the endless embedded data."""
     train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9

@@ -36,7 +36,8 @@ FLAGS = (
     Flag("VALID_NUM", "vn", positive_int, "validation images [512]"),
     Flag("RESTART_DIRECTORY", "rd", Path, "training directory to resume from"),
     Flag("TESTING", "test", None, "everything once, in under a minute; tiny cascade by default"),
-    Flag("DATASET", "ds", str, "shapes, shapes:scenes, or a folder of captioned pictures"),
+    Flag("DATASET", "ds", str, "shapes, shapes:scenes, a folder, a file, a hub id: docs/data.md"),
+    Flag("STREAMING", "sr", None, "read parquet files and the hub while training, not before"),
     Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
     Flag("CROP", "cr", str, "of pictures with another aspect ratio [centre]", ("centre", "random")),
     Flag("FLIP", "fl", None, "mirror every second picture; captions must not say left or right"),
@@ -71,6 +72,7 @@ TARGETS: dict[str, KeyPath] = {
     "CAPTION_COLUMN": ("data", "caption_column"),
     "CROP": ("data", "crop"),
     "FLIP": ("data", "flip"),
+    "STREAMING": ("data", "streaming"),
     "SEED": ("training", "seed"),
     "PRECISION": ("training", "precision"),
 }
@@ -203,6 +205,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
         caption_column=data.caption_column,
         crop=data.crop,
         flip=data.flip,
+        streaming=data.streaming,
     )
     encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
     encoder.load()  # a missing one is told before anything is written

@@ -12,24 +12,6 @@ JUDGED_FROM = 100  # samples read before the share means something
 log = logging.getLogger(__name__)
 
 
-def check_share_of_bad(reasons: Sequence[str], total: int) -> None:
-    """Log what is wrong with bad samples, the first ten by name.
-
-    Args:
-        reasons: one line per bad sample.
-        total: the number of all samples.
-
-    Raises:
-        UserError: more than 5 % are bad.
-    """
-    if not reasons:
-        return
-    for reason in reasons[:NAMED]:
-        log.warning("skipped %s", reason)
-    log.warning("%d of %d pictures are bad and skipped", len(reasons), total)
-    _refuse_too_many(len(reasons), total, reasons[0])
-
-
 class BadSamples:
     """Counts the bad samples of a run as they come up."""
 
@@ -50,12 +32,12 @@ class BadSamples:
                 self._named.append(reason)
                 log.warning("skipped %s", reason)
         if self.total >= JUDGED_FROM and self._named:
-            _refuse_too_many(self.bad, self.total, self._named[0])
+            self._refuse_too_many()
 
-
-def _refuse_too_many(bad: int, total: int, first: str) -> None:
-    if bad > BAD_SHARE * total:
-        raise UserError(
-            f"{bad} of {total} pictures are bad, more than {BAD_SHARE:.0%}: repair or remove them "
-            f"(python -m minimagen data check names them all); the first: {first}"
-        )
+    def _refuse_too_many(self) -> None:
+        if self.bad > BAD_SHARE * self.total:
+            raise UserError(
+                f"{self.bad} of {self.total} pictures are bad, more than {BAD_SHARE:.0%}: repair "
+                "or remove them (python -m minimagen data check names them all); the first: "
+                f"{self._named[0]}"
+            )

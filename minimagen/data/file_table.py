@@ -53,10 +53,9 @@ class FileTable:
         told = json.loads(attributes) if attributes else {}
         return Row(self.folder / file, tuple(captions), str(self.folder / file), told)
 
-    def without_caption(self) -> list[int]:
-        """Return the rows that have no caption."""
-        lengths = pc.list_value_length(self._rows["captions"])
-        return pc.indices_nonzero(pc.equal(lengths, 0)).to_pylist()
+    def has_captions(self) -> bool:
+        """Tell whether any row has a caption."""
+        return bool(pc.max(pc.list_value_length(self._rows["captions"])).as_py())
 
     def __reduce__(self) -> tuple[type["FileTable"], tuple[Path, Path]]:
         """Travel to another process as two paths, not as a copy."""

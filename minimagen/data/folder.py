@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from minimagen.data.bad_samples import check_share_of_bad
 from minimagen.data.file_table import FileRow, FileTable, file_table
 from minimagen.data.metadata import metadata_rows
 from minimagen.data.pictures import PictureDataset
@@ -22,8 +21,8 @@ def load_folder(
     The captions come from `metadata.jsonl`, `.csv` or `.parquet` (`file_name`, `text` and, if you
     like, further text columns, which become attributes), or from .txt files named like the
     pictures. A list of captions, or several lines of a .txt file, are variants: training draws
-    one each time. Sub-folders `train` and `validation`, where both exist, are the training set
-    and the `validation` of the result.
+    one each time. Sub-folders `train` and `validation` are the training set and the `validation`
+    of the result.
 
     Args:
         path: the folder, or its metadata file, of any name.
@@ -32,16 +31,19 @@ def load_folder(
 
     Raises:
         UserError: the folder is missing or holds no pictures or no captions, a caption file
-            cannot be read, a named picture does not exist, or more than 5 % have no caption.
+            cannot be read, or a named picture does not exist.
     """
     path = Path(path)
     if path.is_file():
         return PictureDataset(_metadata_table(path, caption_column), framing)
     if not path.is_dir():
         raise UserError(f"no folder {str(path)!r}: give a folder with pictures and captions")
-    if (path / "train").is_dir() and (path / "validation").is_dir():
-        validation = load_folder(path / "validation", framing, caption_column)
-        return PictureDataset(_table(path / "train", caption_column), framing, validation)
+    train, validation = path / "train", path / "validation"
+    if train.is_dir() and validation.is_dir():
+        held_out = load_folder(validation, framing, caption_column)
+        return PictureDataset(_table(train, caption_column), framing, held_out)
+    if find_metadata(path) is None and find_metadata(train) is not None:
+        path = train
     return PictureDataset(_table(path, caption_column), framing)
 
 
@@ -74,14 +76,12 @@ def _metadata_table(metadata: Path, caption_column: str) -> FileTable:
 
 
 def _captioned(table: FileTable) -> FileTable:
-    """Return the table if nearly all of its pictures have captions."""
-    bare = table.without_caption()
-    if len(bare) == len(table):
+    """Return the table if any of its pictures has a caption; training counts those without."""
+    if not table.has_captions():
         raise UserError(
             f"{table.folder} holds no captions: it needs a metadata.jsonl with file_name and text "
             "on each line, or a .txt file beside each picture"
         )
-    check_share_of_bad([f"{table[i].name}: no caption" for i in bare], len(table))
     return table
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minimagen.batch import Batch
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.permutation import Permutation
 from minimagen.data.sample import BadSampleError, CaptionedDataset, Sample, draw
+from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.text.encoding import TextEncoding
 
@@ -117,7 +119,7 @@ def collate_loaded(loaded: Sequence[Loaded]) -> Collated:
 
 
 def training_batches(
-    dataset: CaptionedDataset,
+    dataset: TrainingData,
     encode: Callable[[Sequence[str]], TextEncoding],
     batch_size: int,
     seed: int,
@@ -130,21 +132,58 @@ def training_batches(
     Raises:
         UserError: more than 5 % of the samples are bad.
     """
-    order = Order(len(dataset), seed, getattr(dataset, "endless", False))
+    options: dict[str, Any]
+    if isinstance(dataset, PictureStream):
+        source: Any = Streamed(dataset, derive_seed(seed, "stream", start * batch_size))
+        options = {"batch_size": batch_size}
+    else:
+        source = Drawn(dataset, seed)
+        order = Order(len(dataset), seed, getattr(dataset, "endless", False))
+        options = {"batch_sampler": order.batches(batch_size, start, stop)}
     loader: DataLoader[Any] = DataLoader(
-        Drawn(dataset, seed),  # type: ignore[arg-type]
-        batch_sampler=order.batches(batch_size, start, stop),
+        source,
+        **options,
         num_workers=num_workers,
         collate_fn=collate_loaded,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
-    batches, watch = iter(loader), Watch()
+    batches, watch = itertools.islice(_in_one_line(loader), stop - start), Watch()
     while window := list(itertools.islice(batches, max(1, ENCODED_AT_ONCE // batch_size))):
         watch.add(window)
         encode([caption for batch in window for caption in batch.captions])
         for batch in window:
             text = encode(batch.captions)  # remembered from the line above
             yield Batch(batch.images, text.embeds, text.mask)
+
+
+def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:
+    """Take the traceback out of the message of a worker's UserError."""
+    try:
+        yield from loader
+    except UserError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(last.removeprefix("minimagen.errors.UserError: ")) from None
+
+
+class Streamed(IterableDataset):
+    """A stream as training sees it: endless, bad samples replaced by the next good one."""
+
+    def __init__(self, stream: PictureStream, seed: int) -> None:
+        self.stream, self.seed = stream, seed
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """Read this worker's share."""
+        worker = get_worker_info()
+        reader, readers = (worker.id, worker.num_workers) if worker else (0, 1)
+        bad: list[str] = []
+        for sample in self.stream.samples(self.seed, reader, readers):
+            if isinstance(sample, Sample):
+                yield Loaded(sample, bad)
+                bad = []
+            elif len(bad) < TRIES:
+                bad.append(str(sample))
+            else:
+                yield Loaded(None, bad)
 
 
 class Watch:

@@ -78,6 +78,21 @@ def parquet_rows(file: Path) -> Numbered:
         raise UserError(f"{file} is not a readable parquet file: {error}") from error
 
 
+def parquet_columns(file: Path) -> list[str]:
+    """Return the names of a parquet file's columns.
+
+    Raises:
+        UserError: it is not a parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not a readable parquet file: {error}") from error
+
+
 READERS: dict[str, Callable[[Path], Numbered]] = {
     ".jsonl": json_rows,
     ".csv": csv_rows,
@@ -92,6 +107,8 @@ def read_table(file: Path) -> Numbered:
     Raises:
         UserError: the file is missing, not UTF-8, or not what its suffix says.
     """
+    if file.suffix.lower() not in READERS:
+        raise UserError(f"{file} is not a table: {', '.join(READERS)} are read")
     try:
         yield from READERS[file.suffix.lower()](file)
     except UnicodeDecodeError as error:

@@ -1,11 +1,18 @@
 """One argument, `--DATASET`, to captioned pictures."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-from minimagen.data.sample import CaptionedDataset
+from minimagen.data.metadata import parquet_columns
 from minimagen.data.shapes import ShapesDataset
+from minimagen.data.stream import TrainingData
 from minimagen.data.transforms import CROPS, Framing
 from minimagen.errors import UserError, did_you_mean
+from minimagen.storage.cache import cache_folder
+
+TAR = (".tar", ".tar.gz")
+SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by datasets' save_to_disk
 
 
 def load_dataset(
@@ -18,12 +25,13 @@ def load_dataset(
     caption_column: str = "text",
     crop: str = "centre",
     flip: bool = False,
-) -> CaptionedDataset:
-    """Open the data to train on.
+    streaming: bool = False,
+) -> TrainingData:
+    """Open the data to train on; docs/data.md has the table of what it may be.
 
     Args:
-        name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), or a
-            folder or a metadata file, see `load_folder`. A folder called shapes is "./shapes".
+        name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), a folder,
+            a file, or the name of a data set of the hub. A folder called shapes is "./shapes".
         size: (height, width) of the pictures in pixels; the embedded data is square.
         level: of the embedded data, where the name does not say it.
         seed: of the embedded data.
@@ -31,6 +39,7 @@ def load_dataset(
         caption_column: where the captions are, in data with columns.
         crop: of pictures of another aspect ratio in training, "centre" or "random".
         flip: mirror every second picture in training.
+        streaming: read parquet and the hub while training instead of before.
 
     Raises:
         UserError: there is no such data, or it is not usable.
@@ -45,11 +54,59 @@ def load_dataset(
             f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
         )
     path, framing = Path(name_or_path), Framing(size, crop, flip)
-    if path.is_dir() or path.is_file():
-        from minimagen.data.folder import load_folder
+    if path.exists():
+        return _load_path(path, framing, caption_column, streaming)
+    name = str(name_or_path)
+    if name.startswith("pipe:") or name.endswith(TAR):
+        from minimagen.data.shards import load_shards
 
-        return load_folder(path, framing, caption_column)
+        return load_shards([name], framing, caption_column)
+    hint = did_you_mean(name, ("shapes", "shapes:scenes"))
+    from minimagen.data.hub import HUB_ID, load_hub
+
+    if not hint and HUB_ID.fullmatch(name):
+        return load_hub(name, framing, caption_column, streaming)
     raise UserError(
-        f"no data set {str(name_or_path)!r}: give shapes, shapes:scenes, or a folder with "
-        "pictures and captions"
+        f"no data set {name!r}: give shapes, shapes:scenes, a folder with pictures and captions, "
+        f"or the name of a data set on the hub (owner/name){hint}"
     )
+
+
+def _load_path(path: Path, framing: Framing, caption_column: str, streaming: bool) -> TrainingData:
+    """Open a file or a folder by what is in it."""
+    from minimagen.data.download import download
+    from minimagen.data.folder import find_metadata, load_folder
+    from minimagen.data.hub import load_parquet, load_saved
+    from minimagen.data.shards import load_shards
+    from minimagen.data.url_table import fingerprint, is_url_table
+
+    if path.name.endswith(TAR):
+        return load_shards([str(path)], framing, caption_column)
+    if path.is_file():
+        if is_url_table(path):
+            out = cache_folder("downloads") / fingerprint(path)
+            shards = download(path, out, caption_column).shards
+            return load_shards(shards, framing)
+        if path.suffix.lower() == ".parquet" and "file_name" not in parquet_columns(path):
+            return load_parquet(path, framing, caption_column, streaming)
+        return load_folder(path, framing, caption_column)
+    if any((path / name).is_file() for name in SAVED):
+        return load_saved(path, framing, caption_column)
+    if find_metadata(path) is None and any(_parquet_files(path)):
+        return load_parquet(path, framing, caption_column, streaming)
+    for training, validation in ((path / "train", path / "validation"), (path, None)):
+        if shards := _tars(training):
+            held_out = _tars(validation) if validation else []
+            return load_shards(shards, framing, caption_column, held_out)
+    return load_folder(path, framing, caption_column)
+
+
+def _tars(path: Path) -> list[str]:
+    """Return a folder's tar shards."""
+    return sorted(str(file) for file in path.glob("*.tar*") if file.name.endswith(TAR))
+
+
+def _parquet_files(path: Path) -> Iterator[Path]:
+    """Find parquet files that are not metadata, in the folder or one below."""
+    files = itertools.chain(path.glob("*.parquet"), path.glob("*/*.parquet"))
+    return (file for file in files if file.name != "metadata.parquet")

@@ -7,6 +7,7 @@ from minimagen.data.permutation import Permutation
 from minimagen.data.pictures import PictureDataset
 from minimagen.data.sample import CaptionedDataset, Sample, draw
 from minimagen.data.shapes import ShapesDataset
+from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 
 
@@ -32,8 +33,8 @@ class Part:
 
 
 def split_train_valid(
-    dataset: CaptionedDataset, fraction: float = 0.9, seed: int = 0
-) -> tuple[CaptionedDataset, CaptionedDataset]:
+    dataset: TrainingData, fraction: float = 0.9, seed: int = 0, count: int = 512
+) -> tuple[TrainingData, CaptionedDataset]:
     """Return the training and the validation part of a data set.
 
     The embedded data validates on its `tune` split and data with its own validation set on that;
@@ -43,6 +44,7 @@ def split_train_valid(
         dataset: from `load_dataset`, or your own.
         fraction: the training share, in (0, 1), where the data has no split of its own.
         seed: of the random division.
+        count: the largest number of pictures that a stream's validation part holds.
 
     Raises:
         UserError: the fraction is out of range, or there are fewer than two pictures.
@@ -52,12 +54,14 @@ def split_train_valid(
         return dataset, tune
     if isinstance(dataset, PictureDataset) and dataset.validation is not None:
         return dataset, dataset.validation
-    count = len(dataset)
-    if not 0 < fraction < 1 or count < 2:
+    if isinstance(dataset, PictureStream):
+        return dataset.split(fraction, count)
+    length = len(dataset)
+    if not 0 < fraction < 1 or length < 2:
         raise UserError(
-            f"cannot divide {count} pictures with a training share of {fraction}: give at "
+            f"cannot divide {length} pictures with a training share of {fraction}: give at "
             "least 2 pictures and a share between 0 and 1, such as 0.9"
         )
-    order = Permutation(count, "split", seed)
-    kept = min(max(round(fraction * count), 1), count - 1)
-    return Part(dataset, order, range(kept)), Part(dataset, order, range(kept, count))
+    order = Permutation(length, "split", seed)
+    kept = min(max(round(fraction * length), 1), length - 1)
+    return Part(dataset, order, range(kept)), Part(dataset, order, range(kept, length))

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minimagen.data.sample import BadSampleError
 
@@ -62,6 +62,9 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
                 picture.draft(None, (at_least, at_least))
             picture.load()
             return _to_rgb(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError:
+        kinds = ", ".join(FORMATS)
+        raise BadPictureError(f"{name or source!s}: not a picture ({kinds} are read)") from None
     except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPictureError(f"{name or source!s}: {error}") from error
 

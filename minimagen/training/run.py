@@ -15,6 +15,7 @@ from minimagen.data.embedding_cache import EmbeddingCache
 from minimagen.data.loader import good_samples, training_batches, validation_batches
 from minimagen.data.sample import CaptionedDataset
 from minimagen.data.split import split_train_valid
+from minimagen.data.stream import PROMISE, PictureStream, TrainingData
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -40,7 +41,7 @@ METRICS_EVERY = 50  # steps between lines of metrics.jsonl
 
 def train(
     imagen: Imagen,
-    dataset: CaptionedDataset,
+    dataset: TrainingData,
     config: TrainingConfig,
     *,
     data: DataConfig | None = None,
@@ -73,8 +74,10 @@ def train(
     config = _one_setting_per_stage(config, len(imagen.stages))
     imagen.to(resolve_device(device))
     encode = EmbeddingCache(imagen.text_encoder)
-    training, validation = split_train_valid(dataset, data.train_valid_frac, data.seed)
-    _check_size(training, imagen)
+    training, validation = split_train_valid(
+        dataset, data.train_valid_frac, data.seed, data.valid_num
+    )
+    _check_size(validation, imagen)
     steps = _steps(imagen, training, config, encode)
     config = config.replace(steps=steps, epochs=None, minutes=None)
     if resume:
@@ -86,6 +89,8 @@ def train(
     captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
     _announce(tracker, directory, resume, imagen)
+    if isinstance(training, PictureStream):
+        tracker.say(PROMISE)
     with StopSignals() as signals:
         run = _Run(imagen, directory, resume, config, tracker, captions, valid, signals)
         for i in range(len(imagen.stages)):
@@ -110,7 +115,7 @@ class _Run:
     valid: Sequence[Batch]
     signals: StopSignals
 
-    def train_stage(self, i: int, dataset: CaptionedDataset, encode: EmbeddingCache) -> None:
+    def train_stage(self, i: int, dataset: TrainingData, encode: EmbeddingCache) -> None:
         """Train stage ``i`` from its newest checkpoint, or from its start, to its end."""
         trainer = _trainer(self.imagen, self.config, i)
         self._restore(trainer)
@@ -291,7 +296,7 @@ def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
 
 
 def _steps(
-    imagen: Imagen, dataset: CaptionedDataset, config: TrainingConfig, encode: EmbeddingCache
+    imagen: Imagen, dataset: TrainingData, config: TrainingConfig, encode: EmbeddingCache
 ) -> tuple[int, ...]:
     """Return every stage's number of optimizer steps."""
     count = len(imagen.stages)
@@ -316,7 +321,7 @@ def _steps(
 
 def _seconds_per_step(
     imagen: Imagen,
-    dataset: CaptionedDataset,
+    dataset: TrainingData,
     config: TrainingConfig,
     encode: EmbeddingCache,
     i: int,

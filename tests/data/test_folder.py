@@ -134,7 +134,7 @@ def test_mistakes_in_metadata_are_explained(tmp_path: Path, rows: list, message:
 def test_mistakes_in_folders_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
         load_folder(tmp_path / "missing")
-    with pytest.raises(UserError, match="shapes, shapes:scenes, or a folder"):
+    with pytest.raises(UserError, match="shapes, shapes:scenes, a folder"):
         load_dataset(tmp_path / "missing")
     with pytest.raises(UserError, match="holds no pictures"):
         load_folder(tmp_path)

@@ -17,6 +17,7 @@ from PIL import Image
 from minimagen.data import file_table, folder
 from minimagen.data.folder import load_folder
 from minimagen.data.metadata import READERS, read_table
+from minimagen.data.sources import load_dataset
 from minimagen.data.transforms import Framing
 from minimagen.errors import UserError
 
@@ -88,6 +89,18 @@ def test_a_missing_caption_column_is_explained(tmp_path: Path) -> None:
     _table(tmp_path / "metadata.jsonl", [{"file_name": "0.png", "text": "a"}])
     with pytest.raises(UserError, match=r"metadata.jsonl and metadata.csv: keep one"):
         load_folder(tmp_path)
+
+
+def test_a_file_that_is_no_table_is_explained(tmp_path: Path) -> None:
+    _picture(tmp_path / "0.png")
+    with pytest.raises(UserError, match="0.png is not a table: .jsonl, .csv"):
+        load_dataset(tmp_path / "0.png")
+
+
+def test_a_training_folder_alone_is_found(tmp_path: Path) -> None:
+    _picture(tmp_path / "train" / "0.png")
+    _table(tmp_path / "train" / "metadata.csv", [{"file_name": "0.png", "text": "a"}])
+    assert [s.caption for s in load_folder(tmp_path)] == ["a"]
 
 
 def test_the_second_start_reads_the_stored_list_and_a_change_is_noticed(
