@@ -57,20 +57,15 @@ class Order:
     def batches(self, batch_size: int, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
         """Yield (position, sample index) of every row of the steps ``start ... stop - 1``."""
         for step in range(start, stop):
-            positions = np.arange(step * batch_size, (step + 1) * batch_size)
-            yield list(zip(positions.tolist(), self.at(positions).tolist(), strict=True))
+            positions = range(step * batch_size, (step + 1) * batch_size)
+            yield [(position, self.at(position)) for position in positions]
 
-    def at(self, positions: np.ndarray) -> np.ndarray:
-        """Return the sample indices at ``positions``, int64 [n]."""
+    def at(self, position: int) -> int:
+        """Return the sample index at a position."""
         if self.endless:
-            return positions
-        epochs = positions // self.length
-        indices = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            now = epochs == epoch
-            order = Permutation(self.length, self.seed, "order", epoch)
-            indices[now] = order.at(positions[now] % self.length)
-        return indices
+            return position
+        epoch, place = divmod(position, self.length)
+        return Permutation(self.length, self.seed, "order", epoch)[place]
 
 
 @dataclass(frozen=True)
