@@ -219,6 +219,8 @@ class StageTrainingConfig(Config):
 
     batch_size: PositiveInt | None = None
     """Pictures per optimizer step, instead of the run's."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """``muon``: Muon for the hidden matrices of the network, AdamW for the rest."""
     optim_lr: Annotated[float, Field(gt=0.0)] = 1e-3
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50

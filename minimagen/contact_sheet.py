@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN, LINE, FONT_SIZE = 4, 12, 10
+MAX_LINES = 6  # of a caption; a longer one ends in [...]
 
 
 def contact_sheet(
@@ -27,8 +28,9 @@ def contact_sheet(
     height = max([side, *(pictures[0].height for pictures in stages if pictures)])
     shapes = [pictures[0].width * height // pictures[0].height for pictures in stages if pictures]
     width = sum(shapes) + MARGIN * (len(shapes) - 1)
-    texts = [textwrap.wrap(c, max(8, width // 6))[:3] or [""] for c in captions]
-    cell_w, cell_h = width + 2 * MARGIN, height + 3 * LINE + 2 * MARGIN
+    texts = [_wrap(caption, max(8, width // 6)) for caption in captions]
+    cell_w = width + 2 * MARGIN
+    cell_h = height + max(len(lines) for lines in texts) * LINE + 2 * MARGIN
     rows = math.ceil(len(captions) / columns)
     sheet = Image.new("RGB", (min(columns, len(captions)) * cell_w, rows * cell_h), "white")
     draw = ImageDraw.Draw(sheet)
@@ -42,6 +44,10 @@ def contact_sheet(
         x = (i % columns) * cell_w + MARGIN
         draw.multiline_text((x, y + height + 1), "\n".join(lines), "black", font, spacing=1)
     return sheet
+
+
+def _wrap(caption: str, width: int) -> list[str]:
+    return textwrap.wrap(caption, width, max_lines=MAX_LINES) or [""]
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:

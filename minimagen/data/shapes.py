@@ -21,7 +21,7 @@ from minimagen.errors import UserError, did_you_mean
 
 SPLITS = ("train", "tune", "heldout")
 LEVELS = ("simple", "scenes")
-SIZES = {"large": 0.75, "small": 0.45}  # width as a fraction of the picture's side
+SIZES = {"large": 0.8, "small": 0.54}  # width as a fraction of the picture's side
 ATTRIBUTES = ("shape", "color", "size", "background", "pattern")
 
 _SHIFTS = (-1 / 64, 0.0, 1 / 64)  # of a pattern; few and small, so that bands stay crisp at 16 x 16
@@ -94,7 +94,7 @@ def draw(attributes: Mapping[str, str], rng: random.Random, size: int = 64) -> n
     """
     shift = (rng.choice(_SHIFTS), rng.choice(_SHIFTS))
     picture = background(attributes["background"], attributes["pattern"], size, shift)
-    center = (0.5 + rng.uniform(-0.06, 0.06), 0.5 + rng.uniform(-0.06, 0.06))
+    center = (0.5 + rng.uniform(-0.04, 0.04), 0.5 + rng.uniform(-0.04, 0.04))
     extent = SIZES[attributes["size"]] * rng.uniform(0.95, 1.05)
     mask = shape_mask(attributes["shape"], size, center, extent, rng.uniform(-12, 12))
     picture.paste(COLORS[attributes["color"]], mask=mask)

@@ -154,8 +154,3 @@ def heun(
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp, "heun": heun}
-
-
-def sampler_calls(name: str, num_steps: int) -> int:
-    """Return how often the sampler calls its denoiser in ``num_steps`` steps."""
-    return 2 * num_steps - 1 if name == "heun" else num_steps

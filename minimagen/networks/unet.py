@@ -149,6 +149,22 @@ class UNet(nn.Module):
         resample = Upsample(dim, dims[i - 1]) if i else nn.Identity()
         return Level(self._blocks(i, inputs, dim), resample, False)
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Return the matrices and kernels that map features to features, which Muon is for.
+
+        Not among them: stem and head, which face pixels; text and noise-level embeddings; and the
+        scales and shifts that these give to the residual blocks.
+        """
+        blocks = [*self.downs, self.mid_in, self.mid_out, *self.ups]
+        modules = [module for block in blocks for module in block.modules()]
+        modulations = {module.embed for module in modules if isinstance(module, ResBlock)}
+        weights = [
+            module.weight
+            for module in modules
+            if isinstance(module, nn.Conv2d | nn.Linear) and module not in modulations
+        ]
+        return [weight for weight in weights if isinstance(weight, nn.Parameter)]
+
     def encode_text(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> TextContext:
         """Return all that the network uses of the captions; once per sampling run is enough.
 

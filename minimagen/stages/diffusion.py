@@ -54,6 +54,10 @@ class DiffusionStage(nn.Module):
         """Return where the network is."""
         return next(self.parameters()).device
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Return the network's matrices that Muon may train."""
+        return self.unet.hidden_matrices()
+
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b].
 

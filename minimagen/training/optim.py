@@ -1,23 +1,31 @@
-"""The optimizer of a stage and its learning rate over the run."""
-
-from collections.abc import Iterable
+"""The optimizers of a stage and their learning rate over the run."""
 
 import torch
 from torch import nn
 
 from minimagen.config import StageTrainingConfig
+from minimagen.training.muon import Muon
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: StageTrainingConfig
-) -> torch.optim.AdamW:
-    """Return AdamW, fused; weight decay acts on matrices and kernels only."""
-    every = [p for p in parameters if p.requires_grad]
+def build_optimizers(stage: nn.Module, config: StageTrainingConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimizers that together train every parameter of ``stage``.
+
+    ``muon`` trains ``stage.hidden_matrices()`` with Muon and all else with AdamW, ``adamw`` all
+    with AdamW. Weight decay acts on matrices and kernels only.
+    """
+    every = [p for p in stage.parameters() if p.requires_grad]
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        hidden = stage.hidden_matrices()  # type: ignore[operator]
+        optimizers.append(Muon(hidden, config.optim_lr, weight_decay=config.weight_decay))
+        taken = {id(p) for p in hidden}
+        every = [p for p in every if id(p) not in taken]
     groups = [
         {"params": [p for p in every if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.optim_lr, betas=config.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.optim_lr, betas=config.betas, fused=True)
+    return [*optimizers, adamw]
 
 
 def learning_rate(step: int, total_steps: int, config: StageTrainingConfig) -> float:

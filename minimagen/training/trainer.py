@@ -5,7 +5,7 @@ is a function of (seed, stage, step), so its state is tensors and three numbers.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from minimagen.config import StageTrainingConfig
 from minimagen.device import autocast
 from minimagen.draws import Draws
 from minimagen.training.ema import EMA
-from minimagen.training.optim import build_optimizer, learning_rate
+from minimagen.training.optim import build_optimizers, learning_rate
 
 
 class NonFiniteLossError(Exception):
@@ -55,7 +55,7 @@ class Trainer:
         self.precision = precision
         self.step = 0
         self.best_loss = math.inf
-        self.optimizer = build_optimizer(stage.parameters(), config)
+        self.optimizers = build_optimizers(stage, config)
         self.ema = EMA(stage, config.ema_decay)
 
     @property
@@ -77,8 +77,9 @@ class Trainer:
         self.stage.train()
         draws = Draws(self.seed, self.index, self.step, len(batch))
         rate = learning_rate(self.step, self.total_steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         size = math.ceil(len(batch) / self.accum_iter)
         loss = 0.0
         for start in range(0, len(batch), size):
@@ -89,13 +90,14 @@ class Trainer:
             loss += float(part.detach())
         norm = nn.utils.clip_grad_norm_(self.stage.parameters(), self.config.max_grad_norm)
         if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
-            self.optimizer.zero_grad()
+            self.stage.zero_grad()
             raise NonFiniteLossError(
                 f"stage {self.index}, step {self.step}: the loss is {loss} (gradient norm "
                 f"{float(norm)}); try a lower --OPTIM_LR or --PRECISION fp32"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.stage.zero_grad()
         self.ema.update()
         self.step += 1
         return loss
@@ -125,10 +127,17 @@ class Trainer:
         for name, parameter in self.stage.named_parameters():
             tensors[f"model.{name}"] = parameter
         tensors |= {f"ema.{name}": average for name, average in self.ema.state().items()}
-        for name, parameter in self.stage.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
+        for name, _, state in self._optimizer_states():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
         return tensors
+
+    def _optimizer_states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
+        """Yield every parameter's name, itself, and what its optimizer remembers of it."""
+        names = {id(p): name for name, p in self.stage.named_parameters()}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    yield names[id(parameter)], parameter, optimizer.state[parameter]
 
     def state(self) -> dict[str, Any]:
         """Return all numbers that a resumed run needs; JSON."""
@@ -138,11 +147,11 @@ class Trainer:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Take over a saved state."""
-        for name, parameter in self.stage.named_parameters():
+        for name, parameter, moments in self._optimizer_states():
             parameter.copy_(tensors[f"model.{name}"])
             prefix = f"optimizer.{name}."
             # Moments must lie in memory like their parameter, or fused AdamW takes another path.
-            self.optimizer.state[parameter] = {
+            moments |= {
                 key.removeprefix(prefix): _laid_out_like(value, parameter)
                 for key, value in tensors.items()
                 if key.startswith(prefix)

@@ -2,9 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from minimagen.config import StageTrainingConfig
-from minimagen.training.optim import build_optimizer, learning_rate
+from minimagen.config import StageConfig, StageTrainingConfig
+from minimagen.stages.diffusion import DiffusionStage
+from minimagen.training.muon import Muon
+from minimagen.training.optim import build_optimizers, learning_rate
 
+SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
 CONFIG = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)
 
 
@@ -34,7 +37,8 @@ def test_in_short_runs_the_warm_up_takes_at_most_a_tenth(total):
 
 def test_weight_decay_acts_on_matrices_only():
     module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    optimizer = build_optimizer(module.parameters(), StageTrainingConfig(weight_decay=0.1))
+    config = StageTrainingConfig(optimizer="adamw", weight_decay=0.1)
+    [optimizer] = build_optimizers(module, config)
     before = [p.detach().clone() for p in module.parameters()]
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -47,5 +51,23 @@ def test_weight_decay_acts_on_matrices_only():
 def test_frozen_parameters_are_left_out():
     module = nn.Linear(2, 2)
     module.bias.requires_grad_(False)
-    groups = build_optimizer(module.parameters(), CONFIG).param_groups
-    assert [len(group["params"]) for group in groups] == [1, 0]
+    [optimizer] = build_optimizers(module, CONFIG.replace(optimizer="adamw"))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
+
+
+def test_muon_trains_the_hidden_matrices_and_adamw_every_other_parameter_once():
+    stage = DiffusionStage(1, StageConfig(unet=SHAPE), (16, 16), (8, 8), 12)
+    muon, adamw = build_optimizers(stage, CONFIG)
+    assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
+    names = {id(p): name for name, p in stage.named_parameters()}
+    by_muon, by_adamw = (
+        {names[id(p)] for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in (muon, adamw)
+    )
+    assert by_muon | by_adamw == set(names.values()) and not by_muon & by_adamw
+    assert {"unet.mid_in.res.conv_in.weight", "unet.mid_in.attention.to_q.weight"} <= by_muon
+    assert "unet.ups.0.resample.conv.weight" in by_muon
+    for part in ("unet.conv_in.", "unet.conv_out.", "unet.text", "unet.time.", "unet.aug."):
+        assert any(name.startswith(part) for name in by_adamw)
+        assert not any(name.startswith(part) for name in by_muon)
+    assert not any(".embed." in name or name.endswith("bias") for name in by_muon)

@@ -25,6 +25,9 @@ class DoubleStage(nn.Module):
         self.unet = UNet(UNetConfig(**SHAPE), 12, False).double()
         nn.init.normal_(self.unet.conv_out.weight, std=0.1)
 
+    def hidden_matrices(self):
+        return self.unet.hidden_matrices()
+
     def loss(self, batch, draws):
         x_0 = to_model_space(batch.images).double()
         t = draws.stratified("time")
@@ -41,7 +44,7 @@ def record_gradients(trainer):
     def keep(*_):
         gradients.append([p.grad.clone() for p in trainer.stage.parameters()])
 
-    trainer.optimizer.register_step_pre_hook(keep)
+    trainer.optimizers[0].register_step_pre_hook(keep)
     return gradients
 
 

@@ -1,0 +1,1 @@
+"""Speed, memory, growth and time to quality, beside diffusers; see README.md here."""

@@ -1,0 +1,212 @@
+"""Every benchmark in its quick mode, once, in this process; then what its rows say."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from benchmarks import growth, measuring, report, sample, startup, step, time_to_quality  # noqa: E402
+from benchmarks.peer_diffusers import build_unet, matching_width  # noqa: E402
+from benchmarks.peer_recipes import TRIALS  # noqa: E402
+from minimagen.evaluation.metrics import kid  # noqa: E402
+
+# diffusers turns a tensor into a numpy array in a way that numpy 2 warns about
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def quick(results: Path, *more: str) -> list[str]:
+    return ["--quick", "--results", str(results), *more]
+
+
+def test_startup_times_doors_that_load_no_torch(results: Path) -> None:
+    rows = startup.main(quick(results, "--repeats", "1"))
+    assert [row["exit_code"] for row in rows] == [0, 2]
+    assert all(0 < row["seconds"]["median"] < 60 and not row["loads_torch"] for row in rows)
+    assert startup.loads(["-c", "import fractions"], "fractions")
+    with pytest.raises(RuntimeError, match="not 0"):
+        startup.run(["train.py", "--NO_SUCH_FLAG"], 0)
+
+
+def test_a_step_is_measured_on_both_sides_and_a_later_run_adds_nothing(results: Path) -> None:
+    rows = step.main(quick(results))
+    speed = [row for row in rows if row["case"]["what"] == "speed"]
+    assert [row["case"]["side"] for row in speed] == ["ours", "diffusers"]
+    for row in speed:
+        assert row["images_per_second"] == pytest.approx(2 / row["step_seconds"]["median"])
+        assert row["flops_per_step"] > 10 * row["parameters"]
+        assert row["achieved_flops"] / row["matmul_peak_flops"] == row["share_of_peak"]
+        assert row["peak_bytes"] >= row["bytes_before"] > 10**8
+    for row in rows:
+        if row["case"]["what"] == "v_loss":
+            assert row["images"] == 4 and 0.1 < row["v_loss"] < 3
+    before = (results / "step.jsonl").read_text()
+    assert step.main(quick(results)) == rows
+    assert (results / "step.jsonl").read_text() == before
+
+
+def test_both_sides_learn_within_their_budget(results: Path) -> None:
+    (trial,) = time_to_quality.main(quick(results, "--screen", "--budgets", "1"))
+    assert trial["case"]["recipe"] == TRIALS[0].name and trial["case"]["split"] == "tune"
+    rows = time_to_quality.main(quick(results, "--stages", "2", "--budgets", "1"))
+    assert [row["case"]["side"] for row in rows] == ["ours", "diffusers"]
+    for row in rows:
+        assert row["seconds"] >= 0.9 and len(row["images"]) == len(row["parameters"]) == 2
+        assert min(row["images"]) > 0 and 0 <= row["all_right"] <= row["interval"][1] <= 1
+        assert row["accuracy"]["all"] == row["all_right"]
+
+
+def test_sampling_counts_every_call(results: Path, tmp_path: Path) -> None:
+    from minimagen import Imagen, ShapesDataset, TrainingConfig, train
+
+    imagen = Imagen.from_parameters(ROOT / "parameters" / "testing")
+    data = ShapesDataset(size=32, epoch_size=8)
+    config = TrainingConfig(steps=1, batch_size=2)
+    train(imagen, data, config, output=tmp_path / "trained")
+    rows = sample.main(quick(results, "-d", str(tmp_path / "trained"), "--stage", "1"))
+    assert {row["case"]["sampling"]["sampler"] for row in rows} == {"ddpm", "ddim", "dpm++", "heun"}
+    first = imagen.config.stages[0].sampling
+    assert first.sampler == "dpm++" and first.guidance_scale != 1.0
+    for row in rows:
+        own = row["case"]["sampling"]
+        twice = own["sampler"] == "heun"  # in every step but the last
+        calls = 2 * own["timesteps"] - 1 if twice else own["timesteps"]
+        assert row["calls_by_stage"] == [2 * first.timesteps, calls]
+        assert len(row["right"]) == 20
+        assert row["right"].count("1") / 20 == row["all_right"] == row["accuracy"]["all"]
+        assert row["kid"] > 0
+
+
+def test_growth_measures_what_it_names(results: Path) -> None:
+    rows = growth.main(quick(results))
+    by = {name: [r for r in rows if r["case"]["against"] == name] for name in growth.SIZES}
+    assert [row["x"] for row in by["pixels"]] == [16**2, 32**2]
+    small, large = by["parameters"]
+    assert large["parameters"] > 3 * small["parameters"] == 3 * small["x"]
+    assert [len(row["spread"]) for row in by["stages"]] == [1, 2]
+    assert all(row["step_seconds"] > 0 for row in rows)
+
+
+def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    report.main(["--results", str(results), "--output", str(page)])
+    text = page.read_text()
+    assert "Not run yet" not in text
+    for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |"):
+        assert wanted in text, wanted
+    assert f"{len(TRIALS)} trials, 1 of them run" in text
+
+
+def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: str = "a") -> dict:
+    case = dict(side=side, seed=seed, budget=budget, stages=1, split="tune", purpose="confirm")
+    case["settings"] = settings
+    facts = {"machine": {"name": "m", "versions": {}}, "date": "2026-01-01"}
+    return {"case": case, "seconds": budget - 1, "all_right": right} | facts
+
+
+def test_time_to_quality_is_the_smallest_budget_that_reaches_it() -> None:
+    rows = [row_of(0, 60, 0.6), row_of(0, 90, 0.85), row_of(0, 120, 0.9), row_of(1, 60, 0.4)]
+    assert report.times_to(rows, 0.8) == {0: 90, 1: None}
+    late = row_of(2, 60, 0.9) | {"seconds": 75.0}  # overran its budget: what it took counts
+    assert report.times_to([late], 0.8) == {2: 75.0}
+
+
+def test_the_report_forgets_older_settings_and_older_rows() -> None:
+    old, new = row_of(0, 60, 0.9, settings="old"), row_of(0, 60, 0.5, settings="new")
+    peer = row_of(0, 60, 0.1, side="diffusers")
+    assert report.current([old, peer, new]) == [peer, new]
+    assert report.newest([old, new, old | {"all_right": 0.7}])[0]["all_right"] == 0.7
+
+
+def test_differences_are_paired_by_caption() -> None:
+    same = {"right": "1100" * 100}
+    assert report.difference(same, same) == "+0.0 (+0.0 to +0.0)"
+    assert report.difference({"right": "0100" * 100}, same).startswith("-25.0 (-29.")
+
+
+def test_the_peer_has_as_many_parameters() -> None:
+    import torch
+
+    for low_res in (False, True):
+        width = matching_width(16, low_res, 128, 4_000_000, TRIALS[0])
+        with torch.device("meta"):
+            unet = build_unet(16, low_res, 128, width, TRIALS[0])
+        assert sum(p.numel() for p in unet.parameters()) == pytest.approx(4e6, rel=0.1)
+
+
+def test_kid_tells_distributions_apart() -> None:
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 400, 16, generator=random)
+    assert abs(kid(a, b)) < 0.02 < kid(a, b + 0.5)
+
+
+def test_the_fitted_exponent_is_the_true_one() -> None:
+    assert measuring.growth_exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_a_row_is_found_again_on_its_own_machine_only(tmp_path: Path) -> None:
+    row = measuring.append("x", {"size": (1, 2)}, {"seconds": 1.5}, tmp_path)
+    assert measuring.find(measuring.read_rows("x", tmp_path), {"size": [1, 2]}) == row
+    assert {"python", "torch", "diffusers"} <= row["machine"]["versions"].keys() and row["date"]
+    elsewhere = json.loads(json.dumps(row)) | {"machine": {"name": "another", "versions": {}}}
+    assert measuring.find([elsewhere], {"size": [1, 2]}) is None
+
+
+def test_a_case_has_its_own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "side.py").write_text(
+        "import json, os, sys\n"
+        "case = json.loads(sys.argv[sys.argv.index('--case') + 1])\n"
+        "print('a line of the log')\n"
+        "print(json.dumps({'pid': os.getpid(), 'twice': 2 * case['n']}))\n"
+        "sys.exit(case['n'] == 0)\n"
+    )
+    monkeypatch.setattr(measuring, "ROOT", tmp_path)
+    row = measuring.in_own_process("side", {"n": 4})
+    assert row["twice"] == 8 and row["pid"] != os.getpid()
+    with pytest.raises(RuntimeError, match="side failed"):
+        measuring.in_own_process("side", {"n": 0})
+
+
+def test_the_peer_is_confirmed_with_the_best_of_its_trials() -> None:
+    trials = [row_of(0, 90, right, "diffusers") for right in (0.2, 0.6, 0.4)]
+    for row, recipe in zip(trials, TRIALS, strict=False):
+        row["case"] |= {"purpose": "trial", "recipe": recipe.name}
+    assert time_to_quality.tuned_recipe(trials, stages=1) == TRIALS[1]
+    assert time_to_quality.tuned_recipe(trials, stages=2) == TRIALS[1]
+    assert time_to_quality.tuned_recipe([], stages=1) == TRIALS[0]
+
+
+def test_diffusers_as_shipped_has_ten_times_our_time(tmp_path: Path) -> None:
+    for seed, budget in ((0, 100), (1, 140)):
+        row = row_of(seed, budget, 0.85)
+        measuring.append("time_to_quality", row.pop("case"), row, tmp_path)
+    asked = argparse.Namespace(
+        quick=False, results=tmp_path, stages=1, split="tune", count=500, budgets=[60]
+    )
+    asked.parameters = Path("parameters/testing")
+    (case,) = time_to_quality.as_shipped(asked)
+    assert case["budget"] == 1200 and case["settings"]["sampling_steps"] == 1000
+    asked.split = "heldout"
+    with pytest.raises(SystemExit, match="run those first"):
+        next(time_to_quality.as_shipped(asked))
