@@ -277,7 +277,15 @@ class DataConfig(Config):
     """What a cascade trains on."""
 
     dataset: str = "shapes"
-    """``shapes``, ``shapes:scenes``, or a folder of captioned pictures."""
+    """``shapes``, ``shapes:scenes``, or what ``load_dataset`` takes."""
+    caption_column: str = "text"
+    """Where the captions are, in data with columns."""
+    crop: Literal["centre", "random"] = "centre"
+    """Of training pictures whose aspect ratio is not that of the last stage."""
+    flip: bool = False
+    """Mirror every second training picture; captions that say left and right then lie."""
+    streaming: bool = False
+    """Read parquet files and the hub while training instead of before."""
     epoch_size: PositiveInt = 8192
     """Pictures that count as one epoch of the endless embedded data."""
     train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9

@@ -1,6 +1,7 @@
 """What many tests share: a text encoder without weights, tiny networks that do something."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,14 @@ class HashTextEncoder:
 
     def _word(self, word: str) -> Tensor:
         return torch.randn(self.embed_dim, generator=generator("word", word))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test writes to the user's cache folder, nor finds what another one left there."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MINIMAGEN_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

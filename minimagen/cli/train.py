@@ -36,7 +36,11 @@ FLAGS = (
     Flag("VALID_NUM", "vn", positive_int, "validation images [512]"),
     Flag("RESTART_DIRECTORY", "rd", Path, "training directory to resume from"),
     Flag("TESTING", "test", None, "everything once, in under a minute; tiny cascade by default"),
-    Flag("DATASET", "ds", str, "shapes, shapes:scenes, or a folder of captioned pictures"),
+    Flag("DATASET", "ds", str, "shapes, shapes:scenes, a folder, a file, a hub id: docs/data.md"),
+    Flag("STREAMING", "sr", None, "read parquet files and the hub while training, not before"),
+    Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
+    Flag("CROP", "cr", str, "of pictures with another aspect ratio [centre]", ("centre", "random")),
+    Flag("FLIP", "fl", None, "mirror every second picture; captions must not say left or right"),
     Flag("STEPS", "st", positive_int, "optimizer steps of every stage"),
     Flag("MINUTES", "m", positive, "time for all stages; the first steps are timed"),
     Flag("STAGES", "sg", integers, "which stages to train, such as 0 or 0,1 [all]"),
@@ -65,6 +69,10 @@ TARGETS: dict[str, KeyPath] = {
     "CHCKPT_NUM": ("training", "chckpt_num"),
     "VALID_NUM": ("data", "valid_num"),
     "DATASET": ("data", "dataset"),
+    "CAPTION_COLUMN": ("data", "caption_column"),
+    "CROP": ("data", "crop"),
+    "FLIP": ("data", "flip"),
+    "STREAMING": ("data", "streaming"),
     "SEED": ("training", "seed"),
     "PRECISION": ("training", "precision"),
 }
@@ -86,7 +94,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         _shorten(settings)
     _one_training_entry_per_stage(settings)
     for name, target in TARGETS.items():
-        if (value := getattr(arguments, name)) is not None:
+        value = getattr(arguments, name)
+        if value is not None and value is not False:  # a switch that is not given is False
             settings.set(target, value, f"--{name}")
     if arguments.BATCH_SIZE is not None:
         settings.set(("training", "stages", "*", "batch_size"), None, "--BATCH_SIZE")
@@ -133,7 +142,8 @@ def _restarted(arguments: argparse.Namespace) -> Settings:
     saved = settings.parameters()
     for name, target in TARGETS.items():
         value = getattr(arguments, name)
-        if value is None or name in ON_RESUME or _saved(saved, target, value):
+        given = value is not None and value is not False
+        if not given or name in ON_RESUME or _saved(saved, target, value):
             continue
         raise UserError(
             f"--{name} {value} differs from {directory}; a resumed run may change only "
@@ -192,6 +202,10 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
         parameters.imagen.image_sizes[-1],
         seed=data.seed,
         epoch_size=data.epoch_size,
+        caption_column=data.caption_column,
+        crop=data.crop,
+        flip=data.flip,
+        streaming=data.streaming,
     )
     encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
     encoder.load()  # a missing one is told before anything is written

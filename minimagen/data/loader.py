@@ -1,23 +1,46 @@
 """Which samples make up which step: a function of (seed, step), so a run can start anywhere."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minimagen.batch import Batch
-from minimagen.data.sample import CaptionedDataset, Sample
-from minimagen.draws import generator
+from minimagen.data.bad_samples import BadSamples
+from minimagen.data.permutation import Permutation
+from minimagen.data.sample import BadSampleError, CaptionedDataset, Sample, draw
+from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.draws import derive_seed
+from minimagen.errors import UserError
 from minimagen.text.encoding import TextEncoding
 
 ENCODED_AT_ONCE = 512  # captions; T5 wants company, a training batch may be small
+TRIES = 100  # bad samples in a row after which nobody looks for a good one
 
-Collated = tuple[Tensor, list[str]]  # uint8 [b 3 h w], captions
+log = logging.getLogger(__name__)
+
+
+class Collated(NamedTuple):
+    """Samples that make up a batch, and what came up while they were read."""
+
+    images: Tensor  # uint8 [b 3 h w]
+    captions: list[str]
+    bad: list[str] = []
+    enlarged: int = 0
+
+
+class Loaded(NamedTuple):
+    """A good sample, if one was found, and why those tried before it were not."""
+
+    sample: Sample | None
+    bad: list[str]
 
 
 @dataclass(frozen=True)
@@ -31,28 +54,67 @@ class Order:
     seed: int
     endless: bool = False
 
-    def batches(self, batch_size: int, start: int, stop: int) -> Iterator[list[int]]:
-        """Yield the sample indices of the steps ``start ... stop - 1``."""
-        epoch, order = -1, torch.empty(0)
+    def batches(self, batch_size: int, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield (position, sample index) of every row of the steps ``start ... stop - 1``."""
         for step in range(start, stop):
-            indices = []
-            for position in range(step * batch_size, (step + 1) * batch_size):
-                if not self.endless and position // self.length != epoch:
-                    epoch = position // self.length
-                    random = generator(self.seed, "order", epoch)
-                    order = torch.randperm(self.length, generator=random)
-                indices.append(position if self.endless else int(order[position % self.length]))
-            yield indices
+            positions = range(step * batch_size, (step + 1) * batch_size)
+            yield [(position, self.at(position)) for position in positions]
+
+    def at(self, position: int) -> int:
+        """Return the sample index at a position."""
+        if self.endless:
+            return position
+        epoch, place = divmod(position, self.length)
+        return Permutation(self.length, self.seed, "order", epoch)[place]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A data set as training sees it: by (position, index), bad samples replaced.
+
+    What a sample leaves open (caption, crop, flip) depends on the seed and on the position in the
+    run, so that it differs between epochs and is the same after a resume.
+    """
+
+    dataset: CaptionedDataset
+    seed: int
+
+    def __getitem__(self, key: tuple[int, int]) -> Loaded:
+        """Return the sample at an index, or the next good one after it."""
+        position, index = key
+        bad: list[str] = []
+        while len(bad) < TRIES:
+            rng = Random(f"{self.seed} sample {position} {len(bad)}")
+            try:
+                return Loaded(draw(self.dataset, index, rng), bad)
+            except BadSampleError as error:
+                bad.append(str(error))
+            index = (index + 1) % len(self.dataset)
+        return Loaded(None, bad)
 
 
 def collate(samples: Sequence[Sample]) -> Collated:
     """Stack samples: uint8 [b 3 h w] and the captions."""
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    return images.permute(0, 3, 1, 2).contiguous(), [sample.caption for sample in samples]
+    captions = [sample.caption for sample in samples]
+    enlarged = sum(sample.enlarged for sample in samples)
+    return Collated(images.permute(0, 3, 1, 2).contiguous(), captions, [], enlarged)
+
+
+def collate_loaded(loaded: Sequence[Loaded]) -> Collated:
+    """Stack samples, and gather what was bad; no samples at all where one was not found.
+
+    An exception would reach the main process as a traceback in its message.
+    """
+    bad = [reason for each in loaded for reason in each.bad]
+    samples = [each.sample for each in loaded if each.sample is not None]
+    if len(samples) < len(loaded):
+        return Collated(torch.empty(0), [], bad)
+    return collate(samples)._replace(bad=bad)
 
 
 def training_batches(
-    dataset: CaptionedDataset,
+    dataset: TrainingData,
     encode: Callable[[Sequence[str]], TextEncoding],
     batch_size: int,
     seed: int,
@@ -60,21 +122,114 @@ def training_batches(
     stop: int,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
-    """Yield the global batches of the steps ``start ... stop - 1``."""
-    order = Order(len(dataset), seed, getattr(dataset, "endless", False))
+    """Yield the global batches of the steps ``start ... stop - 1``.
+
+    Raises:
+        UserError: more than 5 % of the samples are bad.
+    """
+    options: dict[str, Any]
+    if isinstance(dataset, PictureStream):
+        source: Any = Streamed(dataset, derive_seed(seed, "stream", start * batch_size))
+        options = {"batch_size": batch_size}
+    else:
+        source = Drawn(dataset, seed)
+        order = Order(len(dataset), seed, getattr(dataset, "endless", False))
+        options = {"batch_sampler": order.batches(batch_size, start, stop)}
     loader: DataLoader[Any] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=order.batches(batch_size, start, stop),
+        source,
+        **options,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate_loaded,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
-    batches = iter(loader)
+    batches, watch = itertools.islice(_in_one_line(loader), stop - start), Watch()
     while window := list(itertools.islice(batches, max(1, ENCODED_AT_ONCE // batch_size))):
-        encode([caption for _, captions in window for caption in captions])
-        for images, captions in window:
-            text = encode(captions)  # remembered from the line above
-            yield Batch(images, text.embeds, text.mask)
+        watch.add(window)
+        encode([caption for batch in window for caption in batch.captions])
+        for batch in window:
+            text = encode(batch.captions)  # remembered from the line above
+            yield Batch(batch.images, text.embeds, text.mask)
+
+
+def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:
+    """Take the traceback out of the message of a worker's UserError."""
+    try:
+        yield from loader
+    except UserError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(last.removeprefix("minimagen.errors.UserError: ")) from None
+
+
+class Streamed(IterableDataset):
+    """A stream as training sees it: endless, bad samples replaced by the next good one."""
+
+    def __init__(self, stream: PictureStream, seed: int) -> None:
+        self.stream, self.seed = stream, seed
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """Read this worker's share."""
+        worker = get_worker_info()
+        reader, readers = (worker.id, worker.num_workers) if worker else (0, 1)
+        bad: list[str] = []
+        for sample in self.stream.samples(self.seed, reader, readers):
+            if isinstance(sample, Sample):
+                yield Loaded(sample, bad)
+                bad = []
+            elif len(bad) < TRIES:
+                bad.append(str(sample))
+            else:
+                yield Loaded(None, bad)
+
+
+class Watch:
+    """Says what is wrong with the data as it comes up."""
+
+    def __init__(self) -> None:
+        self._bad = BadSamples()
+        self._told = False
+
+    def add(self, batches: Sequence[Collated]) -> None:
+        """Look at some batches.
+
+        Raises:
+            UserError: more than 5 % of all samples so far are bad, or very many in a row.
+        """
+        good = sum(len(batch.captions) for batch in batches)
+        bad = [reason for batch in batches for reason in batch.bad]
+        self._bad.add(bad, good + len(bad))
+        if not all(batch.captions for batch in batches):
+            raise UserError(f"{TRIES} bad pictures in a row; the first of all: {bad[0]}")
+        enlarged = sum(batch.enlarged for batch in batches)
+        if enlarged and not self._told:
+            height, width = batches[0].images.shape[-2:]
+            log.warning(
+                "%d of the first %d pictures are smaller than %d x %d and were enlarged: "
+                "super-resolution learns their blur; a smaller --IMG_SIDE_LEN avoids it",
+                enlarged, good, height, width,
+            )  # fmt: skip
+            self._told = True
+
+
+def good_samples(dataset: CaptionedDataset, count: int) -> Iterator[Sample]:
+    """Yield the first ``count`` samples that are good, or all, where there are fewer.
+
+    Raises:
+        UserError: more than 5 % of them are bad.
+    """
+    bad, found = BadSamples(), 0
+    for index in range(len(dataset)):
+        if found == count:
+            return
+        try:
+            sample = dataset[index]
+        except BadSampleError as error:
+            bad.add([str(error)], 1)
+            continue
+        bad.add([], 1)
+        found += 1
+        yield sample
+    if not found:
+        raise UserError(f"all of the {bad.bad} pictures are bad; python -m minimagen data check")
 
 
 def validation_batches(
@@ -83,11 +238,11 @@ def validation_batches(
     batch_size: int,
     count: int,
 ) -> list[Batch]:
-    """Return the first ``count`` samples (or all, where there are fewer) as batches."""
+    """Return the first ``count`` good samples (or all, where there are fewer) as batches."""
     batches = []
-    indices = iter(range(min(count, len(dataset))))
-    while rows := list(itertools.islice(indices, batch_size)):
-        images, captions = collate([dataset[i] for i in rows])
-        text = encode(captions)
-        batches.append(Batch(images, text.embeds, text.mask))
+    samples = good_samples(dataset, count)
+    while rows := list(itertools.islice(samples, batch_size)):
+        collated = collate(rows)
+        text = encode(collated.captions)
+        batches.append(Batch(collated.images, text.embeds, text.mask))
     return batches

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Protocol
 
 import numpy as np
@@ -16,21 +17,45 @@ class Sample:
         caption: what the picture shows, in words.
         attributes: the truth about the picture by name, empty where nobody knows it.
         name: the file's name, or the index in a drawn data set; used in messages.
+        enlarged: the source was smaller than the picture.
     """
 
     image: np.ndarray
     caption: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
+    enlarged: bool = False
+
+
+class BadSampleError(Exception):
+    """A sample that cannot be used; the message names it and says why."""
 
 
 class CaptionedDataset(Protocol):
-    """Captioned pictures by index; the same index always gives the same sample."""
+    """Captioned pictures by index; the same index always gives the same sample.
+
+    A data set that leaves a choice (several captions, where to crop) may also have
+    ``draw(index, rng)``, which makes the choice with ``rng``: training uses it.
+    """
 
     def __len__(self) -> int:
         """Return the number of samples in one epoch."""
         ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one sample."""
+        """Return one sample.
+
+        Raises:
+            BadSampleError: it cannot be used; training takes another one and counts it.
+        """
         ...
+
+
+def draw(dataset: CaptionedDataset, index: int, rng: Random) -> Sample:
+    """Return a sample as training sees it, with what the data leaves open drawn with ``rng``.
+
+    Raises:
+        BadSampleError: it cannot be used.
+    """
+    own = getattr(dataset, "draw", None)
+    return dataset[index] if own is None else own(index, rng)

@@ -1,14 +1,18 @@
-"""One argument, `--DATASET`, to captioned pictures, and their training and validation parts."""
+"""One argument, `--DATASET`, to captioned pictures."""
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-from minimagen.data.folder import FolderDataset, load_folder
-from minimagen.data.sample import CaptionedDataset, Sample
+from minimagen.data.metadata import parquet_columns
 from minimagen.data.shapes import ShapesDataset
-from minimagen.errors import UserError
+from minimagen.data.stream import TrainingData
+from minimagen.data.transforms import CROPS, Framing
+from minimagen.errors import UserError, did_you_mean
+from minimagen.storage.cache import cache_folder
+
+TAR = (".tar", ".tar.gz")
+SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by datasets' save_to_disk
 
 
 def load_dataset(
@@ -18,16 +22,24 @@ def load_dataset(
     level: str = "simple",
     seed: int = 0,
     epoch_size: int = 20_000,
-) -> CaptionedDataset:
-    """Open the data to train on.
+    caption_column: str = "text",
+    crop: str = "centre",
+    flip: bool = False,
+    streaming: bool = False,
+) -> TrainingData:
+    """Open the data to train on; docs/data.md has the table of what it may be.
 
     Args:
-        name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), or a
-            folder, see `load_folder`. A folder called shapes is "./shapes".
+        name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), a folder,
+            a file, or the name of a data set of the hub. A folder called shapes is "./shapes".
         size: (height, width) of the pictures in pixels; the embedded data is square.
         level: of the embedded data, where the name does not say it.
         seed: of the embedded data.
         epoch_size: of the embedded data, pictures per epoch.
+        caption_column: where the captions are, in data with columns.
+        crop: of pictures of another aspect ratio in training, "centre" or "random".
+        flip: mirror every second picture in training.
+        streaming: read parquet and the hub while training instead of before.
 
     Raises:
         UserError: there is no such data, or it is not usable.
@@ -37,67 +49,64 @@ def load_dataset(
         if size[0] != size[1]:
             raise UserError(f"shapes are square: {size[0]} x {size[1]} needs a folder of your own")
         return ShapesDataset("train", named_level or level, size[0], seed, epoch_size)
-    if not Path(name_or_path).is_dir():
+    if crop not in CROPS:
         raise UserError(
-            f"no data set {str(name_or_path)!r}: give shapes, shapes:scenes, or a folder with "
-            "pictures and captions"
+            f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
         )
-    return load_folder(name_or_path, size)
+    path, framing = Path(name_or_path), Framing(size, crop, flip)
+    if path.exists():
+        return _load_path(path, framing, caption_column, streaming)
+    name = str(name_or_path)
+    if name.startswith("pipe:") or name.endswith(TAR):
+        from minimagen.data.shards import load_shards
+
+        return load_shards([name], framing, caption_column)
+    hint = did_you_mean(name, ("shapes", "shapes:scenes"))
+    from minimagen.data.hub import HUB_ID, load_hub
+
+    if not hint and HUB_ID.fullmatch(name):
+        return load_hub(name, framing, caption_column, streaming)
+    raise UserError(
+        f"no data set {name!r}: give shapes, shapes:scenes, a folder with pictures and captions, "
+        f"or the name of a data set on the hub (owner/name){hint}"
+    )
 
 
-@dataclass(frozen=True)
-class Subset:
-    """Some rows of a data set."""
+def _load_path(path: Path, framing: Framing, caption_column: str, streaming: bool) -> TrainingData:
+    """Open a file or a folder by what is in it."""
+    from minimagen.data.download import download
+    from minimagen.data.folder import find_metadata, load_folder
+    from minimagen.data.hub import load_parquet, load_saved
+    from minimagen.data.shards import load_shards
+    from minimagen.data.url_table import fingerprint, is_url_table
 
-    dataset: CaptionedDataset
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return one row."""
-        return self.dataset[self.indices[index]]
-
-
-def split_train_valid(
-    dataset: CaptionedDataset, fraction: float = 0.9, seed: int = 0
-) -> tuple[CaptionedDataset, CaptionedDataset]:
-    """Return the training and the validation part of a data set.
-
-    The embedded data validates on its `tune` split and a folder with its own validation set on
-    that; anything else is divided at random, all captions of a picture on the same side.
-
-    Args:
-        dataset: from `load_dataset`, or your own.
-        fraction: the training share, in (0, 1), where the data has no split of its own.
-        seed: of the random division.
-
-    Raises:
-        UserError: the fraction is out of range, or there are fewer than two pictures.
-    """
-    if isinstance(dataset, ShapesDataset):
-        tune = ShapesDataset("tune", dataset.level, dataset.size, dataset.seed, dataset.epoch_size)
-        return dataset, tune
-    if isinstance(dataset, FolderDataset) and dataset.validation is not None:
-        return dataset, dataset.validation
-    pictures = _pictures_of_rows(dataset)
-    order = list(dict.fromkeys(pictures))
-    if not 0 < fraction < 1 or len(order) < 2:
-        raise UserError(
-            f"cannot divide {len(order)} pictures with a training share of {fraction}: give at "
-            "least 2 pictures and a share between 0 and 1, such as 0.9"
-        )
-    random.Random(seed).shuffle(order)
-    kept = set(order[: min(max(round(fraction * len(order)), 1), len(order) - 1)])
-    train = [row for row, picture in enumerate(pictures) if picture in kept]
-    valid = [row for row, picture in enumerate(pictures) if picture not in kept]
-    return Subset(dataset, train), Subset(dataset, valid)
+    if path.name.endswith(TAR):
+        return load_shards([str(path)], framing, caption_column)
+    if path.is_file():
+        if is_url_table(path):
+            out = cache_folder("downloads") / fingerprint(path)
+            shards = download(path, out, caption_column).shards
+            return load_shards(shards, framing)
+        if path.suffix.lower() == ".parquet" and "file_name" not in parquet_columns(path):
+            return load_parquet(path, framing, caption_column, streaming)
+        return load_folder(path, framing, caption_column)
+    if any((path / name).is_file() for name in SAVED):
+        return load_saved(path, framing, caption_column)
+    if find_metadata(path) is None and any(_parquet_files(path)):
+        return load_parquet(path, framing, caption_column, streaming)
+    for training, validation in ((path / "train", path / "validation"), (path, None)):
+        if shards := _tars(training):
+            held_out = _tars(validation) if validation else []
+            return load_shards(shards, framing, caption_column, held_out)
+    return load_folder(path, framing, caption_column)
 
 
-def _pictures_of_rows(dataset: CaptionedDataset) -> list[Path] | list[int]:
-    """Return what tells which rows show the same picture."""
-    if isinstance(dataset, FolderDataset):
-        return [row.file for row in dataset.rows]
-    return list(range(len(dataset)))
+def _tars(path: Path) -> list[str]:
+    """Return a folder's tar shards."""
+    return sorted(str(file) for file in path.glob("*.tar*") if file.name.endswith(TAR))
+
+
+def _parquet_files(path: Path) -> Iterator[Path]:
+    """Find parquet files that are not metadata, in the folder or one below."""
+    files = itertools.chain(path.glob("*.parquet"), path.glob("*/*.parquet"))
+    return (file for file in files if file.name != "metadata.parquet")

@@ -1,25 +1,57 @@
 """From any picture file to uint8 RGB of the wanted size."""
 
+import io
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from minimagen.data.sample import BadSampleError
+
+# Named, because Pillow's others include some that start programs (EPS) or fetch files.
+Image.init()
+WANTED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS: list[str] = [name for name in WANTED if name in Image.OPEN]
+# What Pillow's decoders raise on damaged files, found by damaging files at random, 230,000 times.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError),
+    *(RuntimeError, TypeError, OverflowError, KeyError),
+)
+CROPS = ("centre", "random")
 
 
-class BadPictureError(Exception):
+class BadPictureError(BadSampleError):
     """A file that cannot be read as a picture; the message says why."""
 
 
-def load_rgb(path: Path) -> Image.Image:
+def open_picture(source: Path | bytes) -> Image.Image:
+    """Open a picture without decoding it.
+
+    Raises:
+        DAMAGE, Image.DecompressionBombError: it is no picture, damaged, or too large.
+    """
+    picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, "r", FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and picture.width * picture.height > limit:
+        raise ValueError(f"{picture.width} x {picture.height} is more than {limit} pixels")
+    return picture
+
+
+def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) -> Image.Image:
     """Read a picture of any common kind, upright, as 8-bit RGB.
 
     EXIF orientation is applied, transparency is composited over white, 16-bit greys are scaled,
     palettes, greys and CMYK are converted, and of an animation the first frame is taken.
 
     Args:
-        path: an existing file.
+        source: an existing file, or its content.
+        name: what messages call it; the file's path by default.
+        at_least: a side in pixels that is enough; large JPEGs are then decoded at a reduced size
+            not below it, which is several times faster.
 
     Returns:
         A picture in mode "RGB".
@@ -27,14 +59,18 @@ def load_rgb(path: Path) -> Image.Image:
     Raises:
         BadPictureError: the file is no picture, is truncated, or is a decompression bomb.
     """
+    name = name or ("the picture" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(path) as picture:
+        with open_picture(source) as picture:
+            if at_least is not None:
+                picture.draft(None, (at_least, at_least))
             picture.load()
             return _to_rgb(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise BadPictureError(f"{path}: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise BadPictureError(f"{path}: {error}") from error
+    except UnidentifiedImageError:
+        kinds = ", ".join(FORMATS)
+        raise BadPictureError(f"{name}: not a picture ({kinds} are read)") from None
+    except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadPictureError(f"{name}: {error}") from error
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -52,12 +88,15 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def centre_crop_resize(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Crop the middle to the wanted aspect ratio and resize it, bicubic and antialiased.
+def crop_resize(
+    picture: Image.Image, size: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
+) -> np.ndarray:
+    """Cut out the largest box of the wanted aspect ratio and resize it, bicubic, antialiased.
 
     Args:
         picture: mode "RGB".
         size: (height, width) in pixels.
+        place: of the box, (down, right) from 0 to 1; (0.5, 0.5) is the middle.
 
     Returns:
         uint8 [height, width, 3].
@@ -66,6 +105,43 @@ def centre_crop_resize(picture: Image.Image, size: tuple[int, int]) -> np.ndarra
     if (picture.height, picture.width) == size:
         return np.array(picture)
     scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
+    top = place[0] * (picture.height - scale * height)
+    left = place[1] * (picture.width - scale * width)
     box = (left, top, left + scale * width, top + scale * height)
     return np.array(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a picture becomes a sample's pixels.
+
+    Attributes:
+        size: (height, width) in pixels.
+        crop: "centre", or "random" in training.
+        flip: mirror every second picture in training; captions that say left and right then lie.
+    """
+
+    size: tuple[int, int] = (64, 64)
+    crop: str = "centre"
+    flip: bool = False
+
+    def place(self, rng: Random | None) -> tuple[float, float]:
+        """Return where to crop: the middle without ``rng``."""
+        if rng is None or self.crop == "centre":
+            return 0.5, 0.5
+        return rng.random(), rng.random()
+
+    def is_fixed(self, picture: Image.Image) -> bool:
+        """Tell whether every crop of this picture is the same."""
+        height, width = self.size
+        return self.crop == "centre" or picture.width * height == picture.height * width
+
+    def enlarges(self, picture: Image.Image) -> bool:
+        """Tell whether the picture is smaller than the samples."""
+        return picture.height < self.size[0] or picture.width < self.size[1]
+
+    def flipped(self, image: np.ndarray, rng: Random | None) -> np.ndarray:
+        """Return the image, mirrored or not."""
+        if rng is None or not self.flip or rng.random() < 0.5:
+            return image
+        return image[:, ::-1]

@@ -12,9 +12,10 @@ from minimagen.batch import Batch
 from minimagen.config import DataConfig, TrainingConfig
 from minimagen.contact_sheet import contact_sheet, save_sheet
 from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import training_batches, validation_batches
+from minimagen.data.loader import good_samples, training_batches, validation_batches
 from minimagen.data.sample import CaptionedDataset
-from minimagen.data.sources import split_train_valid
+from minimagen.data.split import split_train_valid
+from minimagen.data.stream import PROMISE, PictureStream, TrainingData
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -34,12 +35,13 @@ from minimagen.training.trainer import NonFiniteLossError, Trainer
 TIMED_STEPS = 10  # of each stage, to turn minutes into steps
 OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
 VALIDATED_AT_ONCE = 32
+ON_SHEET = 16  # captions of the validation set that are painted, where none are given
 METRICS_EVERY = 50  # steps between lines of metrics.jsonl
 
 
 def train(
     imagen: Imagen,
-    dataset: CaptionedDataset,
+    dataset: TrainingData,
     config: TrainingConfig,
     *,
     data: DataConfig | None = None,
@@ -72,8 +74,10 @@ def train(
     config = _one_setting_per_stage(config, len(imagen.stages))
     imagen.to(resolve_device(device))
     encode = EmbeddingCache(imagen.text_encoder)
-    training, validation = split_train_valid(dataset, data.train_valid_frac, data.seed)
-    _check_size(training, imagen)
+    training, validation = split_train_valid(
+        dataset, data.train_valid_frac, data.seed, data.valid_num
+    )
+    _check_size(validation, imagen)
     steps = _steps(imagen, training, config, encode)
     config = config.replace(steps=steps, epochs=None, minutes=None)
     if resume:
@@ -82,9 +86,11 @@ def train(
     tracker = Tracker(directory.progress, directory.metrics)
     write_parameters(directory.parameters, Parameters(imagen.config, config, data))
     valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
-    captions = config.sample_captions or [validation[i].caption for i in range(_sheet(validation))]
+    captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
     _announce(tracker, directory, resume, imagen)
+    if isinstance(training, PictureStream):
+        tracker.say(PROMISE)
     with StopSignals() as signals:
         run = _Run(imagen, directory, resume, config, tracker, captions, valid, signals)
         for i in range(len(imagen.stages)):
@@ -109,7 +115,7 @@ class _Run:
     valid: Sequence[Batch]
     signals: StopSignals
 
-    def train_stage(self, i: int, dataset: CaptionedDataset, encode: EmbeddingCache) -> None:
+    def train_stage(self, i: int, dataset: TrainingData, encode: EmbeddingCache) -> None:
         """Train stage ``i`` from its newest checkpoint, or from its start, to its end."""
         trainer = _trainer(self.imagen, self.config, i)
         self._restore(trainer)
@@ -281,7 +287,7 @@ def _one_setting_per_stage(config: TrainingConfig, count: int) -> TrainingConfig
 
 
 def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
-    height, width = dataset[0].image.shape[:2]
+    height, width = next(good_samples(dataset, 1)).image.shape[:2]
     if (height, width) != imagen.config.image_sizes[-1]:
         raise UserError(
             f"the pictures are {height} x {width}, the last stage paints "
@@ -289,12 +295,8 @@ def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
         )
 
 
-def _sheet(validation: CaptionedDataset) -> int:
-    return min(16, len(validation))
-
-
 def _steps(
-    imagen: Imagen, dataset: CaptionedDataset, config: TrainingConfig, encode: EmbeddingCache
+    imagen: Imagen, dataset: TrainingData, config: TrainingConfig, encode: EmbeddingCache
 ) -> tuple[int, ...]:
     """Return every stage's number of optimizer steps."""
     count = len(imagen.stages)
@@ -319,7 +321,7 @@ def _steps(
 
 def _seconds_per_step(
     imagen: Imagen,
-    dataset: CaptionedDataset,
+    dataset: TrainingData,
     config: TrainingConfig,
     encode: EmbeddingCache,
     i: int,

@@ -1,0 +1,67 @@
+"""The training and the validation part of a data set."""
+
+from dataclasses import dataclass
+from random import Random
+
+from minimagen.data.permutation import Permutation
+from minimagen.data.pictures import PictureDataset
+from minimagen.data.sample import CaptionedDataset, Sample, draw
+from minimagen.data.shapes import ShapesDataset
+from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a shuffled data set."""
+
+    dataset: CaptionedDataset
+    order: Permutation
+    rows: range
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one row."""
+        return self.dataset[self.order[self.rows[index]]]
+
+    def draw(self, index: int, rng: Random) -> Sample:
+        """Return one row with what it leaves open drawn with ``rng``."""
+        return draw(self.dataset, self.order[self.rows[index]], rng)
+
+
+def split_train_valid(
+    dataset: TrainingData, fraction: float = 0.9, seed: int = 0, count: int = 512
+) -> tuple[TrainingData, CaptionedDataset]:
+    """Return the training and the validation part of a data set.
+
+    The embedded data validates on its `tune` split and data with its own validation set on that;
+    anything else is divided at random, all captions of a picture on the same side.
+
+    Args:
+        dataset: from `load_dataset`, or your own.
+        fraction: the training share, in (0, 1), where the data has no split of its own.
+        seed: of the random division.
+        count: the largest number of pictures that a stream's validation part holds.
+
+    Raises:
+        UserError: the fraction is out of range, or there are fewer than two pictures.
+    """
+    if isinstance(dataset, ShapesDataset):
+        tune = ShapesDataset("tune", dataset.level, dataset.size, dataset.seed, dataset.epoch_size)
+        return dataset, tune
+    if isinstance(dataset, PictureDataset) and dataset.validation is not None:
+        return dataset, dataset.validation
+    if isinstance(dataset, PictureStream):
+        return dataset.split(fraction, count)
+    length = len(dataset)
+    if not 0 < fraction < 1 or length < 2:
+        raise UserError(
+            f"cannot divide {length} pictures with a training share of {fraction}: give at "
+            "least 2 pictures and a share between 0 and 1, such as 0.9"
+        )
+    order = Permutation(length, "split", seed)
+    kept = min(max(round(fraction * length), 1), length - 1)
+    return Part(dataset, order, range(kept)), Part(dataset, order, range(kept, length))
