@@ -291,4 +291,6 @@ class DataConfig(Config):
     train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
     """Training share where the data has no split of its own."""
     valid_num: PositiveInt = 512
+    max_samples: PositiveInt | None = None
+    """Train on so many pictures only, drawn at random; all by default."""
     seed: Annotated[int, Field(ge=0)] = 0

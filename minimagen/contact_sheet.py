@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from minimagen.storage.files import replace
+
 MARGIN, LINE, FONT_SIZE = 4, 12, 10
 MAX_LINES = 6  # of a caption; a longer one ends in [...]
 
@@ -51,6 +53,5 @@ def _wrap(caption: str, width: int) -> list[str]:
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    """Write a sheet as PNG, making its folder; a UserError says why it cannot be written."""
+    replace(path, lambda part: sheet.save(part, format="PNG"))

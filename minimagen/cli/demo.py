@@ -11,12 +11,16 @@ from minimagen.storage.directory import stamped
 def main(argv: Sequence[str]) -> int:
     """Run ``train.py`` and ``inference.py`` in sequence; ``argv`` goes to ``train.py``."""
     started = time.perf_counter()
-    directory = stamped("training")
-    code = train.main(["--OUTPUT", str(directory), *argv])
-    if code or not directory.is_dir():  # stopped, or only asked for --PRINT_CONFIG or --DRY_RUN
+    arguments = train.parse_flags(argv)
+    code, directory = train.train_as_asked(arguments)
+    if directory is None:  # stopped, or only asked for --PRINT_CONFIG or --DRY_RUN
         return code
     output = stamped("generated_images")
-    inference.main(["-d", str(directory), "--OUTPUT", str(output), "--SEED", "0"])
+    asked = ["-d", str(directory), "--OUTPUT", str(output), "--SEED", "0"]
+    for name in ("DEVICE", "PRECISION"):
+        if (value := getattr(arguments, name)) is not None:
+            asked += [f"--{name}", value]
+    inference.main(asked)
     minutes = (time.perf_counter() - started) / 60
     print(f"training directory: {directory}")
     print(f"generated images:   {output / 'generated_images'}")

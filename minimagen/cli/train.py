@@ -97,8 +97,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         value = getattr(arguments, name)
         if value is not None and value is not False:  # a switch that is not given is False
             settings.set(target, value, f"--{name}")
-    if arguments.BATCH_SIZE is not None:
+    if arguments.BATCH_SIZE is not None and arguments.RESTART_DIRECTORY is None:
         settings.set(("training", "stages", "*", "batch_size"), None, "--BATCH_SIZE")
+    if arguments.SEED is not None and arguments.RESTART_DIRECTORY is None:
+        settings.set(("data", "seed"), arguments.SEED, "--SEED")
     if given:
         for name in LENGTHS:
             value = getattr(arguments, name)
@@ -115,9 +117,11 @@ def _shorten(settings: Settings) -> None:
         (("training", "epochs"), None),
         (("training", "minutes"), None),
         (("training", "chckpt_num"), 2),
+        (("training", "sample_num"), 2),
         (("training", "sample_captions"), TESTING_CAPTIONS),
         (("data", "valid_num"), 16),
         (("data", "epoch_size"), 64),
+        (("data", "max_samples"), 64),
     ):
         settings.set(path, value, "--TESTING")
 
@@ -166,28 +170,38 @@ def _saved(parameters: Parameters, target: KeyPath, value: Any) -> bool:
     return all(saved == value for saved in values)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Train; return the exit code."""
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the flags, those that contradict each other refused."""
     parser = build_parser("train.py", __doc__ or "", EXAMPLES, FLAGS)
     arguments = parse(parser, FLAGS, argv)
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
     if arguments.IN_PLACE and arguments.OUTPUT is not None:
         raise UserError("--IN_PLACE and --OUTPUT contradict each other; give one of them")
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; return the exit code."""
+    return train_as_asked(parse_flags(argv))[0]
+
+
+def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
+    """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
-        return 0
+        return 0, None
     if arguments.DRY_RUN:
         from minimagen.cli.dry_run import report
 
         print(report(parameters))
-        return 0
+        return 0, None
     return _train(arguments, parameters)
 
 
-def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
+def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
     from minimagen.data.sources import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
@@ -211,7 +225,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
     encoder.load()  # a missing one is told before anything is written
     restart = arguments.RESTART_DIRECTORY
     try:
-        train(
+        directory = train(
             Imagen(parameters.imagen, encoder, seed=parameters.training.seed),
             dataset,
             parameters.training,
@@ -223,10 +237,10 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> int:
             in_place=arguments.IN_PLACE,
         )
     except Interrupted as stop:
-        return 128 + stop.signum
+        return 128 + stop.signum, None
     except NonFiniteLossError:
-        return 1
-    return 0
+        return 1, None
+    return 0, directory.path
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -134,6 +134,8 @@ class ShapesDataset:
     `len()` is the number of pictures that count as an epoch; any index >= 0 can be drawn.
     """
 
+    endless = True  # training sees every index once instead of an epoch again and again
+
     def __init__(
         self,
         split: str = "train",

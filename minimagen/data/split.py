@@ -32,6 +32,18 @@ class Part:
         return draw(self.dataset, self.order[self.rows[index]], rng)
 
 
+def at_most(dataset: TrainingData, count: int | None, seed: int = 0) -> TrainingData:
+    """Return ``count`` rows drawn at random, or all: where there are fewer, or nobody has counted.
+
+    Drawn data and streams are returned as they are.
+    """
+    if count is None or isinstance(dataset, ShapesDataset | PictureStream):
+        return dataset
+    if count >= len(dataset):
+        return dataset
+    return Part(dataset, Permutation(len(dataset), "at most", seed), range(count))
+
+
 def split_train_valid(
     dataset: TrainingData, fraction: float = 0.9, seed: int = 0, count: int = 512
 ) -> tuple[TrainingData, CaptionedDataset]:

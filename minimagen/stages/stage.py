@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from minimagen.batch import Batch
 from minimagen.config import SamplingConfig
@@ -38,9 +38,6 @@ class Stage(Protocol):
 
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b]."""
-
-    def hidden_matrices(self) -> list[nn.Parameter]:
-        """Return the matrices and kernels [o i ...] that Muon may train; empty for AdamW alone."""
 
     def sample(
         self,

@@ -65,9 +65,10 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
-    part = folder.with_name(f"{folder.name}.part")
+    part, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("part", "old"))
     try:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         part.mkdir(parents=True)
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         save_file(tensors, part / TENSORS)
@@ -76,11 +77,15 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
         (part / MANIFEST).write_text(json.dumps(files, indent=2), "utf-8")
         for name in (TENSORS, STATE, MANIFEST):
             sync(part / name)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # of the same step: it stays good until the new one is complete
+            folder.rename(old)
         part.rename(folder)
         sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise cannot_write(folder, error) from None
 
 
@@ -122,6 +127,18 @@ def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
     return None
 
 
+def set_aside_after(parent: Path, prefix: str, step: int) -> None:
+    """Rename the checkpoints ``parent/prefix*`` of later steps: damaged, or ``step`` was not taken.
+
+    They must not count among the newest when the run goes on from ``step`` in the same directory.
+    """
+    for folder in _checkpoints(parent, prefix):
+        if int(folder.name.removeprefix(prefix)) > step:
+            damaged = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(damaged, ignore_errors=True)
+            folder.rename(damaged)
+
+
 def keep_newest(parent: Path, prefix: str, count: int) -> None:
     """Delete all but the newest ``count`` checkpoints ``parent/prefix*``."""
     for folder in _checkpoints(parent, prefix)[:-count]:
@@ -130,7 +147,7 @@ def keep_newest(parent: Path, prefix: str, count: int) -> None:
 
 def _checkpoints(parent: Path, prefix: str) -> list[Path]:
     """Return the finished checkpoint folders, oldest first (their names end in padded steps)."""
-    return sorted(f for f in parent.glob(f"{prefix}*") if f.is_dir() and f.suffix != ".part")
+    return sorted(f for f in parent.glob(f"{prefix}*") if f.is_dir() and not f.suffix)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

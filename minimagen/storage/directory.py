@@ -1,5 +1,6 @@
 """The training directory: names and finds everything in it (see docs/architecture.md)."""
 
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -106,7 +107,7 @@ class TrainingDirectory:
 
 
 def new_output(given: str | Path | None, prefix: str) -> Path:
-    """Return the directory to write: ``given``, or a stamped one here.
+    """Return the directory to write: ``given``, or a new stamped one here.
 
     Raises:
         UserError: If ``given`` exists and is not an empty directory.
@@ -120,13 +121,18 @@ def new_output(given: str | Path | None, prefix: str) -> Path:
 
 
 def stamped(prefix: str) -> Path:
-    """Return ``<prefix>_<YYYYMMDD_HHMMSS>`` (local time) that does not exist yet."""
+    """Make ``<prefix>_<YYYYMMDD_HHMMSS>`` (local time) here, with a suffix where it exists."""
     name = f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
-    path, number = Path(name), 1
-    while path.exists():
-        number += 1
-        path = Path(f"{name}_{number}")
-    return path
+    for number in itertools.count(1):
+        path = Path(name if number == 1 else f"{name}_{number}")
+        try:
+            path.mkdir()  # not exists(): two runs in the same second must not share it
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make {path} here: {error}") from None
+        return path
+    raise AssertionError("counting has no end")
 
 
 def write_parameters(folder: Path, parameters: Parameters) -> None:
@@ -156,7 +162,8 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     imagen = read_json(folder / "imagen.json")
     stages: list[dict[str, Any]] = []
     while (path := folder / f"unet_{len(stages)}.json").is_file():
-        stages.append(StageConfig.read(read_json(path), str(path)).model_dump())
+        stages.append(read_json(path))
+        StageConfig.read(stages[-1], str(path))  # a mistake names its file
     if not isinstance(imagen, dict) or "stages" in imagen:
         raise UserError(f"{folder / 'imagen.json'}: the stages belong in unet_0.json ...")
     values: dict[str, Any] = {"imagen": imagen | {"stages": stages}}

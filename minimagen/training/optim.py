@@ -10,13 +10,13 @@ from minimagen.training.muon import Muon
 def build_optimizers(stage: nn.Module, config: StageTrainingConfig) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together train every parameter of ``stage``.
 
-    ``muon`` trains ``stage.hidden_matrices()`` with Muon and all else with AdamW, ``adamw`` all
-    with AdamW. Weight decay acts on matrices and kernels only.
+    ``muon`` trains ``stage.hidden_matrices()`` (none, where the stage names none) with Muon and all
+    else with AdamW, ``adamw`` all with AdamW. Weight decay acts on matrices and kernels only.
     """
     every = [p for p in stage.parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer] = []
-    if config.optimizer == "muon":
-        hidden = stage.hidden_matrices()  # type: ignore[operator]
+    hidden: list[nn.Parameter] = getattr(stage, "hidden_matrices", list)()
+    if hidden and config.optimizer == "muon":
         optimizers.append(Muon(hidden, config.optim_lr, weight_decay=config.weight_decay))
         taken = {id(p) for p in hidden}
         every = [p for p in every if id(p) not in taken]

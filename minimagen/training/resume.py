@@ -1,23 +1,53 @@
 """May a run be continued from the checkpoints of a training directory?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from minimagen.config import DataConfig, TrainingConfig
+from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import load_newest
 from minimagen.storage.directory import TrainingDirectory
 
 
+def run_identity(
+    imagen: Imagen, config: TrainingConfig, data: DataConfig, training: TrainingData, i: int
+) -> dict[str, Any]:
+    """Return what must not change when stage ``i`` is resumed; kept in its checkpoints, JSON.
+
+    A resumed run goes on with the same bits only from the same pictures in the same order, drawn
+    with the same seed in the same batches, with the same network, objective and optimizer. The
+    data may have moved to another folder.
+    """
+    stage = config.stages[i].model_dump(mode="json", exclude={"share", "batch_size"})
+    return {
+        "stage": imagen.stage_identity(i),
+        "max_num_words": imagen.config.max_num_words,
+        "optimization": stage | {"batch_size": config.batch_size_of(i)},
+        "seed": config.seed,
+        "precision": config.precision,
+        "data": data.model_dump(mode="json") | {"dataset": Path(data.dataset).name},
+        "pictures": None if isinstance(training, PictureStream) else len(training),
+    }
+
+
 def check_resumable(
-    imagen: Imagen, resume: TrainingDirectory, steps: Sequence[int], chosen: Sequence[int]
+    imagen: Imagen,
+    resume: TrainingDirectory,
+    identities: Sequence[Mapping[str, Any]],
+    steps: Sequence[int],
+    chosen: Sequence[int],
 ) -> None:
-    """Raise a UserError unless every checkpoint is whole, fits its stage and is not past its end.
+    """Raise a UserError unless every checkpoint is whole, fits its run and is not past its end.
 
     Called before the new directory is made, so that a refused run leaves nothing behind.
 
     Args:
         imagen: The cascade as the directory's parameters describe it.
         resume: The training directory to continue from.
+        identities: Of every stage's run, see ``run_identity``.
         steps: Optimizer steps asked for, of every stage.
         chosen: The stages to train.
     """
@@ -25,15 +55,32 @@ def check_resumable(
         checkpoint = load_newest(resume.tmp, resume.checkpoint_prefix(i))
         if checkpoint is None:
             continue
-        shapes = {f"model.{n}": p.shape for n, p in imagen.stages[i].named_parameters()}
-        saved = {n: t.shape for n, t in checkpoint.tensors.items() if n.startswith("model.")}
-        if saved != shapes:
+        saved = checkpoint.state.get("run")
+        if difference := _difference(saved, identities[i]):
             raise UserError(
-                f"the checkpoints of stage {i} in {resume} belong to another configuration than "
-                f"its {resume.parameters}"
+                f"the checkpoints of stage {i} in {resume} belong to another run: {difference}; "
+                "restore what was changed, or train anew without --RESTART_DIRECTORY"
+            )
+        shapes = {f"model.{n}": p.shape for n, p in imagen.stages[i].named_parameters()}
+        found = {n: t.shape for n, t in checkpoint.tensors.items() if n.startswith("model.")}
+        if found != shapes:
+            raise UserError(
+                f"the checkpoints of stage {i} in {resume} hold another network than this "
+                "version of the program builds from its parameters"
             )
         if checkpoint.state["step"] > steps[i]:
             raise UserError(
                 f"stage {i} of {resume} already has {checkpoint.state['step']} steps, more than "
                 f"the {steps[i]} asked for; give more STEPS or EPOCHS"
             )
+
+
+def _difference(saved: Any, now: Any, name: str = "") -> str:
+    """Return the first difference between two nested values in words; "" where there is none."""
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        for key in {**now, **saved}:
+            part = f"{name}.{key}" if name else key
+            if found := _difference(saved.get(key), now.get(key), part):
+                return found
+        return ""
+    return "" if saved == now else f"{name or 'run'} was {saved!r}, is {now!r}"

@@ -1,12 +1,10 @@
 """train(): cascade + data + configuration -> training directory."""
 
-import copy
-import math
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minimagen.batch import Batch
 from minimagen.config import DataConfig, TrainingConfig
@@ -14,7 +12,7 @@ from minimagen.contact_sheet import contact_sheet, save_sheet
 from minimagen.data.embedding_cache import EmbeddingCache
 from minimagen.data.loader import good_samples, training_batches, validation_batches
 from minimagen.data.sample import CaptionedDataset
-from minimagen.data.split import split_train_valid
+from minimagen.data.split import at_most, split_train_valid
 from minimagen.data.stream import PROMISE, PictureStream, TrainingData
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
@@ -25,15 +23,15 @@ from minimagen.storage.checkpoint import (
     load_newest,
     save_checkpoint,
     save_weights,
+    set_aside_after,
 )
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
 from minimagen.training.interruption import Interrupted, StopSignals
-from minimagen.training.resume import check_resumable
+from minimagen.training.length import steps_of
+from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 
-TIMED_STEPS = 10  # of each stage, to turn minutes into steps
-OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
 VALIDATED_AT_ONCE = 32
 ON_SHEET = 16  # captions of the validation set that are painted, where none are given
 METRICS_EVERY = 50  # steps between lines of metrics.jsonl
@@ -73,15 +71,18 @@ def train(
     chosen = _chosen_stages(stages, len(imagen.stages))
     config = _one_setting_per_stage(config, len(imagen.stages))
     imagen.to(resolve_device(device))
+    imagen.text_encoder.to(imagen.device)
     encode = EmbeddingCache(imagen.text_encoder)
     training, validation = split_train_valid(
         dataset, data.train_valid_frac, data.seed, data.valid_num
     )
+    training = at_most(training, data.max_samples, data.seed)
     _check_size(validation, imagen)
-    steps = _steps(imagen, training, config, encode)
+    steps = steps_of(imagen, training, config, encode, chosen)
     config = config.replace(steps=steps, epochs=None, minutes=None)
+    identities = [run_identity(imagen, config, data, training, i) for i in range(len(steps))]
     if resume:
-        check_resumable(imagen, resume, steps, chosen)
+        check_resumable(imagen, resume, identities, steps, chosen)
     directory = resume if resume and in_place else TrainingDirectory.create(output)
     tracker = Tracker(directory.progress, directory.metrics)
     write_parameters(directory.parameters, Parameters(imagen.config, config, data))
@@ -92,7 +93,7 @@ def train(
     if isinstance(training, PictureStream):
         tracker.say(PROMISE)
     with StopSignals() as signals:
-        run = _Run(imagen, directory, resume, config, tracker, captions, valid, signals)
+        run = _Run(imagen, directory, resume, config, tracker, captions, valid, signals, identities)
         for i in range(len(imagen.stages)):
             if i in chosen:
                 run.train_stage(i, training, encode)
@@ -114,6 +115,7 @@ class _Run:
     captions: Sequence[str]
     valid: Sequence[Batch]
     signals: StopSignals
+    identities: Sequence[dict[str, Any]]
 
     def train_stage(self, i: int, dataset: TrainingData, encode: EmbeddingCache) -> None:
         """Train stage ``i`` from its newest checkpoint, or from its start, to its end."""
@@ -188,7 +190,8 @@ class _Run:
 
     def _save(self, trainer: Trainer) -> None:
         folder = self.directory.checkpoint(trainer.index, trainer.step)
-        save_checkpoint(folder, trainer.tensors(), trainer.state())
+        state = trainer.state() | {"run": self.identities[trainer.index]}
+        save_checkpoint(folder, trainer.tensors(), state)
         keep_newest(self.directory.tmp, self.directory.checkpoint_prefix(trainer.index), 2)
 
     def _save_weights(self, trainer: Trainer) -> None:
@@ -204,6 +207,8 @@ class _Run:
         if checkpoint is None:
             return
         trainer.load(*checkpoint)
+        if self.resume.path.resolve() == self.directory.path.resolve():
+            set_aside_after(self.directory.tmp, prefix, trainer.step)
         self._copy_weights(trainer.index)
         self.tracker.say(f"stage {trainer.index} continues after step {trainer.step}")
 
@@ -254,12 +259,12 @@ def _announce(
 
 
 def _trainer(imagen: Imagen, config: TrainingConfig, i: int) -> Trainer:
-    steps = config.steps
+    assert isinstance(config.steps, tuple)  # train() has made it so
     return Trainer(
         imagen.stages[i],
         i,
         config.stages[i],
-        total_steps=steps[i] if isinstance(steps, tuple) else steps or 1,
+        total_steps=config.steps[i],
         seed=config.seed,
         accum_iter=config.accum_iter,
         precision=config.precision,
@@ -293,48 +298,3 @@ def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
             f"the pictures are {height} x {width}, the last stage paints "
             f"{imagen.config.image_sizes[-1]}; load the data at that size"
         )
-
-
-def _steps(
-    imagen: Imagen, dataset: TrainingData, config: TrainingConfig, encode: EmbeddingCache
-) -> tuple[int, ...]:
-    """Return every stage's number of optimizer steps."""
-    count = len(imagen.stages)
-    if isinstance(config.steps, tuple):
-        if len(config.steps) != count:
-            raise UserError(f"steps has {len(config.steps)} entries for {count} stages")
-        return config.steps
-    if config.steps is not None:
-        return (config.steps,) * count
-    if config.epochs is not None:
-        images = config.epochs * len(dataset)
-        return tuple(math.ceil(images / config.batch_size_of(i)) for i in range(count))
-    assert config.minutes is not None
-    seconds = 60 * config.minutes * OVERHEAD
-    shares = [stage.share for stage in config.stages]
-    costs = [_seconds_per_step(imagen, dataset, config, encode, i) for i in range(count)]
-    return tuple(
-        max(1, int(seconds * share / sum(shares) / cost))
-        for share, cost in zip(shares, costs, strict=True)
-    )
-
-
-def _seconds_per_step(
-    imagen: Imagen,
-    dataset: TrainingData,
-    config: TrainingConfig,
-    encode: EmbeddingCache,
-    i: int,
-) -> float:
-    """Time a few steps of a copy of stage ``i``, data and text included."""
-    encode([""])  # load the text encoder before the clock starts
-    stage = copy.deepcopy(imagen.stages[i])
-    trainer = Trainer(
-        stage, i, config.stages[i], TIMED_STEPS, config.seed, config.accum_iter, config.precision
-    )
-    started = time.perf_counter()
-    for batch in training_batches(
-        dataset, encode, config.batch_size_of(i), config.seed, 0, TIMED_STEPS, config.num_workers
-    ):
-        trainer.train_step(batch)
-    return (time.perf_counter() - started) / TIMED_STEPS

@@ -18,6 +18,8 @@ from minimagen.data.loader import Drawn, Order, training_batches, validation_bat
 from minimagen.data.permutation import Permutation
 from minimagen.data.pictures import PictureDataset
 from minimagen.data.sample import BadSampleError, Sample
+from minimagen.data.shapes import ShapesDataset
+from minimagen.data.split import at_most
 from minimagen.data.transforms import Framing
 from minimagen.errors import UserError
 
@@ -76,6 +78,18 @@ def test_each_epoch_holds_every_sample_once_in_another_order() -> None:
     indices = np.array([order.at(position) for position in range(30)]).reshape(3, 10)
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in indices)
     assert len({tuple(epoch.tolist()) for epoch in indices}) == 3
+
+
+def test_drawn_data_never_comes_again() -> None:
+    """Without end, two epochs are twice as many pictures."""
+    order = Order(4, seed=0, endless=True)
+    assert [i for batch in order.batches(3, 1, 4) for i in batch] == [(p, p) for p in range(3, 12)]
+
+
+def test_training_on_shapes_draws_beyond_the_epoch(text_encoder: Any) -> None:
+    dataset = ShapesDataset(size=8, epoch_size=4)
+    seen = _captions(dataset, text_encoder, 0, 3)[:12]
+    assert seen == [dataset[i].caption for i in range(12)]
 
 
 def test_a_run_may_start_anywhere(text_encoder: Any) -> None:
@@ -171,3 +185,13 @@ def test_enlarged_pictures_are_told_once(
     with caplog.at_level(logging.WARNING):
         _captions(dataset, text_encoder, 0, 300)
     assert caplog.text.count("smaller than 16 x 16 and were enlarged") == 1
+
+
+def test_a_part_of_the_data_is_drawn_at_random_and_stays_the_same() -> None:
+    numbers = Numbers(1000)
+    some = at_most(numbers, 10, seed=1)
+    drawn = [some[i].caption for i in range(len(some))]
+    assert len(set(drawn)) == 10 and max(map(int, drawn)) > 100
+    again = at_most(numbers, 10, seed=1)
+    assert drawn == [again[i].caption for i in range(10)]
+    assert at_most(numbers, 1000) is numbers and at_most(numbers, None) is numbers

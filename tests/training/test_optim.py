@@ -55,6 +55,11 @@ def test_frozen_parameters_are_left_out():
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
 
 
+def test_a_module_that_names_no_hidden_matrices_is_trained_by_adamw_alone():
+    [optimizer] = build_optimizers(nn.Linear(2, 2), CONFIG.replace(optimizer="muon"))
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
 def test_muon_trains_the_hidden_matrices_and_adamw_every_other_parameter_once():
     stage = DiffusionStage(1, StageConfig(unet=SHAPE), (16, 16), (8, 8), 12)
     muon, adamw = build_optimizers(stage, CONFIG)

@@ -1,0 +1,93 @@
+"""How many steps a run takes: given as steps, as epochs, or as minutes that are measured."""
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+
+from minimagen.config import TrainingConfig
+from minimagen.data.embedding_cache import EmbeddingCache
+from minimagen.data.loader import training_batches
+from minimagen.data.stream import TrainingData
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.training.trainer import Trainer
+
+UNTIMED_STEPS = 2  # the first ones also allocate, choose kernels and start workers
+TIMED_STEPS = 10  # of each stage, to turn minutes into steps
+OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
+
+
+def steps_of(
+    imagen: Imagen,
+    dataset: TrainingData,
+    config: TrainingConfig,
+    encode: EmbeddingCache,
+    chosen: Sequence[int],
+) -> tuple[int, ...]:
+    """Return every stage's number of optimizer steps.
+
+    Args:
+        imagen: The cascade, where it will train.
+        dataset: Training pictures.
+        config: With one entry of ``stages`` for each stage.
+        encode: Captions -> embeddings.
+        chosen: The stages to train: minutes are for them together. Another stage gets as many
+            steps as its share would be beside them, for a run that trains it later.
+
+    Raises:
+        UserError: There is not one number of steps for each stage.
+    """
+    count = len(imagen.stages)
+    if isinstance(config.steps, tuple):
+        if len(config.steps) != count:
+            raise UserError(f"steps has {len(config.steps)} entries for {count} stages")
+        return config.steps
+    if config.steps is not None:
+        return (config.steps,) * count
+    if config.epochs is not None:
+        images = config.epochs * len(dataset)
+        return tuple(math.ceil(images / config.batch_size_of(i)) for i in range(count))
+    assert config.minutes is not None
+    seconds = 60 * config.minutes * OVERHEAD
+    shares = [stage.share for stage in config.stages]
+    together = sum(shares[i] for i in chosen)
+    costs = [_seconds_per_step(imagen, dataset, config, encode, i) for i in range(count)]
+    return tuple(
+        max(1, int(seconds * share / together / cost))
+        for share, cost in zip(shares, costs, strict=True)
+    )
+
+
+def _seconds_per_step(
+    imagen: Imagen,
+    dataset: TrainingData,
+    config: TrainingConfig,
+    encode: EmbeddingCache,
+    i: int,
+) -> float:
+    """Time a few steps of a copy of stage ``i``, data and text included."""
+    trainer = Trainer(
+        copy.deepcopy(imagen.stages[i]),
+        i,
+        config.stages[i],
+        UNTIMED_STEPS + TIMED_STEPS,
+        config.seed,
+        config.accum_iter,
+        config.precision,
+    )
+    batches = training_batches(
+        dataset,
+        encode,
+        config.batch_size_of(i),
+        config.seed,
+        0,
+        trainer.total_steps,
+        config.num_workers,
+    )
+    started = time.perf_counter()
+    for batch in batches:
+        trainer.train_step(batch)
+        if trainer.step == UNTIMED_STEPS:
+            started = time.perf_counter()
+    return (time.perf_counter() - started) / TIMED_STEPS
