@@ -1,0 +1,142 @@
+"""train.py, inference.py and main.py with their flags, in this process, with a tiny cascade."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from minimagen.cli import demo, inference, train
+from minimagen.stages.diffusion import DiffusionStage
+from minimagen.storage.checkpoint import load_newest, load_weights
+from minimagen.storage.directory import TrainingDirectory
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # on one core
+]
+
+TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
+    return load_weights(TrainingDirectory(directory).weights(stage)).tensors
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(t.equal(other[name]) for name, t in one.items())
+
+
+def settings(directory: str, file: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(Path(directory, "parameters", file).read_text())
+    return values
+
+
+def test_minutes_become_steps_that_are_written_down(here: Path) -> None:
+    asked = [*TINY, "-b", "8", "--MINUTES", "0.02", "-cn", "1000", "-o", "mine"]
+    assert train.entry(asked) == 0
+    written = settings("mine", "training.json")
+    assert written["minutes"] is None and all(steps >= 1 for steps in written["steps"])
+    for i, steps in enumerate(written["steps"]):
+        checkpoint = load_newest(Path("mine/tmp"), f"unet_{i}_step_")
+        assert checkpoint is not None and checkpoint.state["step"] == steps
+
+
+def test_workers_change_nothing_and_may_change_on_resume(here: Path) -> None:
+    assert train.entry([*TINY, "--STEPS", "4", "-o", "none"]) == 0
+    assert train.entry([*TINY, "--STEPS", "4", "-n", "2", "-o", "two"]) == 0
+    assert train.entry([*TINY, "--STEPS", "4", "-sg", "0", "-o", "half"]) == 0
+    assert train.entry(["-rd", "half", "-n", "1", "-o", "whole"]) == 0
+    for i in range(2):
+        assert same(weights("none", i), weights("two", i))
+        assert same(weights("none", i), weights("whole", i))
+
+
+def test_a_stage_alone_then_the_rest(here: Path) -> None:
+    """Stage 1 first, stage 0 in a resumed run: what is not trained is taken over."""
+    assert train.entry([*TINY, "-sg", "1", "-o", "one"]) == 0
+    assert [p.name for p in Path("one/state_dicts").iterdir()] == ["unet_1.safetensors"]
+    assert train.entry(["-rd", "one", "-sg", "0", "-o", "both"]) == 0
+    assert same(weights("one", 1), weights("both", 1))
+    assert load_newest(Path("both/tmp"), "unet_1_step_") is not None
+    assert inference.entry(["-d", "both", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+
+
+def test_testing_uses_a_few_pictures_of_ones_own_data(here: Path) -> None:
+    from minimagen.data.export import export_shapes
+
+    export_shapes("pictures", 80, size=32)
+    assert train.entry([*TINY, "-ds", "pictures", "-b", "32", "-e", "1", "-o", "mine"]) == 0
+    assert settings("mine", "training.json")["steps"] == [2, 2]  # 64 of 72 pictures
+
+
+def test_the_seed_reaches_every_draw(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.entry([*TINY, "--SEED", "5", "--PRINT_CONFIG"]) == 0
+    printed = capsys.readouterr().out
+    assert "training.seed = 5  (--SEED)" in printed and "data.seed = 5  (--SEED)" in printed
+    assert "imagen.stages.0.sampling.eta = 0.0  (" in printed
+
+
+@pytest.mark.parametrize("output", [["--OUTPUT", "mine"], []])
+def test_the_demo_paints_what_it_trained(
+    here: Path, capsys: pytest.CaptureFixture[str], output: list[str]
+) -> None:
+    assert demo.entry([*TINY, "--STEPS", "1", *output]) == 0
+    (folder,) = here.glob("generated_images_*")
+    source = (folder / "imagen_training_directory.txt").read_text()
+    (directory,) = (here / "mine",) if output else here.glob("training_*")
+    assert Path(source).name == directory.name
+    assert (folder / "grid.png").is_file() and (folder / "generated_images/image_0.png").is_file()
+
+
+@pytest.mark.parametrize("flag", ["--PRINT_CONFIG", "--DRY_RUN"])
+def test_the_demo_only_prints_what_it_is_asked_for(here: Path, flag: str) -> None:
+    assert demo.entry([*TINY, flag]) == 0
+    assert list(here.iterdir()) == []
+
+
+def test_one_stage_at_a_time_paints_the_same(here: Path) -> None:
+    assert train.entry([*TINY, "-o", "mine"]) == 0
+    asked = ["-d", "mine", "-c", "a red star", "--SEED", "1", "-t", "2"]
+    assert inference.entry([*asked, "-o", "all"]) == 0
+    assert inference.entry([*asked, "--OFFLOAD", "-o", "one"]) == 0
+    image = "generated_images/image_0.png"
+    assert Path("all", image).read_bytes() == Path("one", image).read_bytes()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_weights_before(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = DiffusionStage.loss
+
+    def broken(self: DiffusionStage, batch: Any, draws: Any) -> Tensor:
+        loss: Tensor = honest(self, batch, draws)
+        return loss * math.nan if draws.step == 3 else loss
+
+    monkeypatch.setattr(DiffusionStage, "loss", broken)
+    assert train.entry([*TINY, "--STEPS", "6", "-cn", "100", "-o", "mine"]) == 1
+    assert "stage 0, step 3: the loss is nan" in capsys.readouterr().out
+    checkpoint = load_newest(Path("mine/tmp"), "unet_0_step_")
+    assert checkpoint is not None and checkpoint.state["step"] == 3
+    assert all(bool(t.isfinite().all()) for t in checkpoint.tensors.values())
+    monkeypatch.setattr(DiffusionStage, "loss", honest)
+    assert train.entry(["-rd", "mine", "-o", "mended"]) == 0
+
+
+def test_directories_of_the_same_second_differ(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minimagen.storage import directory
+
+    monkeypatch.setattr(directory.time, "strftime", lambda _: "20261121_120000")
+    make: Callable[[str], Path] = directory.stamped
+    made = [make("training").name for _ in range(3)]
+    assert made == [f"training_20261121_120000{suffix}" for suffix in ("", "_2", "_3")]
+    assert all(Path(name).is_dir() for name in made)
