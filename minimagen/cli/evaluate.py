@@ -42,7 +42,9 @@ def main(argv: Sequence[str]) -> int:
     dataset, _, level_name = name.partition(":")
     if dataset != "shapes":
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
-    imagen = Imagen.from_directory(directory.path).to(resolve_device(arguments.DEVICE or "auto"))
+    device = resolve_device(arguments.DEVICE or "auto")
+    imagen = Imagen.from_directory(directory.path).to(device)
+    imagen.text_encoder.to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
     split, count = arguments.SPLIT or "heldout", arguments.COUNT or 200
