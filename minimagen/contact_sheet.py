@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from minimagen.storage.files import replace
+
 MARGIN, LINE, FONT_SIZE = 4, 12, 10
 MAX_LINES = 6  # of a caption; a longer one ends in [...]
 
@@ -51,6 +53,9 @@ def _wrap(caption: str, width: int) -> list[str]:
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    """Write a sheet as PNG, all of it or nothing, making its folder.
+
+    Raises:
+        UserError: it cannot be written (disk full, no permission).
+    """
+    replace(path, lambda part: sheet.save(part, "PNG"))
