@@ -53,9 +53,5 @@ def _wrap(caption: str, width: int) -> list[str]:
 
 
 def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as PNG, all of it or nothing, making its folder.
-
-    Raises:
-        UserError: it cannot be written (disk full, no permission).
-    """
-    replace(path, lambda part: sheet.save(part, "PNG"))
+    """Write a sheet as PNG, making its folder; a UserError says why it cannot be written."""
+    replace(path, lambda part: sheet.save(part, format="PNG"))

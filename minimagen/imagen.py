@@ -43,7 +43,8 @@ class Imagen(nn.Module):
 
     Args:
         config: The whole cascade.
-        text_encoder: Frozen; made from ``config.text_encoder_name`` by default.
+        text_encoder: Frozen; made from ``config.text_encoder_name`` by default. It is no module:
+            ``imagen.to`` moves the stages, ``imagen.text_encoder.to`` the encoder.
         seed: Of the initial weights; stage i's depend on (seed, i) only.
     """
 
