@@ -120,7 +120,7 @@ def test_what_cannot_be_evaluated_is_one_line(
 def test_a_full_disk_costs_the_sheet_and_not_the_table(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(picture: Image.Image, path: Path, *_: Any) -> None:
+    def full(picture: Image.Image, path: Path, *_: Any, **__: Any) -> None:
         Path(path).write_bytes(b"half of")
         raise OSError(errno.ENOSPC, "No space left on device")
 
