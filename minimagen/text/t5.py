@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimagen.errors import UserError, did_you_mean
 from minimagen.text.encoding import TextEncoding, pad_and_stack
+from minimagen.text.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,18 @@ class T5Encoder:
         """
         known = {hub_id: width for hub_id, width in HUB_ENCODERS.values()}
         return known.get(self._source) or int(_read_config(self._source)["d_model"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes with the weights, the tokenizer or the longest caption; loads nothing.
+
+        Raises:
+            UserError: the encoder is neither here nor fetchable.
+        """
+        config = _find_file(self._source, "config.json")
+        if config is None:
+            raise _cannot_fetch(self._source)
+        return fingerprint_of(config.parent, self.max_num_words)
 
     def load(self) -> None:
         """Load tokenizer and weights now, so that a missing encoder is told before work is lost.

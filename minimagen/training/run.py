@@ -73,7 +73,7 @@ def train(
     chosen = _chosen_stages(stages, len(imagen.stages))
     config = _one_setting_per_stage(config, len(imagen.stages))
     imagen.to(resolve_device(device))
-    encode = EmbeddingCache(imagen.text_encoder)
+    encode = EmbeddingCache.on_disk(imagen.text_encoder, getattr(dataset, "endless", False))
     training, validation = split_train_valid(
         dataset, data.train_valid_frac, data.seed, data.valid_num
     )
