@@ -1,6 +1,7 @@
 """T5 once per caption: encodings kept on disk and, the last ones, in memory."""
 
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from minimagen.data.embedding_store import EmbeddingStore, hash_of, store_folder
 from minimagen.errors import UserError
 from minimagen.text.encoding import TextEncoder, TextEncoding, pad_and_stack
 
-BESIDE_DISK, ALONE = 64 * 2**20, 512 * 2**20  # bytes in memory, with and without a disk
+BESIDE_DISK, ALONE = 32 * 2**20, 512 * 2**20  # bytes in memory, with and without a disk
 DRAWN_ON_DISK = 256 * 2**20  # bytes of captions that never end
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class EmbeddingCache:
         self.encoder, self.store = encoder, store
         self.name = encoder.name
         self.encoded = 0
-        self._kept: dict[bytes, Tensor] = {}
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
 
     @classmethod
@@ -86,7 +87,8 @@ class EmbeddingCache:
             fresh = [each for each in fresh if each not in found]
         if fresh:
             embeds = self.encoder.encode([distinct[each] for each in fresh])
-            new = dict(zip(fresh, (e.to(torch.bfloat16) for e in embeds), strict=True))
+            block = torch.cat(embeds).to(torch.bfloat16)  # one block, as from the disk
+            new = dict(zip(fresh, block.split([len(each) for each in embeds]), strict=True))
             self.encoded += len(fresh)
             if self.store is not None:
                 self.store.add(new)
@@ -102,4 +104,4 @@ class EmbeddingCache:
         room = BESIDE_DISK if on_disk else ALONE
         # What was just asked for stays: the loader encodes a window, then takes it batch by batch.
         while self._bytes > room and len(self._kept) > len(encodings):
-            self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -71,15 +71,16 @@ class Segment:
         hashes = self.index.hashes
         asked = np.array(wanted, HASHES)
         places = np.minimum(np.searchsorted(hashes, asked), len(hashes) - 1)
-        for i in np.flatnonzero(hashes[places] == asked).tolist():
-            yield wanted[i], self._read(int(places[i]))
-
-    def _read(self, row: int) -> Tensor | None:
-        start, length = int(self.index.starts[row]), int(self.index.lengths[row])
-        bits = np.array(self.embeds[start : start + length])
-        if zlib.crc32(bits.data) != self.index.checks[row]:
-            return None
-        return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+        here = np.flatnonzero(hashes[places] == asked)
+        starts, lengths, checks, _ = (column[places[here]].tolist() for column in self.index)
+        # One block for all: thousands of small ones would leave the memory full of holes.
+        block = torch.empty(sum(lengths), self.embeds.shape[1], dtype=torch.bfloat16)
+        bits, at = block.view(torch.int16).numpy().view(np.uint16), 0
+        for i, start, length, check in zip(here.tolist(), starts, lengths, checks, strict=True):
+            rows = slice(at, at + length)
+            bits[rows] = self.embeds[start : start + length]
+            yield wanted[i], block[rows] if zlib.crc32(bits[rows].data) == check else None
+            at += length
 
 
 def open_segment(path: Path) -> Segment:
