@@ -238,14 +238,13 @@ def _exponent(x: Sequence[float], y: Sequence[float]) -> str:
 def text(rows: list[Row]) -> list[str]:
     """Return the table of what text costs."""
     table: Table = [("what", "case", "measured")]
-    for row in rows:
-        case = row["case"]
+    for case, row in ((row["case"], row) for row in rows):
         if case["what"] == "encode":
             rates = f"{row['captions_per_second']:.0f}/s encoded, {row['found_per_second']:.0f}/s"
             told = (case["encoder"], f"{rates} found, {row['bytes_per_caption']:.0f} bytes each")
         elif case["what"] == "step":
             times = f"{1e3 * row['text_seconds']:.2f} of {1e3 * row['step_seconds']:.0f} ms"
-            told = (f"{case['mode']} cache", f"{times} are text: {row['share']:.1%}")
+            told = (case["mode"], f"{times} are text: {row['share']:.1%}")
         else:
             peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6
             memory = f"private memory {before:.0f}, then {peak:.0f} MB at most"
