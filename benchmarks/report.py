@@ -235,11 +235,30 @@ def _exponent(x: Sequence[float], y: Sequence[float]) -> str:
     return f"{growth_exponent(x, y):.2f}"
 
 
+def text(rows: list[Row]) -> list[str]:
+    """Return the table of what text costs."""
+    table: Table = [("what", "case", "measured")]
+    for case, row in ((row["case"], row) for row in rows):
+        if case["what"] == "encode":
+            rates = f"{row['captions_per_second']:.0f}/s encoded, {row['found_per_second']:.0f}/s"
+            told = (case["encoder"], f"{rates} found, {row['bytes_per_caption']:.0f} bytes each")
+        elif case["what"] == "step":
+            times = f"{1e3 * row['text_seconds']:.2f} of {1e3 * row['step_seconds']:.0f} ms"
+            told = (case["mode"], f"{times} are text: {row['share']:.1%}")
+        else:
+            peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6
+            memory = f"private memory {before:.0f}, then {peak:.0f} MB at most"
+            told = (f"{case['captions']} captions", memory)
+        table.append((case["what"], *told))
+    return markdown(table)
+
+
 TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "time_to_quality": ("Time to quality", time_to_quality),
     "step": ("Training step", step),
     "sample": ("Sampling", sample),
     "growth": ("Growth", growth),
+    "text": ("Text", text),
     "startup": ("Start-up", startup),
 }
 

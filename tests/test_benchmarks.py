@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from benchmarks import growth, measuring, report, sample, startup, step, time_to_quality  # noqa: E402
+from benchmarks import growth, measuring, report, sample, startup, step, text, time_to_quality  # noqa: E402, E501
 from benchmarks.peer_diffusers import build_unet, matching_width  # noqa: E402
 from benchmarks.peer_recipes import TRIALS  # noqa: E402
 from minimagen.evaluation.metrics import kid  # noqa: E402
@@ -106,14 +106,22 @@ def test_growth_measures_what_it_names(results: Path) -> None:
     assert all(row["step_seconds"] > 0 for row in rows)
 
 
+def test_text_costs_less_the_second_time(results: Path) -> None:
+    encode, without, cold, warm, *memory = text.main(quick(results))
+    assert encode["distinct"] == 600 and 2000 < encode["bytes_per_caption"] < 4000
+    assert encode["found_per_second"] > 3 * encode["captions_per_second"]
+    assert warm["text_seconds"] < without["text_seconds"] and 0 < cold["share"] < 1
+    assert [row["disk_bytes"] > row["case"]["captions"] * 12 * 256 for row in memory] == [True] * 2
+
+
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     report.main(["--results", str(results), "--output", str(page)])
-    text = page.read_text()
-    assert "Not run yet" not in text
-    for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |"):
-        assert wanted in text, wanted
-    assert f"{len(TRIALS)} trials, 1 of them run" in text
+    told = page.read_text()
+    assert "Not run yet" not in told
+    for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |", "| warm"):
+        assert wanted in told, wanted
+    assert f"{len(TRIALS)} trials, 1 of them run" in told
 
 
 def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: str = "a") -> dict:

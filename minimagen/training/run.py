@@ -72,7 +72,7 @@ def train(
     config = config.for_stages(len(imagen.stages))
     imagen.to(resolve_device(device))
     imagen.text_encoder.to(imagen.device)
-    encode = EmbeddingCache(imagen.text_encoder)
+    encode = EmbeddingCache.on_disk(imagen.text_encoder, getattr(dataset, "endless", False))
     training, validation = split_train_valid(
         dataset, data.train_valid_frac, data.seed, data.valid_num
     )
