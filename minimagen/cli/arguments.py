@@ -4,6 +4,7 @@ Nothing here imports torch: ``--help`` and mistakes answer at once.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,9 +125,13 @@ def _number(text: str, kind: type, valid: Callable[[Any], bool], wanted: str) ->
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command; a user's mistake becomes one line on standard error and exit code 2."""
+    """Run a command; a user's mistake becomes one line on standard error and exit code 2.
+
+    Of several processes the first one tells it: the others have the same, or have told it theirs.
+    """
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         return 2
