@@ -4,6 +4,7 @@ python -m benchmarks.report
 """
 
 import argparse
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -235,11 +236,30 @@ def _exponent(x: Sequence[float], y: Sequence[float]) -> str:
     return f"{growth_exponent(x, y):.2f}"
 
 
+def processes(rows: list[Row]) -> list[str]:
+    """Return the table of throughput against the number of processes."""
+    groups: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    for row in rows:
+        case = row["case"]
+        key = case["stage"], case["device"], case["processes"]
+        groups[key].append(row["images_per_second"])
+    table: Table = [
+        ("stage", "device", "processes", "images/s (min-max)", "runs", "of one process")
+    ]
+    for (stage, device, count), rates in groups.items():
+        one, rate = groups.get((stage, device, 1)), statistics.median(rates)
+        cells = f"{rate:.1f} ({min(rates):.1f}-{max(rates):.1f})", len(rates)
+        times = f"{rate / statistics.median(one):.2f} x" if one else ""
+        table.append((stage, device, count, *cells, times))
+    return markdown(table)
+
+
 TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "time_to_quality": ("Time to quality", time_to_quality),
     "step": ("Training step", step),
     "sample": ("Sampling", sample),
     "growth": ("Growth", growth),
+    "processes": ("Processes", processes),
     "startup": ("Start-up", startup),
 }
 

@@ -9,7 +9,16 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from benchmarks import growth, measuring, report, sample, startup, step, time_to_quality  # noqa: E402
+from benchmarks import (  # noqa: E402
+    growth,
+    measuring,
+    processes,
+    report,
+    sample,
+    startup,
+    step,
+    time_to_quality,
+)
 from benchmarks.peer_diffusers import build_unet, matching_width  # noqa: E402
 from benchmarks.peer_recipes import TRIALS  # noqa: E402
 from minimagen.evaluation.metrics import kid  # noqa: E402
@@ -106,12 +115,24 @@ def test_growth_measures_what_it_names(results: Path) -> None:
     assert all(row["step_seconds"] > 0 for row in rows)
 
 
+def test_processes_are_launched_and_share_the_batch(results: Path) -> None:
+    rows = processes.main(quick(results))
+    assert [row["case"]["processes"] for row in rows] == [1, 2]
+    assert all(row["images_per_second"] > 0 and row["images"] == 16 for row in rows)
+
+
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     report.main(["--results", str(results), "--output", str(page)])
     text = page.read_text()
     assert "Not run yet" not in text
-    for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |"):
+    for wanted in (
+        "`train.py, unknown flag`",
+        "x speed",
+        "| 0 | cpu | 2 |",
+        "| pixels |",
+        "| ddpm | 4 |",
+    ):
         assert wanted in text, wanted
     assert f"{len(TRIALS)} trials, 1 of them run" in text
 

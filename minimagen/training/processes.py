@@ -98,12 +98,12 @@ class Processes:
         self.agree(found)
 
     def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches, after each agreeing that every process has its own."""
+        """Yield the batches, before each agreeing that every process has one: else all end."""
         remaining = iter(batches)
         while True:
             with self.together():
                 batch = next(remaining, None)
-            if batch is None:
+            if self.most(batch is None) or batch is None:
                 return
             yield batch
 

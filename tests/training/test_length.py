@@ -8,6 +8,7 @@ from minimagen.data.shapes import ShapesDataset
 from minimagen.imagen import Imagen
 from minimagen.training import length
 from minimagen.training.length import steps_of
+from minimagen.training.processes import Processes
 
 STAGE = StageConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
 STAGES = ({"share": 3.0, "batch_size": 5}, {"share": 1.0})
@@ -20,7 +21,7 @@ def steps(text_encoder, one_thread):
 
     def count(chosen=(0, 1), **given):
         config = TrainingConfig(batch_size=4, stages=STAGES, **given)
-        return steps_of(imagen, dataset, config, EmbeddingCache(text_encoder), chosen)
+        return steps_of(imagen, dataset, config, EmbeddingCache(text_encoder), chosen, Processes())
 
     return count
 
