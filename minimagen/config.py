@@ -248,6 +248,10 @@ class TrainingConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: Annotated[int, Field(ge=0)] = 0
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where curves and sample sheets are shown beside the run's own logs."""
     chckpt_num: PositiveInt = 500
     """Optimizer steps between checkpoints."""
     sample_num: PositiveInt = 500

@@ -9,7 +9,18 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from benchmarks import growth, measuring, report, sample, startup, step, text, time_to_quality  # noqa: E402, E501
+from benchmarks import (  # noqa: E402
+    growth,
+    measuring,
+    processes,
+    report,
+    sample,
+    startup,
+    step,
+    tables,
+    text,
+    time_to_quality,
+)
 from benchmarks.peer_diffusers import build_unet, matching_width  # noqa: E402
 from benchmarks.peer_recipes import TRIALS  # noqa: E402
 from minimagen.evaluation.metrics import kid  # noqa: E402
@@ -114,6 +125,12 @@ def test_text_costs_less_the_second_time(results: Path) -> None:
     assert [row["disk_bytes"] > row["case"]["captions"] * 12 * 256 for row in memory] == [True] * 2
 
 
+def test_processes_are_launched_and_share_the_batch(results: Path) -> None:
+    rows = processes.main(quick(results))
+    assert [row["case"]["processes"] for row in rows] == [1, 2]
+    assert all(row["images_per_second"] > 0 and row["images"] == 16 for row in rows)
+
+
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     report.main(["--results", str(results), "--output", str(page)])
@@ -122,6 +139,18 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |", "| warm"):
         assert wanted in told, wanted
     assert f"{len(TRIALS)} trials, 1 of them run" in told
+
+    text = page.read_text()
+    assert "Not run yet" not in text
+    for wanted in (
+        "`train.py, unknown flag`",
+        "x speed",
+        "| 0 | cpu | 2 |",
+        "| pixels |",
+        "| ddpm | 4 |",
+    ):
+        assert wanted in text, wanted
+    assert f"{len(TRIALS)} trials, 1 of them run" in text
 
 
 def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: str = "a") -> dict:
@@ -133,9 +162,9 @@ def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: s
 
 def test_time_to_quality_is_the_smallest_budget_that_reaches_it() -> None:
     rows = [row_of(0, 60, 0.6), row_of(0, 90, 0.85), row_of(0, 120, 0.9), row_of(1, 60, 0.4)]
-    assert report.times_to(rows, 0.8) == {0: 90, 1: None}
+    assert tables.times_to(rows, 0.8) == {0: 90, 1: None}
     late = row_of(2, 60, 0.9) | {"seconds": 75.0}  # overran its budget: what it took counts
-    assert report.times_to([late], 0.8) == {2: 75.0}
+    assert tables.times_to([late], 0.8) == {2: 75.0}
 
 
 def test_the_report_forgets_older_settings_and_older_rows() -> None:
@@ -147,8 +176,8 @@ def test_the_report_forgets_older_settings_and_older_rows() -> None:
 
 def test_differences_are_paired_by_caption() -> None:
     same = {"right": "1100" * 100}
-    assert report.difference(same, same) == "+0.0 (+0.0 to +0.0)"
-    assert report.difference({"right": "0100" * 100}, same).startswith("-25.0 (-29.")
+    assert tables.difference(same, same) == "+0.0 (+0.0 to +0.0)"
+    assert tables.difference({"right": "0100" * 100}, same).startswith("-25.0 (-29.")
 
 
 def test_the_peer_has_as_many_parameters() -> None:

@@ -1,6 +1,7 @@
 """``train.py``: flags or a parameters directory -> a training directory."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from minimagen.storage.directory import Parameters
 FLAGS = (
     Flag("PARAMETERS", "p", Path, "directory of parameters, ours or MinImagen's [the demo's]"),
     Flag("NUM_WORKERS", "n", natural, "data loader workers [0]"),
-    Flag("BATCH_SIZE", "b", positive_int, "images per optimizer step, accumulation included"),
+    Flag("BATCH_SIZE", "b", positive_int, "images per optimizer step, of all processes together"),
     Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
     Flag("IMG_SIDE_LEN", "s", positive_int, "side of the final images in px; stages scale with it"),
     Flag("EPOCHS", "e", positive_int, "passes over the training set, or give STEPS or MINUTES"),
@@ -43,19 +44,27 @@ FLAGS = (
     Flag("FLIP", "fl", None, "mirror every second picture; captions must not say left or right"),
     Flag("STEPS", "st", positive_int, "optimizer steps of every stage"),
     Flag("MINUTES", "m", positive, "time for all stages; the first steps are timed"),
-    Flag("STAGES", "sg", integers, "which stages to train, such as 0 or 0,1 [all]"),
+    Flag(
+        "STAGES", "sg", integers, "which to train, such as 0 or 0,1; jobs may share an OUTPUT [all]"
+    ),
     Flag("SEED", "sd", natural, "of every random draw [0]"),
     Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
     Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
     Flag("IN_PLACE", "ip", None, "resume in RESTART_DIRECTORY itself instead of a new one"),
     Flag("OUTPUT", "o", Path, "the training directory [training_<time>]"),
+    Flag(
+        "FSDP", "fs", None, "share each network out among the processes (FSDP2), which needs adamw"
+    ),
+    Flag("ACTIVATION_CHECKPOINTING", "ac", None, "less memory, about a third more time"),
+    Flag("TRACKER", "tr", str, "where curves go too [none]", ("tensorboard", "wandb", "none")),
     Flag("DRY_RUN", "dr", None, "build on no device, print sizes, memory and FLOPs, and stop"),
     Flag("PRINT_CONFIG", "pc", None, "print every value with its source, and stop"),
 )
 EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DATASET my_pictures --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
-  python train.py --RESTART_DIRECTORY training_20261120_220000"""
+  python train.py --RESTART_DIRECTORY training_20261120_220000
+  torchrun --nproc_per_node 4 train.py --DATASET my_pictures --BATCH_SIZE 256 --STEPS 100000"""
 
 TARGETS: dict[str, KeyPath] = {
     "NUM_WORKERS": ("training", "num_workers"),
@@ -75,10 +84,15 @@ TARGETS: dict[str, KeyPath] = {
     "STREAMING": ("data", "streaming"),
     "SEED": ("training", "seed"),
     "PRECISION": ("training", "precision"),
+    "ACTIVATION_CHECKPOINTING": ("training", "activation_checkpointing"),
+    "TRACKER": ("training", "tracker"),
 }
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
 TESTING_CAPTIONS = ["a large red star on a blue background", "a small green heart"]
-ON_RESUME = {"EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER"}
+ON_RESUME = {
+    "EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER", "ACTIVATION_CHECKPOINTING",
+    "TRACKER",
+}  # fmt: skip
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -207,22 +221,27 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.text.t5 import T5Encoder
     from minimagen.training.interruption import Interrupted
-    from minimagen.training.run import train
+    from minimagen.training.processes import launched
+    from minimagen.training.run import OutOfMemory, train
     from minimagen.training.trainer import NonFiniteLossError
 
+    device = arguments.DEVICE or "auto"
+    processes = launched(device, arguments.FSDP)
     data = parameters.data
-    dataset = load_dataset(
-        data.dataset,
-        parameters.imagen.image_sizes[-1],
-        seed=data.seed,
-        epoch_size=data.epoch_size,
-        caption_column=data.caption_column,
-        crop=data.crop,
-        flip=data.flip,
-        streaming=data.streaming,
+    dataset = processes.first_here(
+        lambda: load_dataset(
+            data.dataset,
+            parameters.imagen.image_sizes[-1],
+            seed=data.seed,
+            epoch_size=data.epoch_size,
+            caption_column=data.caption_column,
+            crop=data.crop,
+            flip=data.flip,
+            streaming=data.streaming,
+        )
     )
     encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
-    encoder.load()  # a missing one is told before anything is written
+    processes.first_here(lambda: encoder.fingerprint)  # a missing one is told at once
     restart = arguments.RESTART_DIRECTORY
     try:
         directory = train(
@@ -232,15 +251,22 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             data=data,
             output=arguments.OUTPUT,
             stages=arguments.STAGES,
-            device=arguments.DEVICE or "auto",
+            device=device,
             resume=None if restart is None else TrainingDirectory.open(restart),
             in_place=arguments.IN_PLACE,
+            fsdp=arguments.FSDP,
         )
     except Interrupted as stop:
-        return 128 + stop.signum, None
+        code, path = 128 + stop.signum, None
     except NonFiniteLossError:
-        return 1, None
-    return 0, directory.path
+        code, path = 1, None
+    except OutOfMemory as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1, None  # the others wait in the middle of a step: no farewell
+    else:
+        code, path = 0, directory.path
+    processes.end()
+    return code, path
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

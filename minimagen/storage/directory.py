@@ -38,25 +38,10 @@ class TrainingDirectory:
     def __str__(self) -> str:
         return str(self.path)
 
-    @classmethod
-    def create(cls, output: str | Path | None = None) -> "TrainingDirectory":
-        """Make a new directory: ``output``, or ``training_<local time>`` here.
-
-        Raises:
-            UserError: If ``output`` exists and is not empty, or cannot be made.
-        """
-        directory = cls(new_output(output, "training"))
-        try:
-            for folder in (
-                directory.parameters,
-                directory.state_dicts,
-                directory.tmp,
-                directory.samples,
-            ):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make {directory}: {error}") from None
-        return directory
+    def make(self) -> None:
+        """Make the folders that are missing."""
+        for folder in (self.parameters, self.state_dicts, self.tmp, self.samples):
+            folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> "TrainingDirectory":
@@ -100,6 +85,10 @@ class TrainingDirectory:
     def checkpoint(self, stage: int, step: int) -> Path:
         """Return where the checkpoint of a stage after ``step`` optimizer steps is."""
         return self.tmp / f"{self.checkpoint_prefix(stage)}{step:08d}"
+
+    def claim(self, stage: int) -> Path:
+        """Return the file that says that a job trains a stage."""
+        return self.tmp / f"unet_{stage}_started"
 
     def checkpoint_prefix(self, stage: int) -> str:
         """Return what the names of a stage's checkpoints begin with."""
