@@ -28,8 +28,7 @@ from minimagen.training.processes import Processes, launched
 from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.saving import Keeper
 from minimagen.training.settings import (
-    check_batches,
-    check_optimizers,
+    check_settings,
     chosen_stages,
 )
 from minimagen.training.tracking import Bar, Tracker
@@ -70,7 +69,6 @@ def train(
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         resume: Continue from the checkpoints of this directory.
         in_place: Continue in that directory instead of a new one.
-
         fsdp: Share the networks out among the processes, where one device cannot hold them.
 
     Raises:
@@ -84,41 +82,25 @@ def train(
     with processes.together():
         chosen = chosen_stages(stages, len(imagen.stages))
         config = config.for_stages(len(imagen.stages))
+        check_settings(config, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
-        check_batches(config, chosen, processes.world)
-        check_optimizers(config, chosen, processes.sharded)
-        _to_device(imagen, chosen, processes)
+        _to_device(imagen, chosen, processes, config.activation_checkpointing)
         encode = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
-        training, validation = split_train_valid(
-            dataset, data.train_valid_frac, data.seed, data.valid_num
-        )
-        training = at_most(training, data.max_samples, data.seed)
-        _check_size(validation, imagen)
+        training, validation = _parts(dataset, data, imagen)
         valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
         captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
-    for stage in imagen.stages:
-        stage.unet.recompute_activations(config.activation_checkpointing)
     steps = steps_of(imagen, training, config, encode, chosen, processes)
     config = config.replace(steps=steps, epochs=None, minutes=None)
     identities = [run_identity(imagen, config, data, training, i) for i in range(len(steps))]
     parameters = Parameters(imagen.config, config, data)
-
-    def open_directory() -> TrainingDirectory:
-        if resume:
-            check_resumable(imagen, resume, identities, steps, chosen)
-        if not (resume and in_place):
-            return start_directory(output, parameters, chosen, joinable=resume is None)
-        write_parameters(resume.parameters, parameters)
-        return resume
-
-    directory = processes.on_main(open_directory)
+    if resume:
+        processes.on_main(lambda: check_resumable(imagen, resume, identities, steps, chosen))
+    directory = processes.on_main(
+        lambda: _directory(output, resume, in_place, parameters, chosen, captions)
+    )
     board = start_board(config.tracker, directory, processes)
     tracker = Tracker(directory.progress, directory.metrics, processes.is_main, board)
-    if processes.is_main:
-        directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
-    _announce(tracker, directory, resume, imagen, processes)
-    if isinstance(training, PictureStream):
-        tracker.say(PROMISE)
+    _announce(tracker, directory, resume, imagen, processes, training)
     keeper = Keeper(imagen, directory, resume, identities, processes)
     with StopSignals(processes.world > 1) as signals:
         run = _Run(
@@ -267,12 +249,31 @@ class _Run:
         )
 
 
+def _directory(
+    output: str | Path | None,
+    resume: TrainingDirectory | None,
+    in_place: bool,
+    parameters: Parameters,
+    chosen: Sequence[int],
+    captions: Sequence[str],
+) -> TrainingDirectory:
+    """Return where the run writes, with its parameters and the captions of its sheets."""
+    if resume and in_place:
+        directory = resume
+        write_parameters(directory.parameters, parameters)
+    else:
+        directory = start_directory(output, parameters, chosen, joinable=resume is None)
+    directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
+    return directory
+
+
 def _announce(
     tracker: Tracker,
     directory: TrainingDirectory,
     resume: TrainingDirectory | None,
     imagen: Imagen,
     processes: Processes,
+    training: TrainingData,
 ) -> None:
     tracker.say(f"training directory: {directory}")
     if processes.world > 1:
@@ -282,6 +283,8 @@ def _announce(
     for i, stage in enumerate(imagen.stages):
         size = " x ".join(map(str, imagen.config.image_sizes[i]))
         tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
+    if isinstance(training, PictureStream):
+        tracker.say(PROMISE)
 
 
 def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processes) -> Trainer:
@@ -298,9 +301,23 @@ def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processe
     )
 
 
-def _to_device(imagen: Imagen, chosen: Sequence[int], processes: Processes) -> None:
+def _parts(
+    dataset: TrainingData, data: DataConfig, imagen: Imagen
+) -> tuple[TrainingData, CaptionedDataset]:
+    """Return what to train on and what to validate on."""
+    training, validation = split_train_valid(
+        dataset, data.train_valid_frac, data.seed, data.valid_num
+    )
+    _check_size(validation, imagen)
+    return at_most(training, data.max_samples, data.seed), validation
+
+
+def _to_device(
+    imagen: Imagen, chosen: Sequence[int], processes: Processes, recompute: bool
+) -> None:
     """Bring the cascade to the device, but for stages that will be sharded there block by block."""
     for i, stage in enumerate(imagen.stages):
+        stage.unet.recompute_activations(recompute)
         if not (processes.sharded and i in chosen):
             stage.to(processes.device)
     imagen.text_encoder.to(processes.device)

@@ -14,8 +14,17 @@ def chosen_stages(stages: Sequence[int] | None, count: int) -> Sequence[int]:
     return range(count) if stages is None else stages
 
 
-def check_batches(config: TrainingConfig, chosen: Sequence[int], world: int) -> None:
-    """Raise a UserError unless processes and micro-batches divide the batches of all stages."""
+def check_settings(
+    config: TrainingConfig, chosen: Sequence[int], world: int, sharded: bool
+) -> None:
+    """Raise a UserError unless the settings fit the processes.
+
+    Args:
+        config: With one entry for each stage.
+        chosen: The stages to train.
+        world: How many processes share each batch out.
+        sharded: Whether each holds only its share of the weights.
+    """
     parts = world * config.accum_iter
     for i in chosen:
         size = config.batch_size_of(i)
@@ -25,10 +34,6 @@ def check_batches(config: TrainingConfig, chosen: Sequence[int], world: int) -> 
                 f"divisible by {world} processes x ACCUM_ITER {config.accum_iter}; use a multiple "
                 f"of {parts}"
             )
-
-
-def check_optimizers(config: TrainingConfig, chosen: Sequence[int], sharded: bool) -> None:
-    """Raise a UserError where shards of matrices would meet an optimizer that needs whole ones."""
     if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
         raise UserError(
             "Muon makes whole matrices orthogonal, and FSDP divides them: set "

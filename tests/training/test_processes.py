@@ -24,7 +24,7 @@ from minimagen.storage.checkpoint import load_newest, load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.processes import Processes, launched
 from minimagen.training.run import train
-from minimagen.training.settings import check_batches, check_optimizers
+from minimagen.training.settings import check_settings
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 from tests.conftest import HashTextEncoder
 from tests.training.test_trainer import DoubleStage
@@ -176,10 +176,10 @@ def test_settings_that_do_not_fit_are_told_in_one_line(monkeypatch):
 
     config = TrainingConfig(batch_size=6, steps=1, stages=({},))
     with pytest.raises(UserError, match="BATCH_SIZE 6 .* multiple of 4"):
-        check_batches(config, [0], 4)
-    check_batches(config, [0], 3)
+        check_settings(config, [0], 4, False)
+    check_settings(config, [0], 3, False)
     with pytest.raises(UserError, match='"optimizer": "adamw"'):
-        check_optimizers(config, [0], sharded=True)
+        check_settings(config, [0], 2, True)
     with pytest.raises(UserError, match="torchrun"):
         launched("cpu", sharded=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
