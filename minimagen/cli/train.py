@@ -216,10 +216,13 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 
 
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
+    from minimagen.text.t5 import T5Encoder
+
+    # The first thing, before torch is imported: a misspelt name answers at once.
+    encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
     from minimagen.data.sources import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
-    from minimagen.text.t5 import T5Encoder
     from minimagen.training.interruption import Interrupted
     from minimagen.training.processes import launched
     from minimagen.training.run import OutOfMemory, train
@@ -240,7 +243,6 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             streaming=data.streaming,
         )
     )
-    encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
     processes.first_here(lambda: encoder.fingerprint)  # a missing one is told at once
     restart = arguments.RESTART_DIRECTORY
     try:

@@ -50,8 +50,8 @@ def find_source(name: str) -> str:
     if Path(name).is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return name
     raise UserError(
-        f"unknown text encoder {name!r}{did_you_mean(name, KNOWN_NAMES)}; "
-        f"valid are {', '.join(KNOWN_NAMES)}, a hub id (owner/name) or an existing folder"
+        f"unknown text encoder {name!r}{did_you_mean(name, KNOWN_NAMES)} "
+        f"(valid: {', '.join(KNOWN_NAMES)}, a hub id (owner/name) or an existing folder)"
     )
 
 

@@ -141,6 +141,7 @@ def test_an_unknown_command(refused: Refused) -> None:
         ("imagen", {"image_sizes": [16, 34]}, ["stage 1", "34 x 34", "divisible by 4"]),
         ("imagen", {"image_sizes": [16]}, ["1 entries for 2 stages"]),
         ("unet_1", {"prediction": "x0"}, ["unet_1.json", "prediction", "given 'x0'"]),
+        ("unet_0", {"unet": {"dim": 8, "dim_mults": [1], "channels": 1}}, ["channels is 1", "RGB"]),
         ("unet_0", {"unet": {"dim": 8, "dim_mult": [1]}}, ["did you mean 'dim_mults'"]),
         ("data", {"valid_num": 0}, ["valid_num", "given 0"]),
     ],
