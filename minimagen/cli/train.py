@@ -20,6 +20,7 @@ from minimagen.cli.arguments import (
 from minimagen.cli.settings import KeyPath, Settings, read_settings
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters
+from minimagen.training.settings import chosen_stages
 
 FLAGS = (
     Flag("PARAMETERS", "p", Path, "directory of parameters, ours or MinImagen's [the demo's]"),
@@ -184,9 +185,9 @@ def _saved(parameters: Parameters, target: KeyPath, value: Any) -> bool:
     return all(saved == value for saved in values)
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Namespace:
     """Return the flags, those that contradict each other refused."""
-    parser = build_parser("train.py", __doc__ or "", EXAMPLES, FLAGS)
+    parser = build_parser(program, __doc__ or "", EXAMPLES, FLAGS)
     arguments = parse(parser, FLAGS, argv)
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
@@ -204,6 +205,7 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
+    chosen_stages(arguments.STAGES, len(parameters.imagen.stages))
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
         return 0, None

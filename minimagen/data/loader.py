@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -161,6 +162,7 @@ def training_batches(
         **options,
         num_workers=num_workers,
         collate_fn=collate_loaded,
+        worker_init_fn=leave_signals_to_the_run,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
     batches, watch = itertools.islice(_in_one_line(loader), stop - start), Watch()
@@ -170,6 +172,12 @@ def training_batches(
         for batch in window:
             text = encode(batch.captions)  # remembered from the line above
             yield Batch(batch.images, text.embeds, text.mask)
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Let a worker outlive a signal to the whole process group: the run saves, then ends it."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:

@@ -66,9 +66,9 @@ class TrainingDirectory:
 
     @classmethod
     def newest(cls, where: str | Path = ".") -> "TrainingDirectory":
-        """Return the newest training directory in ``where`` that holds trained weights."""
+        """Return the newest training directory in ``where`` with weights of every stage."""
         found = sorted(
-            (p.parent for p in Path(where).glob("training_*/state_dicts") if any(p.iterdir())),
+            (path for path in Path(where).glob("training_*") if cls(path).is_trained),
             key=lambda path: (path.stat().st_mtime, path.name),
         )
         if not found:
@@ -77,6 +77,12 @@ class TrainingDirectory:
                 "python train.py, or name one with --TRAINING_DIRECTORY"
             )
         return cls.open(found[-1])
+
+    @property
+    def is_trained(self) -> bool:
+        """Tell whether there are weights of every stage."""
+        stages = range(len(list(self.parameters.glob("unet_*.json"))))
+        return len(stages) > 0 and all(self.weights(stage).is_file() for stage in stages)
 
     def weights(self, stage: int) -> Path:
         """Return where the trained (EMA) weights of a stage are."""
@@ -147,7 +153,9 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     if is_minimagen(folder):
         return read_minimagen_values(folder)
     if not (folder / "imagen.json").is_file():
-        raise UserError(f"{folder} has no imagen.json: it is not a parameters directory")
+        inside = folder / "parameters"
+        hint = f"; did you mean {inside}?" if (inside / "imagen.json").is_file() else ""
+        raise UserError(f"{folder} has no imagen.json: it is not a parameters directory{hint}")
     imagen = read_json(folder / "imagen.json")
     stages: list[dict[str, Any]] = []
     while (path := folder / f"unet_{len(stages)}.json").is_file():

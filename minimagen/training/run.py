@@ -102,6 +102,7 @@ def train(
     tracker = Tracker(directory.progress, directory.metrics, processes.is_main, board)
     _announce(tracker, directory, resume, imagen, processes, training)
     keeper = Keeper(imagen, directory, resume, identities, processes)
+    keeper.take_over()
     with StopSignals(processes.world > 1) as signals:
         run = _Run(
             imagen, directory, config, tracker, captions, valid, signals, processes, keeper, chosen
@@ -109,8 +110,8 @@ def train(
         for i in range(len(imagen.stages)):
             if i in chosen:
                 run.train_stage(i, training, encode)
-            elif resume:
-                keeper.take_over(i)
+            else:
+                keeper.load_weights(i)
     if cut := imagen.text_encoder.cut_captions:
         tracker.say(f"{cut} different captions were cut to {imagen.config.max_num_words} tokens")
     tracker.end()
@@ -138,6 +139,8 @@ class _Run:
         trainer = _trainer(self.imagen, self.config, i, self.processes)
         if self.keeper.restore(trainer):
             self.tracker.say(f"stage {i} continues after step {trainer.step}")
+        elif self.keeper.resume:
+            self.tracker.say(f"stage {i} has no checkpoint and starts from its beginning")
         if trainer.step == 0:
             self._sheet_of_average(trainer)
         config, processes = self.config, self.processes

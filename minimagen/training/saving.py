@@ -10,6 +10,7 @@ from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import (
     STATE,
     begin_checkpoint,
+    checkpoints,
     find_newest,
     finish_checkpoint,
     is_sharded,
@@ -21,7 +22,7 @@ from minimagen.storage.checkpoint import (
     set_aside_after,
 )
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.storage.files import read_json
+from minimagen.storage.files import cannot_write, read_json
 from minimagen.training.processes import Processes
 from minimagen.training.trainer import Trainer
 
@@ -83,8 +84,8 @@ class Keeper:
         """Let the trainer continue after the newest checkpoint; False where there is none."""
         if self.resume is None:
             return False
-        resume, prefix = self.resume, self.resume.checkpoint_prefix(trainer.index)
-        folder = self.processes.on_main(lambda: find_newest(resume.tmp, prefix))
+        tmp, prefix = self.directory.tmp, self.directory.checkpoint_prefix(trainer.index)
+        folder = self.processes.on_main(lambda: find_newest(tmp, prefix))
         if folder is None:
             return False
         if self.processes.sharded or is_sharded(folder):
@@ -95,36 +96,30 @@ class Keeper:
             trainer.load(tensors, read_json(folder / STATE))
         else:
             trainer.load(*read_checkpoint(folder))
-
-        def tidy() -> None:
-            if resume.path.resolve() == self.directory.path.resolve():
-                set_aside_after(self.directory.tmp, prefix, trainer.step)
-            self._copy_weights(trainer.index)
-
-        self.processes.on_main(tidy)
+        self.processes.on_main(lambda: set_aside_after(tmp, prefix, trainer.step))
         return True
 
-    def take_over(self, i: int) -> None:
-        """Keep what the resumed directory holds of a stage that is not trained now."""
+    def take_over(self) -> None:
+        """Copy what the resumed directory holds of all stages, before any of them goes on.
+
+        So a run that stops in its first stage has lost nothing of the later ones.
+        """
         resume = self.resume
-        assert resume is not None
-
-        def copy() -> None:
-            if resume.path.resolve() != self.directory.path.resolve():
-                for folder in resume.tmp.glob(f"{resume.checkpoint_prefix(i)}*"):
-                    shutil.copytree(folder, self.directory.tmp / folder.name)
-            self._copy_weights(i)
-
-        self.processes.on_main(copy)
-        self.load_weights(i)
+        if resume is not None and resume.path.resolve() != self.directory.path.resolve():
+            self.processes.on_main(lambda: _copy(resume, self.directory))
 
     def load_weights(self, i: int) -> None:
         """Load what the directory holds of a stage that another job trains, if it does."""
         if self.directory.weights(i).is_file():
             self.imagen.load_stage(i, self.directory.weights(i))
 
-    def _copy_weights(self, i: int) -> None:
-        assert self.resume is not None
-        source, target = self.resume.weights(i), self.directory.weights(i)
-        if source.is_file() and source.resolve() != target.resolve():
-            shutil.copyfile(source, target)
+
+def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:
+    """Copy finished checkpoints and weights."""
+    try:
+        for folder in checkpoints(source.tmp, "unet_"):
+            shutil.copytree(folder, target.tmp / folder.name)
+        for file in source.state_dicts.glob("*.safetensors"):
+            shutil.copyfile(file, target.state_dicts / file.name)
+    except (OSError, shutil.Error) as error:
+        raise cannot_write(target.path, error) from None

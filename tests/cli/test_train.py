@@ -26,12 +26,6 @@ pytestmark = [
 TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
     return load_weights(TrainingDirectory(directory).weights(stage)).tensors
 
@@ -73,6 +67,38 @@ def test_a_stage_alone_then_the_rest(here: Path) -> None:
     assert same(weights("one", 1), weights("both", 1))
     assert load_newest(Path("both/tmp"), "unet_1_step_") is not None
     assert inference.entry(["-d", "both", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+
+
+def test_a_resumed_run_that_stops_early_has_lost_nothing_of_the_later_stages(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train.entry([*TINY, "--STEPS", "2", "-o", "one"]) == 0
+    honest = DiffusionStage.loss
+
+    def broken(self: DiffusionStage, batch: Any, draws: Any) -> Tensor:
+        loss: Tensor = honest(self, batch, draws)
+        return loss * math.nan if self.index == 0 else loss
+
+    monkeypatch.setattr(DiffusionStage, "loss", broken)
+    assert train.entry(["-rd", "one", "--STEPS", "4", "-o", "two"]) == 1
+    assert same(weights("one", 1), weights("two", 1))
+    monkeypatch.setattr(DiffusionStage, "loss", honest)
+    assert train.entry(["-rd", "two", "-o", "three"]) == 0
+    log = Path("three", "training_progress.txt").read_text()
+    assert "stage 0 continues after step 2" in log and "stage 1 continues after step 2" in log
+
+
+def test_a_resumed_run_says_what_starts_anew(here: Path) -> None:
+    assert train.entry([*TINY, "-sg", "0", "-o", "one"]) == 0
+    assert train.entry(["-rd", "one", "-o", "two"]) == 0
+    log = Path("two", "training_progress.txt").read_text()
+    assert "stage 1 has no checkpoint and starts from its beginning" in log
+
+
+def test_inference_takes_the_newest_directory_that_is_trained_whole(here: Path) -> None:
+    assert train.entry([*TINY, "-o", "training_1"]) == 0
+    assert train.entry([*TINY, "-sg", "0", "-o", "training_2"]) == 0
+    assert TrainingDirectory.newest().path == Path("training_1")
 
 
 def test_testing_uses_a_few_pictures_of_ones_own_data(here: Path) -> None:
