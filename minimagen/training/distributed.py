@@ -6,6 +6,7 @@ the blocks of the network are put together one at a time where they are needed.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -32,6 +33,7 @@ from minimagen.errors import UserError
 from minimagen.training.processes import LossFunction, Processes
 
 T = TypeVar("T")
+FAREWELL = 0.2  # seconds
 LONGEST_WAIT = timedelta(hours=2)  # for what the main process does alone: sheets, downloads
 
 
@@ -135,6 +137,9 @@ class ManyProcesses(Processes):
     def end(self) -> None:
         """Wait for all, then end the process group."""
         self._accelerator.wait_for_everyone()
+        # Gloo's thread needs Python's lock to let go of the last tensors, and the destructor of the
+        # group waits for that thread with the lock in its hands (torch 2.13): let it finish first.
+        time.sleep(FAREWELL)
         self._accelerator.end_training()
 
 

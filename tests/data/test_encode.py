@@ -178,7 +178,12 @@ def test_an_interruption_loses_at_most_a_window(monkeypatch: pytest.MonkeyPatch)
 def test_ctrl_c_at_the_command_line_ends_quietly(cache: Path) -> None:
     command = [sys.executable, "-m", "minimagen", "data", "encode", "shapes", "--EPOCH_SIZE"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process: Any = subprocess.Popen([*command, "10000000"], cwd=ROOT, **pipes)
+    process: Any = subprocess.Popen(
+        [*command, "10000000"],
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored behind nohup
+        **pipes,
+    )
     deadline = time.time() + 100
     while not list(cache.rglob("*.safetensors")) and time.time() < deadline:
         time.sleep(0.1)
