@@ -136,21 +136,16 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     report.main(["--results", str(results), "--output", str(page)])
     told = page.read_text()
     assert "Not run yet" not in told
-    for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |", "| warm"):
-        assert wanted in told, wanted
-    assert f"{len(TRIALS)} trials, 1 of them run" in told
-
-    text = page.read_text()
-    assert "Not run yet" not in text
     for wanted in (
         "`train.py, unknown flag`",
         "x speed",
         "| 0 | cpu | 2 |",
         "| pixels |",
         "| ddpm | 4 |",
+        "| warm",
     ):
-        assert wanted in text, wanted
-    assert f"{len(TRIALS)} trials, 1 of them run" in text
+        assert wanted in told, wanted
+    assert f"{len(TRIALS)} trials, 1 of them run" in told
 
 
 def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: str = "a") -> dict:
