@@ -215,10 +215,9 @@ def _taken_away(run: Run, fault: str) -> tuple[Process, Path, Path]:
     data = Path(run.data)
     away = data.with_name("away")
     process = run.start(run.output(), fault=(fault, "0"), data=run.data)
-    stage = run.random.randrange(2)  # the first sheet is painted just before the first pictures
-    sheet = process.output / "samples" / f"stage_{stage}_step_00000000.png"
-    process.wait_for(sheet.exists)
-    time.sleep(0.1 + 0.2 * run.random.random())
+    sheet = process.output / "samples" / "stage_0_step_00000000.png"
+    process.wait_for(sheet.exists)  # it is painted just before the training pictures are read
+    time.sleep(0.3 * run.random.random())
     data.rename(away)
     return process, data, away
 
