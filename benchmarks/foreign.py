@@ -324,6 +324,8 @@ def measure(case: Case, started: float) -> Row:
         folder.mkdir()
         files = kind.write(folder)
         whole = {path: path.read_bytes() for path in files}
+        os.environ["MINIMAGEN_CACHE"] = f"{name}/cache/whole"
+        assert (found := outcome(kind, folder)) == "read", found
         for number in range(case["inputs"]):
             os.environ["MINIMAGEN_CACHE"] = f"{name}/cache/{number}"
             path = random.choice(files)
