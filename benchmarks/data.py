@@ -4,8 +4,9 @@
     python -m benchmarks.data --only waiting    # with all cores, as the demo runs
 
 * speed: samples/s of every source through the whole pipeline (order, captions, decoding, batches)
-  at 64 px. The first pass decodes files that the system has in its cache; later passes find
-  decoded pictures in memory. Text encoding is left out: benchmarks of its own measure it.
+  at 64 px, and of large pictures at their own size. The first pass decodes files that the system
+  has in its cache; later passes find decoded pictures in memory. Text encoding is left out:
+  ``benchmarks.text`` measures it.
 * waiting: the share of the demo's training time that is spent waiting for the next batch, its
   text included, by stage and number of workers.
 * memory: private memory that a list of 10^4 ... 10^6 captioned pictures takes.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SIDE, BATCH = 64, 64
 PICTURES = 4096
+LARGE, LARGE_PICTURES = 1024, 192  # what the last stage of a large cascade reads
 SHARD = 1024  # pictures in one
 PASSES = 3  # through decoded pictures
 SOURCES = ("shapes", "folder", "parquet", "saved", "shards")
@@ -138,8 +140,9 @@ def speed(case: Case) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINIMAGEN_CACHE"] = f"{folder}/cache"
         (Path(folder) / "data").mkdir()
-        data = opened(case["source"], Path(folder) / "data", case["stored"], case["count"], SIDE)
-        epoch = -(-int(0.9 * case["count"]) // BATCH)
+        where, count = Path(folder) / "data", case["count"]
+        data = opened(case["source"], where, case["stored"], count, case["side"])
+        epoch = round(0.9 * count) // BATCH  # whole batches
         row: Row = {}
         for name, first, last in (("first", 0, epoch), ("later", epoch, (1 + PASSES) * epoch)):
             clock, core = time.perf_counter(), time.process_time()
@@ -163,8 +166,7 @@ def waiting(case: Case) -> Row:
     config, training, i = parameters.imagen, parameters.training, case["stage"]
     encoder = T5Encoder(config.text_encoder_name, config.max_num_words)
     imagen = Imagen(config, encoder)
-    settings = training.stages[i] if training.stages else training.stages
-    trainer = Trainer(imagen.stages[i], i, settings, case["steps"])
+    trainer = Trainer(imagen.stages[i], i, training.stages[i], case["steps"])
     size = training.batch_size_of(i)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINIMAGEN_CACHE"] = f"{folder}/cache"
@@ -193,7 +195,7 @@ def memory(case: Case) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["MINIMAGEN_CACHE"] = f"{name}/cache"
-        originals = [folder / f"{i}.jpg" for i, _ in enumerate(range(min(FILES, case["rows"])))]
+        originals = [folder / f"{i}.jpg" for i in range(min(FILES, case["rows"]))]
         for path, content in zip(originals, photos(len(originals), SIDE), strict=True):
             path.write_bytes(content)
         with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
@@ -247,8 +249,11 @@ def cases(quick: bool, only: Sequence[str]) -> Iterator[Case]:
     """Yield what to measure."""
     count = 128 if quick else PICTURES
     for source in SOURCES if "speed" in only else ():
+        asked = {"what": "speed", "source": source, "side": SIDE, "count": count}
         for stored in (SIDE,) if quick or source == "shapes" else (SIDE, 256):
-            yield {"what": "speed", "source": source, "stored": stored, "count": count}
+            yield asked | {"stored": stored}
+        if source == "folder" and not quick:
+            yield asked | {"stored": LARGE, "side": LARGE, "count": LARGE_PICTURES}
     demo = {"parameters": "parameters/testing" if quick else "parameters", "count": count}
     for stage in (0,) if quick else (0, 1):
         for source in (("shapes",) if quick else ("shapes", "folder")) if "waiting" in only else ():

@@ -111,7 +111,13 @@ def _read_parameters(folder: Path) -> None:
 
 
 def _minimagen(folder: Path) -> list[Path]:
-    unet = {"dim": 8, "dim_mults": [1, 2], "channels": 3, "layer_attns": False, "lowres_cond": False}
+    unet = {
+        "dim": 8,
+        "dim_mults": [1, 2],
+        "channels": 3,
+        "layer_attns": False,
+        "lowres_cond": False,
+    }
     imagen = {"image_sizes": [8], "timesteps": 5, "text_encoder_name": "t5_mini", "channels": 3}
     stamp = "20220816_165729"
     (folder / f"unet_0_params_{stamp}.json").write_text(json.dumps(unet))

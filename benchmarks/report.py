@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
 from benchmarks.measuring import RESULTS, ROOT, Row, growth_exponent, mean_sd, read_rows
 from benchmarks.peer_recipes import AS_SHIPPED, TRIALS
+from benchmarks.tables import Table
 
-Table = list[Sequence[Any]]
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 FIGURE = "quality_against_time.png"
 HEAD = """# Results
@@ -240,8 +241,17 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "step": ("Training step", step),
     "sample": ("Sampling", sample),
     "growth": ("Growth", growth),
+    "data": ("Data", lambda rows: several(rows, tables.speed, tables.waiting, tables.memory)),
+    "faults": ("Faults", lambda rows: markdown(tables.faults(rows))),
+    "foreign": ("Foreign files", lambda rows: markdown(tables.foreign(rows))),
     "startup": ("Start-up", startup),
 }
+
+
+def several(rows: list[Row], *parts: Callable[[list[Row]], Table]) -> list[str]:
+    """Return several tables of the same rows, those without rows left out."""
+    filled = [table for part in parts if len(table := part(rows)) > 1]
+    return [line for table in filled for line in [*markdown(table), ""]]
 
 
 def markdown(table: Table) -> list[str]:
