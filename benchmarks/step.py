@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -68,9 +69,15 @@ class WideText:
 
     name = "t5_mini, widened"
     embed_dim = WIDTH
+    cut_captions = 0
 
     def __init__(self) -> None:
         self._t5 = _bundled_t5()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the encoder."""
+        self._t5.to(device)
+        return self
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return [n 512] per caption."""

@@ -268,6 +268,21 @@ class TrainingConfig(Config):
                 )
         return self
 
+    def for_stages(self, count: int) -> Self:
+        """Return the configuration with one entry of ``stages`` for each of ``count`` stages.
+
+        Raises:
+            UserError: If it has neither none, one for all, nor one each.
+        """
+        if len(self.stages) not in (0, 1, count):
+            raise UserError(
+                f"training.json: stages has {len(self.stages)} entries for {count} stages of the "
+                "cascade; give one entry each, or a single one for all"
+            )
+        if len(self.stages) == count:
+            return self
+        return self.replace(stages=(self.stages or ({},)) * count)
+
     def batch_size_of(self, stage: int) -> int:
         """Return the pictures per optimizer step of a stage."""
         return self.stages[stage].batch_size or self.batch_size

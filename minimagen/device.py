@@ -13,13 +13,24 @@ def resolve_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: If the device does not exist here.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    names = _available()
     if name == "auto":
-        return torch.device(next((kind for kind, here in available.items() if here), "cpu"))
-    kind = name.partition(":")[0]
-    if kind != "cpu" and not available.get(kind, False):
-        raise UserError(f"DEVICE {name!r} is not available here; use auto, cpu, cuda or mps")
+        return torch.device(names[0])
+    if name not in names:
+        raise UserError(f"DEVICE {name!r} is not available here; use auto, {', '.join(names)}")
     return torch.device(name)
+
+
+def _available() -> list[str]:
+    """Return the names of the devices that exist here, the fastest kind first."""
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    counts = {"cuda": cuda, "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    return [
+        name
+        for kind, count in counts.items()
+        if count
+        for name in (kind, *(f"{kind}:{i}" for i in range(count)))
+    ]
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from minimagen.batch import to_uint8
 from minimagen.config import ImagenConfig, SamplingConfig
-from minimagen.device import autocast
+from minimagen.device import autocast, resolve_device
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
@@ -43,7 +43,8 @@ class Imagen(nn.Module):
 
     Args:
         config: The whole cascade.
-        text_encoder: Frozen; made from ``config.text_encoder_name`` by default.
+        text_encoder: Frozen; made from ``config.text_encoder_name`` by default. It is no module:
+            ``imagen.to`` moves the stages, ``imagen.text_encoder.to`` the encoder.
         seed: Of the initial weights; stage i's depend on (seed, i) only.
     """
 
@@ -96,11 +97,11 @@ class Imagen(nn.Module):
         guidance_scale: float | Sequence[float] | None = None,
         timesteps: int | Sequence[int] | None = None,
         sampler: str | Sequence[str] | None = None,
-        aug_level: float | None = None,
+        aug_level: float | Sequence[float] | None = None,
         batch_size: int = 64,
         precision: str = "auto",
         callback: Callback | None = None,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
     ) -> list[Image.Image]:
         """Return one picture per caption.
 
@@ -113,15 +114,16 @@ class Imagen(nn.Module):
                 stage; the stages' own settings by default.
             timesteps: Sampling steps.
             sampler: ``ddpm``, ``ddim``, ``dpm++`` or ``heun``.
-            aug_level: Noise time of the low-resolution pictures, in [0, 1].
+            aug_level: Noise time of the low-resolution pictures, in [0, 1]; the first stage has
+                none and ignores its value.
             batch_size: Pictures painted at once.
             precision: ``auto``, ``fp32`` or ``bf16``.
             callback: Called after each step with (stage, step, number of steps, estimate).
             device: Where to paint with one stage on the device at a time, each sent back after its
-                turn; by default the stages paint where they are.
+                turn, such as ``"cuda"``; by default the stages paint where they are.
 
         Raises:
-            UserError: If a setting is not valid.
+            UserError: If a setting is not valid, or there is no such device here.
         """
         return self.sample_stages(
             captions,
@@ -142,11 +144,12 @@ class Imagen(nn.Module):
         batch_size: int = 64,
         precision: str = "auto",
         callback: Callback | None = None,
-        device: torch.device | None = None,
+        device: torch.device | str | None = None,
     ) -> list[list[Image.Image]]:
         """Return the pictures of every stage: as many lists as ``samplings``, see ``sample``."""
         if len(seeds) != len(captions):
             raise UserError(f"{len(seeds)} seeds for {len(captions)} captions; give one each")
+        device = resolve_device(device) if isinstance(device, str) else device
         painted: list[list[Image.Image]] = [[] for _ in samplings]
         for start in range(0, len(captions), batch_size):
             rows = slice(start, start + batch_size)
@@ -162,9 +165,15 @@ class Imagen(nn.Module):
         guidance_scale: float | Sequence[float] | None = None,
         timesteps: int | Sequence[int] | None = None,
         sampler: str | Sequence[str] | None = None,
-        aug_level: float | None = None,
+        aug_level: float | Sequence[float] | None = None,
     ) -> list[SamplingConfig]:
-        """Return each stage's sampling settings with the given changes, checked."""
+        """Return each stage's sampling settings with the given changes, checked.
+
+        Each is one value for all stages, or a sequence of one per stage, see ``sample``.
+
+        Raises:
+            UserError: If a value is not valid, or there are not as many as stages.
+        """
         asked: dict[str, Any] = {
             "guidance_scale": guidance_scale,
             "timesteps": timesteps,
@@ -181,7 +190,7 @@ class Imagen(nn.Module):
     @property
     def stages(self) -> list[DiffusionStage]:
         """Return the links of the cascade, the base stage first."""
-        return [stage for stage in self._links if isinstance(stage, DiffusionStage)]
+        return cast(list[DiffusionStage], list(self._links))
 
     @property
     def device(self) -> torch.device:

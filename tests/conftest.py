@@ -16,12 +16,16 @@ class HashTextEncoder:
     """A deterministic stand-in for T5: every word has its own random vector."""
 
     name = "hash"
+    cut_captions = 0
 
     def __init__(self, embed_dim: int = 12) -> None:
         self.embed_dim = embed_dim
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         return [torch.stack([self._word(word) for word in c.split()]) for c in captions]
+
+    def to(self, device: torch.device | str) -> "HashTextEncoder":
+        return self
 
     def __call__(self, captions: Sequence[str]) -> TextEncoding:
         return pad_and_stack(self.encode(captions))

@@ -80,6 +80,23 @@ def test_settings_are_per_call_and_per_stage(imagen):
     assert imagen.config.stages[0].sampling.timesteps == 3
 
 
+def test_the_noise_of_the_low_resolution_picture_is_per_stage(text_encoder):
+    stages = [{"unet": UNET, "sampling": {"aug_level": 0.05}}] * 3
+    config = ImagenConfig(image_sizes=[8, 16, 32], stages=stages)
+    imagen = Imagen(config, text_encoder)
+
+    def levels(aug_level):
+        return [sampling.aug_level for sampling in imagen.samplings(aug_level=aug_level)]
+
+    assert levels(None) == [0.05] * 3
+    assert levels(0.2) == [0.2] * 3
+    assert levels((0.0, 0.3, 0.1)) == [0.0, 0.3, 0.1]
+    with pytest.raises(UserError, match="aug_level: 2 values for 3 stages"):
+        levels((0.3, 0.1))
+    with pytest.raises(UserError, match="aug_level"):
+        levels((0.0, 0.3, 1.1))
+
+
 def test_the_callback_sees_every_step_of_every_stage(imagen):
     seen = []
     imagen.sample(
@@ -91,8 +108,9 @@ def test_the_callback_sees_every_step_of_every_stage(imagen):
 
 def test_one_stage_on_the_device_at_a_time_paints_the_same(imagen):
     usual = pixels(imagen.sample(CAPTIONS[:2], seed=0))
-    visiting = pixels(imagen.sample(CAPTIONS[:2], seed=0, device=torch.device("cpu")))
-    assert (usual == visiting).all()
+    for device in (torch.device("cpu"), "cpu"):
+        visiting = pixels(imagen.sample(CAPTIONS[:2], seed=0, device=device))
+        assert (usual == visiting).all()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +120,8 @@ def test_one_stage_on_the_device_at_a_time_paints_the_same(imagen):
         ({"guidance_scale": (1.0, 2.0, 3.0)}, "3 values for 2 stages"),
         ({"sampler": "ddmp"}, "sampler"),
         ({"timesteps": 0}, "timesteps"),
+        ({"device": "abacus"}, "'abacus' is not available"),
+        ({"device": "cuda:99"}, "'cuda:99' is not available"),
         ({"aug_level": 1.5}, "aug_level"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
     ],

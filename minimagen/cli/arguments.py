@@ -4,6 +4,7 @@ Nothing here imports torch: ``--help`` and mistakes answer at once.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,9 +125,27 @@ def _number(text: str, kind: type, valid: Callable[[Any], bool], wanted: str) ->
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command; a user's mistake becomes one line on standard error and exit code 2."""
+    """Run a command; what ends it early becomes one line on standard error.
+
+    The last net: what reads and writes files says itself what was lost and what to do.
+
+    Returns:
+        The command's exit code, 2 after a user's mistake or where the disk or the system says no
+        (full, not allowed, not there), 130 after Ctrl-C.
+    """
+    # Threads that spin while they wait take the core from those they wait for: one busy neighbour
+    # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        why = " ".join((error.strerror or str(error) or type(error).__name__).split())
+        where = f": {error.filename}" if error.filename is not None else ""
+        print(f"error: {why}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from minimagen.config import TrainingConfig
 from minimagen.networks.attention import Attention
 from minimagen.networks.unet import UNet, count_parameters
 from minimagen.storage.directory import Parameters
@@ -22,12 +23,14 @@ from minimagen.text.t5 import T5Encoder
 PAPER_SIZES = ((64, 64), (256, 256), (1024, 1024))
 PAPER_PARAMETERS = (2.0e9, 600e6, 400e6)  # Imagen, arXiv 2205.11487
 TRAINING_COPIES = 5  # float32 each: weight, gradient, AdamW's two moments, average (EMA)
+# Muon keeps one moment, of the hidden matrices, where AdamW keeps two.
 
 NOTES = (
     "Memory is for float32, from shapes alone: no allocator, no workspace; bf16 autocast about "
-    "halves the activations. Training keeps weights, gradients, AdamW's two moments and their "
-    "average (EMA), and what the backward pass needs of a micro-batch (BATCH_SIZE / ACCUM_ITER "
-    "pictures); attention matrices are counted, fused kernels keep none.",
+    "halves the activations. Training keeps weights, gradients, moments (AdamW two; Muon one of "
+    "the hidden matrices, and AdamW's two of the rest) and the weights' average (EMA), and what "
+    "the backward pass needs of a micro-batch (the stage's batch size / ACCUM_ITER pictures); "
+    "attention matrices are counted, fused kernels keep none.",
     "A multiplication and an addition are 2 FLOPs. The captions' keys and values are made once per "
     "picture. Guidance (a scale other than 1) runs the network with and without the caption, so "
     "it doubles the FLOPs of a step; heun runs it twice in each step but the last. A training step "
@@ -48,6 +51,8 @@ class Cost(NamedTuple):
     """What one stage costs; memory in bytes, FLOPs for one picture."""
 
     parameters: int
+    hidden: int
+    """Those of them that are in hidden matrices, which Muon trains."""
     activations: int
     """Kept for the backward pass, one picture."""
     sampling: int
@@ -63,7 +68,8 @@ def report(parameters: Parameters) -> str:
 
     Needs neither the text encoder's weights nor, for a known T5 name, a network.
     """
-    config, training = parameters.imagen, parameters.training
+    config = parameters.imagen
+    training = parameters.training.for_stages(len(config.stages))
     width = T5Encoder(config.text_encoder_name, config.max_num_words).embed_dim
     networks = build(parameters, width)
     costs = [
@@ -76,7 +82,6 @@ def report(parameters: Parameters) -> str:
             strict=True,
         )
     ]
-    micro_batch = math.ceil(training.batch_size / training.accum_iter)
     rows = [["", *(f"stage {i}" for i in range(len(costs)))]]
     rows += [["picture", *(f"{h} x {w}" for h, w in config.image_sizes)]]
     rows += [["parameters", *(_millions(c.parameters) for c in costs)]]
@@ -86,7 +91,7 @@ def report(parameters: Parameters) -> str:
         gaps = zip(costs, PAPER_PARAMETERS, strict=True)
         rows += [["  gap", *(f"{100 * (c.parameters / n - 1):+.0f} %" for c, n in gaps)]]
         notes.append(PAPER_NOTE.format(**_parts(networks[2])))
-    rows += _memory_rows(costs, micro_batch) + _flop_rows(costs, parameters)
+    rows += _memory_rows(costs, training) + _flop_rows(costs, parameters)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
     return "\n".join([_table(rows), "", text, *(textwrap.fill(note, 100) for note in notes)])
 
@@ -129,7 +134,9 @@ def measure(
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
     with torch.no_grad(), _LiveBytes(network) as live:
         network(*inputs[:2], network.encode_text(*text), *inputs[2:])
-    return Cost(count_parameters(network), saved.bytes(), live.peak, text_flops, flops)
+    hidden = sum(p.numel() for p in network.hidden_matrices())
+    parameters = count_parameters(network)
+    return Cost(parameters, hidden, saved.bytes(), live.peak, text_flops, flops)
 
 
 def _inputs(
@@ -204,13 +211,23 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _memory_rows(costs: list[Cost], micro_batch: int) -> list[list[str]]:
-    states = [4 * TRAINING_COPIES * c.parameters for c in costs]
-    activations = [micro_batch * c.activations for c in costs]
+def states_bytes(cost: Cost, optimizer: str) -> int:
+    """Return the bytes of a stage's weights, gradients, moments and average while it trains."""
+    copies = TRAINING_COPIES * cost.parameters
+    return 4 * (copies - cost.hidden if optimizer == "muon" else copies)
+
+
+def _memory_rows(costs: list[Cost], training: TrainingConfig) -> list[list[str]]:
+    optimizers = [stage.optimizer for stage in training.stages]
+    pictures = [training.batch_size_of(i) // training.accum_iter for i in range(len(costs))]
+    states = [states_bytes(c, name) for c, name in zip(costs, optimizers, strict=True)]
+    activations = [n * c.activations for n, c in zip(pictures, costs, strict=True)]
     return [
         ["memory to train", *(_bytes(s + a) for s, a in zip(states, activations, strict=True))],
-        ["  weights, gradients, AdamW, EMA", *(_bytes(s) for s in states)],
-        [f"  activations of {micro_batch} pictures", *(_bytes(a) for a in activations)],
+        ["  optimizer", *optimizers],
+        ["  weights, gradients, moments, EMA", *(_bytes(s) for s in states)],
+        ["  pictures in a micro-batch", *map(str, pictures)],
+        ["  activations of a micro-batch", *(_bytes(a) for a in activations)],
         ["  activations of one picture", *(_bytes(c.activations) for c in costs)],
         ["memory to sample one", *(_bytes(4 * c.parameters + c.sampling) for c in costs)],
     ]

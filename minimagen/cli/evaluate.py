@@ -29,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate; return the exit code."""
     parser = build_parser("python -m minimagen evaluate", __doc__ or "", EXAMPLES, FLAGS)
     arguments = parse(parser, FLAGS, argv)
+    if arguments.SHEET is not None and arguments.SHEET.suffix.lower() != ".png":
+        raise UserError(f"--SHEET {arguments.SHEET}: the sheet is a PNG; end its name in .png")
     from minimagen.data.shapes import ShapesDataset
     from minimagen.device import resolve_device
     from minimagen.evaluation.evaluate import evaluate
@@ -42,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
     dataset, _, level_name = name.partition(":")
     if dataset != "shapes":
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
-    imagen = Imagen.from_directory(directory.path).to(resolve_device(arguments.DEVICE or "auto"))
+    device = resolve_device(arguments.DEVICE or "auto")
+    imagen = Imagen.from_directory(directory.path).to(device)
+    imagen.text_encoder.to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
     split, count = arguments.SPLIT or "heldout", arguments.COUNT or 200
@@ -63,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     )
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
     print(table(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
-    if arguments.SHEET:
+    if arguments.SHEET is not None:
         _write_sheet(arguments.SHEET, samples, painted, judge)
     return 0
 

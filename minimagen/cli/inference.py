@@ -37,8 +37,8 @@ SAMPLING_FLAGS = (
     Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
     Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "w, 1 = off: one number, or one per stage"),
     Flag("SAMPLER", "sa", several(sampler), f"{', '.join(SAMPLERS)}: one, or one per stage"),
-    Flag("AUG_LEVEL", "al", level, "noise time of the low-resolution pictures, 0 to 1"),
-    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
+    Flag("AUG_LEVEL", "al", several(level), "noise time of the low-resolution pictures, 0 to 1"),
+    Flag("DEVICE", "dev", str, "auto, cuda, cuda:1, mps or cpu [auto]"),
     Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
 )
 FLAGS = (
@@ -59,13 +59,16 @@ EXAMPLES = """  python inference.py --CAPTIONS "a large red star on a blue backg
 def read_captions(given: str) -> list[str]:
     """Return the captions of a ``.txt`` file (blank lines skipped), or the caption itself.
 
+    Each on one line, with single spaces between its words: so line i of what is written beside the
+    pictures belongs to picture i.
+
     Raises:
         UserError: If the file is missing, empty or not UTF-8, or the caption is blank.
     """
     if not given.lower().endswith(".txt"):
         if not given.strip():
             raise UserError("--CAPTIONS is blank; give a caption or a .txt file of captions")
-        return [given.strip()]
+        return [" ".join(given.split())]
     try:
         lines = Path(given).read_text("utf-8-sig").splitlines()
     except OSError as error:
@@ -74,7 +77,7 @@ def read_captions(given: str) -> list[str]:
         raise UserError(
             f"captions file {given} is not UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
-    captions = [line.strip() for line in lines if line.strip()]
+    captions = [" ".join(line.split()) for line in lines if line.strip()]
     if not captions:
         raise UserError(f"captions file {given} has no captions; write one per line")
     return captions
@@ -108,6 +111,7 @@ def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str
 
     device = resolve_device(arguments.DEVICE or "auto")
     imagen = Imagen.from_directory(directory)
+    imagen.text_encoder.to(device)
     if not arguments.OFFLOAD:
         imagen.to(device)
     samplings = imagen.samplings(
@@ -128,6 +132,11 @@ def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str
     settings = [sampling.model_dump(mode="json") for sampling in samplings]
     write_images(output, directory, captions, seeds, stages[-1], settings)
     save_sheet(output / "grid.png", contact_sheet(captions, stages[-1:]))
+    if imagen.text_encoder.cut_captions:
+        print(
+            f"{imagen.text_encoder.cut_captions} of the captions were cut to "
+            f"{imagen.config.max_num_words} tokens"
+        )
     print(f"{len(captions)} images: {output / 'generated_images'}")
     print(f"grid: {output / 'grid.png'} (seed {seed})")
     return output

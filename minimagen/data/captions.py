@@ -33,10 +33,14 @@ def caption_column(columns: Collection[str], wanted: str, where: str) -> str:
 
 
 def captions_of(value: Any) -> tuple[str, ...] | None:
-    """Return a cell's captions without blank ones; None if it holds neither text nor texts."""
+    """Return a cell's captions without blank ones; None if it holds neither text nor texts.
+
+    Each is one line with single spaces between its words: lists of captions, one per line, are
+    written beside pictures.
+    """
     if value is None:
         return ()
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         return None
-    return tuple(text for text in texts if text.strip())
+    return tuple(" ".join(text.split()) for text in texts if text.strip())

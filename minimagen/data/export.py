@@ -1,6 +1,7 @@
 """Write the embedded data set out as a Hugging Face image folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -34,19 +35,29 @@ def export_shapes(
         The folder.
 
     Raises:
-        UserError: the folder is not empty, or an option is not valid.
+        UserError: the folder is not empty, cannot be written, or an option is not valid.
     """
     out = Path(out)
     dataset = ShapesDataset(split, level, size, seed, epoch_size=count)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{str(out)!r} is not an empty folder: give a new one, nothing was written")
-    out.mkdir(parents=True, exist_ok=True)
-    digits = len(str(count - 1))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out, dataset, attribute_names(level))
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out}: {error}; free some space or give another folder "
+            "(what is there now is incomplete)"
+        ) from None
+    return out
+
+
+def _write(out: Path, dataset: ShapesDataset, names: Sequence[str]) -> None:
+    digits = len(str(len(dataset) - 1))
     with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
         for index, sample in enumerate(dataset):
             name = f"{index:0{digits}d}.png"
             Image.fromarray(sample.image).save(out / name)
-            columns = {n: sample.attributes.get(n, "") for n in attribute_names(level)}
+            columns = {n: sample.attributes.get(n, "") for n in names}
             row = {"file_name": name, "text": sample.caption, **columns}
             metadata.write(json.dumps(row) + "\n")
-    return out

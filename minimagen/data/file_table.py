@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
     [("file", pa.string()), ("captions", pa.list_(pa.string())), ("attributes", pa.string())]
 )
 WRITTEN_AT_ONCE = 4096  # rows
-FORMAT = 1  # of the file; another number, and older ones are not found
+FORMAT = 2  # of the file; another number, and older ones are not found
 
 
 class FileRow(NamedTuple):

@@ -117,4 +117,4 @@ def _lines(file: Path) -> Iterable[str]:
         lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [" ".join(line.split()) for line in lines if line.strip()]

@@ -288,7 +288,7 @@ def _captions(parts: dict[str, bytes | None], column: str) -> tuple[str, ...]:
     """Return the captions of key.txt or key.json; ValueError if they are not text."""
     text = parts.get("txt")
     if column == DEFAULT and text is not None:
-        return tuple(caption for caption in [" ".join(text.decode("utf-8-sig").split())] if caption)
+        return captions_of(text.decode("utf-8-sig")) or ()
     told = json.loads(parts.get("json") or b"{}")
     if not isinstance(told, dict):
         raise ValueError("the json is no object")

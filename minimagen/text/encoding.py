@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
@@ -23,16 +23,9 @@ class TextEncoding:
     embeds: Tensor
     mask: Tensor
 
-    def __len__(self) -> int:
-        return len(self.mask)
-
     def to(self, device: torch.device | str) -> TextEncoding:
         """Return the same encoding on ``device``."""
         return TextEncoding(self.embeds.to(device), self.mask.to(device))
-
-    def select(self, indices: Sequence[int] | Tensor | slice) -> TextEncoding:
-        """Return the captions at ``indices``, in that order, still padded to the same length."""
-        return TextEncoding(self.embeds[indices], self.mask[indices])
 
 
 class TextEncoder(Protocol):
@@ -48,6 +41,15 @@ class TextEncoder(Protocol):
     @property
     def embed_dim(self) -> int:
         """The width ``d`` of an embedding."""
+        ...
+
+    @property
+    def cut_captions(self) -> int:
+        """How many different captions were longer than it takes, and were cut, so far."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Compute on ``device`` from now on; what is returned stays on the CPU."""
         ...
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:

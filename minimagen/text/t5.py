@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from minimagen.errors import UserError, did_you_mean
 from minimagen.text.encoding import TextEncoding, pad_and_stack
@@ -78,6 +78,7 @@ class T5Encoder:
         self._source = _find_source(name)
         self._model: Any = None
         self._tokenize: Tokenize | None = None
+        self._cut_before: set[int] = set()
 
     @property
     def embed_dim(self) -> int:
@@ -88,6 +89,11 @@ class T5Encoder:
         """
         known = {hub_id: width for hub_id, width in HUB_ENCODERS.values()}
         return known.get(self._source) or int(_read_config(self._source)["d_model"])
+
+    @property
+    def cut_captions(self) -> int:
+        """How many different captions were longer than ``max_num_words``, and were cut, so far."""
+        return len(self._cut_before)
 
     def load(self) -> None:
         """Load tokenizer and weights now, so that a missing encoder is told before work is lost.
@@ -100,11 +106,14 @@ class T5Encoder:
             self._tokenize = _load_tokenizer(self._source)
             self._model = _load_model(self._source, self.device)
 
-    def to(self, device: torch.device | str) -> T5Encoder:
+    def to(self, device: torch.device | str) -> Self:
         """Move the network to ``device``, now or when it is loaded; returns itself."""
+        import torch
+
         self.device = device
         if self._model is not None:
-            self._model.to(device)
+            dtype = _choose_dtype(self._model.config, torch.device(device))
+            self._model.to(device=device, dtype=dtype)
         return self
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
@@ -141,14 +150,20 @@ class T5Encoder:
         return self._tokenize(list(captions))
 
     def _cut(self, tokens: list[list[int]]) -> list[list[int]]:
-        """Shorten what is too long, keep its last token (end of sequence), and say so once."""
+        """Shorten what is too long, keep its last token (end of sequence), and count it.
+
+        The first one is told at once, the others only by ``cut_captions``: in a run of thousands
+        of batches a line each would bury everything else.
+        """
         limit = self.max_num_words
-        too_long = sum(len(ids) > limit for ids in tokens)
-        if too_long:
+        too_long = [ids for ids in tokens if len(ids) > limit]
+        if too_long and not self._cut_before:
             logger.warning(
-                "%d of %d captions are longer than %d tokens and were cut (MAX_NUM_WORDS)",
-                too_long, len(tokens), limit,
-            )  # fmt: skip
+                "a caption of %d tokens was cut to %d (MAX_NUM_WORDS); further ones are counted",
+                len(too_long[0]),
+                limit,
+            )
+        self._cut_before.update(hash(tuple(ids)) for ids in too_long)
         return [ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:] for ids in tokens]
 
     def _block_size(self) -> int:
@@ -259,7 +274,10 @@ def _load_tokenizer(source: str) -> Tokenize:
     if path is not None:
         from sentencepiece import SentencePieceProcessor
 
-        processor = SentencePieceProcessor(model_file=str(path))
+        try:
+            processor = SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise _damaged_tokenizer(path, error) from error
         return lambda captions: processor.encode(list(captions), add_eos=True)
     path = _find_file(source, "tokenizer.json")
     if path is None:
@@ -267,10 +285,20 @@ def _load_tokenizer(source: str) -> Tokenize:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data loaders warn otherwise
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        if type(error) is not Exception:  # which is all that tokenizers raises
+            raise
+        raise _damaged_tokenizer(path, error) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))]
+
+
+def _damaged_tokenizer(path: Path, error: Exception) -> UserError:
+    why = " ".join(str(error).split())
+    return UserError(f"{path} is damaged or no tokenizer ({why}); copy it again from its source")
 
 
 def _load_model(source: str, device: torch.device | str) -> Any:

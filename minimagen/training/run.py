@@ -69,7 +69,7 @@ def train(
     """
     data = data or DataConfig()
     chosen = _chosen_stages(stages, len(imagen.stages))
-    config = _one_setting_per_stage(config, len(imagen.stages))
+    config = config.for_stages(len(imagen.stages))
     imagen.to(resolve_device(device))
     imagen.text_encoder.to(imagen.device)
     encode = EmbeddingCache(imagen.text_encoder)
@@ -99,6 +99,8 @@ def train(
                 run.train_stage(i, training, encode)
             elif resume:
                 run.take_over(i)
+    if cut := imagen.text_encoder.cut_captions:
+        tracker.say(f"{cut} different captions were cut to {imagen.config.max_num_words} tokens")
     tracker.say("training finished")
     return directory
 
@@ -277,18 +279,6 @@ def _chosen_stages(stages: Sequence[int] | None, count: int) -> Sequence[int]:
         if not 0 <= i < count:
             raise UserError(f"STAGES: there is no stage {i}; the stages are 0 to {count - 1}")
     return range(count) if stages is None else stages
-
-
-def _one_setting_per_stage(config: TrainingConfig, count: int) -> TrainingConfig:
-    """Return the configuration with one entry of ``stages`` for every stage."""
-    if len(config.stages) not in (0, 1, count):
-        raise UserError(
-            f"training.json: stages has {len(config.stages)} entries for {count} stages of the "
-            "cascade; give one entry each, or a single one for all"
-        )
-    if len(config.stages) == count:
-        return config
-    return config.replace(stages=(config.stages or ({},)) * count)
 
 
 def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:

@@ -1,17 +1,22 @@
 """The dry run's figures are those of real networks and of counting by hand."""
 
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from minimagen.cli import dry_run, train
-from minimagen.config import UNetConfig
+from minimagen.config import StageConfig, StageTrainingConfig, UNetConfig
+from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import UNet, count_parameters
+from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import read_parameters
+from minimagen.training.trainer import Trainer
 
 PRESETS = Path(__file__).parents[2] / "parameters"
 
@@ -74,6 +79,57 @@ def test_activations_are_what_a_real_backward_pass_keeps() -> None:
         network(x, level, context, torch.randn(1, 3, 8, 8), level)
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert cost.activations == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_what_training_keeps_of_the_parameters_is_what_a_real_step_leaves(optimizer: str) -> None:
+    config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
+    stage = StageConfig(unet=config)
+    cost = dry_run.measure(on_meta(config, lowres_cond=True), (16, 16), (8, 8), (5, 12))
+    real = DiffusionStage(1, stage, (16, 16), (8, 8), 12)
+    trainer = Trainer(real, 1, StageTrainingConfig(optimizer=optimizer), total_steps=1, seed=0)
+    for parameter in real.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for one in trainer.optimizers:
+        one.step()
+    kept = [*real.parameters(), *(p.grad for p in real.parameters() if p.grad is not None)]
+    kept += trainer.ema.state().values()
+    kept += [
+        value
+        for one in trainer.optimizers
+        for state in one.state.values()
+        for value in state.values()
+        if value.ndim  # AdamW's counters of steps are not worth a row
+    ]
+    assert dry_run.states_bytes(cost, optimizer) == sum(tensor.nbytes for tensor in kept)
+
+
+def test_every_stage_has_its_own_batch_and_optimizer() -> None:
+    base = read_parameters(PRESETS / "testing")
+
+    def rows(**changes: Any) -> dict[str, list[str]]:
+        training = base.training.replace(batch_size=12, accum_iter=2, **changes)
+        lines = dry_run.report(base._replace(training=training)).splitlines()
+        cells = [re.split(r"  +", line.strip()) for line in lines if line]
+        return {name: values for name, *values in cells}
+
+    own = rows(stages=[{"batch_size": 4}, {"optimizer": "adamw"}])
+    assert own["pictures in a micro-batch"] == ["2", "6"]
+    assert own["optimizer"] == ["muon", "adamw"]
+    of_all = rows(stages=[{"batch_size": 4}])
+    assert of_all["pictures in a micro-batch"] == ["2", "2"]
+    assert rows(stages=[])["pictures in a micro-batch"] == ["6", "6"]
+    one, batch = (own[f"activations of {n}"] for n in ("one picture", "a micro-batch"))
+    for i, pictures in enumerate((2, 6)):
+        assert number(batch[i]) == pytest.approx(pictures * number(one[i]), rel=0.01)
+    with pytest.raises(UserError, match="3 entries for 2 stages"):
+        rows(stages=[{}, {}, {}])
+
+
+def number(bytes_: str) -> float:
+    """5.1 MiB -> 5.1 * 2**20."""
+    value, unit = bytes_.split()
+    return float(value) * 1024 ** ("B", "KiB", "MiB", "GiB").index(unit)
 
 
 def test_sampling_memory_follows_what_is_alive() -> None:

@@ -42,7 +42,20 @@ def test_min_snr_has_its_closed_form_for_every_output():
         torch.testing.assert_close(weight, closed_form[output], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("weight", ["simple", "min_snr"])
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_clamped_snr_weighs_the_x_0_error_between_1_and_gamma(gamma):
+    snr = LOG_SNR.exp()
+    clamped = snr.clamp(min=1.0, max=gamma)
+    closed_form = {"x_0": clamped, "eps": clamped / snr, "v": clamped / (snr + 1.0)}
+    for output, space in PAIRS:
+        weight = loss_weight(output, space, "clamped_snr", LOG_SNR, gamma)
+        torch.testing.assert_close(weight, closed_form[output], rtol=1e-12, atol=0)
+    silent = loss_weight("x_0", "x_0", "min_snr", LOG_SNR[:1], gamma)
+    taught = loss_weight("x_0", "x_0", "clamped_snr", LOG_SNR[:1], gamma)
+    assert silent < 1e-5 and taught == 1.0  # near pure noise
+
+
+@pytest.mark.parametrize("weight", ["simple", "min_snr", "clamped_snr"])
 def test_weights_are_finite_at_the_ends_of_the_range_in_float32(weight):
     ends = torch.tensor([-20.0, 20.0])
     for output, space in PAIRS:

@@ -85,6 +85,59 @@ def test_a_silent_super_resolution_network_paints_the_enlarged_picture(text_enco
     torch.testing.assert_close(painted, enlarged, rtol=0, atol=5e-4)
 
 
+def inputs_of_the_network(stage, batch, given):
+    """Return (what the network was given, x_t) of a loss at its own times, and of a first step."""
+    seen = []
+    hook = stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[:2]))
+    stage.loss(batch, Draws(0, stage.index, 0, len(batch)))
+    estimates(stage, given)
+    hook.remove()
+    x_0 = resize_clamped(to_model_space(batch.images), stage.size)
+    eps = Draws(0, stage.index, 0, len(batch)).normal("noise", x_0.shape[1:])
+    x_t = add_noise(x_0, eps, noise_level(seen[0][1]))
+    start = normal_per_seed((1, 2, 3), stage.index, "start", (3, *stage.size))
+    return (seen[0], x_t), (seen[1], start)
+
+
+@links
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+def test_a_network_that_outputs_x_0_sees_alpha_x_t_and_others_x_t(
+    make_stage, make_batch, condition, link, prediction
+):
+    stage = make_stage(link, prediction=prediction)
+    for (seen, log_snr), x_t in inputs_of_the_network(stage, make_batch(4, 16), condition(link)):
+        alpha = noise_level(log_snr).alpha
+        expected = alpha * x_t if prediction == "x_0" else x_t
+        torch.testing.assert_close(seen, expected, rtol=0, atol=1e-6)
+        assert alpha.min() < 0.9  # so that the two differ
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+def test_super_resolution_adds_what_the_enlarged_picture_alone_would_predict(
+    make_stage, condition, prediction, level
+):
+    """x_0: + low; v: - sigma low; eps: nothing; low = the noised picture, enlarged and faded."""
+    stage, given = make_stage(SUPER, prediction=prediction), condition(SUPER)
+    noise = torch.randn(given.low_res.shape, generator=torch.Generator().manual_seed(3))
+    aug_level = torch.full((3,), level)
+    low_res = augment(given.low_res, aug_level, noise, Schedule("cosine"))
+    aug_log_snr = Schedule("cosine").log_snr(aug_level)
+    context = stage.unet.encode_text(
+        given.text_embeds, given.text_mask, torch.zeros(3, dtype=torch.bool)
+    )
+    x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    log_snr = torch.tensor([-4.0, 0.0, 4.0])
+    alpha, sigma = noise_level(log_snr)
+    with torch.inference_mode():
+        output = stage._output(x_t, log_snr, context, low_res, aug_log_snr)
+        seen = alpha * x_t if prediction == "x_0" else x_t
+        painted = stage.unet(seen, log_snr, context, low_res, aug_log_snr)
+    low = math.cos(math.pi / 2 * level) * resize(low_res, (16, 16))
+    added = {"x_0": low, "v": -sigma * low, "eps": torch.zeros_like(low)}[prediction]
+    torch.testing.assert_close(output - painted, added, rtol=0, atol=1e-4)
+
+
 @links
 @pytest.mark.parametrize("prediction", ["v", "x_0"])
 def test_guidance_1_is_the_conditional_prediction(make_stage, condition, link, prediction):

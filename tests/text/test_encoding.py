@@ -19,11 +19,3 @@ def test_a_row_without_any_token_is_refused():
         pad_and_stack([torch.randn(2, 4), torch.empty(0, 4)])
     with pytest.raises(ValueError, match="at least one token"):
         pad_and_stack([])
-
-
-def test_selection_returns_the_rows_asked_for_in_their_order():
-    encoding = pad_and_stack([torch.full((n, 2), float(n)) for n in (1, 2, 3)])
-    chosen = encoding.select([2, 0])
-    assert len(chosen) == 2
-    assert chosen.mask.sum(1).tolist() == [3, 1]
-    assert chosen.embeds[0, 0, 0] == 3.0

@@ -100,13 +100,17 @@ def test_embeddings_are_frozen_yet_usable_in_training(t5_mini: T5Encoder):
     assert layer.weight.grad is not None
 
 
-def test_long_captions_are_cut_with_one_warning_that_counts_them(caplog: pytest.LogCaptureFixture):
+def test_long_captions_are_cut_counted_and_told_once_in_a_run(caplog: pytest.LogCaptureFixture):
     encoder = T5Encoder("t5_mini", max_num_words=6)
+    counts = []
     with caplog.at_level(logging.WARNING, logger="minimagen"):
-        lengths = [len(embeds) for embeds in encoder.encode(CAPTIONS)]
-    assert max(lengths) == 6
+        for batch in ([CAPTIONS[3]], CAPTIONS, CAPTIONS[::-1], [CAPTIONS[0] + " again"]):
+            assert max(len(embeds) for embeds in encoder.encode(batch)) <= 6
+            counts.append(encoder.cut_captions)
+    assert counts == [0, 3, 3, 4]  # different captions: encoded again, they count once
+    length = len(encoder.tokenize(CAPTIONS)[0])
     assert [record.getMessage() for record in caplog.records] == [
-        "3 of 5 captions are longer than 6 tokens and were cut (MAX_NUM_WORDS)"
+        f"a caption of {length} tokens was cut to 6 (MAX_NUM_WORDS); further ones are counted"
     ]
     assert encoder._cut([[7, 8, 9, 10, 11, 12, 1]]) == [[7, 8, 9, 10, 11, 1]]
 
@@ -173,6 +177,33 @@ def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
     (own_folder / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
     with pytest.raises(UserError, match="lack 'encoder.block.1"):
         T5Encoder(str(own_folder)).load()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"hello", b"\xff\xfe", "cut"])
+@pytest.mark.parametrize("file", ["spiece.model", "tokenizer.json"])
+def test_a_damaged_tokenizer_is_refused_in_one_line(
+    own_folder: Path, capfd: pytest.CaptureFixture[str], file: str, content: bytes | str
+):
+    if content == "cut":
+        content = (own_folder / "spiece.model").read_bytes()[:-10]
+    assert isinstance(content, bytes)
+    (own_folder / "spiece.model").unlink()
+    (own_folder / file).write_bytes(content)
+    with pytest.raises(UserError, match=f"{file} is damaged") as error:
+        T5Encoder(str(own_folder)).load()
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_encoder_follows_to_before_and_after_loading(own_folder: Path):
+    """torch's meta device stands in for a GPU: weights that are there have arrived."""
+    for loaded in (False, True):
+        encoder = T5Encoder(str(own_folder))
+        if loaded:
+            encoder.load()
+        assert encoder.to("meta") is encoder
+        encoder.load()
+        assert {p.device.type for p in encoder._model.parameters()} == {"meta"}
 
 
 def test_a_folder_without_tokenizer_is_refused(own_folder: Path):

@@ -1,0 +1,165 @@
+"""``python -m minimagen evaluate`` and ``inference.py`` on a tiny trained run."""
+
+import errno
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from minimagen.__main__ import main as minimagen
+from minimagen.cli import inference, train
+from minimagen.text.t5 import T5Encoder
+
+QUICK = ["--TESTING", "--STEPS", "1", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
+FEW = ["--COUNT", "6", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "training_mine"
+    assert train.entry([*QUICK, "--OUTPUT", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def trained(
+    trained_once: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Path:
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    return Path(shutil.copytree(trained_once, tmp_path / "training_mine"))
+
+
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The devices that text encoders were sent to before they read their first caption."""
+    devices: list[str] = []
+    to, load = T5Encoder.to, T5Encoder.load
+
+    def spy(encoder: T5Encoder, device: Any) -> T5Encoder:
+        devices.append(str(device))
+        return to(encoder, device)
+
+    def loads(encoder: T5Encoder) -> None:
+        devices.append("load") if encoder._model is None else None
+        load(encoder)
+
+    monkeypatch.setattr(T5Encoder, "to", spy)
+    monkeypatch.setattr(T5Encoder, "load", loads)
+    return devices
+
+
+def test_evaluate_prints_its_table_and_writes_the_sheet(
+    trained: Path, capsys: pytest.CaptureFixture[str], moved: list[str]
+) -> None:
+    sheet = trained.parent / "sheets" / "one.png"
+    assert minimagen(["evaluate", *FEW, "--SHEET", str(sheet)]) == 0  # the newest run here
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("training_mine: 6 heldout captions, ")
+    names = lines[1].removeprefix("per cent right").split()
+    assert {*names} == {"shape", "color", "background", "size", "pattern", "all"}
+    rows = ("judge on real, 16 x 16", "judge on real, 32 x 32", "shuffled captions")
+    rows += ("painted, 16 x 16", "painted, 32 x 32")
+    for line, row in zip(lines[2:7], rows, strict=True):
+        assert line.startswith(row)
+        scores = [float(cell) for cell in line.removeprefix(row).split()]
+        assert len(scores) == len(names) and all(0 <= score <= 100 for score in scores)
+    assert lines[7].startswith("all right at 32 x 32: 95 % interval ")
+    assert lines[8].startswith("super-resolution to 32 x 32: colour shift ")
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG" and picture.width > 5 * 128  # both stages in each of 5 cells
+    assert moved == ["cpu", "load"]
+
+
+def test_the_captions_are_those_of_the_split_and_seed(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*flags: str) -> list[str]:
+        assert minimagen(["evaluate", "-d", str(trained), *FEW, *flags]) == 0
+        return capsys.readouterr().out.splitlines()[1:]
+
+    assert printed() == printed("--SEED", "1") == printed("--SPLIT", "heldout")
+    assert printed() != printed("--SEED", "2")
+    assert minimagen(["evaluate", "-d", str(trained), *FEW, "--SPLIT", "tune"]) == 0
+    assert "6 tune captions" in capsys.readouterr().out
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert minimagen(["evaluate", *FEW, *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def test_own_data_has_no_judge(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = trained / "parameters" / "data.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | {"dataset": "my_pictures"}))
+    error = refused(["-d", str(trained)], capsys)
+    assert "trained on my_pictures" in error and "only the embedded data has a judge" in error
+
+
+def test_what_cannot_be_evaluated_is_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no training directory nowhere" in refused(["-d", "nowhere"], capsys)
+    assert "end its name in .png" in refused(["-d", str(trained), "--SHEET", "sheet"], capsys)
+    assert "3 values for 2 stages" in refused(["-d", str(trained), "-al", "0,0,0"], capsys)
+    assert not Path("sheet").exists()
+
+
+def test_a_full_disk_costs_the_sheet_and_not_the_table(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(picture: Image.Image, path: Path, *_: Any, **__: Any) -> None:
+        Path(path).write_bytes(b"half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    Path("sheet.png").write_bytes(b"an older one")
+    assert minimagen(["evaluate", "-d", str(trained), *FEW, "--SHEET", "sheet.png"]) == 2
+    printed = capsys.readouterr()
+    assert "painted, 32 x 32" in printed.out
+    assert printed.err.startswith("error: cannot write sheet.png: ")
+    assert "No space left on device" in printed.err and printed.err.count("\n") == 1
+    assert Path("sheet.png").read_bytes() == b"an older one"
+    assert not list(trained.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("offload", [[], ["--OFFLOAD"]])
+def test_the_text_encoder_of_inference_goes_to_the_device(
+    trained: Path, moved: list[str], offload: list[str]
+) -> None:
+    argv = ["-d", str(trained), "-c", "a red star", "-t", "1", "--DEVICE", "cpu", *offload]
+    assert inference.entry(argv) == 0
+    assert moved == ["cpu", "load"]
+
+
+def test_inference_takes_a_noise_level_per_stage(trained: Path) -> None:
+    argv = ["-d", str(trained), "-c", "a red star", "-t", "1", "--AUG_LEVEL", "0,0.25", "-o", "out"]
+    assert inference.entry(argv) == 0
+    row = json.loads(Path("out", "images.jsonl").read_text())
+    assert [stage["aug_level"] for stage in row["stages"]] == [0.0, 0.25]
+
+
+def test_inference_says_once_how_many_captions_were_cut(
+    trained: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    long = [f"a red star number {i} " + "and another one " * 30 for i in range(3)]
+    Path("captions.txt").write_text("\n".join(["a red star", *long]) + "\n")
+    argv = ["-d", str(trained), "-c", "captions.txt", "-t", "1", "-n", "2", "-b", "1", "-o", "out"]
+    with caplog.at_level(logging.WARNING, logger="minimagen"):
+        assert inference.entry(argv) == 0
+    assert "3 of the captions were cut to 64 tokens" in capsys.readouterr().out
+    assert len(caplog.records) == 1
+    lines = Path("out", "captions.txt").read_text().splitlines()
+    assert len(lines) == 8 == len(list(Path("out", "generated_images").iterdir()))

@@ -1,0 +1,58 @@
+"""The metrics have their closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from minimagen.evaluation.metrics import colour_shift, kid, psnr, wilson_interval
+
+
+def test_psnr_is_the_peak_over_the_mean_square_error_per_picture():
+    black, white = torch.full((1, 3, 4, 4), -1.0), torch.full((1, 3, 4, 4), 1.0)
+    assert psnr(black, white).tolist() == pytest.approx([0.0])  # the error is the peak
+    a = torch.zeros(3, 3, 8, 8)
+    b = torch.stack([torch.full((3, 8, 8), error) for error in (0.2, 0.02, -0.02)])
+    assert psnr(a, b).tolist() == pytest.approx([20.0, 40.0, 40.0])
+    one_pixel = torch.zeros(1, 3, 8, 8)
+    one_pixel[0, 0, 0, 0] = 2.0
+    assert psnr(one_pixel, a[:1]).tolist() == pytest.approx([10 * math.log10(3 * 8 * 8)])
+    assert 100 < psnr(a, a).max() < float("inf")
+
+
+def test_the_colour_shift_is_the_largest_difference_of_a_channels_mean_in_255ths():
+    a = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    b = a.clone()
+    b[0, 1] += 4 / 127.5
+    b[0, 2] -= 10 / 127.5
+    assert colour_shift(a, b).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
+    assert colour_shift(b, a).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
+    shuffled = a.flatten(2)[:, :, torch.randperm(64)].view_as(a)
+    assert colour_shift(a, shuffled).max() < 1e-4  # where the colours are does not matter
+    assert colour_shift(a[:, :, ::2, ::2], a[:, :, ::2, ::2].repeat(1, 1, 2, 2)).max() < 1e-4
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 200), (1, 7), (100, 200), (200, 200)])
+def test_the_interval_ends_where_the_share_is_z_deviations_away(right, total):
+    """Wilson's definition: |share - p| = z sqrt(p (1 - p) / n) at both ends p."""
+    low, high = wilson_interval(right, total)
+    share = right / total
+    assert -1e-12 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1 + 1e-12 and low < high
+    for end in (low, high):
+        distance = abs(share - end)
+        assert distance == pytest.approx(
+            1.96 * math.sqrt(max(0.0, end * (1 - end)) / total), abs=1e-6
+        )
+    mirrored = wilson_interval(total - right, total)
+    assert mirrored == pytest.approx((1 - high, 1 - low))
+
+
+def test_the_interval_of_ten_in_a_hundred_is_that_of_the_tables():
+    assert wilson_interval(10, 100) == pytest.approx((0.0552, 0.1744), abs=1e-4)
+
+
+def test_the_kernel_distance_is_0_for_one_distribution_and_grows_with_a_shift():
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 400, 16, generator=random)
+    assert abs(kid(a, b)) < 0.02
+    assert kid(a, b + 1.0) > kid(a, b + 0.5) > 0.1
