@@ -26,6 +26,7 @@ class Run:
     """Where runs go, and what they are compared with."""
 
     folder: Path
+    number: int = 0  # of the case, and what is random in it
     random: Random = field(default_factory=Random)
     seconds: float = 0.0  # that the run without a fault took once its directory was there
     expected: dict[str, Any] = field(default_factory=dict)  # data -> weights of that run

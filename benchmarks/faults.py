@@ -64,7 +64,7 @@ def kill_in_write(run: Run) -> Row:
     """Kill -9 inside the write of a checkpoint or of weights, the first to the twelfth."""
     for _ in range(TRIES):
         process = run.start(run.output())
-        folder = process.output / run.random.choice(["tmp", "tmp", "state_dicts"])
+        folder = process.output / ("tmp" if run.number % 3 else "state_dicts")
         for number in range(run.random.randrange(12), -1, -1):
             process.wait_for(lambda: any(folder.glob("*.part")))  # noqa: B023
             if number:
@@ -305,7 +305,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         run = Run(Path(folder))
         prepare(run)
         for case in cases:
-            run.random = Random(f"{case['fault']} {case['number']}")
+            run.number = int(case["number"])
+            run.random = Random(f"{case['fault']} {run.number}")
             row = append("faults", case, FAULTS[case["fault"]].do(run), where)
             rows.append(row)
             print(json.dumps(row["case"] | {key: row.get(key) for key in SHOWN}), flush=True)
