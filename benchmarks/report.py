@@ -263,7 +263,7 @@ def markdown(table: Table) -> list[str]:
 def write(folder: Path, page: Path) -> None:
     """Write the page and, where matplotlib is installed, the figure beside the rows."""
     lines = [HEAD]
-    for name, (title, tables) in TABLES.items():
+    for name, (title, written) in TABLES.items():
         lines.append(f"## {title}\n")
         by_machine: dict[str, list[Row]] = defaultdict(list)
         for row in newest(read_rows(name, folder)):
@@ -272,7 +272,7 @@ def write(folder: Path, page: Path) -> None:
         if not by_machine:
             lines.append(f"Not run yet: `python -m benchmarks.{name}`.\n")
         for machine, rows in by_machine.items():
-            lines += [_provenance(machine, rows), "", *tables(rows), ""]
+            lines += [_provenance(machine, rows), "", *written(rows), ""]
         if name == "time_to_quality" and by_machine and draw(by_machine, folder / FIGURE):
             lines.append(f"![Quality against time]({_relative(folder / FIGURE, page.parent)})\n")
     page.write_text("\n".join(lines), "utf-8")

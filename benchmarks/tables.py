@@ -40,8 +40,8 @@ def waiting(rows: list[Row]) -> Table:
 def memory(rows: list[Row]) -> Table:
     """Return what long lists cost."""
     table: Table = [
-        ("pictures in metadata.jsonl", "private memory of the list, MB", "after 5,000 were read, MB",
-         "first start, s", "next start, s")
+        ("pictures in metadata.jsonl", "private memory of the list, MB",
+         "after 5,000 were read, MB", "first start, s", "next start, s")
     ]  # fmt: skip
     for row in (row for row in rows if row["case"]["what"] == "memory"):
         sizes = (f"{row[name] / 1e6:.1f}" for name in ("list_bytes", "read_bytes"))
@@ -56,8 +56,8 @@ def faults(rows: list[Row]) -> Table:
     for row in rows:
         groups[row["case"]["fault"]].append(row)
     table: Table = [
-        ("fault", "times", "checkpoints lost", "unreadable by inference.py", "resumed to other bits",
-         "not told", "foreign code run", "of them")
+        ("fault", "times", "checkpoints lost", "unreadable by inference.py",
+         "resumed to other bits", "not told", "foreign code run", "of them")
     ]  # fmt: skip
     for name, members in groups.items():
         counts = (
