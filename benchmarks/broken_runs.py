@@ -130,7 +130,7 @@ def weights(directory: Path) -> dict[str, Any]:
     """Return the trained weights of both stages."""
     from minimagen.storage.checkpoint import load_weights
 
-    found = {}
+    found: dict[str, Any] = {}
     for i in range(2):
         tensors = load_weights(directory / "state_dicts" / f"unet_{i}.safetensors").tensors
         found |= {f"{i} {name}": tensor for name, tensor in tensors.items()}

@@ -86,7 +86,22 @@ def changed_value(content: bytes, random: Random) -> bytes:
     """Return JSON with one value somewhere replaced by one of another kind."""
     root = json.loads(content)
     place = random.choice(list(_places(root)))
-    values = (None, True, -1, 0, 10**30, 1e-300, "", "x", [], {}, [[]], [None], {"a": 1}, "\0")
+    values: tuple[Any, ...] = (
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        1e-300,
+        "",
+        "x",
+        [],
+        {},
+        [[]],
+        [None],
+        {"a": 1},
+        "\0",
+    )
     place[0][place[1]] = random.choice(values)
     return json.dumps(root).encode()
 

@@ -226,7 +226,7 @@ class Member(tarfile.TarInfo):
     """A header whose damage is an error; tarfile takes it for the end of the shard."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "Member":
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
         """Read the header of a plain file without owners, rights and dates: three times as fast.
 
         Whatever is not plain, tarfile itself reads.
@@ -255,7 +255,7 @@ class Member(tarfile.TarInfo):
             raise TarError(f"the shard is cut off or damaged: {error}") from error
 
 
-def _text(field: bytes, encoding: str, errors: str) -> str:
+def _text(field: bytes | bytearray, encoding: str, errors: str) -> str:
     return field.partition(b"\0")[0].decode(encoding, errors)
 
 
