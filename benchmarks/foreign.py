@@ -86,7 +86,8 @@ def changed_value(content: bytes, random: Random) -> bytes:
     """Return JSON with one value somewhere replaced by one of another kind."""
     root = json.loads(content)
     place = random.choice(list(_places(root)))
-    values: tuple[Any, ...] = (
+    values: list[Any] = [None, True, -1, 0, 10**30, 1e-300, "", "x", "\0"]
+    values += [[], {}, [[]], [None], {"a": 1}]
         None,
         True,
         -1,
