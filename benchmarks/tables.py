@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.data_tables import Table, faults, foreign, memory, speed, waiting
 from benchmarks.measuring import Row, growth_exponent, mean_sd
 from benchmarks.peer_recipes import AS_SHIPPED, TRIALS
 
-Table = list[Sequence[Any]]
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
@@ -243,10 +243,19 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "step": ("Training step", step),
     "sample": ("Sampling", sample),
     "growth": ("Growth", growth),
+    "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),
     "text": ("Text", text),
     "processes": ("Processes", processes),
+    "faults": ("Faults", lambda rows: markdown(faults(rows))),
+    "foreign": ("Foreign files", lambda rows: markdown(foreign(rows))),
     "startup": ("Start-up", startup),
 }
+
+
+def several(rows: list[Row], *parts: Callable[[list[Row]], Table]) -> list[str]:
+    """Return several tables of the same rows, those without rows left out."""
+    filled = [table for part in parts if len(table := part(rows)) > 1]
+    return [line for table in filled for line in [*markdown(table), ""]]
 
 
 def markdown(table: Table) -> list[str]:

@@ -10,6 +10,10 @@ import pytest
 pytest.importorskip("diffusers")
 
 from benchmarks import (  # noqa: E402
+    data,
+    data_tables,
+    faults,
+    foreign,
     growth,
     measuring,
     processes,
@@ -129,6 +133,53 @@ def test_processes_are_launched_and_share_the_batch(results: Path) -> None:
     rows = processes.main(quick(results))
     assert [row["case"]["processes"] for row in rows] == [1, 2]
     assert all(row["images_per_second"] > 0 and row["images"] == 16 for row in rows)
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These benchmarks set the variable themselves, in processes that are their own otherwise."""
+    monkeypatch.setenv("MINIMAGEN_CACHE", os.environ["MINIMAGEN_CACHE"])
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_data_is_measured_from_every_source(results: Path) -> None:
+    rows = data.main(quick(results))
+    by = {what: [r for r in rows if r["case"]["what"] == what] for what in data.MEASURES}
+    assert [row["case"]["source"] for row in by["speed"]] == list(data.SOURCES)
+    assert all(row["first_per_second"] > 0 and row["later_per_second"] > 0 for row in by["speed"])
+    assert all(0 < row["share"] < 1 for row in by["waiting"])
+    assert [row["length"] for row in by["memory"]] == [row["case"]["rows"] for row in by["memory"]]
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.filterwarnings("ignore")
+def test_foreign_files_are_damaged_and_what_escapes_is_told(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = foreign.main(quick(results, "--inputs", "25"))
+    assert {row["case"]["kind"] for row in rows} == foreign.KINDS.keys()
+    for row in rows:
+        assert row["read"] + row["refused"] + sum(row["escapes"].values()) == 25
+        assert not row["escapes"] and not row["code_ran"], row
+    strange = foreign.Kind(foreign._captions, lambda folder: folder / 3)  # type: ignore[operator]
+    assert foreign.outcome(strange, Path()).startswith("TypeError")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kill_in_write", "bit_flip", "pickle_in_checkpoint"])
+def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
+    (row,) = faults.main(quick(tmp_path, "--only", name))
+    assert row["readable"] and row["same_bits"] and row.get("said", True), row
+    assert not row["lost"] and not row.get("code_ran", False), row
+
+
+def test_lost_checkpoints_and_other_bits_are_counted(results: Path) -> None:
+    good = {"lost": False, "readable": True, "same_bits": True, "in_write": ["tmp/a.part"]}
+    bad = {"lost": True, "readable": False, "same_bits": False, "said": False, "code_ran": True}
+    for number, row in enumerate((good, good, bad)):
+        measuring.append("faults", {"fault": "kill", "number": number}, row, results)
+    (_, counted) = data_tables.faults(measuring.read_rows("faults", results))
+    assert counted == ("kill", 3, 1, 1, 1, 1, 1, "2 inside the write of a checkpoint")
 
 
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def load_saved(path: Path, framing: Framing, caption_column: str) -> PictureData
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a readable saved data set: {_line(error)}") from error
     return _opened(loaded, path.name, framing, caption_column)
 
@@ -292,6 +292,8 @@ def _narrowed(rows: Any, columns: Columns) -> Any:
     """Leave only what is read, and the pictures as they are in the file."""
     import datasets
 
+    if not isinstance(rows, datasets.IterableDataset):
+        rows = rows.with_format(None)  # a saved one may hide columns
     rows = rows.select_columns([columns.picture, columns.caption])
     if isinstance(rows.features[columns.picture], datasets.Image):
         return rows.cast_column(columns.picture, datasets.Image(decode=False))

@@ -75,7 +75,8 @@ def parquet_rows(file: Path) -> Numbered:
             for number, columns in enumerate(rows, 1):
                 yield f"{file}, row {number}", columns
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a readable parquet file: {error}") from error
+        reason = " ".join(str(error).split())  # Arrow's own has several lines
+        raise UserError(f"{file} is not a readable parquet file: {reason}") from error
 
 
 def parquet_columns(file: Path) -> list[str]:
@@ -90,7 +91,8 @@ def parquet_columns(file: Path) -> list[str]:
     try:
         return list(pq.read_schema(file).names)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a readable parquet file: {error}") from error
+        reason = " ".join(str(error).split())  # Arrow's own has several lines
+        raise UserError(f"{file} is not a readable parquet file: {reason}") from error
 
 
 READERS: dict[str, Callable[[Path], Numbered]] = {

@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from minimagen.data.absence import FileReader
 from minimagen.data.sample import BadSampleError, Sample
-from minimagen.data.transforms import Framing, crop_resize, load_rgb
+from minimagen.data.transforms import BadPictureError, Framing, crop_resize, load_rgb
 
 CACHE_BYTES = 2**28  # decoded pictures kept in memory; beyond it they are decoded when asked for
 
@@ -86,6 +87,7 @@ class PictureDataset:
         height, width = self.framing.size
         self._room = cache_bytes // (3 * height * width)
         self._cache: dict[int, Pixels] = {}
+        self._files = FileReader()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -96,6 +98,7 @@ class PictureDataset:
 
         Raises:
             BadSampleError: it cannot be read, or has no caption.
+            UserError: the folder that it is in went away and did not come back.
         """
         return self._sample(index, None)
 
@@ -104,6 +107,7 @@ class PictureDataset:
 
         Raises:
             BadSampleError: it cannot be read, or has no caption.
+            UserError: the folder that it is in went away and did not come back.
         """
         return self._sample(index, rng)
 
@@ -115,19 +119,29 @@ class PictureDataset:
         row = self.table[index]
         pixels = self._cache.get(index)
         if pixels is None:
-            pixels, fixed = read_pixels(row, self.framing, rng)
+            pixels, fixed = read_pixels(self._content(row), row.name, self.framing, rng)
             if fixed and len(self._cache) < self._room:
                 self._cache[index] = pixels
         return finish(row, pixels, self.framing, rng)
 
+    def _content(self, row: Row) -> bytes:
+        if isinstance(row.picture, bytes):
+            return row.picture
+        try:
+            return self._files.read(row.picture)
+        except OSError as error:
+            raise BadPictureError(f"{row.name}: {error.strerror}") from error
 
-def read_pixels(row: Row, framing: Framing, rng: Random | None) -> tuple[Pixels, bool]:
-    """Decode, crop and resize a row's picture; also tell whether any ``rng`` gives the same.
+
+def read_pixels(
+    source: Path | bytes, name: str, framing: Framing, rng: Random | None
+) -> tuple[Pixels, bool]:
+    """Decode, crop and resize a picture; also tell whether any ``rng`` gives the same.
 
     Raises:
         BadPictureError: it cannot be read.
     """
-    picture = load_rgb(row.picture, row.name, at_least=2 * max(framing.size))
+    picture = load_rgb(source, name, at_least=2 * max(framing.size))
     place = framing.place(rng)
     image = crop_resize(picture, framing.size, place)
     return Pixels(image, framing.enlarges(picture)), framing.is_fixed(picture)

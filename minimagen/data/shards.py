@@ -20,6 +20,7 @@ from random import Random
 from tarfile import TarError
 from typing import IO, Any, NamedTuple
 
+from minimagen.data.absence import Absence
 from minimagen.data.captions import ALSO, DEFAULT, captions_of
 from minimagen.data.pictures import Row
 from minimagen.data.sample import BadSampleError
@@ -33,7 +34,11 @@ MEMBER_BYTES = 64 * 2**20  # a larger member is none that anybody trains on
 BUFFER, BUFFER_BYTES = 1000, 256 * 2**20  # samples among which a reader shuffles
 TRIES = 3  # to open or go on with a shard, with pauses of 1, 2, 4 ... seconds
 PAUSE = 1.0
-LOST_IN_A_ROW = 5  # shards; then the source is gone
+LOST_IN_A_ROW = 5  # shards; then the source is away
+
+# Where a member's header has what.
+NAME, SIZE, CHECKSUM, PREFIX = slice(0, 100), slice(124, 136), slice(148, 156), slice(345, 500)
+PADDING = b" \0"  # of the header's numbers
 
 # What reading a damaged tar or a connection that breaks raises.
 DAMAGED_HEADERS: tuple[type[Exception], ...] = (
@@ -62,25 +67,31 @@ class TarStream:
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Found]:
         """Yield rows without end from shards drawn again and again, shuffled in a buffer.
 
+        Where several shards in a row cannot be read, but some could be before, the source is away,
+        and the run waits for it.
+
         Raises:
-            UserError: several shards in a row cannot be read.
+            UserError: no shard can be read, or the source did not come back.
         """
         rng = Random(f"{seed} shards {reader} of {readers}")
-        lost = 0
+        return _shuffled(self._drawn(rng), rng)
 
-        def endless() -> Iterator[Found]:
-            nonlocal lost
-            while True:
-                try:
-                    yield from read_shard(rng.choice(self.shards), self.column)
-                    lost = 0
-                except ShardLostError as error:
-                    lost += 1
-                    if lost >= LOST_IN_A_ROW:
-                        raise UserError(f"{lost} shards in a row cannot be read: {error}") from None
+    def _drawn(self, rng: Random) -> Iterator[Found]:
+        """Yield rows of shards drawn again and again."""
+        lost, any_read, absence = 0, False, Absence()
+        while True:
+            try:
+                yield from read_shard(rng.choice(self.shards), self.column)
+                lost, any_read = 0, True
+                absence.over()
+            except ShardLostError as error:
+                lost += 1
+                if lost < LOST_IN_A_ROW:
                     yield BadSampleError(str(error))
-
-        return _shuffled(endless(), rng)
+                elif any_read:
+                    absence.wait(str(error))
+                else:
+                    raise UserError(f"{lost} shards in a row cannot be read: {error}") from None
 
     def once(self) -> Iterator[Found]:
         """Yield every row once, shard by shard."""
@@ -219,12 +230,37 @@ class Member(tarfile.TarInfo):
     """A header whose damage is an error; tarfile takes it for the end of the shard."""
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
+        """Read the header of a plain file without owners, rights and dates: three times as fast.
+
+        Whatever is not plain, tarfile itself reads.
+        """
+        try:
+            checksum, size = (
+                int(buf[148:156].strip(PADDING), 8),
+                int(buf[124:136].strip(PADDING), 8),
+            )
+            name, prefix = (_text(buf[at], encoding, errors) for at in (NAME, PREFIX))
+        except ValueError:
+            return super().frombuf(buf, encoding, errors)
+        whole = checksum == sum(buf) - sum(buf[CHECKSUM]) + 8 * ord(" ")
+        if buf[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE) or name[-1:] == "/" or not whole:
+            return super().frombuf(buf, encoding, errors)
+        member = cls(f"{prefix}/{name}" if prefix else name)
+        member.size = size
+        return member
+
+    @classmethod
     def fromtarfile(cls, tarfile: Any) -> "Member":
         """Read the next header."""
         try:
             return super().fromtarfile(tarfile)
         except DAMAGED_HEADERS as error:
             raise TarError(f"the shard is cut off or damaged: {error}") from error
+
+
+def _text(field: bytes | bytearray, encoding: str, errors: str) -> str:
+    return field.partition(b"\0")[0].decode(encoding, errors)
 
 
 class Key(NamedTuple):

@@ -98,6 +98,7 @@ def position_of(name: str) -> float:
 
 def _sample(row: Row, framing: Framing, rng: Random) -> Sample | BadSampleError:
     try:
-        return finish(row, read_pixels(row, framing, rng)[0], framing, rng)
+        pixels, _ = read_pixels(row.picture, row.name, framing, rng)
+        return finish(row, pixels, framing, rng)
     except BadSampleError as error:
         return error

@@ -22,6 +22,7 @@ DAMAGE = (
     *(RuntimeError, TypeError, OverflowError, KeyError),
 )
 CROPS = ("centre", "random")
+ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
 
 
 class BadPictureError(BadSampleError):
@@ -65,6 +66,8 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
             if at_least is not None:
                 picture.draft(None, (at_least, at_least))
             picture.load()
+            if picture.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT:  # exif_transpose copies
+                return _to_rgb(picture)
             return _to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
@@ -85,7 +88,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def crop_resize(

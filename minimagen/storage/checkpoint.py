@@ -82,6 +82,8 @@ def begin_checkpoint(folder: Path) -> Path:
     part, old = _beside(folder)
     try:
         shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():  # killed between the two renames below
+            old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
         part.mkdir(parents=True)
     except OSError as error:
@@ -205,8 +207,8 @@ def set_aside_after(parent: Path, prefix: str, step: int) -> None:
     They must not count among the newest when the run goes on from ``step`` in the same directory.
     """
     for folder in checkpoints(parent, prefix):
-        if int(folder.name.removeprefix(prefix)) > step:
-            damaged = folder.with_name(f"{folder.name}.damaged")
+        if int(folder.stem.removeprefix(prefix)) > step:
+            damaged = folder.with_suffix(".damaged")
             shutil.rmtree(damaged, ignore_errors=True)
             folder.rename(damaged)
 
@@ -218,8 +220,12 @@ def keep_newest(parent: Path, prefix: str, count: int) -> None:
 
 
 def checkpoints(parent: Path, prefix: str) -> list[Path]:
-    """Return the finished checkpoint folders, oldest first (their names end in padded steps)."""
-    return sorted(f for f in parent.glob(f"{prefix}*") if f.is_dir() and not f.suffix)
+    """Return the finished checkpoint folders, oldest first (their names end in padded steps).
+
+    One that was to be replaced by another of its step counts until the other one is there.
+    """
+    folders = {f for f in parent.glob(f"{prefix}*") if f.is_dir() and f.suffix in ("", ".old")}
+    return sorted(f for f in folders if not f.suffix or f.with_suffix("") not in folders)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:
     """Copy finished checkpoints and weights."""
     try:
         for folder in checkpoints(source.tmp, "unet_"):
-            shutil.copytree(folder, target.tmp / folder.name)
+            shutil.copytree(folder, target.tmp / folder.stem)
         for file in source.state_dicts.glob("*.safetensors"):
             shutil.copyfile(file, target.state_dicts / file.name)
     except (OSError, shutil.Error) as error:

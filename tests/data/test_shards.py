@@ -1,5 +1,6 @@
 """Tar shards: img2dataset's layout is read, nothing else is, and damage is counted, not fatal."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -17,7 +18,7 @@ from minimagen.data import shards
 from minimagen.data.loader import training_batches
 from minimagen.data.pictures import Row
 from minimagen.data.sample import BadSampleError
-from minimagen.data.shards import expand, read_shard
+from minimagen.data.shards import Member, expand, read_shard
 from minimagen.data.sources import load_dataset
 from minimagen.data.split import split_train_valid
 from minimagen.data.stream import PictureStream
@@ -204,6 +205,46 @@ def test_a_broken_connection_is_taken_up_again(
     monkeypatch.setattr(shards, "_opened", lambda shard: Cut(content))
     assert captions(read_shard("http://somewhere/0.tar")) == [f"grey {i}" for i in range(50)]
     assert pauses == [1.0, 2.0]
+
+
+kinds = st.sampled_from([tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    members=st.lists(
+        st.tuples(st.text("ab/.ü雪 ", min_size=1, max_size=260), kinds, st.binary(max_size=600)),
+        max_size=6,
+    ),
+    layout=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    damage=st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=2),
+)
+def test_headers_are_read_as_tarfile_reads_them(
+    members: list[tuple[str, bytes, bytes]], layout: int, damage: list[tuple[int, int]]
+) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=layout) as tar:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            info.size = len(content) if info.isreg() else 0
+            with contextlib.suppress(ValueError):  # too long for the oldest layout
+                tar.addfile(info, io.BytesIO(content))
+    content = bytearray(file.getvalue())
+    for at, value in damage:
+        content[at] = value
+
+    def read(kind: type[tarfile.TarInfo]) -> list[tuple[Any, ...]] | None:
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r|*", tarinfo=kind) as tar:
+                return [(m.name, m.isreg(), m.size, m.offset_data) for m in tar]
+        except tarfile.TarError:
+            return None
+
+    class Slow(Member):
+        frombuf = classmethod(lambda cls, *given: tarfile.TarInfo.frombuf.__func__(cls, *given))  # type: ignore[attr-defined]
+
+    assert read(Member) == read(Slow)
 
 
 @settings(

@@ -1,9 +1,14 @@
 """What is on disk is whole or refused: no crash, no damage and no foreign file gets through."""
 
 import errno
+import hashlib
+import itertools
 import json
 import pickle
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -118,6 +123,87 @@ def test_a_half_written_one_is_ignored(tmp_path: Path) -> None:
     saved(tmp_path, 2)
     assert_holds(tmp_path, 2)
     assert not part.exists()
+
+
+class KilledError(BaseException):
+    """Nobody catches it, as nobody catches kill -9."""
+
+
+def killed_at(line: int, run: Callable[[], object]) -> bool:
+    """Run until the n-th line of checkpoint.py would come; False if there are not so many."""
+    left = line
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != checkpoint.__file__:
+            return None
+        left -= event == "line"
+        if left < 0:
+            raise KilledError
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KilledError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files left open
+@pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step again"])
+def test_killed_at_any_line_no_checkpoint_is_lost(tmp_path: Path, again: bool) -> None:
+    step = 2 if again else 3
+    for line in itertools.count():
+        parent = tmp_path / str(line)
+        saved(parent, 1)
+        saved(parent, 2)
+
+        def save_and_tidy(parent: Path = parent) -> None:
+            saved(parent, step)
+            keep_newest(parent, PREFIX, 2)
+
+        if not killed_at(line, save_and_tidy):
+            break
+        found = load_newest(parent, PREFIX)
+        assert found is not None and found.state["step"] in (2, step), line
+        assert_holds(parent, found.state["step"])
+        save_and_tidy()  # the resumed run comes to the same step
+        assert_holds(parent, step)
+        assert {p.suffix for p in parent.iterdir()} == {""}
+    assert line > 30
+
+
+def test_killed_at_any_line_weights_are_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "unet_0.safetensors"
+    for line in itertools.count():
+        save_weights(path, tensors(1), {"step": 1})
+        if not killed_at(line, lambda: save_weights(path, tensors(2), {"step": 2})):
+            break
+        weights = load_weights(path)
+        assert torch.equal(weights.tensors["step"], torch.tensor(float(weights.state["step"])))
+    assert line > 2
+
+
+def test_a_planted_pickle_with_a_fitting_manifest_does_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    saved(tmp_path, 1)
+    for step, name in enumerate((TENSORS, STATE, MANIFEST), 2):
+        folder = saved(tmp_path, step)
+        content = pickle.dumps(Planted(mark))
+        (folder / name).write_bytes(content)
+        if name != MANIFEST:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            digest = hashlib.sha256(content).hexdigest()
+            manifest[name] = {"bytes": len(content), "sha256": digest}
+            (folder / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(UserError):
+            load_checkpoint(folder)
+    assert_holds(tmp_path, 1)
+    assert not mark.exists()
 
 
 def test_a_manifest_cannot_name_other_files(tmp_path: Path) -> None:

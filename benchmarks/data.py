@@ -1,0 +1,280 @@
+"""How fast do pictures come, how long does training wait for them, and what do long lists cost?
+
+    taskset -c 0 python -m benchmarks.data      # samples/s are meant per core
+    python -m benchmarks.data --only waiting    # with all cores, as the demo runs
+
+* speed: samples/s of every source through the whole pipeline (order, captions, decoding, batches)
+  at 64 px, and of large pictures at their own size. The first pass decodes files that the system
+  has in its cache; later passes find decoded pictures in memory. Text encoding is left out:
+  ``benchmarks.text`` measures it.
+* waiting: the share of the demo's training time that is spent waiting for the next batch, its
+  text included, by stage and number of workers.
+* memory: private memory that a list of 10^4 ... 10^6 captioned pictures takes.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+
+if TYPE_CHECKING:
+    from minimagen.data.stream import TrainingData
+
+SIDE, BATCH = 64, 64
+PICTURES = 4096
+LARGE, LARGE_PICTURES = 1024, 192  # what the last stage of a large cascade reads
+SHARD = 1024  # pictures in one
+PASSES = 3  # through decoded pictures
+SOURCES = ("shapes", "folder", "parquet", "saved", "shards")
+ROWS = (10**4, 10**5, 10**6)
+FILES = 1000  # of which the long lists' files are links
+
+
+def photos(count: int, side: int) -> Iterator[bytes]:
+    """Yield JPEG files with about as much detail as photographs."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        fine = random.normal(0, 6, (side, side, 3))
+        pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) + fine
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+        yield file.getvalue()
+
+
+def caption(number: int) -> str:
+    """Return the caption of a picture."""
+    return f"photograph number {number} of a thing on a background"
+
+
+def write_folder(folder: Path, side: int, count: int) -> Path:
+    """Write pictures and metadata.jsonl."""
+    rows = []
+    for i, content in enumerate(photos(count, side)):
+        (folder / f"{i}.jpg").write_bytes(content)
+        rows.append(json.dumps({"file_name": f"{i}.jpg", "text": caption(i)}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows), "utf-8")
+    return folder
+
+
+def write_shards(folder: Path, side: int, count: int) -> Path:
+    """Write tar shards as img2dataset does: picture, json, txt."""
+    content = photos(count, side)
+    for first in range(0, count, SHARD):
+        with tarfile.open(folder / f"{first // SHARD:05d}.tar", "w") as tar:
+            for i in range(first, min(first + SHARD, count)):
+                told = json.dumps({"caption": caption(i), "key": f"{i:09d}", "status": "success"})
+                members = {"jpg": next(content), "json": told.encode(), "txt": caption(i).encode()}
+                for suffix, part in members.items():
+                    info = tarfile.TarInfo(f"{i:09d}.{suffix}")
+                    info.size = len(part)
+                    tar.addfile(info, io.BytesIO(part))
+    return folder
+
+
+def _table(folder: Path, side: int, count: int) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    pictures = [{"bytes": content, "path": None} for content in photos(count, side)]
+    rows = {"image": pictures, "text": [caption(i) for i in range(count)]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    return datasets.Dataset.from_dict(rows, features)
+
+
+def write_parquet(folder: Path, side: int, count: int) -> Path:
+    """Write one parquet file with pictures in it."""
+    _table(folder, side, count).to_parquet(str(folder / "data.parquet"))
+    return folder
+
+
+def write_saved(folder: Path, side: int, count: int) -> Path:
+    """Write what ``datasets``' save_to_disk writes."""
+    _table(folder, side, count).save_to_disk(str(folder / "saved"))
+    return folder / "saved"
+
+
+WRITERS: dict[str, Callable[[Path, int, int], Path]] = {
+    "folder": write_folder,
+    "parquet": write_parquet,
+    "saved": write_saved,
+    "shards": write_shards,
+}
+
+
+def opened(source: str, folder: Path, stored: int, count: int, side: int) -> "TrainingData":
+    """Return the training part of freshly written data."""
+    from minimagen.data.sources import load_dataset
+    from minimagen.data.split import split_train_valid
+
+    path = source if source == "shapes" else WRITERS[source](folder, stored, count)
+    dataset = load_dataset(path, (side, side))
+    return split_train_valid(dataset, 0.9, 0, 8)[0]
+
+
+def speed(case: Case) -> Row:
+    """Return samples per second of the first and of later passes, by the clock and by the core."""
+    import torch
+
+    from minimagen.data.loader import training_batches
+    from minimagen.text.encoding import TextEncoding
+
+    torch.set_num_threads(1)
+    nothing = torch.zeros(1, 1, 8)
+
+    def encode(captions: Sequence[str]) -> TextEncoding:
+        text = nothing.expand(len(captions), 1, 8)
+        return TextEncoding(text, torch.ones(len(captions), 1, dtype=torch.bool))
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MINIMAGEN_CACHE"] = f"{folder}/cache"
+        (Path(folder) / "data").mkdir()
+        where, count = Path(folder) / "data", case["count"]
+        data = opened(case["source"], where, case["stored"], count, case["side"])
+        epoch = round(0.9 * count) // BATCH  # whole batches
+        row: Row = {}
+        for name, first, last in (("first", 0, epoch), ("later", epoch, (1 + PASSES) * epoch)):
+            clock, core = time.perf_counter(), time.process_time()
+            batches = training_batches(data, encode, BATCH, 0, first, last)
+            samples = sum(len(batch.images) for batch in batches)
+            row[f"{name}_per_second"] = samples / (time.perf_counter() - clock)
+            row[f"{name}_per_core_second"] = samples / (time.process_time() - core)
+    return row
+
+
+def waiting(case: Case) -> Row:
+    """Return the share of a stage's training time in which it waits for batches."""
+    from minimagen.data.embedding_cache import EmbeddingCache
+    from minimagen.data.loader import training_batches
+    from minimagen.imagen import Imagen
+    from minimagen.storage.directory import read_parameters
+    from minimagen.text.t5 import T5Encoder
+    from minimagen.training.trainer import Trainer
+
+    parameters = read_parameters(ROOT / case["parameters"])
+    config, training, i = parameters.imagen, parameters.training, case["stage"]
+    encoder = T5Encoder(config.text_encoder_name, config.max_num_words)
+    imagen = Imagen(config, encoder)
+    trainer = Trainer(imagen.stages[i], i, training.stages[i], case["steps"])
+    size = training.batch_size_of(i)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MINIMAGEN_CACHE"] = f"{folder}/cache"
+        (Path(folder) / "data").mkdir()
+        side = config.image_sizes[-1][0]
+        data = opened(case["source"], Path(folder) / "data", 256, case["count"], side)
+        batches = training_batches(
+            data, EmbeddingCache(encoder), size, 0, 0, case["steps"], case["num_workers"]
+        )
+        waited, started = 0.0, time.perf_counter()
+        before = started
+        for batch in batches:
+            waited += time.perf_counter() - before
+            trainer.train_step(batch)
+            before = time.perf_counter()
+        seconds = before - started
+    return {"share": waited / seconds, "step_seconds": (seconds - waited) / case["steps"]}
+
+
+def memory(case: Case) -> Row:
+    """Return the private memory that a long list takes once it is stored, and while it is read."""
+    from minimagen.data.file_table import FileTable
+    from minimagen.data.folder import load_folder
+    from minimagen.data.pictures import PictureDataset
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["MINIMAGEN_CACHE"] = f"{name}/cache"
+        originals = [folder / f"{i}.jpg" for i in range(min(FILES, case["rows"]))]
+        for path, content in zip(originals, photos(len(originals), SIDE), strict=True):
+            path.write_bytes(content)
+        with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
+            for i in range(case["rows"]):
+                link = folder / f"link_{i}.jpg"
+                os.link(originals[i % len(originals)], link)
+                file.write(json.dumps({"file_name": link.name, "text": caption(i)}) + "\n")
+        small = load_folder(_one_picture(folder / "warm"))  # what reading any list allocates
+        assert isinstance(small.table, FileTable) and small[0].caption
+        before = private()
+        started = time.perf_counter()
+        dataset = load_folder(folder)
+        seconds, after_list = time.perf_counter() - started, private()
+        started = time.perf_counter()
+        again = load_folder(folder)
+        seconds_again = time.perf_counter() - started
+        uncached = PictureDataset(again.table, cache_bytes=0)
+        for index in range(0, len(uncached), max(1, len(uncached) // 5000)):
+            uncached[index]
+        return {
+            "list_bytes": after_list - before,
+            "read_bytes": private() - before,
+            "seconds": seconds,
+            "seconds_again": seconds_again,
+            "length": len(dataset),
+        }
+
+
+def _one_picture(folder: Path) -> Path:
+    folder.mkdir()
+    return write_folder(folder, SIDE, 1)
+
+
+def private() -> int:
+    """Return this process's anonymous memory in bytes: what is not a mapped file."""
+    status = Path("/proc/self/status").read_text("ascii")
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert match is not None, "Linux tells it"
+    return 1024 * int(match[1])
+
+
+MEASURES: dict[str, Callable[[Case], Row]] = {"speed": speed, "waiting": waiting, "memory": memory}
+
+
+def measure(case: Case, started: float) -> Row:
+    """Measure one case."""
+    return MEASURES[case["what"]](case)
+
+
+def cases(quick: bool, only: Sequence[str]) -> Iterator[Case]:
+    """Yield what to measure."""
+    count = 128 if quick else PICTURES
+    for source in SOURCES if "speed" in only else ():
+        asked = {"what": "speed", "source": source, "side": SIDE, "count": count}
+        for stored in (SIDE,) if quick or source == "shapes" else (SIDE, 256):
+            yield asked | {"stored": stored}
+        if source == "folder" and not quick:
+            yield asked | {"stored": LARGE, "side": LARGE, "count": LARGE_PICTURES}
+    demo = {"parameters": "parameters/testing" if quick else "parameters", "count": count}
+    for stage in (0,) if quick else (0, 1):
+        for source in (("shapes",) if quick else ("shapes", "folder")) if "waiting" in only else ():
+            for workers in (0,) if quick else (0, 1):
+                steps = 4 if quick else 64
+                asked = {"stage": stage, "source": source, "num_workers": workers, "steps": steps}
+                yield {"what": "waiting"} | demo | asked
+    for rows in ((100,) if quick else ROWS) if "memory" in only else ():
+        yield {"what": "memory", "rows": rows}
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
+    arguments = parser.parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    todo = cases(arguments.quick, arguments.only)
+    return run_cases("benchmarks.data", todo, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""Damage every kind of file that somebody else may have written, many times, and read it.
+
+    python -m benchmarks.foreign
+
+Whatever is in such a file, it is read, or refused in one line; anything else (a traceback, a file
+that a planted pickle leaves behind, a crash of the process) is an escape. The damage is a function
+of the case, so an escape comes again.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import pickle
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from benchmarks.data import write_folder, write_parquet, write_saved, write_shards
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+
+INPUTS = 2000  # of each kind
+PRESET = ROOT / "parameters" / "testing"
+NASTY = (
+    *(b"null", b"true", b"-1", b"0", b"NaN", b"1e999", b"[]", b"{}", b'""', b"[[[[[", b"}}", b'"'),
+    *(b"9" * 400, b"[" * 5000, b'"\\ud800"', b"\x00", b"\xff\xfe", b"\n", b",", b":", b"../../x"),
+    *(b"__import__('os')", b"!!python/object", b"pipe:", b"\xef\xbb\xbf", b"\r\n", b"\t", b"%s"),
+)
+
+
+class Kind(NamedTuple):
+    """Foreign files of one kind.
+
+    Attributes:
+        write: Fills a folder with whole files and returns those that are damaged, one at a time.
+        read: Reads the folder as a user's command would.
+    """
+
+    write: Callable[[Path], list[Path]]
+    read: Callable[[Path], object]
+
+
+def damaged(content: bytes, random: Random, mark: Path) -> bytes:
+    """Return a file's content, damaged in one to four places."""
+    data = bytearray(content)
+    for _ in range(random.choice((1, 1, 2, 4))):
+        at, way = random.randrange(len(data) + 1), random.randrange(8)
+        some = random.randrange(1, 40)
+        if way == 0:
+            data[at : at + 1] = bytes([random.randrange(256)])
+        elif way == 1 and at < len(data):
+            data[at] ^= 1 << random.randrange(8)
+        elif way == 2:
+            del data[at:]
+        elif way == 3:
+            del data[at : at + some]
+        elif way == 4:
+            data[at:at] = random.choice(NASTY)
+        elif way == 5:
+            data[at : at + some] = random.choice(NASTY)
+        elif way == 6:
+            source = random.randrange(len(data) + 1)
+            data[at:at] = data[source : source + some]
+        else:
+            data[min(at, 64) :] = random.randbytes(some)
+    if random.random() < 0.01:
+        return pickle.dumps(_Planted(mark))
+    return bytes(data)
+
+
+class _Planted:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def changed_value(content: bytes, random: Random) -> bytes:
+    """Return JSON with one value somewhere replaced by one of another kind."""
+    root = json.loads(content)
+    place = random.choice(list(_places(root)))
+    values: list[Any] = [None, True, -1, 0, 10**30, 1e-300, "", "x", "\0"]
+    values += [[], {}, [[]], [None], {"a": 1}]
+    place[0][place[1]] = random.choice(values)
+    return json.dumps(root).encode()
+
+
+def _places(node: Any) -> Iterator[tuple[Any, Any]]:
+    for key in node if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from _places(node[key])
+
+
+def _parameters(folder: Path) -> list[Path]:
+    shutil.copytree(PRESET, folder, dirs_exist_ok=True)
+    return sorted(folder.glob("*.json"))
+
+
+def _read_parameters(folder: Path) -> None:
+    from minimagen.cli.settings import read_settings
+    from minimagen.storage.directory import read_parameters
+
+    read_parameters(folder)
+    read_settings(folder, False).parameters()
+
+
+def _minimagen(folder: Path) -> list[Path]:
+    unet = {
+        "dim": 8,
+        "dim_mults": [1, 2],
+        "channels": 3,
+        "layer_attns": False,
+        "lowres_cond": False,
+    }
+    imagen = {"image_sizes": [8], "timesteps": 5, "text_encoder_name": "t5_mini", "channels": 3}
+    stamp = "20220816_165729"
+    (folder / f"unet_0_params_{stamp}.json").write_text(json.dumps(unet))
+    (folder / f"imagen_params_{stamp}.json").write_text(json.dumps(imagen))
+    run = "--PARAMETERS=None\n--BATCH_SIZE=2\n--EPOCHS=2\n--T5_NAME=t5_small\n--OPTIM_LR=0.0001\n"
+    (folder / f"training_parameters_{stamp}.txt").write_text(run)
+    return sorted(folder.iterdir())
+
+
+def _checkpoint(folder: Path) -> list[Path]:
+    import torch
+
+    from minimagen.storage.checkpoint import save_checkpoint
+
+    save_checkpoint(folder / "unet_0_step_00000001", {"model.w": torch.ones(3)}, {"step": 1})
+    return sorted((folder / "unet_0_step_00000001").iterdir())
+
+
+def _read_checkpoint(folder: Path) -> None:
+    from minimagen.storage.checkpoint import load_newest
+
+    load_newest(folder, "unet_0_step_")
+
+
+def _weights(folder: Path) -> list[Path]:
+    import torch
+
+    from minimagen.storage.checkpoint import save_weights
+
+    save_weights(folder / "unet_0.safetensors", {"w": torch.ones(3)}, {"stage": {"dim": 8}})
+    return [folder / "unet_0.safetensors"]
+
+
+def _read_weights(folder: Path) -> None:
+    from minimagen.storage.checkpoint import load_weights
+
+    load_weights(folder / "unet_0.safetensors")
+
+
+def _captions(folder: Path) -> list[Path]:
+    text = "a red star\n\n  eine grüne Blume \n雪の結晶\n"  # noqa: RUF001
+    (folder / "captions.txt").write_text(text, "utf-8")
+    return [folder / "captions.txt"]
+
+
+def _read_captions(folder: Path) -> None:
+    from minimagen.cli.inference import read_captions
+
+    captions = read_captions(str(folder / "captions.txt"))
+    assert captions and all(caption.strip() for caption in captions)
+
+
+def _picture(folder: Path, kind: str) -> list[Path]:
+    from PIL import Image
+
+    content = next(iter(_photo()))
+    path = folder / f"picture.{kind.lower()}"
+    Image.open(io.BytesIO(content)).save(path, kind)
+    return [path]
+
+
+def _photo() -> Iterator[bytes]:
+    from benchmarks.data import photos
+
+    return photos(1, 24)
+
+
+def _read_picture(folder: Path) -> None:
+    from minimagen.data.transforms import load_rgb
+
+    (path,) = folder.iterdir()
+    assert load_rgb(path.read_bytes(), "picture", at_least=8).mode == "RGB"
+
+
+def _folder(folder: Path, suffix: str) -> list[Path]:
+    """Write pictures with captions in a table of one kind, or in text files."""
+    write_folder(folder, 8, 3)
+    metadata = folder / "metadata.jsonl"
+    rows = [json.loads(line) | {"extra": "x"} for line in metadata.read_text().splitlines()]
+    metadata.unlink()
+    if suffix == "txt":
+        for row in rows:
+            (folder / row["file_name"]).with_suffix(".txt").write_text(row["text"] + "\nb\n")
+        return sorted(folder.glob("*.txt"))
+    path = folder / f"metadata.{suffix}"
+    _write_table(path, rows)
+    return [path]
+
+
+def _write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        between = "\t" if path.suffix == ".tsv" else ","
+        lines = [between.join(rows[0]), *(between.join(row.values()) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+
+
+def _read_data(folder: Path) -> None:
+    """Open data and read all its samples, as training does."""
+    from minimagen.data.pictures import PictureDataset
+    from minimagen.data.sample import BadSampleError
+    from minimagen.data.sources import load_dataset
+    from minimagen.data.stream import PictureStream
+
+    dataset = load_dataset(folder, (8, 8))
+    if isinstance(dataset, PictureStream):
+        for row in dataset.source.once():
+            assert isinstance(row, BadSampleError) or row.captions
+        return
+    assert isinstance(dataset, PictureDataset)
+    for index in range(min(len(dataset), 50)):
+        with contextlib.suppress(BadSampleError):
+            assert dataset[index].caption.strip()
+
+
+def _url_table(folder: Path, suffix: str) -> list[Path]:
+    rows = [{"url": f"https://example.org/{i}.jpg", "caption": f"thing {i}"} for i in range(4)]
+    path = folder / f"table.{suffix}"
+    _write_table(path, rows)
+    return [path]
+
+
+def _read_url_table(folder: Path) -> None:
+    from minimagen.data.url_table import is_url_table, url_rows
+
+    (path,) = folder.iterdir()
+    if is_url_table(path):
+        for row in url_rows(path, "text"):
+            assert isinstance(row.url, str)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(write_shards(folder, 8, 6).glob("*.tar"))
+
+
+def _saved(folder: Path) -> list[Path]:
+    write_saved(folder, 8, 6)
+    for path in (folder / "saved").iterdir():
+        path.rename(folder / path.name)
+    (folder / "saved").rmdir()
+    return sorted(folder.iterdir())
+
+
+def _parquet(folder: Path) -> list[Path]:
+    return sorted(write_parquet(folder, 8, 6).iterdir())
+
+
+KINDS: dict[str, Kind] = {
+    "parameters": Kind(_parameters, _read_parameters),
+    "parameters of MinImagen": Kind(_minimagen, _read_parameters),
+    "checkpoint": Kind(_checkpoint, _read_checkpoint),
+    "weights": Kind(_weights, _read_weights),
+    "captions": Kind(_captions, _read_captions),
+    **{
+        f"picture, {kind}": Kind(lambda folder, kind=kind: _picture(folder, kind), _read_picture)  # type: ignore[misc]
+        for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+    },
+    **{
+        f"captions of pictures, {suffix}": Kind(
+            lambda folder, suffix=suffix: _folder(folder, suffix),  # type: ignore[misc]
+            _read_data,
+        )
+        for suffix in ("jsonl", "csv", "parquet", "txt")
+    },
+    **{
+        f"table of addresses, {suffix}": Kind(
+            lambda folder, suffix=suffix: _url_table(folder, suffix),  # type: ignore[misc]
+            _read_url_table,
+        )
+        for suffix in ("jsonl", "csv", "tsv", "parquet")
+    },
+    "tar shard": Kind(_shards, _read_data),
+    "parquet with pictures": Kind(_parquet, _read_data),
+    "saved data set": Kind(_saved, _read_data),
+}
+
+
+def measure(case: Case, started: float) -> Row:
+    """Damage and read one kind of file as often as the case says."""
+    logging.disable(logging.ERROR)  # the libraries' own complaints
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _measure(case)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _measure(case: Case) -> Row:
+    kind, random = KINDS[case["kind"]], Random(f"{case['kind']} {case['inputs']}")
+    escapes: Counter[str] = Counter()
+    read = refused = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder, mark = Path(name) / "foreign", Path(name) / "mark"
+        folder.mkdir()
+        files = kind.write(folder)
+        whole = {path: path.read_bytes() for path in files}
+        os.environ["MINIMAGEN_CACHE"] = f"{name}/cache/whole"
+        assert (found := outcome(kind, folder)) == "read", found
+        for number in range(case["inputs"]):
+            os.environ["MINIMAGEN_CACHE"] = f"{name}/cache/{number}"
+            path = random.choice(files)
+            path.write_bytes(_input(path, whole[path], random, mark))
+            found = outcome(kind, folder)
+            read, refused = read + (found == "read"), refused + (found == "refused")
+            if found not in ("read", "refused"):
+                escapes[found] += 1
+            path.write_bytes(whole[path])
+            shutil.rmtree(f"{name}/cache", ignore_errors=True)
+        ran = mark.exists()
+    return {"read": read, "refused": refused, "escapes": dict(escapes), "code_ran": ran}
+
+
+def _input(path: Path, whole: bytes, random: Random, mark: Path) -> bytes:
+    if path.suffix == ".json" and random.random() < 0.5:
+        return changed_value(whole, random)
+    return damaged(whole, random, mark)
+
+
+def outcome(kind: Kind, folder: Path) -> str:
+    """Return "read", "refused", or what came instead of a refusal in one line."""
+    from minimagen.data.sample import BadSampleError
+    from minimagen.errors import UserError
+
+    try:
+        kind.read(folder)
+    except (UserError, BadSampleError) as error:
+        text = str(error).strip()
+        return "refused" if text and "\n" not in text else f"lines: {text[:200]!r}"
+    except Exception as error:  # noqa: BLE001 - whatever else comes is what is looked for
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    return "read"
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--inputs", type=int, help=f"of each kind [{INPUTS}; quick 12]")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
+    arguments = parser.parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    inputs = arguments.inputs or (12 if arguments.quick else INPUTS)
+    cases: list[Case] = [{"kind": kind, "inputs": inputs} for kind in arguments.only]
+    return run_cases("benchmarks.foreign", cases, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""``train.py`` with one thing made to go wrong inside, for ``benchmarks.faults``.
+
+python -m benchmarks.injected FAULT WHEN <arguments of train.py>
+"""
+
+import errno
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FAR_AWAY = 0.01  # seconds to read a picture, as from a network drive
+SHORT = 2.0  # seconds that the impatient wait
+
+
+def nan_batch(when: int) -> None:
+    """Let the loss of the step after ``when`` steps of the last stage be no number."""
+    from minimagen.training.trainer import Trainer
+
+    losses = Trainer._losses
+
+    def broken(self: Trainer, batch: Any, draws: Any) -> Any:
+        found = losses(self, batch, draws)
+        return found * float("nan") if self.index == 1 and draws.step == when else found
+
+    Trainer._losses = broken  # type: ignore[method-assign]
+
+
+def full_disk(when: int) -> None:
+    """Let the disk be full when the ``when``-th file of tensors is half written."""
+    from minimagen.storage import checkpoint
+
+    save, count = checkpoint.save_file, 0
+
+    def full(tensors: Any, path: Path, *header: Any) -> None:
+        nonlocal count
+        count += 1
+        save(tensors, path, *header)
+        if count >= when:
+            content = Path(path).read_bytes()
+            Path(path).write_bytes(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    checkpoint.save_file = full  # type: ignore[assignment]
+
+
+def far_away(when: int) -> None:
+    """Let reading a picture take a while, so that there is time to take the pictures away."""
+    from minimagen.data.absence import FileReader
+
+    read = FileReader.read
+
+    def slow(self: FileReader, path: Path) -> bytes:
+        time.sleep(FAR_AWAY)
+        return read(self, path)
+
+    FileReader.read = slow  # type: ignore[method-assign]
+
+
+def impatient(when: int) -> None:
+    """The same, and nobody waits long for pictures that are away."""
+    from minimagen.data import absence
+
+    far_away(when)
+    absence.PATIENCE = SHORT
+
+
+FAULTS: dict[str, Callable[[int], None]] = {
+    each.__name__: each for each in (nan_batch, full_disk, far_away, impatient)
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prepare the fault and train; return train.py's exit code."""
+    from minimagen.cli import train
+
+    FAULTS[argv[0]](int(argv[1]))
+    return train.entry(list(argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

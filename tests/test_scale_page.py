@@ -1,0 +1,80 @@
+"""docs/scale.md: its numbers are computed, and its arithmetic is right."""
+
+import dataclasses
+
+import pytest
+
+from tools import scale_table
+from tools.scale_table import Assumptions, Stage
+
+
+@pytest.fixture(scope="module")
+def stages() -> list[Stage]:
+    return scale_table.stages()
+
+
+def test_the_page_is_what_the_script_writes(stages: list[Stage]) -> None:
+    page = scale_table.PAGE.read_text("utf-8")
+    assert page == scale_table.filled(page, scale_table.sections(Assumptions(), stages)), (
+        "run python tools/scale_table.py --write"
+    )
+
+
+def test_the_stages_are_those_of_the_dry_run_and_the_paper(stages: list[Stage]) -> None:
+    base, first, last, crops = stages
+    assert [round(s.parameters / 1e6) for s in stages] == [1981, 644, 628, 628]
+    assert {(s.batch, s.steps) for s in stages} == {(2048, 2_500_000)}
+    assert base.states == 20 * base.parameters  # five copies of four bytes
+    assert last.activations == pytest.approx(16 * crops.activations, rel=0.1)
+    assert 14 < last.forward / crops.forward < 16  # pixels; the text costs the same
+    assert crops.forward == pytest.approx(first.forward, rel=0.05)
+
+
+STAGE = Stage("x", 1e9, 20e9, 2e9, 1e12, 1024, 1e6)
+PLAIN = dataclasses.replace(
+    Assumptions(), gpus=100, peak=1e15, mfu=0.3, memory=100e9, usable=0.9, price=2
+)
+
+
+def test_time_and_money() -> None:
+    """1024 pictures x 3 x 1e12 FLOPs on 100 x 3e14 FLOP/s: 0.1024 s a step, 1e6 steps."""
+    assert scale_table.seconds_per_step(PLAIN, STAGE) == pytest.approx(0.1024)
+    table = scale_table.stage_table(PLAIN, [STAGE])
+    assert "| GPU-hours | 2,844 |" in table and "| dollars | 5,689 |" in table
+    assert "| days | 1.19 |" in table and "CHECKPOINTING`, days | 1.58 |" in table
+
+
+def test_what_fits_a_gpu() -> None:
+    """90 GB usable; 20 GB of states, whole or a hundredth; 2 GB a picture; 10.24 pictures asked."""
+    assert scale_table.fitting(PLAIN, STAGE, 1) == 35
+    assert scale_table.fitting(PLAIN, STAGE, 100) == 44
+    assert scale_table.accumulation(PLAIN, STAGE) == "1"
+    large = dataclasses.replace(STAGE, activations=20e9)
+    assert scale_table.fitting(PLAIN, large, 100) == 4
+    assert scale_table.accumulation(PLAIN, large) == "4"
+    assert "recompute" in scale_table.accumulation(
+        PLAIN, dataclasses.replace(STAGE, activations=1e12)
+    )
+
+
+def test_what_grows_with_the_pictures() -> None:
+    """A million captions of 20 tokens of 8192 bytes are 164 GB."""
+    table = scale_table.size_table(PLAIN, [STAGE])
+    assert "| embedding cache | 164 GB | 16.4 TB | 164 TB |" in table
+    assert "| epochs of each stage | 1.02e+03 | 10.2 | 1.02 |" in table
+
+
+def test_a_table_without_a_place_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 places for sizes"):
+        scale_table.filled("<!-- stages -->\n<!-- end -->", {"sizes": "x"})
+
+
+def test_every_command_of_the_page_is_known() -> None:
+    """Flags of train.py that the page names exist, or are announced for multi-process training."""
+    from minimagen.cli.train import FLAGS
+
+    announced = {"FSDP", "ACTIVATION_CHECKPOINTING", "TRACKER"}
+    known = {flag.name for flag in FLAGS} | announced | {"IMG_SIDE_LEN", "DRY_RUN"}
+    text = scale_table.PAGE.read_text("utf-8")
+    used = {word[2:] for word in text.replace("`", " ").split() if word.startswith("--")}
+    assert {word for word in used if word.isupper()} <= known
