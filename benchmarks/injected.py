@@ -20,8 +20,8 @@ def nan_batch(when: int) -> None:
 
     losses = Trainer._losses
 
-    def broken(self: Trainer, batch: Any, draws: Any) -> Any:
-        found = losses(self, batch, draws)
+    def broken(self: Trainer, loss: Any, batch: Any, draws: Any) -> Any:
+        found = losses(self, loss, batch, draws)
         return found * float("nan") if self.index == 1 and draws.step == when else found
 
     Trainer._losses = broken  # type: ignore[method-assign]
