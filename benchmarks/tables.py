@@ -1,98 +1,264 @@
-"""The report's tables of data, faults and foreign files; the first row of each is its head."""
+"""The tables of ``RESULTS.md``, one function for each benchmark's rows."""
 
+import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.measuring import Row
+from benchmarks.data_tables import Table, faults, foreign, memory, speed, waiting
+from benchmarks.measuring import Row, growth_exponent, mean_sd
+from benchmarks.peer_recipes import AS_SHIPPED, TRIALS
 
-Table = list[Sequence[Any]]
-
-
-def speed(rows: list[Row]) -> Table:
-    """Return samples per second of every source."""
-    table: Table = [
-        ("source", "stored, px", "read, px", "samples/s per core, first pass", "later passes",
-         "by the clock: first", "later")
-    ]  # fmt: skip
-    for row in (row for row in rows if row["case"]["what"] == "speed"):
-        case = row["case"]
-        stored = "drawn" if case["source"] == "shapes" else case["stored"]
-        rates = (
-            f"{row[f'{name}_per_{unit}']:.0f}"
-            for unit in ("core_second", "second")
-            for name in ("first", "later")
-        )
-        table.append((case["source"], stored, case["side"], *rates))
-    return table
+LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
-def waiting(rows: list[Row]) -> Table:
-    """Return the share of training time spent waiting for data."""
-    table: Table = [("stage", "source", "workers", "step, s", "share of the time waited")]
-    for row in (row for row in rows if row["case"]["what"] == "waiting"):
-        case = row["case"]
-        seconds, share = f"{row['step_seconds']:.3f}", f"{row['share']:.1%}"
-        table.append((case["stage"], case["source"], case["num_workers"], seconds, share))
-    return table
+def times_to(rows: Iterable[Row], level: float) -> dict[int, float | None]:
+    """Return per seed the smallest time whose run reached ``level``, None where none did.
 
-
-def memory(rows: list[Row]) -> Table:
-    """Return what long lists cost."""
-    table: Table = [
-        ("pictures in metadata.jsonl", "private memory of the list, MB",
-         "after 5,000 were read, MB", "first start, s", "next start, s")
-    ]  # fmt: skip
-    for row in (row for row in rows if row["case"]["what"] == "memory"):
-        sizes = (f"{row[name] / 1e6:.1f}" for name in ("list_bytes", "read_bytes"))
-        seconds = (f"{row[name]:.2f}" for name in ("seconds", "seconds_again"))
-        table.append((f"{row['case']['rows']:,}", *sizes, *seconds))
-    return table
-
-
-def faults(rows: list[Row]) -> Table:
-    """Return every fault, how often it was tried, and what was lost."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+    A run that overran its budget counts with the seconds that it took.
+    """
+    times: dict[int, float | None] = {}
     for row in rows:
-        groups[row["case"]["fault"]].append(row)
-    table: Table = [
-        ("fault", "times", "checkpoints lost", "unreadable by inference.py",
-         "resumed to other bits", "not told", "foreign code run", "of them")
+        seed, seconds = row["case"]["seed"], max(row["case"]["budget"], row["seconds"])
+        best = times.setdefault(seed, None)
+        if row["all_right"] >= level and (best is None or seconds < best):
+            times[seed] = seconds
+    return times
+
+
+def startup(rows: list[Row]) -> list[str]:
+    """Return the table of the start-up benchmark."""
+    table: Table = [("command", "median, s", "quartiles, s", "runs", "torch loaded", "< 1 s")]
+    for row in rows:
+        s = row["seconds"]
+        low, high = s["quartiles"]
+        loads = "yes" if row["loads_torch"] else "no"
+        kept = "yes" if s["median"] < row["limit"] else "NO"
+        quartiles = f"{low:.2f}-{high:.2f}"
+        command = f"`{row['case']['command']}`"
+        table.append((command, f"{s['median']:.2f}", quartiles, s["n"], loads, kept))
+    return markdown(table)
+
+
+def step(rows: list[Row]) -> list[str]:
+    """Return the tables of the training step: speed and memory, then v-loss."""
+    speed: Table = [
+        ("stage", "side", "precision", "mode", "parameters, M", "images/s", "step, s (quartiles)",
+         "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s", "ours / diffusers")
     ]  # fmt: skip
-    for name, members in groups.items():
-        counts = (
-            sum(row["lost"] for row in members),
-            sum(not row["readable"] for row in members),
-            sum(not row["same_bits"] for row in members),
-            sum(not row.get("said", True) for row in members),
-            sum(row.get("code_ran", False) for row in members),
-        )
-        table.append((name.replace("_", " "), len(members), *counts, _of_them(members)))
-    return table
+    learnt: Table = [("stage", "side", "parameters, M", "images", "v-loss")]
+    for row in rows:
+        case = row["case"]
+        if case["what"] == "v_loss":
+            facts = (f"{row['parameters'] / 1e6:.2f}", row["images"], f"{row['v_loss']:.4f}")
+            learnt.append((case["stage"], case["side"], *facts))
+            continue
+        setting = (case["stage"], case["side"], case["precision"], case["mode"])
+        if "skipped" in row:
+            speed.append((*setting, "", row["skipped"], *[""] * 6))
+        else:
+            speed.append((*setting, *_speed_cells(row), _against_peer(row, rows)))
+    return [*markdown(speed), "", *markdown(learnt)]
 
 
-def _of_them(rows: list[Row]) -> str:
-    told = {
-        "inside the write of a checkpoint": sum(_written(row, "tmp/") for row in rows),
-        "of weights": sum(_written(row, "state_dicts/") for row in rows),
-        "before there was anything to save": sum(not row.get("began", True) for row in rows),
-        "on a tmpfs": sum(row.get("mounted", False) for row in rows),
-    }
-    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
-
-
-def _written(row: Row, folder: str) -> bool:
-    return any(part.startswith(folder) for part in row.get("in_write", ()))
-
-
-def foreign(rows: list[Row]) -> Table:
-    """Return how many damaged files of every kind were tried, and what came of them."""
-    table: Table = [
-        ("kind of file", "inputs", "read", "refused in one line", "escapes", "code run")
+def _speed_cells(row: Row) -> list[str]:
+    low, high = row["step_seconds"]["quartiles"]
+    return [
+        f"{row['parameters'] / 1e6:.2f}",
+        f"{row['images_per_second']:.2f}",
+        f"{row['step_seconds']['median']:.3f} ({low:.3f}-{high:.3f})",
+        f"{row['peak_bytes'] / 1e9:.2f} ({row['bytes_before'] / 1e9:.2f})",
+        f"{row['achieved_flops'] / 1e9:.1f}",
+        f"{row['share_of_peak']:.0%}",
+        f"{row['first_step_seconds']:.1f}",
     ]
+
+
+def _against_peer(row: Row, rows: list[Row]) -> str:
+    """Return our speed and memory relative to the peer's same case, in our rows."""
+    if row["case"]["side"] != "ours":
+        return ""
+    wanted = row["case"] | {"side": "diffusers"}
+    peers = [r for r in rows if r["case"] == wanted and r["machine"] == row["machine"]]
+    if not peers or "skipped" in peers[-1]:
+        return ""
+    speed = row["images_per_second"] / peers[-1]["images_per_second"]
+    return f"{speed:.2f} x speed, {row['peak_bytes'] / peers[-1]['peak_bytes']:.2f} x memory"
+
+
+def sample(rows: list[Row]) -> list[str]:
+    """Return the table of the sampling benchmark; differences are paired by caption."""
+    table: Table = [
+        ("stage", "sampler", "steps", "guidance", "calls / picture", "s / picture", "memory, GB",
+         "all right", "against the reference, points (95 %)", "KID x 1000")
+    ]  # fmt: skip
     for row in rows:
-        escapes, ran = sum(row["escapes"].values()), "YES" if row["code_ran"] else "no"
+        case, sampling = row["case"], row["case"]["sampling"]
+        reference = next((r for r in rows if _is_reference_of(r, row)), None)
+        table.append((
+            case["stage"], sampling["sampler"], sampling["timesteps"], sampling["guidance_scale"],
+            f"{row['calls_per_picture']:.0f}", f"{row['seconds_per_picture']:.3f}",
+            f"{row['peak_bytes'] / 1e9:.2f}", f"{row['all_right']:.1%}",
+            "reference" if case["reference"] else difference(row, reference),
+            f"{1000 * row['kid']:.2f} +- {1000 * row['kid_standard_error']:.2f}",
+        ))  # fmt: skip
+    return markdown(table)
+
+
+def _is_reference_of(other: Row, row: Row) -> bool:
+    keys = ("directory", "weights", "stage", "split", "n")
+    same = all(other["case"][key] == row["case"][key] for key in keys)
+    return same and other["case"]["reference"]
+
+
+def difference(row: Row, reference: Row | None) -> str:
+    """Return the mean paired difference in percentage points and its 95 % interval."""
+    if reference is None:
+        return ""
+    pairs = zip(row["right"], reference["right"], strict=True)
+    mean, sd = mean_sd([100.0 * (int(a) - int(b)) for a, b in pairs])
+    half = 1.96 * sd / len(row["right"]) ** 0.5
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def time_to_quality(rows: list[Row]) -> list[str]:
+    """Return the tables of time to quality: times, every run, the peer's trials."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["case"]["purpose"] != "trial":
+            groups[group_of(row)].append(row)
+    times: Table = [("stages", "split", "side", *(f"{x:.0%}, s" for x in LEVELS), "seeds")]
+    runs: Table = [
+        ("stages", "split", "side", "budget, s", "seconds", "images", "all right, mean +- sd",
+         "memory, GB", "runs")
+    ]  # fmt: skip
+    for group, members in groups.items():
+        seeds = {row["case"]["seed"] for row in members}
+        times.append((*group, *(_time(members, level) for level in LEVELS), len(seeds)))
+        for budget in sorted({row["case"]["budget"] for row in members}):
+            same = [row for row in members if row["case"]["budget"] == budget]
+            runs.append((*group, f"{budget:.0f}", *_run_cells(same), len(same)))
+    trials: Table = [("trial of diffusers", "stages", "budget, s", "all right", "images")]
+    for row in (r for r in rows if r["case"]["purpose"] == "trial"):
+        case, right = row["case"], f"{row['all_right']:.1%}"
+        trials.append((case["recipe"], case["stages"], case["budget"], right, row["images"]))
+    said = f"The peer's tuning has {len(TRIALS)} trials, {len(trials) - 1} of them run."
+    return [*markdown(times), "", *markdown(runs), "", said, "", *markdown(trials)]
+
+
+def group_of(row: Row) -> tuple[Any, ...]:
+    """Return what makes runs comparable: stages, split, and whose they are."""
+    case = row["case"]
+    shipped = case.get("recipe") == AS_SHIPPED.name
+    return case["stages"], case["split"], f"{case['side']}{', as shipped' if shipped else ''}"
+
+
+def _time(rows: list[Row], level: float) -> str:
+    times = times_to(rows, level)
+    reached = [t for t in times.values() if t is not None]
+    if len(reached) < len(times):
+        longest = max(max(r["case"]["budget"], r["seconds"]) for r in rows)
+        return f"> {longest:.0f} ({len(reached)} of {len(times)} seeds)"
+    mean, sd = mean_sd(reached)
+    return f"{mean:.0f} +- {sd:.0f}" if len(reached) > 1 else f"{mean:.0f}"
+
+
+def _run_cells(rows: list[Row]) -> list[str]:
+    mean, sd = mean_sd([row["all_right"] for row in rows])
+    right = f"{mean:.1%} +- {100 * sd:.1f}" if len(rows) > 1 else f"{mean:.1%}"
+    seconds = f"{mean_sd([row['seconds'] for row in rows])[0]:.0f}"
+    images = [round(sum(n) / len(rows)) for n in zip(*(r["images"] for r in rows), strict=True)]
+    memory = f"{max(row['peak_bytes'] for row in rows) / 1e9:.2f}"
+    return [seconds, " + ".join(map(str, images)), right, memory]
+
+
+def growth(rows: list[Row]) -> list[str]:
+    """Return the table of growth: the points and the fitted exponents."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["case"]["against"], str(row["case"]["settings"])].append(row)
+    table: Table = [
+        ("against", "sizes", "step, s", "memory used, GB", "exponent of time", "of memory")
+    ]
+    for (against, _), members in groups.items():
+        x = [row["x"] for row in members]
+        scale = [row["pixels_per_stage"] if against == "stages" else 1.0 for row in members]
+        seconds = [row["step_seconds"] / s for row, s in zip(members, scale, strict=True)]
+        used = [row["used_bytes"] / s for row, s in zip(members, scale, strict=True)]
+        table.append((
+            against,
+            " ".join(f"{value:.4g}" for value in x),
+            " ".join(f"{row['step_seconds']:.3f}" for row in members),
+            " ".join(f"{row['used_bytes'] / 1e9:.2f}" for row in members),
+            _exponent(x, seconds),
+            _exponent(x, used),
+        ))  # fmt: skip
+    return markdown(table)
+
+
+def _exponent(x: Sequence[float], y: Sequence[float]) -> str:
+    if len(set(x)) < 2 or min(y) <= 0:
+        return ""
+    return f"{growth_exponent(x, y):.2f}"
+
+
+def text(rows: list[Row]) -> list[str]:
+    """Return the table of what text costs."""
+    table: Table = [("what", "case", "measured")]
+    for case, row in ((row["case"], row) for row in rows):
+        if case["what"] == "encode":
+            rates = f"{row['captions_per_second']:.0f}/s encoded, {row['found_per_second']:.0f}/s"
+            told = (case["encoder"], f"{rates} found, {row['bytes_per_caption']:.0f} bytes each")
+        elif case["what"] == "step":
+            times = f"{1e3 * row['text_seconds']:.2f} of {1e3 * row['step_seconds']:.0f} ms"
+            told = (case["mode"], f"{times} are text: {row['share']:.1%}")
+        else:
+            peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6
+            memory = f"private memory {before:.0f}, then {peak:.0f} MB at most"
+            told = (f"{case['captions']} captions", memory)
+        table.append((case["what"], *told))
+    return markdown(table)
+
+
+def processes(rows: list[Row]) -> list[str]:
+    """Return the table of throughput against the number of processes."""
+    groups: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    for row in rows:
         case = row["case"]
-        table.append((case["kind"], case["inputs"], row["read"], row["refused"], escapes, ran))
-    total = [sum(int(row[i]) for row in table[1:]) for i in range(1, 5)]
-    return [*table, ("all", *total, "")]
+        key = case["stage"], case["device"], case["processes"]
+        groups[key].append(row["images_per_second"])
+    table: Table = [
+        ("stage", "device", "processes", "images/s (min-max)", "runs", "of one process")
+    ]
+    for (stage, device, count), rates in groups.items():
+        one, rate = groups.get((stage, device, 1)), statistics.median(rates)
+        cells = f"{rate:.1f} ({min(rates):.1f}-{max(rates):.1f})", len(rates)
+        times = f"{rate / statistics.median(one):.2f} x" if one else ""
+        table.append((stage, device, count, *cells, times))
+    return markdown(table)
+
+
+TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
+    "time_to_quality": ("Time to quality", time_to_quality),
+    "step": ("Training step", step),
+    "sample": ("Sampling", sample),
+    "growth": ("Growth", growth),
+    "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),
+    "text": ("Text", text),
+    "processes": ("Processes", processes),
+    "faults": ("Faults", lambda rows: markdown(faults(rows))),
+    "foreign": ("Foreign files", lambda rows: markdown(foreign(rows))),
+    "startup": ("Start-up", startup),
+}
+
+
+def several(rows: list[Row], *parts: Callable[[list[Row]], Table]) -> list[str]:
+    """Return several tables of the same rows, those without rows left out."""
+    filled = [table for part in parts if len(table := part(rows)) > 1]
+    return [line for table in filled for line in [*markdown(table), ""]]
+
+
+def markdown(table: Table) -> list[str]:
+    """Return a table in Markdown; its first row is the head."""
+    lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table]
+    return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]

@@ -259,7 +259,7 @@ def confirming(arguments: argparse.Namespace) -> Iterator[Case]:
 
 def as_shipped(arguments: argparse.Namespace, level: float = 0.8) -> Iterator[Case]:
     """Yield one run of diffusers' own recipe, of 10 x our mean time to ``level``."""
-    from benchmarks.report import times_to
+    from benchmarks.tables import times_to
 
     rows = read_rows("time_to_quality", results_folder(arguments))
     ours = [r for r in rows if r["case"]["side"] == "ours" and _same_question(r, arguments)]

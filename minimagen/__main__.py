@@ -12,7 +12,7 @@ COMMANDS = {
     "inference": "paint captions (inference.py)",
     "demo": "train the demo cascade and paint with it (main.py)",
     "evaluate": "how often do the pictures show what their captions say?",
-    "data": "check your own pictures and captions, or write the embedded ones",
+    "data": "check, fetch or encode your own data, or write the embedded one",
 }
 
 

@@ -184,6 +184,10 @@ class ImagenConfig(Config):
             )
         for i, (size, stage) in enumerate(zip(self.image_sizes, self.stages, strict=True)):
             check_size(size, stage.unet.divisor, i)
+            if stage.unet.channels != 3:
+                raise ValueError(
+                    f"stage {i}: unet.channels is {stage.unet.channels}; pictures are RGB, give 3"
+                )
         for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
             if low[0] >= high[0] or low[1] >= high[1]:
                 raise ValueError(f"image_sizes must grow from stage to stage, given {low}, {high}")
@@ -248,6 +252,10 @@ class TrainingConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: Annotated[int, Field(ge=0)] = 0
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where curves and sample sheets are shown beside the run's own logs."""
     chckpt_num: PositiveInt = 500
     """Optimizer steps between checkpoints."""
     sample_num: PositiveInt = 500

@@ -267,9 +267,11 @@ def _per_stage(name: str, value: Any, count: int) -> list[Any]:
 def _visiting(stage: nn.Module, device: torch.device | None) -> Iterator[torch.device]:
     """Bring ``stage`` to ``device`` for a while; yields where it is."""
     home = next(stage.parameters()).device
+    if device is None:
+        yield home
+        return
     try:
-        if device is not None:
-            stage.to(device)
-        yield device or home
+        stage.to(device)
+        yield device
     finally:
         stage.to(home)

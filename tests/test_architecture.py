@@ -88,5 +88,5 @@ def test_the_first_second_loads_no_heavy_library(module):
     path = ROOT / Path(*module.split("."))
     if not path.is_dir() and not path.with_suffix(".py").is_file():
         pytest.skip(f"{module} is not there")
-    heavy = {"torch", "transformers", "datasets", "gradio", "numpy"}
+    heavy = {"torch", "transformers", "datasets", "gradio", "numpy", "accelerate"}
     assert not _loaded_by(module) & heavy

@@ -11,14 +11,18 @@ pytest.importorskip("diffusers")
 
 from benchmarks import (  # noqa: E402
     data,
+    data_tables,
     faults,
     foreign,
     growth,
     measuring,
+    processes,
     report,
     sample,
     startup,
     step,
+    tables,
+    text,
     time_to_quality,
 )
 from benchmarks.peer_diffusers import build_unet, matching_width  # noqa: E402
@@ -117,6 +121,20 @@ def test_growth_measures_what_it_names(results: Path) -> None:
     assert all(row["step_seconds"] > 0 for row in rows)
 
 
+def test_text_costs_less_the_second_time(results: Path) -> None:
+    encode, without, cold, warm, *memory = text.main(quick(results))
+    assert encode["distinct"] == 600 and 2000 < encode["bytes_per_caption"] < 4000
+    assert encode["found_per_second"] > 3 * encode["captions_per_second"]
+    assert warm["text_seconds"] < without["text_seconds"] and 0 < cold["share"] < 1
+    assert [row["disk_bytes"] > row["case"]["captions"] * 12 * 256 for row in memory] == [True] * 2
+
+
+def test_processes_are_launched_and_share_the_batch(results: Path) -> None:
+    rows = processes.main(quick(results))
+    assert [row["case"]["processes"] for row in rows] == [1, 2]
+    assert all(row["images_per_second"] > 0 and row["images"] == 16 for row in rows)
+
+
 @pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """These benchmarks set the variable themselves, in processes that are their own otherwise."""
@@ -148,7 +166,7 @@ def test_foreign_files_are_damaged_and_what_escapes_is_told(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", faults.FAULTS)
+@pytest.mark.parametrize("name", ["kill_in_write", "bit_flip", "pickle_in_checkpoint"])
 def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
     (row,) = faults.main(quick(tmp_path, "--only", name))
     assert row["readable"] and row["same_bits"] and row.get("said", True), row
@@ -160,18 +178,25 @@ def test_lost_checkpoints_and_other_bits_are_counted(results: Path) -> None:
     bad = {"lost": True, "readable": False, "same_bits": False, "said": False, "code_ran": True}
     for number, row in enumerate((good, good, bad)):
         measuring.append("faults", {"fault": "kill", "number": number}, row, results)
-    (_, counted) = report.tables.faults(measuring.read_rows("faults", results))
+    (_, counted) = data_tables.faults(measuring.read_rows("faults", results))
     assert counted == ("kill", 3, 1, 1, 1, 1, 1, "2 inside the write of a checkpoint")
 
 
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     report.main(["--results", str(results), "--output", str(page)])
-    text = page.read_text()
-    assert "Not run yet" not in text
-    for wanted in ("`train.py, unknown flag`", "x speed", "| pixels |", "| ddpm | 4 |"):
-        assert wanted in text, wanted
-    assert f"{len(TRIALS)} trials, 1 of them run" in text
+    told = page.read_text()
+    assert "Not run yet" not in told
+    for wanted in (
+        "`train.py, unknown flag`",
+        "x speed",
+        "| 0 | cpu | 2 |",
+        "| pixels |",
+        "| ddpm | 4 |",
+        "| warm",
+    ):
+        assert wanted in told, wanted
+    assert f"{len(TRIALS)} trials, 1 of them run" in told
 
 
 def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: str = "a") -> dict:
@@ -183,9 +208,9 @@ def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: s
 
 def test_time_to_quality_is_the_smallest_budget_that_reaches_it() -> None:
     rows = [row_of(0, 60, 0.6), row_of(0, 90, 0.85), row_of(0, 120, 0.9), row_of(1, 60, 0.4)]
-    assert report.times_to(rows, 0.8) == {0: 90, 1: None}
+    assert tables.times_to(rows, 0.8) == {0: 90, 1: None}
     late = row_of(2, 60, 0.9) | {"seconds": 75.0}  # overran its budget: what it took counts
-    assert report.times_to([late], 0.8) == {2: 75.0}
+    assert tables.times_to([late], 0.8) == {2: 75.0}
 
 
 def test_the_report_forgets_older_settings_and_older_rows() -> None:
@@ -197,8 +222,8 @@ def test_the_report_forgets_older_settings_and_older_rows() -> None:
 
 def test_differences_are_paired_by_caption() -> None:
     same = {"right": "1100" * 100}
-    assert report.difference(same, same) == "+0.0 (+0.0 to +0.0)"
-    assert report.difference({"right": "0100" * 100}, same).startswith("-25.0 (-29.")
+    assert tables.difference(same, same) == "+0.0 (+0.0 to +0.0)"
+    assert tables.difference({"right": "0100" * 100}, same).startswith("-25.0 (-29.")
 
 
 def test_the_peer_has_as_many_parameters() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,23 @@ def run(folder: Path, name: str, *arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def stop_when(folder: Path, output: Path, signum: int, steps: int) -> int:
+def stop_when(
+    folder: Path,
+    output: Path,
+    signum: int,
+    steps: int,
+    kill: Callable[[int, int], None] = os.kill,
+    more: Sequence[str] = (),
+) -> int:
     """Start a run, send it a signal once stage 0 has a checkpoint of ``steps``; its exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        program("train.py", *RUN, "--OUTPUT", str(output)),
+        program("train.py", *RUN, "--OUTPUT", str(output), *more),
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     wanted = output / "tmp" / f"unet_0_step_{steps:08d}"
     until = time.monotonic() + 120
@@ -48,7 +57,7 @@ def stop_when(folder: Path, output: Path, signum: int, steps: int) -> int:
         time.sleep(0.01)
     assert process.poll() is None, "the run ended before it could be stopped"
     time.sleep(random.random() * 0.3)
-    process.send_signal(signum)
+    kill(process.pid, signum)
     return process.wait(timeout=120)
 
 
@@ -91,8 +100,12 @@ def test_an_interrupted_run_saves_everything_and_resumes_elsewhere(
     assert sorted(p.name for p in (stopped / "tmp").iterdir()) == before
 
 
-def test_sigterm_exits_143(tmp_path: Path) -> None:
-    assert stop_when(tmp_path, tmp_path / "terminated", signal.SIGTERM, 7) == 143
+def test_sigterm_to_the_whole_group_saves_and_exits_143(tmp_path: Path) -> None:
+    """As a batch system sends it: the data loader's workers get it too."""
+    stopped = tmp_path / "terminated"
+    workers = ["--NUM_WORKERS", "1"]
+    assert stop_when(tmp_path, stopped, signal.SIGTERM, 7, os.killpg, workers) == 143
+    assert "everything is saved" in (stopped / "training_progress.txt").read_text()
 
 
 def test_longer_runs_continue_and_other_changes_are_refused(

@@ -113,6 +113,15 @@ def test_one_stage_on_the_device_at_a_time_paints_the_same(imagen):
         assert (usual == visiting).all()
 
 
+def test_a_stage_is_sent_home_before_the_next_one_comes(imagen, monkeypatch):
+    moves = []
+    for i, stage in enumerate(imagen.stages):
+        monkeypatch.setattr(stage, "to", lambda device, i=i: moves.append((i, str(device))))
+    away = torch.device("cpu", 0)  # the same place under another name
+    imagen.sample(CAPTIONS[:2], seed=0, device=away)
+    assert moves == [(0, "cpu:0"), (0, "cpu"), (1, "cpu:0"), (1, "cpu")]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

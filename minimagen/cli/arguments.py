@@ -127,6 +127,7 @@ def _number(text: str, kind: type, valid: Callable[[Any], bool], wanted: str) ->
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command; what ends it early becomes one line on standard error.
 
+    Of several processes the first one tells it: the others have the same, or have told it theirs.
     The last net: what reads and writes files says itself what was lost and what to do.
 
     Returns:
@@ -139,7 +140,8 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         why = " ".join((error.strerror or str(error) or type(error).__name__).split())

@@ -1,6 +1,7 @@
-"""``python -m minimagen data check|download|export``: look at data, fetch it, write our own."""
+"""``python -m minimagen data check|download|encode|export``: look at data, and prepare it."""
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,21 @@ DOWNLOAD_FLAGS = (
     Flag("NUM_WORKERS", "n", positive_int, "pictures fetched at once [32]"),
 )
 DOWNLOAD_EXAMPLES = "  python -m minimagen data download pictures.csv my_shards"
+ENCODE_FLAGS = (
+    Flag("T5_NAME", "t5", str, "text encoder: t5_mini, t5_small ..., a hub id, a folder [t5_mini]"),
+    Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
+    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
+    Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
+    Flag("STREAMING", "sr", None, "read parquet files and the hub without storing them"),
+    Flag("SEED", "sd", natural, "of the embedded data [0]"),
+    Flag("EPOCH_SIZE", "es", positive_int, "captions of the embedded data [20000]"),
+)
+ENCODE_EXAMPLES = """  python -m minimagen data encode my_pictures
+  python -m minimagen data encode my_pictures --T5_NAME t5_base --DEVICE cuda"""
 ACTIONS = {
     "check": "read everything once; counts, sizes, duplicates, captions, what is unreadable",
     "download": "fetch the pictures of a table of addresses into tar shards",
+    "encode": "encode every caption once and keep that on disk: training then starts at once",
     "export": "write the embedded data as an image folder",
 }
 
@@ -47,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] not in ACTIONS:
         hint = did_you_mean(argv[0], ACTIONS)
         raise UserError(f"data: unknown action {argv[0]!r}{hint} (valid: {', '.join(ACTIONS)})")
-    actions = {"check": _check, "download": _download, "export": _export}
+    actions = {"check": _check, "download": _download, "encode": _encode, "export": _export}
     return actions[argv[0]](argv[1:])
 
 
@@ -97,6 +110,31 @@ def _download(argv: Sequence[str]) -> int:
     for reason, count in result.failed.most_common(10):
         print(f"  {count} failed: {reason}")
     return 0
+
+
+def _encode(argv: Sequence[str]) -> int:
+    parser = build_parser(
+        "python -m minimagen data encode", ACTIONS["encode"], ENCODE_EXAMPLES, ENCODE_FLAGS
+    )
+    parser.add_argument("source", metavar="SOURCE", help="what --DATASET takes: docs/data.md")
+    arguments = parse(parser, ENCODE_FLAGS, argv)
+    from minimagen.data.encode import encode_captions
+    from minimagen.data.sources import load_dataset
+    from minimagen.device import resolve_device
+    from minimagen.text.t5 import T5Encoder
+
+    dataset = load_dataset(
+        arguments.source,
+        seed=arguments.SEED or 0,
+        epoch_size=arguments.EPOCH_SIZE or 20_000,
+        caption_column=arguments.CAPTION_COLUMN or "text",
+        streaming=arguments.STREAMING,
+    )
+    device = resolve_device(arguments.DEVICE or "auto")
+    name, longest = arguments.T5_NAME or "t5_mini", arguments.MAX_NUM_WORDS or 64
+    report = encode_captions(dataset, T5Encoder(name, longest, device))
+    print(report.text())
+    return 128 + signal.SIGINT if report.interrupted else 0
 
 
 def _export(argv: Sequence[str]) -> int:

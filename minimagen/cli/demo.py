@@ -11,7 +11,7 @@ from minimagen.storage.directory import stamped
 def main(argv: Sequence[str]) -> int:
     """Run ``train.py`` and ``inference.py`` in sequence; ``argv`` goes to ``train.py``."""
     started = time.perf_counter()
-    arguments = train.parse_flags(argv)
+    arguments = train.parse_flags(argv, "main.py")
     code, directory = train.train_as_asked(arguments)
     if directory is None:  # stopped, or only asked for --PRINT_CONFIG or --DRY_RUN
         return code

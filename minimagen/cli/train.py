@@ -1,6 +1,7 @@
 """``train.py``: flags or a parameters directory -> a training directory."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from minimagen.cli.arguments import (
 from minimagen.cli.settings import KeyPath, Settings, read_settings
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters
+from minimagen.training.settings import chosen_stages
 
 FLAGS = (
     Flag("PARAMETERS", "p", Path, "directory of parameters, ours or MinImagen's [the demo's]"),
     Flag("NUM_WORKERS", "n", natural, "data loader workers [0]"),
-    Flag("BATCH_SIZE", "b", positive_int, "images per optimizer step, accumulation included"),
+    Flag("BATCH_SIZE", "b", positive_int, "images per optimizer step, of all processes together"),
     Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
     Flag("IMG_SIDE_LEN", "s", positive_int, "side of the final images in px; stages scale with it"),
     Flag("EPOCHS", "e", positive_int, "passes over the training set, or give STEPS or MINUTES"),
@@ -43,19 +45,27 @@ FLAGS = (
     Flag("FLIP", "fl", None, "mirror every second picture; captions must not say left or right"),
     Flag("STEPS", "st", positive_int, "optimizer steps of every stage"),
     Flag("MINUTES", "m", positive, "time for all stages; the first steps are timed"),
-    Flag("STAGES", "sg", integers, "which stages to train, such as 0 or 0,1 [all]"),
+    Flag(
+        "STAGES", "sg", integers, "which to train, such as 0 or 0,1; jobs may share an OUTPUT [all]"
+    ),
     Flag("SEED", "sd", natural, "of every random draw [0]"),
     Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
     Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
     Flag("IN_PLACE", "ip", None, "resume in RESTART_DIRECTORY itself instead of a new one"),
     Flag("OUTPUT", "o", Path, "the training directory [training_<time>]"),
+    Flag(
+        "FSDP", "fs", None, "share each network out among the processes (FSDP2), which needs adamw"
+    ),
+    Flag("ACTIVATION_CHECKPOINTING", "ac", None, "less memory, about a third more time"),
+    Flag("TRACKER", "tr", str, "where curves go too [none]", ("tensorboard", "wandb", "none")),
     Flag("DRY_RUN", "dr", None, "build on no device, print sizes, memory and FLOPs, and stop"),
     Flag("PRINT_CONFIG", "pc", None, "print every value with its source, and stop"),
 )
 EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DATASET my_pictures --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
-  python train.py --RESTART_DIRECTORY training_20261120_220000"""
+  python train.py --RESTART_DIRECTORY training_20261120_220000
+  torchrun --nproc_per_node 4 train.py --DATASET my_pictures --BATCH_SIZE 256 --STEPS 100000"""
 
 TARGETS: dict[str, KeyPath] = {
     "NUM_WORKERS": ("training", "num_workers"),
@@ -75,10 +85,15 @@ TARGETS: dict[str, KeyPath] = {
     "STREAMING": ("data", "streaming"),
     "SEED": ("training", "seed"),
     "PRECISION": ("training", "precision"),
+    "ACTIVATION_CHECKPOINTING": ("training", "activation_checkpointing"),
+    "TRACKER": ("training", "tracker"),
 }
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
 TESTING_CAPTIONS = ["a large red star on a blue background", "a small green heart"]
-ON_RESUME = {"EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER"}
+ON_RESUME = {
+    "EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER", "ACTIVATION_CHECKPOINTING",
+    "TRACKER",
+}  # fmt: skip
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -170,9 +185,9 @@ def _saved(parameters: Parameters, target: KeyPath, value: Any) -> bool:
     return all(saved == value for saved in values)
 
 
-def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Namespace:
     """Return the flags, those that contradict each other refused."""
-    parser = build_parser("train.py", __doc__ or "", EXAMPLES, FLAGS)
+    parser = build_parser(program, __doc__ or "", EXAMPLES, FLAGS)
     arguments = parse(parser, FLAGS, argv)
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
@@ -190,6 +205,7 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
+    chosen_stages(arguments.STAGES, len(parameters.imagen.stages))
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
         return 0, None
@@ -202,27 +218,34 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 
 
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
+    from minimagen.text.t5 import T5Encoder
+
+    # The first thing, before torch is imported: a misspelt name answers at once.
+    encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
     from minimagen.data.sources import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
-    from minimagen.text.t5 import T5Encoder
     from minimagen.training.interruption import Interrupted
-    from minimagen.training.run import train
+    from minimagen.training.processes import launched
+    from minimagen.training.run import OutOfMemory, train
     from minimagen.training.trainer import NonFiniteLossError
 
+    device = arguments.DEVICE or "auto"
+    processes = launched(device, arguments.FSDP)
     data = parameters.data
-    dataset = load_dataset(
-        data.dataset,
-        parameters.imagen.image_sizes[-1],
-        seed=data.seed,
-        epoch_size=data.epoch_size,
-        caption_column=data.caption_column,
-        crop=data.crop,
-        flip=data.flip,
-        streaming=data.streaming,
+    dataset = processes.first_here(
+        lambda: load_dataset(
+            data.dataset,
+            parameters.imagen.image_sizes[-1],
+            seed=data.seed,
+            epoch_size=data.epoch_size,
+            caption_column=data.caption_column,
+            crop=data.crop,
+            flip=data.flip,
+            streaming=data.streaming,
+        )
     )
-    encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
-    encoder.load()  # a missing one is told before anything is written
+    processes.first_here(lambda: encoder.fingerprint)  # a missing one is told at once
     restart = arguments.RESTART_DIRECTORY
     try:
         directory = train(
@@ -232,15 +255,22 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             data=data,
             output=arguments.OUTPUT,
             stages=arguments.STAGES,
-            device=arguments.DEVICE or "auto",
+            device=device,
             resume=None if restart is None else TrainingDirectory.open(restart),
             in_place=arguments.IN_PLACE,
+            fsdp=arguments.FSDP,
         )
     except Interrupted as stop:
-        return 128 + stop.signum, None
+        code, path = 128 + stop.signum, None
     except NonFiniteLossError:
-        return 1, None
-    return 0, directory.path
+        code, path = 1, None
+    except OutOfMemory as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1, None  # the others wait in the middle of a step: no farewell
+    else:
+        code, path = 0, directory.path
+    processes.end()
+    return code, path
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

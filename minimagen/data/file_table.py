@@ -53,6 +53,10 @@ class FileTable:
         told = json.loads(attributes) if attributes else {}
         return Row(self.folder / file, tuple(captions), str(self.folder / file), told)
 
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Go through the captions of all pictures."""
+        return (tuple(cell.as_py()) for chunk in self._rows["captions"].chunks for cell in chunk)
+
     def has_captions(self) -> bool:
         """Tell whether any row has a caption."""
         return bool(pc.max(pc.list_value_length(self._rows["captions"])).as_py())

@@ -40,14 +40,22 @@ class Columns(NamedTuple):
         Raises:
             BadSampleError: it holds no picture or no usable caption.
         """
+        captions = self._captions(values)
+        if captions is None:
+            raise BadSampleError(f"{name}: {self.caption!r} is neither text nor a list of texts")
+        return Row(_picture(values[self.picture], name), captions, name)
+
+    def walk(self, rows: Any) -> Iterator[tuple[str, ...]]:
+        """Go through the captions of ``rows`` without reading pictures; none of a bad row."""
+        only = rows.select_columns([self.caption])
+        return (self._captions(values) or () for values in only)
+
+    def _captions(self, values: Mapping[str, Any]) -> tuple[str, ...] | None:
         value = values[self.caption]
         if self.labels is not None:
             known = isinstance(value, int) and 0 <= value < len(self.labels)
             value = self.labels[value] if known else None
-        captions = captions_of(value)
-        if captions is None:
-            raise BadSampleError(f"{name}: {self.caption!r} is neither text nor a list of texts")
-        return Row(_picture(values[self.picture], name), captions, name)
+        return captions_of(value)
 
 
 def _picture(value: Any, name: str) -> Path | bytes:
@@ -89,6 +97,10 @@ class HubTable:
         """
         return self.columns.row(self.rows[index], f"{self.name}[{index}]")
 
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Go through the captions of all rows; none of a bad row."""
+        return self.columns.walk(self.rows)
+
 
 @dataclass(frozen=True)
 class HubStream:
@@ -118,6 +130,10 @@ class HubStream:
     def once(self) -> Iterator[Row | BadSampleError]:
         """Yield every row once."""
         return self._read(self.rows)
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Go through the captions of all rows once; none of a bad row."""
+        return self.columns.walk(self.rows)
 
     def _name(self, values: Mapping[str, Any]) -> str:
         """Name a row by its content: an index would change with the order."""

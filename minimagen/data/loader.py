@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -54,10 +55,17 @@ class Order:
     seed: int
     endless: bool = False
 
-    def batches(self, batch_size: int, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
-        """Yield (position, sample index) of every row of the steps ``start ... stop - 1``."""
+    def batches(
+        self, batch_size: int, start: int, stop: int, rank: int = 0, world: int = 1
+    ) -> Iterator[list[tuple[int, int]]]:
+        """Yield (position, sample index) of the rows of the steps ``start ... stop - 1``.
+
+        They are the ``rank``-th of ``world`` equal shares of each step's rows, all by default.
+        """
+        rows = batch_size // world
         for step in range(start, stop):
-            positions = range(step * batch_size, (step + 1) * batch_size)
+            first = step * batch_size + rank * rows
+            positions = range(first, first + rows)
             yield [(position, self.at(position)) for position in positions]
 
     def at(self, position: int) -> int:
@@ -121,34 +129,55 @@ def training_batches(
     start: int,
     stop: int,
     num_workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the global batches of the steps ``start ... stop - 1``.
+    """Yield the global batches of the steps ``start ... stop - 1``, or one process's rows of them.
+
+    Args:
+        dataset: What to train on.
+        encode: Captions -> embeddings.
+        batch_size: Rows of a global batch; ``world`` divides it.
+        seed: Of the order and of what samples leave open.
+        start: First step.
+        stop: The step after the last.
+        num_workers: Processes that read; none by default.
+        rank: Which of ``world`` equal shares of each batch is wanted.
+        world: How many there are.
 
     Raises:
         UserError: more than 5 % of the samples are bad.
     """
     options: dict[str, Any]
     if isinstance(dataset, PictureStream):
-        source: Any = Streamed(dataset, derive_seed(seed, "stream", start * batch_size))
-        options = {"batch_size": batch_size}
+        stream_seed = derive_seed(seed, "stream", start * batch_size)
+        source: Any = Streamed(dataset, stream_seed, rank, world)
+        options = {"batch_size": batch_size // world}
     else:
         source = Drawn(dataset, seed)
         order = Order(len(dataset), seed, getattr(dataset, "endless", False))
-        options = {"batch_sampler": order.batches(batch_size, start, stop)}
+        options = {"batch_sampler": order.batches(batch_size, start, stop, rank, world)}
     loader: DataLoader[Any] = DataLoader(
         source,
         **options,
         num_workers=num_workers,
         collate_fn=collate_loaded,
+        worker_init_fn=leave_signals_to_the_run,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
     batches, watch = itertools.islice(_in_one_line(loader), stop - start), Watch()
-    while window := list(itertools.islice(batches, max(1, ENCODED_AT_ONCE // batch_size))):
+    while window := list(itertools.islice(batches, max(1, ENCODED_AT_ONCE * world // batch_size))):
         watch.add(window)
         encode([caption for batch in window for caption in batch.captions])
         for batch in window:
             text = encode(batch.captions)  # remembered from the line above
             yield Batch(batch.images, text.embeds, text.mask)
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Let a worker outlive a signal to the whole process group: the run saves, then ends it."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:
@@ -163,13 +192,14 @@ def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:
 class Streamed(IterableDataset):
     """A stream as training sees it: endless, bad samples replaced by the next good one."""
 
-    def __init__(self, stream: PictureStream, seed: int) -> None:
-        self.stream, self.seed = stream, seed
+    def __init__(self, stream: PictureStream, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.stream, self.seed, self.rank, self.world = stream, seed, rank, world
 
     def __iter__(self) -> Iterator[Loaded]:
-        """Read this worker's share."""
+        """Read the share of this worker of this process."""
         worker = get_worker_info()
-        reader, readers = (worker.id, worker.num_workers) if worker else (0, 1)
+        each, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        reader, readers = self.rank * workers + each, self.world * workers
         bad: list[str] = []
         for sample in self.stream.samples(self.seed, reader, readers):
             if isinstance(sample, Sample):

@@ -175,19 +175,25 @@ class ShapesDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Draw the picture and the caption of one index >= 0, also beyond the epoch."""
+        attributes, caption, rng = self._told(index)
+        paint = scenes.draw if self.level == "scenes" else draw
+        return Sample(paint(attributes, rng, self.size), caption, attributes, str(int(index)))
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Go through one epoch without drawing pictures."""
+        return ((self._told(index)[1],) for index in range(self.epoch_size))
+
+    def _told(self, index: int) -> tuple[dict[str, str], str, random.Random]:
+        """Return attributes, caption, and the generator that goes on to draw the picture."""
         if index < 0:
             raise IndexError(f"index {index}: the stream starts at 0")
         # Python's generator: cheap to seed, and its stream is the same in every version.
         rng = random.Random(f"{self.level} {self.split} {self.seed} {int(index)}")
         if self.level == "scenes":
             attributes = scenes.attributes_for(self.split, rng)
-            caption = scenes.caption_for(attributes, rng)
-            image = scenes.draw(attributes, rng, self.size)
-        else:
-            attributes = attributes_for(self.split, rng)
-            caption = caption_for(attributes, rng)
-            image = draw(attributes, rng, self.size)
-        return Sample(image, caption, attributes, str(int(index)))
+            return attributes, scenes.caption_for(attributes, rng), rng
+        attributes = attributes_for(self.split, rng)
+        return attributes, caption_for(attributes, rng), rng
 
 
 def _check_choice(name: str, given: str, valid: tuple[str, ...]) -> None:

@@ -101,6 +101,10 @@ class TarStream:
             except ShardLostError as error:
                 yield BadSampleError(str(error))
 
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Go through the captions of all rows once; none of a bad row."""
+        return (row.captions if isinstance(row, Row) else () for row in self.once())
+
 
 def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:
     """Keep some rows back and let chance say which comes next."""

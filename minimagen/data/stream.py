@@ -18,8 +18,9 @@ from minimagen.data.transforms import Framing
 from minimagen.errors import UserError
 
 PROMISE = (
-    "the data is a stream: shards and samples come in an order that depends on the seed and on the "
-    "step a run starts from; a resumed run does not repeat the uninterrupted one exactly"
+    "the data is a stream: shards and samples come in an order that depends on the seed, on the "
+    "number of processes and workers and on the step a run starts from; a resumed run does not "
+    "repeat the uninterrupted one exactly"
 )
 
 

@@ -7,10 +7,12 @@ means (eps, x_0, v) is its stage's affair.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from minimagen.batch import resize
 from minimagen.config import UNetConfig
@@ -31,11 +33,18 @@ class Block(nn.Module):
         super().__init__()
         self.res = res
         self.attention = attention
+        self.recompute = False
 
     def forward(self, h: Tensor, embedding: Tensor, context: TextContext) -> Tensor:
         """Map [b c h w] to [b c' h w]."""
-        h = self.res(h, embedding)
-        return h if self.attention is None else self.attention(h, context)
+        h = self._run(self.res, h, embedding)
+        return h if self.attention is None else self._run(self.attention, h, context)
+
+    def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
+        """Call ``module``; if asked to, keep only its inputs for the backward pass."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
 
 
 class Level(nn.Module):
@@ -164,6 +173,19 @@ class UNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear) and module not in modulations
         ]
         return [weight for weight in weights if isinstance(weight, nn.Parameter)]
+
+    def recompute_activations(self, on: bool = True) -> None:
+        """Let blocks compute their activations again in the backward pass instead of keeping them.
+
+        That is activation checkpointing: about a third more time, far less memory, the same result.
+        """
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recompute = on
+
+    def shardable(self) -> list[nn.Module]:
+        """Return the parts that hold most weights and are used only through their forward pass."""
+        return [m for m in self.modules() if isinstance(m, ResBlock | Downsample | Upsample)]
 
     def encode_text(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> TextContext:
         """Return all that the network uses of the captions; once per sampling run is enough.

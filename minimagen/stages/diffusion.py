@@ -58,6 +58,10 @@ class DiffusionStage(nn.Module):
         """Return the network's matrices that Muon may train."""
         return self.unet.hidden_matrices()
 
+    def shardable(self) -> list[nn.Module]:
+        """Return the parts of the network that FSDP may put together one at a time."""
+        return self.unet.shardable()
+
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b].
 

@@ -2,8 +2,9 @@
 
 Only safetensors and JSON: nothing that is read here can run code.
 
-A checkpoint is a folder: ``tensors.safetensors``, ``state.json`` and, last, ``manifest.json`` with
-the size and SHA-256 of the two. It is written beside its place and renamed.
+A checkpoint is a folder: ``tensors.safetensors`` (or one file of shards per process, see
+``sharded.py``), ``state.json`` and, last, ``manifest.json`` with size and SHA-256 of the others. It
+is written beside its place and renamed.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -65,30 +67,99 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
-    part, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("part", "old"))
+    part = begin_checkpoint(folder)
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    try:
+        save_file(tensors, part / TENSORS)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise cannot_write(folder, error) from None
+    finish_checkpoint(folder, state)
+
+
+def begin_checkpoint(folder: Path) -> Path:
+    """Return an empty folder beside ``folder``, to be filled with safetensors files."""
+    part, old = _beside(folder)
     try:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not folder.exists():  # killed between the two renames below
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
         part.mkdir(parents=True)
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(tensors, part / TENSORS)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return part
+
+
+def finish_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Add state and manifest to what lies beside ``folder`` and put it there."""
+    part, old = _beside(folder)
+    try:
         (part / STATE).write_text(json.dumps(state, indent=2), "utf-8")
-        files = {name: _fingerprint(part / name) for name in (TENSORS, STATE)}
+        names = sorted(path.name for path in part.iterdir())
+        files = {name: _fingerprint(part / name) for name in names}
         (part / MANIFEST).write_text(json.dumps(files, indent=2), "utf-8")
-        for name in (TENSORS, STATE, MANIFEST):
+        for name in (*names, MANIFEST):
             sync(part / name)
         if folder.exists():  # of the same step: it stays good until the new one is complete
             folder.rename(old)
         part.rename(folder)
         sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise cannot_write(folder, error) from None
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Return where a checkpoint is written, and where an older one of the same step waits."""
+    return folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old")
+
+
+def verify(folder: Path) -> None:
+    """Check a checkpoint against its manifest.
+
+    Raises:
+        UserError: If a file is missing or differs from what was written.
+    """
+    manifest = read_json(folder / MANIFEST)
+    names = set(manifest) if isinstance(manifest, dict) else set()
+    tensors = {name for name in names if name.endswith(".safetensors")}
+    if not tensors or names != tensors | {STATE} or any(Path(n).name != n for n in names):
+        raise UserError(f"checkpoint {folder} is damaged: its {MANIFEST} is not ours")
+    for name, fingerprint in manifest.items():
+        if not (folder / name).is_file():
+            raise UserError(f"checkpoint {folder} is incomplete: {name} is missing")
+        if _fingerprint(folder / name) != fingerprint:
+            raise UserError(f"checkpoint {folder} is damaged: {name} is not what was written")
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return a checkpoint, its shards put together where it was written in shards."""
+    state = read_json(folder / STATE)
+    if is_sharded(folder):
+        from minimagen.storage.sharded import load_whole
+
+        return Checkpoint(load_whole(folder), state)
+    return Checkpoint(load_weights(folder / TENSORS).tensors, state)
+
+
+def saved_shapes(folder: Path) -> dict[str, torch.Size]:
+    """Return the shape of every tensor of a checkpoint."""
+    if is_sharded(folder):
+        from minimagen.storage import sharded
+
+        return sharded.saved_shapes(folder)
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        names = file.keys()
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
+
+
+def is_sharded(folder: Path) -> bool:
+    """Tell whether several processes wrote their shards of a checkpoint."""
+    return not (folder / TENSORS).is_file()
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -97,18 +168,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: If a file is missing or differs from what was written.
     """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or set(manifest) != {TENSORS, STATE}:
-        raise UserError(f"checkpoint {folder} is damaged: its {MANIFEST} is not ours")
-    for name, fingerprint in manifest.items():
-        if not (folder / name).is_file():
-            raise UserError(f"checkpoint {folder} is incomplete: {name} is missing")
-        if _fingerprint(folder / name) != fingerprint:
-            raise UserError(f"checkpoint {folder} is damaged: {name} is not what was written")
-    return Checkpoint(load_weights(folder / TENSORS).tensors, read_json(folder / STATE))
+    verify(folder)
+    return read_checkpoint(folder)
 
 
-def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
+def find_newest(parent: Path, prefix: str) -> Path | None:
     """Return the newest complete checkpoint ``parent/prefix*``; None where there is none.
 
     Damaged ones are passed over, and that is said.
@@ -116,12 +180,14 @@ def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
     Raises:
         UserError: If there are checkpoints, but all are damaged.
     """
-    folders = _checkpoints(parent, prefix)
+    folders = checkpoints(parent, prefix)
     for folder in reversed(folders):
         try:
-            return load_checkpoint(folder)
+            verify(folder)
         except UserError as error:
             log.warning("%s; trying the one before", error)
+        else:
+            return folder
     if folders:
         raise UserError(
             f"every checkpoint {parent / prefix}* is damaged; remove them to train this stage anew"
@@ -129,12 +195,18 @@ def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
     return None
 
 
+def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
+    """Return the newest complete checkpoint, see ``find_newest``."""
+    folder = find_newest(parent, prefix)
+    return None if folder is None else read_checkpoint(folder)
+
+
 def set_aside_after(parent: Path, prefix: str, step: int) -> None:
     """Rename the checkpoints ``parent/prefix*`` of later steps: damaged, or ``step`` was not taken.
 
     They must not count among the newest when the run goes on from ``step`` in the same directory.
     """
-    for folder in _checkpoints(parent, prefix):
+    for folder in checkpoints(parent, prefix):
         if int(folder.stem.removeprefix(prefix)) > step:
             damaged = folder.with_suffix(".damaged")
             shutil.rmtree(damaged, ignore_errors=True)
@@ -143,11 +215,11 @@ def set_aside_after(parent: Path, prefix: str, step: int) -> None:
 
 def keep_newest(parent: Path, prefix: str, count: int) -> None:
     """Delete all but the newest ``count`` checkpoints ``parent/prefix*``."""
-    for folder in _checkpoints(parent, prefix)[:-count]:
+    for folder in checkpoints(parent, prefix)[:-count]:
         shutil.rmtree(folder)
 
 
-def _checkpoints(parent: Path, prefix: str) -> list[Path]:
+def checkpoints(parent: Path, prefix: str) -> list[Path]:
     """Return the finished checkpoint folders, oldest first (their names end in padded steps).
 
     One that was to be replaced by another of its step counts until the other one is there.

@@ -38,25 +38,10 @@ class TrainingDirectory:
     def __str__(self) -> str:
         return str(self.path)
 
-    @classmethod
-    def create(cls, output: str | Path | None = None) -> "TrainingDirectory":
-        """Make a new directory: ``output``, or ``training_<local time>`` here.
-
-        Raises:
-            UserError: If ``output`` exists and is not empty, or cannot be made.
-        """
-        directory = cls(new_output(output, "training"))
-        try:
-            for folder in (
-                directory.parameters,
-                directory.state_dicts,
-                directory.tmp,
-                directory.samples,
-            ):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make {directory}: {error}") from None
-        return directory
+    def make(self) -> None:
+        """Make the folders that are missing."""
+        for folder in (self.parameters, self.state_dicts, self.tmp, self.samples):
+            folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> "TrainingDirectory":
@@ -81,9 +66,9 @@ class TrainingDirectory:
 
     @classmethod
     def newest(cls, where: str | Path = ".") -> "TrainingDirectory":
-        """Return the newest training directory in ``where`` that holds trained weights."""
+        """Return the newest training directory in ``where`` with weights of every stage."""
         found = sorted(
-            (p.parent for p in Path(where).glob("training_*/state_dicts") if any(p.iterdir())),
+            (path for path in Path(where).glob("training_*") if cls(path).is_trained),
             key=lambda path: (path.stat().st_mtime, path.name),
         )
         if not found:
@@ -93,6 +78,12 @@ class TrainingDirectory:
             )
         return cls.open(found[-1])
 
+    @property
+    def is_trained(self) -> bool:
+        """Tell whether there are weights of every stage."""
+        stages = range(len(list(self.parameters.glob("unet_*.json"))))
+        return len(stages) > 0 and all(self.weights(stage).is_file() for stage in stages)
+
     def weights(self, stage: int) -> Path:
         """Return where the trained (EMA) weights of a stage are."""
         return self.state_dicts / f"unet_{stage}.safetensors"
@@ -100,6 +91,10 @@ class TrainingDirectory:
     def checkpoint(self, stage: int, step: int) -> Path:
         """Return where the checkpoint of a stage after ``step`` optimizer steps is."""
         return self.tmp / f"{self.checkpoint_prefix(stage)}{step:08d}"
+
+    def claim(self, stage: int) -> Path:
+        """Return the file that says that a job trains a stage."""
+        return self.tmp / f"unet_{stage}_started"
 
     def checkpoint_prefix(self, stage: int) -> str:
         """Return what the names of a stage's checkpoints begin with."""
@@ -158,7 +153,9 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     if is_minimagen(folder):
         return read_minimagen_values(folder)
     if not (folder / "imagen.json").is_file():
-        raise UserError(f"{folder} has no imagen.json: it is not a parameters directory")
+        inside = folder / "parameters"
+        hint = f"; did you mean {inside}?" if (inside / "imagen.json").is_file() else ""
+        raise UserError(f"{folder} has no imagen.json: it is not a parameters directory{hint}")
     imagen = read_json(folder / "imagen.json")
     stages: list[dict[str, Any]] = []
     while (path := folder / f"unet_{len(stages)}.json").is_file():

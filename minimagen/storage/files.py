@@ -56,7 +56,7 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: Exception) -> UserError:
+def cannot_write(path: Path, error: BaseException) -> UserError:
     """Return the error that says that ``path`` could not be written, and why."""
     return UserError(
         f"cannot write {path}: {error}; free some space or choose another --OUTPUT "

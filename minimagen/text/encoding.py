@@ -61,14 +61,28 @@ class TextEncoder(Protocol):
         ...
 
 
+BUCKETS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Tokens that a batch is padded to; above, multiples of the last one."""
+
+
+def bucket(length: int) -> int:
+    """Return the length that a batch whose longest caption has ``length`` tokens is padded to."""
+    fitting = (size for size in BUCKETS if size >= length)
+    return next(fitting, -(-length // BUCKETS[-1]) * BUCKETS[-1])
+
+
 def pad_and_stack(embeds: Sequence[Tensor]) -> TextEncoding:
     """Stack sequences of different lengths into one batch, zeros behind the shorter ones.
+
+    All text reaches the networks through here, in training and in sampling. Few lengths mean few
+    shapes to compile for. The rounding to bfloat16 is what the cache on disk stores: an embedding
+    is the same whether it comes from there or fresh from the encoder.
 
     Args:
         embeds: one ``[n_i, d]`` tensor per caption, ``n_i >= 1``, all of one width.
 
     Returns:
-        The encoding, ``n`` = the longest sequence.
+        The encoding, float32 with the precision of bfloat16, ``n`` = ``bucket`` of the longest.
 
     Raises:
         ValueError: there is no sequence, or one of them is empty: attention over a row without a
@@ -80,6 +94,8 @@ def pad_and_stack(embeds: Sequence[Tensor]) -> TextEncoding:
     lengths = torch.tensor([len(sequence) for sequence in embeds])
     if len(lengths) == 0 or int(lengths.min()) == 0:
         raise ValueError("every caption needs at least one token, and there must be a caption")
-    padded = pad_sequence(list(embeds), batch_first=True)
-    mask = torch.arange(padded.shape[1]) < lengths[:, None]
+    padded = pad_sequence([sequence.to(torch.bfloat16) for sequence in embeds], batch_first=True)
+    size = bucket(padded.shape[1])
+    padded = torch.nn.functional.pad(padded, (0, 0, 0, size - padded.shape[1])).float()
+    mask = torch.arange(size) < lengths[:, None]
     return TextEncoding(padded, mask.to(padded.device))

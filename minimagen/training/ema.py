@@ -25,7 +25,8 @@ class EMA:
     def update(self) -> None:
         """Move the average towards the present weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, [p.detach() for p in self._live], 1.0 - decay)
+        average, live = ([_held(t.detach()) for t in ts] for ts in (self._average, self._live))
+        torch._foreach_lerp_(average, live, 1.0 - decay)
         self.updates += 1
 
     @contextmanager
@@ -37,9 +38,23 @@ class EMA:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # Numbers, not storages: DDP and FSDP know the parameters by where they lie.
+        for live, average in self._pairs():
+            kept = live.clone()
+            live.copy_(average)
+            average.copy_(kept)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Let the module have the average's values from now on."""
+        for live, average in self._pairs():
+            live.copy_(average)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for live, average in zip(self._live, self._average, strict=True):
-            live.data, average.data = average.data, live.data
+            yield _held(live.detach()), _held(average)
 
     def state(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""
@@ -51,3 +66,8 @@ class EMA:
         for name, average in zip(self._names, self._average, strict=True):
             average.copy_(state[name])
         self.updates = updates
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: its shard, or all."""
+    return getattr(tensor, "to_local", lambda: tensor)()

@@ -17,10 +17,15 @@ class StopSignals:
     """Inside the ``with``, the first SIGINT or SIGTERM is noted; a second one acts at once.
 
     Signal handlers belong to the main thread; elsewhere this notes nothing.
+
+    Args:
+        launched: Whether a launcher started this process. It passes on a Ctrl-C that the process
+            has seen already: then a second signal is noted too, and the launcher's patience counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, launched: bool = False) -> None:
         self.received: int | None = None
+        self._launched = launched
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -42,5 +47,7 @@ class StopSignals:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
+        if self._launched:
+            return
         for each, handler in self._before.items():
             signal.signal(each, handler)

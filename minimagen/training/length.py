@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 
 from minimagen.config import TrainingConfig
-from minimagen.data.embedding_cache import EmbeddingCache
 from minimagen.data.loader import training_batches
 from minimagen.data.stream import TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
+from minimagen.text.encoding import TextEncoder
+from minimagen.training.processes import Processes
 from minimagen.training.trainer import Trainer
 
 UNTIMED_STEPS = 2  # the first ones also allocate, choose kernels and start workers
@@ -22,8 +23,9 @@ def steps_of(
     imagen: Imagen,
     dataset: TrainingData,
     config: TrainingConfig,
-    encode: EmbeddingCache,
+    encode: TextEncoder,
     chosen: Sequence[int],
+    processes: Processes,
 ) -> tuple[int, ...]:
     """Return every stage's number of optimizer steps.
 
@@ -34,9 +36,10 @@ def steps_of(
         encode: Captions -> embeddings.
         chosen: The stages to train: minutes are for them together. Another stage gets as many
             steps as its share would be beside them, for a run that trains it later.
+        processes: Those that train together; they agree on the time that a step takes.
 
     Raises:
-        UserError: There is not one number of steps for each stage.
+        UserError: There is not one number of steps for each stage, or minutes cannot be measured.
     """
     count = len(imagen.stages)
     if isinstance(config.steps, tuple):
@@ -49,10 +52,12 @@ def steps_of(
         images = config.epochs * len(dataset)
         return tuple(math.ceil(images / config.batch_size_of(i)) for i in range(count))
     assert config.minutes is not None
+    if processes.sharded:
+        raise UserError("--MINUTES cannot be used with --FSDP; give --STEPS or --EPOCHS")
     seconds = 60 * config.minutes * OVERHEAD
     shares = [stage.share for stage in config.stages]
     together = sum(shares[i] for i in chosen)
-    costs = [_seconds_per_step(imagen, dataset, config, encode, i) for i in range(count)]
+    costs = [_seconds_per_step(imagen, dataset, config, encode, i, processes) for i in range(count)]
     return tuple(
         max(1, int(seconds * share / together / cost))
         for share, cost in zip(shares, costs, strict=True)
@@ -63,8 +68,9 @@ def _seconds_per_step(
     imagen: Imagen,
     dataset: TrainingData,
     config: TrainingConfig,
-    encode: EmbeddingCache,
+    encode: TextEncoder,
     i: int,
+    processes: Processes,
 ) -> float:
     """Time a few steps of a copy of stage ``i``, data and text included."""
     trainer = Trainer(
@@ -75,6 +81,7 @@ def _seconds_per_step(
         config.seed,
         config.accum_iter,
         config.precision,
+        processes,
     )
     batches = training_batches(
         dataset,
@@ -84,10 +91,12 @@ def _seconds_per_step(
         0,
         trainer.total_steps,
         config.num_workers,
+        processes.rank,
+        processes.world,
     )
     started = time.perf_counter()
-    for batch in batches:
+    for batch in processes.in_step(batches):
         trainer.train_step(batch)
         if trainer.step == UNTIMED_STEPS:
             started = time.perf_counter()
-    return (time.perf_counter() - started) / TIMED_STEPS
+    return processes.mean(time.perf_counter() - started) / TIMED_STEPS

@@ -8,8 +8,9 @@ from minimagen.config import DataConfig, TrainingConfig
 from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.storage.checkpoint import load_newest
+from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.files import read_json
 
 
 def run_identity(
@@ -52,25 +53,25 @@ def check_resumable(
         chosen: The stages to train.
     """
     for i in chosen:
-        checkpoint = load_newest(resume.tmp, resume.checkpoint_prefix(i))
-        if checkpoint is None:
+        folder = find_newest(resume.tmp, resume.checkpoint_prefix(i))
+        if folder is None:
             continue
-        saved = checkpoint.state.get("run")
-        if difference := _difference(saved, identities[i]):
+        state = read_json(folder / STATE)
+        if difference := _difference(state.get("run"), identities[i]):
             raise UserError(
                 f"the checkpoints of stage {i} in {resume} belong to another run: {difference}; "
                 "restore what was changed, or train anew without --RESTART_DIRECTORY"
             )
         shapes = {f"model.{n}": p.shape for n, p in imagen.stages[i].named_parameters()}
-        found = {n: t.shape for n, t in checkpoint.tensors.items() if n.startswith("model.")}
+        found = {n: s for n, s in saved_shapes(folder).items() if n.startswith("model.")}
         if found != shapes:
             raise UserError(
                 f"the checkpoints of stage {i} in {resume} hold another network than this "
                 "version of the program builds from its parameters"
             )
-        if checkpoint.state["step"] > steps[i]:
+        if state["step"] > steps[i]:
             raise UserError(
-                f"stage {i} of {resume} already has {checkpoint.state['step']} steps, more than "
+                f"stage {i} of {resume} already has {state['step']} steps, more than "
                 f"the {steps[i]} asked for; give more STEPS or EPOCHS"
             )
 

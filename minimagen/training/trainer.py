@@ -5,7 +5,8 @@ is a function of (seed, stage, step), so its state is tensors and three numbers.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from minimagen.device import autocast
 from minimagen.draws import Draws
 from minimagen.training.ema import EMA
 from minimagen.training.optim import build_optimizers, learning_rate
+from minimagen.training.processes import LossFunction, Processes
 
 
 class NonFiniteLossError(Exception):
@@ -34,6 +36,7 @@ class Trainer:
         seed: Of every random draw.
         accum_iter: Micro-batches per optimizer step; they change memory, not the result.
         precision: ``auto``, ``fp32`` or ``bf16``.
+        processes: Those that train together, each with its rows of the batch; one by default.
     """
 
     def __init__(
@@ -45,8 +48,11 @@ class Trainer:
         seed: int = 0,
         accum_iter: int = 1,
         precision: str = "auto",
+        processes: Processes | None = None,
     ) -> None:
         self.stage = stage
+        self.processes = processes or Processes()
+        self._loss = self.processes.prepare(stage)  # before anything remembers the parameters
         self.index = index
         self.config = config
         self.total_steps = total_steps
@@ -69,26 +75,21 @@ class Trainer:
         return next(self.stage.parameters()).device
 
     def train_step(self, batch: Batch) -> float:
-        """Make one optimizer step on a global batch and return its mean loss.
+        """Make one optimizer step and return the mean loss of the global batch.
+
+        Args:
+            batch: This process's rows of the global batch, as many as every other's.
 
         Raises:
             NonFiniteLossError: Before anything is changed, if loss or gradient is not finite.
         """
         self.stage.train()
-        draws = Draws(self.seed, self.index, self.step, len(batch))
-        rate = learning_rate(self.step, self.total_steps, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
-        size = math.ceil(len(batch) / self.accum_iter)
-        loss = 0.0
-        for start in range(0, len(batch), size):
-            rows = min(size, len(batch) - start)
-            part = self._losses(batch[start : start + rows], draws.slice(start, rows))
-            part = part.sum() / len(batch)
-            part.backward()
-            loss += float(part.detach())
+                group["lr"] = self.rate
+        loss = self.processes.mean(self._backward(batch))
         norm = nn.utils.clip_grad_norm_(self.stage.parameters(), self.config.max_grad_norm)
+        norm = getattr(norm, "full_tensor", lambda: norm)()  # of sharded gradients
         if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
             self.stage.zero_grad()
             raise NonFiniteLossError(
@@ -102,24 +103,49 @@ class Trainer:
         self.step += 1
         return loss
 
-    def _losses(self, batch: Batch, draws: Draws) -> Tensor:
+    @property
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        return learning_rate(self.step, self.total_steps, self.config)
+
+    def _backward(self, batch: Batch) -> float:
+        """Compute the gradients of the mean loss, micro-batch by micro-batch; return the loss.
+
+        Both are of these rows; the gradients are averaged over the processes on the way.
+        """
+        first = self.processes.rank * len(batch)
+        draws = Draws(self.seed, self.index, self.step, self.processes.world * len(batch))
+        size = math.ceil(len(batch) / self.accum_iter)
+        loss = 0.0
+        for start in range(0, len(batch), size):
+            rows = min(size, len(batch) - start)
+            last = start + rows == len(batch)
+            with nullcontext() if last else self.processes.unsynced(self._loss):
+                micro, theirs = batch[start : start + rows], draws.slice(first + start, rows)
+                part = self._losses(self._loss, micro, theirs).sum() / len(batch)
+                part.backward()
+            loss += float(part.detach())
+        return loss
+
+    def _losses(self, function: LossFunction, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, with the network's own randomness seeded."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), autocast(self.device, self.precision):
             torch.manual_seed(draws.network_seed())
-            return self.stage.loss(batch.to(self.device), draws)  # type: ignore[operator]
+            return function(batch.to(self.device), draws)
 
-    @torch.inference_mode()
-    def validate(self, batches: Iterable[Batch]) -> float:
+    def validate(self, batches: Sequence[Batch]) -> float:
         """Return the EMA weights' mean loss: the same times, noise and captions every time."""
         self.stage.eval()
         total, count = 0.0, 0
-        with self.ema.swapped_in():
-            for number, batch in enumerate(batches):
+        with self.ema.swapped_in(), torch.inference_mode():
+            for number in self.processes.share(range(len(batches))):
+                batch = batches[number]
                 draws = Draws(self.seed, self.index, -1 - number, len(batch))
-                total += float(self._losses(batch, draws).sum())
+                loss: Any = self.stage.loss  # no gradients, so nothing to synchronise
+                total += float(self._losses(loss, batch, draws).sum())
                 count += len(batch)
-        return total / count
+        return self.processes.mean(total) / self.processes.mean(count)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that a resumed run needs."""
@@ -143,6 +169,18 @@ class Trainer:
         """Return all numbers that a resumed run needs; JSON."""
         best = self.best_loss if math.isfinite(self.best_loss) else None
         return {"step": self.step, "best_loss": best, "ema_updates": self.ema.updates}
+
+    def targets(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """Return empty tensors to read saved ones into, each sharded like its parameter."""
+        parameters = dict(self.stage.named_parameters())
+        targets = {}
+        for name, shape in shapes.items():
+            kind, _, owner = name.partition(".")
+            owner = owner.rpartition(".")[0] if kind == "optimizer" else owner
+            parameter = parameters[owner].detach()
+            like = shape == parameter.shape  # else it is the step counter
+            targets[name] = torch.empty_like(parameter) if like else torch.empty(shape)
+        return targets
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from minimagen.cli import demo, inference, train
@@ -20,12 +24,6 @@ pytestmark = [
 ]
 
 TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
@@ -69,6 +67,38 @@ def test_a_stage_alone_then_the_rest(here: Path) -> None:
     assert same(weights("one", 1), weights("both", 1))
     assert load_newest(Path("both/tmp"), "unet_1_step_") is not None
     assert inference.entry(["-d", "both", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+
+
+def test_a_resumed_run_that_stops_early_has_lost_nothing_of_the_later_stages(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train.entry([*TINY, "--STEPS", "2", "-o", "one"]) == 0
+    honest = DiffusionStage.loss
+
+    def broken(self: DiffusionStage, batch: Any, draws: Any) -> Tensor:
+        loss: Tensor = honest(self, batch, draws)
+        return loss * math.nan if self.index == 0 else loss
+
+    monkeypatch.setattr(DiffusionStage, "loss", broken)
+    assert train.entry(["-rd", "one", "--STEPS", "4", "-o", "two"]) == 1
+    assert same(weights("one", 1), weights("two", 1))
+    monkeypatch.setattr(DiffusionStage, "loss", honest)
+    assert train.entry(["-rd", "two", "-o", "three"]) == 0
+    log = Path("three", "training_progress.txt").read_text()
+    assert "stage 0 continues after step 2" in log and "stage 1 continues after step 2" in log
+
+
+def test_a_resumed_run_says_what_starts_anew(here: Path) -> None:
+    assert train.entry([*TINY, "-sg", "0", "-o", "one"]) == 0
+    assert train.entry(["-rd", "one", "-o", "two"]) == 0
+    log = Path("two", "training_progress.txt").read_text()
+    assert "stage 1 has no checkpoint and starts from its beginning" in log
+
+
+def test_inference_takes_the_newest_directory_that_is_trained_whole(here: Path) -> None:
+    assert train.entry([*TINY, "-o", "training_1"]) == 0
+    assert train.entry([*TINY, "-sg", "0", "-o", "training_2"]) == 0
+    assert TrainingDirectory.newest().path == Path("training_1")
 
 
 def test_testing_uses_a_few_pictures_of_ones_own_data(here: Path) -> None:
@@ -130,6 +160,93 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_weights_before(
     assert all(bool(t.isfinite().all()) for t in checkpoint.tensors.values())
     monkeypatch.setattr(DiffusionStage, "loss", honest)
     assert train.entry(["-rd", "mine", "-o", "mended"]) == 0
+
+
+def test_a_step_that_does_not_fit_is_told_in_one_line_and_harms_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = DiffusionStage.loss
+
+    def greedy(self: DiffusionStage, batch: Any, draws: Any) -> Tensor:
+        if draws.step == 3:
+            raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+        return honest(self, batch, draws)
+
+    monkeypatch.setattr(DiffusionStage, "loss", greedy)
+    assert train.entry([*TINY, "--STEPS", "6", "-cn", "2", "-o", "mine"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: stage 0, step 3: cpu has not enough memory for 2 pictures")
+    for flag in ("--ACCUM_ITER", "--BATCH_SIZE", "--ACTIVATION_CHECKPOINTING", "--PRECISION bf16"):
+        assert flag in told
+    checkpoint = load_newest(Path("mine/tmp"), "unet_0_step_")
+    assert checkpoint is not None and checkpoint.state["step"] == 2
+    monkeypatch.setattr(DiffusionStage, "loss", honest)
+    assert train.entry(["-rd", "mine", "--ACCUM_ITER", "2", "-ac", "-o", "mended"]) == 0
+
+
+def test_curves_and_sheets_reach_tensorboard(here: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train.entry([*TINY, "--STEPS", "50", "-cn", "25", "-tr", "tensorboard", "-o", "m"]) == 0
+    found = EventAccumulator("m/tensorboard", size_guidance={"images": 0}).Reload()
+    loss = found.Scalars("stage_1/loss")
+    assert [event.step for event in loss] == [75, 100]  # after the 50 of stage 0
+    assert all(math.isfinite(event.value) for event in loss)
+    for name in ("lr", "images_per_second", "valid_loss"):
+        assert found.Scalars(f"stage_0/{name}")[-1].value > 0
+    assert {"stage_0", "stage_1"} <= set(found.Tags()["images"])
+    lines = [json.loads(line) for line in Path("m/metrics.jsonl").read_text().splitlines()]
+    written = [line["lr"] for line in lines if "lr" in line]
+    assert written[0] == pytest.approx(found.Scalars("stage_0/lr")[0].value)
+
+
+def test_a_tracker_that_is_not_installed_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert train.entry([*TINY, "--TRACKER", "wandb", "-o", "mine"]) == 2
+    told = capsys.readouterr().err
+    assert "pip install wandb" in told and told.count("\n") == 1 and not Path("mine").exists()
+
+
+def test_jobs_of_one_cascade_meet_in_one_directory(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.entry([*TINY, "-sg", "0", "--STEPS", "2", "-o", "met"]) == 0
+    assert train.entry([*TINY, "-sg", "1", "--STEPS", "3", "-o", "met"]) == 0
+    assert settings("met", "training.json")["steps"] == [2, 3]
+    assert inference.entry(["-d", "met", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+    assert train.entry([*TINY, "--STEPS", "3", "-o", "together"]) == 0
+    assert same(weights("met", 1), weights("together", 1))
+    for refused, reason in (
+        (["-sg", "1"], "already has stage 1"),
+        (["-sg", "1", "--SEED", "9"], "data.seed"),
+        ([], "choose another name"),
+    ):
+        capsys.readouterr()
+        assert train.entry([*TINY, *refused, "--STEPS", "3", "-o", "met"]) == 2
+        told = capsys.readouterr().err
+        assert reason in told and "OUTPUT met exists" in told and told.count("\n") == 1
+    assert train.entry(["-rd", "met", "-ip"]) == 0
+
+
+def test_jobs_that_start_at_the_same_time_share_the_stages_out(here: Path) -> None:
+    root = Path(train.__file__).parents[2]
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, str(root / "train.py"), *TINY, "-sg", stage, "-st", "2", "-o", "met"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for stage in ("0", "1", "1")
+    ]
+    told = [job.communicate(timeout=300)[0] for job in jobs]
+    codes = [job.returncode for job in jobs]
+    assert codes[0] == 0 and sorted(codes[1:]) == [0, 2], told  # one of the two has to go
+    assert not list(here.glob(".met*"))
+    assert inference.entry(["-d", "met", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
 
 
 def test_directories_of_the_same_second_differ(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

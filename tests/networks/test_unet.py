@@ -191,3 +191,37 @@ def test_skips_reach_the_way_up_and_the_efficient_unets_are_scaled(shape, scale,
 
 def test_parameters_are_counted():
     assert count_parameters(nn.Linear(3, 5)) == 20
+
+
+@shapes
+@pytest.mark.parametrize("dropped", [True, False])
+def test_no_parameter_is_left_out_whatever_captions_are_dropped(shape, dropped):
+    """Several processes reduce every gradient in every step: one without would hold up all."""
+    unet = fresh(shape, lowres_cond=True)
+    drop = torch.full((3,), dropped)
+    unet(*inputs(unet, drop=drop)).square().mean().backward()
+    assert [n for n, p in unet.named_parameters() if p.grad is None] == []
+
+
+@shapes
+@both_links
+def test_recomputed_activations_give_the_same_gradients_and_fewer_are_kept(
+    shape, lowres_cond, wake
+):
+    kept, gradients = [], []
+    for recompute in (False, True):
+        unet = wake(fresh(shape | {"dropout": 0.2}, lowres_cond))
+        unet.recompute_activations(recompute)
+        arguments = inputs(unet)
+        torch.manual_seed(3)  # dropout must come out the same the second time
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
+        ):
+            out = unet(*arguments)
+        kept.append(sum(sizes))
+        out.square().mean().backward()
+        gradients.append([p.grad for p in unet.parameters()])
+    assert kept[1] < 0.8 * kept[0]
+    for one, other in zip(*gradients, strict=True):
+        assert one.equal(other)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimagen.text.t5 import T5_MINI, T5Encoder
+from minimagen.text.t5 import T5Encoder
+from minimagen.text.t5_files import T5_MINI
 from tools import pretrain_t5_mini
 from tools.make_text_baselines import write_baseline
 from tools.pretrain_t5_mini import (

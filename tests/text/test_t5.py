@@ -16,7 +16,8 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from minimagen.data import shapes
 from minimagen.errors import UserError
-from minimagen.text.t5 import HUB_ENCODERS, T5_MINI, T5Encoder
+from minimagen.text.t5 import T5Encoder
+from minimagen.text.t5_files import HUB_ENCODERS, T5_MINI
 
 CAPTIONS = [
     "a large red star on a blue background",
@@ -59,10 +60,12 @@ def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(t5_min
     model = T5EncoderModel.from_pretrained(T5_MINI, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    embeds = torch.cat(t5_mini.encode(CAPTIONS))
+    torch.testing.assert_close(embeds, expected[mask], rtol=0, atol=1e-4)
     encoding = t5_mini(CAPTIONS)
-    assert torch.equal(encoding.mask, mask)
-    torch.testing.assert_close(encoding.embeds[mask], expected[mask], rtol=0, atol=1e-4)
-    assert not encoding.embeds[~mask].any()
+    assert torch.equal(encoding.mask[:, : mask.shape[1]], mask)
+    assert torch.equal(encoding.embeds[encoding.mask], embeds.bfloat16().float())
+    assert not encoding.embeds[~encoding.mask].any()
 
 
 def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: T5Encoder, own_folder: Path):

@@ -65,3 +65,16 @@ def test_a_loaded_average_goes_on_where_it_was():
         elif i > 12:
             other.update()
     assert torch.equal(ema.state()["weight"], other.state()["weight"])
+
+
+def test_a_kept_average_is_the_modules_and_its_own():
+    module = nn.Linear(2, 2)
+    ema = EMA(module, 0.9)
+    average = module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight.add_(1.0)
+    ema.keep()
+    assert torch.equal(module.weight, average)
+    with torch.no_grad():
+        module.weight.add_(1.0)
+    assert torch.equal(ema.state()["weight"], average)

@@ -8,6 +8,7 @@ from minimagen.data.shapes import ShapesDataset
 from minimagen.imagen import Imagen
 from minimagen.training import length
 from minimagen.training.length import steps_of
+from minimagen.training.processes import Processes
 
 STAGE = StageConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
 STAGES = ({"share": 3.0, "batch_size": 5}, {"share": 1.0})
@@ -20,7 +21,7 @@ def steps(text_encoder, one_thread):
 
     def count(chosen=(0, 1), **given):
         config = TrainingConfig(batch_size=4, stages=STAGES, **given)
-        return steps_of(imagen, dataset, config, EmbeddingCache(text_encoder), chosen)
+        return steps_of(imagen, dataset, config, EmbeddingCache(text_encoder), chosen, Processes())
 
     return count
 
@@ -31,7 +32,7 @@ def test_an_epoch_is_every_picture_once_in_each_stages_batches(steps):
 
 
 def test_minutes_are_divided_among_the_chosen_stages(steps, monkeypatch):
-    monkeypatch.setattr(length, "_seconds_per_step", lambda *a: (0.5, 0.1)[a[-1]])
+    monkeypatch.setattr(length, "_seconds_per_step", lambda *a: (0.5, 0.1)[a[-2]])
     seconds = 60 * length.OVERHEAD
     assert steps(minutes=1) == (int(seconds * 0.75 / 0.5), int(seconds * 0.25 / 0.1))
     alone = steps(minutes=1, chosen=(0,))

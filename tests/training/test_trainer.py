@@ -138,6 +138,13 @@ def test_validation_is_repeatable_and_changes_nothing(make_trainer, make_batch):
     assert trainer.validate(batches) != loss
 
 
+def test_validation_draws_the_same_times_and_noise_at_every_step(make_trainer, make_batch):
+    trainer, batches = make_trainer(), [make_batch(4, 8), make_batch(2, 8)]
+    loss = trainer.validate(batches)
+    trainer.step = 700  # the weights are the same, so only the draws could differ
+    assert trainer.validate(batches) == loss
+
+
 def test_training_learns(make_trainer, make_batch):
     """White pictures only: the network has to learn one constant and which part is noise."""
     trainer, batch = make_trainer(40), make_batch(8, 8)

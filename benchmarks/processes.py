@@ -1,0 +1,133 @@
+"""Images per second of one process on one core, and of several processes on a core each.
+
+    python -m benchmarks.processes
+
+The demo's cascade with its batch sizes, data and text included, DDP, gloo. Every process has one
+thread and is kept on a core of its own; the batch is shared out, so that all cases train the same
+weights. The numbers of processes alternate. On a GPU (``--device cuda``) each has its own GPU
+instead. Nothing else should compute on the machine meanwhile.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.measuring import (
+    ROOT,
+    Case,
+    Row,
+    answer,
+    build_parser,
+    fingerprint,
+    run_cases,
+    synchronize,
+)
+from minimagen import Imagen, ShapesDataset
+from minimagen.data.embedding_cache import EmbeddingCache
+from minimagen.data.loader import training_batches
+from minimagen.storage.directory import read_parameters
+from minimagen.training.processes import launched
+from minimagen.training.trainer import Trainer
+
+DEMO, QUICK = ROOT / "parameters", ROOT / "parameters" / "testing"
+
+
+def measure(case: Case, started: float) -> Row:
+    """Launch the processes of one case and return what the first of them measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "row.json"
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        command = [*launcher, "--nproc_per_node", str(case["processes"]), "-m"]
+        done = subprocess.run(
+            [sys.executable, *command, "benchmarks.processes", "--worker", json.dumps(case),
+             "--told", str(told)],
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{json.dumps(case)} failed:\n{done.stdout}")
+        return json.loads(told.read_text("utf-8"))
+
+
+def work(case: Case, told: Path) -> None:
+    """Train as one of the processes; the first writes what it measured to ``told``."""
+    if case["device"] == "cpu":
+        _keep_to_one_core(int(os.environ["LOCAL_RANK"]))
+    processes = launched(case["device"])
+    parameters = read_parameters(ROOT / case["cascade"])
+    imagen, config, i = Imagen(parameters.imagen), parameters.training, case["stage"]
+    stage, steps = imagen.stages[i].to(processes.device), case["warmup"] + case["steps"]
+    trainer = Trainer(stage, i, config.stages[i], steps, processes=processes)
+    batches = training_batches(
+        ShapesDataset(size=parameters.imagen.image_sizes[-1][0]),
+        EmbeddingCache(imagen.text_encoder),
+        config.batch_size_of(i),
+        config.seed,
+        0,
+        steps,
+        rank=processes.rank,
+        world=processes.world,
+    )
+    began = time.perf_counter()
+    for batch in processes.in_step(batches):
+        trainer.train_step(batch)
+        if trainer.step == case["warmup"]:
+            synchronize(processes.device)
+            began = time.perf_counter()
+    synchronize(processes.device)
+    seconds = processes.mean(time.perf_counter() - began)
+    if processes.is_main:
+        images = case["steps"] * config.batch_size_of(i)
+        row = {"images_per_second": images / seconds, "seconds": seconds, "images": images}
+        told.write_text(json.dumps(row), "utf-8")
+    processes.end()
+
+
+def _keep_to_one_core(number: int) -> None:
+    if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere one thread each must do
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+
+
+def cases(quick: bool, device: str, most: int) -> Iterator[Case]:
+    """Yield every case, the numbers of processes alternating."""
+    cascade = QUICK if quick else DEMO
+    parameters = read_parameters(cascade)
+    common: Case = {
+        "cascade": str(cascade.relative_to(ROOT)),
+        "settings": fingerprint(*parameters[:2]),
+        "device": device,
+        "warmup": 1 if quick else 16,
+        "steps": 2 if quick else 160,  # of 32 rows: ten windows of 512 captions
+    }
+    for stage in (0,) if quick else range(len(parameters.imagen.stages)):
+        for repeat in range(1 if quick else 5):
+            for count in range(1, most + 1):
+                if parameters.training.batch_size_of(stage) % count == 0:
+                    yield common | {"stage": stage, "processes": count, "repeat": repeat}
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="[cpu]")
+    parser.add_argument("--most", type=int, default=2, help="the most processes at once [2]")
+    parser.add_argument("--worker", help="one of the processes that this program launches")
+    parser.add_argument("--told", type=Path, help="where the first of them writes its row")
+    arguments = parser.parse_args(argv)
+    if arguments.worker:
+        work(json.loads(arguments.worker), arguments.told)
+        return []
+    if answer(arguments, measure):
+        return []
+    todo = cases(arguments.quick, arguments.device, arguments.most)
+    return run_cases("benchmarks.processes", todo, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

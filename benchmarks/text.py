@@ -1,0 +1,202 @@
+"""What text costs: captions/s, bytes per caption, share of a training step, memory.
+
+    python -m benchmarks.text
+
+``encode``: the embedded data's captions through the bundled T5 onto an empty disk store, then all
+of them again out of it by another cache. ``step``: the demo's first stage trains; the share of the
+time between steps that goes to text, without a cache (each batch through T5), with a cold cache
+and with a warm one. ``memory``: private (anonymous) memory while 10^4, 10^5 and 10^6 generated
+captions are written and looked up; a stub of t5_mini's width stands for T5, whose own memory does
+not depend on their number.
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import (
+    ROOT,
+    Case,
+    Row,
+    answer,
+    build_parser,
+    fingerprint,
+    private_bytes,
+    run_cases,
+    synchronize,
+)
+from minimagen import Imagen, ShapesDataset
+from minimagen.data.embedding_cache import EmbeddingCache
+from minimagen.data.embedding_store import EmbeddingStore
+from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
+from minimagen.device import resolve_device
+from minimagen.storage.directory import read_parameters
+from minimagen.text.encoding import TextEncoding, pad_and_stack
+from minimagen.text.t5 import T5Encoder
+from minimagen.training.trainer import Trainer
+
+MODES = ("without", "cold", "warm")
+TOKENS = 12  # of a caption in the memory cases; the embedded data's mean is 11.3
+
+
+class Stub:
+    """A text encoder that costs nothing: 12 tokens of t5_mini's width."""
+
+    name, embed_dim, cut_captions = "stub", 128, 0
+
+    def to(self, device: torch.device | str) -> Self:
+        """Stay where it is."""
+        return self
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return [12 128] per caption."""
+        return list(torch.ones(len(captions), TOKENS, self.embed_dim))
+
+    def __call__(self, captions: Sequence[str]) -> TextEncoding:
+        """Return them in one batch."""
+        return pad_and_stack(self.encode(captions))
+
+
+class Clock:
+    """Counts the seconds spent on text.
+
+    Args:
+        encode: What is timed.
+        batch: Without a cache, the size of a batch: the loader's window ahead of its batches,
+            which is there for the cache, is then left out.
+    """
+
+    def __init__(
+        self, encode: Callable[[Sequence[str]], TextEncoding], batch: int | None = None
+    ) -> None:
+        self.encode, self.batch = encode, batch
+        self.seconds = 0.0
+
+    def __call__(self, captions: Sequence[str]) -> TextEncoding:
+        """Encode."""
+        if self.batch is not None and len(captions) != self.batch:
+            return TextEncoding(torch.empty(0), torch.empty(0))
+        started = time.perf_counter()
+        text = self.encode(captions)
+        self.seconds += time.perf_counter() - started
+        return text
+
+
+def measure(case: Case, started: float) -> Row:
+    """Measure one case in a folder that is removed afterwards."""
+    kinds = {"encode": _encode, "step": _step, "memory": _memory}
+    with tempfile.TemporaryDirectory() as folder:
+        return kinds[case["what"]](case, Path(folder))
+
+
+def _encode(case: Case, folder: Path) -> Row:
+    encoder = T5Encoder(device=resolve_device())
+    encoder.load()
+    store = EmbeddingStore(folder)
+    cache = EmbeddingCache(encoder, store)
+    writing = _pass(cache, case["captions"])
+    distinct = cache.encoded
+    again = EmbeddingCache(encoder, EmbeddingStore(folder))
+    reading = _pass(again, case["captions"])
+    assert again.encoded == 0, "a caption was encoded twice"
+    return {
+        "distinct": distinct,
+        "captions_per_second": distinct / writing,
+        "found_per_second": case["captions"] / reading,
+        "bytes_per_caption": sum(f.stat().st_size for f in folder.iterdir()) / distinct,
+    }
+
+
+def _pass(cache: EmbeddingCache, count: int) -> float:
+    """Return the seconds that the captions of a data set take, without those of drawing them."""
+    captions = _captions(count)
+    seconds = 0.0
+    while window := list(itertools.islice(captions, ENCODED_AT_ONCE)):
+        started = time.perf_counter()
+        cache.fill(window)
+        seconds += time.perf_counter() - started
+    return seconds
+
+
+def _captions(count: int) -> Iterator[str]:
+    return (caption for (caption,) in ShapesDataset(epoch_size=count).captions())
+
+
+def _step(case: Case, folder: Path) -> Row:
+    device, parameters = resolve_device(), read_parameters(Path(case["cascade"]))
+    imagen = Imagen(parameters.imagen).to(device)
+    encoder = T5Encoder(device=device)
+    encoder.load()
+    side, batch, mode = parameters.imagen.image_sizes[-1][0], case["batch"], case["mode"]
+    dataset = ShapesDataset(size=side)
+    trainer = Trainer(imagen.stages[0], 0, parameters.training.stages[0], 10**6)
+    if mode == "warm":
+        EmbeddingCache(encoder, EmbeddingStore(folder)).fill(
+            [text for (text,) in dataset.captions()]
+        )
+    cached = EmbeddingCache(encoder, EmbeddingStore(folder))
+    clock = Clock(encoder, batch) if mode == "without" else Clock(cached)
+    warmup = list(training_batches(dataset, encoder, batch, 1, 0, 2))
+    for each in warmup:
+        trainer.train_step(each)
+    synchronize(device)
+    started = time.perf_counter()
+    for each in training_batches(dataset, clock, batch, 0, 0, case["steps"]):
+        trainer.train_step(each)
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    return {
+        "step_seconds": seconds / case["steps"],
+        "text_seconds": clock.seconds / case["steps"],
+        "share": clock.seconds / seconds,
+    }
+
+
+def _memory(case: Case, folder: Path) -> Row:
+    before, peak, seconds = private_bytes(), 0, {}
+    for name in ("write", "find"):
+        cache = EmbeddingCache(Stub(), EmbeddingStore(folder))
+        captions = (f"generated caption {i}" for i in range(case["captions"]))
+        started = time.perf_counter()
+        while window := list(itertools.islice(captions, ENCODED_AT_ONCE)):
+            cache.fill(window)
+            peak = max(peak, private_bytes())
+        seconds[f"{name}_seconds"] = time.perf_counter() - started
+    on_disk = sum(file.stat().st_size for file in folder.iterdir())
+    memory = {"private_bytes_before": before, "private_bytes_peak": peak, "disk_bytes": on_disk}
+    return memory | seconds | {"segments": len(list(folder.glob("*.safetensors")))}
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield all cases."""
+    cascade = ROOT / "parameters" / ("testing" if quick else "")
+    yield {"what": "encode", "encoder": "t5_mini", "captions": 600 if quick else 20_000}
+    for mode in MODES:
+        yield {
+            "what": "step",
+            "mode": mode,
+            "cascade": str(cascade.relative_to(ROOT)),
+            "settings": fingerprint(*read_parameters(cascade)[:2]),
+            "batch": 4 if quick else 32,
+            "steps": 2 if quick else 64,
+        }
+    for captions in (600, 1200) if quick else (10**4, 10**5, 10**6):
+        yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": Stub.embed_dim}
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    arguments = build_parser(__doc__).parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    return run_cases("benchmarks.text", cases(arguments.quick), measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Every caption of a data set through the text encoder, once, onto the disk."""
+
+import itertools
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minimagen.data.embedding_cache import EmbeddingCache
+from minimagen.data.embedding_store import EmbeddingStore, store_folder
+from minimagen.data.pictures import PictureDataset
+from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.errors import UserError
+from minimagen.text.t5 import T5Encoder
+
+WINDOW = 512  # captions encoded together, and what an interruption can cost
+
+
+@dataclass
+class EncodingReport:
+    """What was done, and what the folder holds now."""
+
+    captions: int = 0
+    encoded: int = 0
+    without: int = 0  # pictures without a usable caption
+    seconds: float = 0.0
+    interrupted: bool = False
+    in_folder: int = 0
+    bytes: int = 0
+    folder: Path = Path()
+
+    def text(self) -> str:
+        """Return the report as text."""
+        rate = self.captions / max(self.seconds, 1e-9)
+        lines = [
+            f"{self.captions} captions in {self.seconds:.1f} s, {rate:.0f} captions/s",
+            f"  encoded now: {self.encoded} (the others were repeated, or there already)",
+            f"  in the folder: {self.in_folder} distinct captions, "
+            f"{self.bytes / max(self.in_folder, 1):.0f} bytes per caption: {self.folder}",
+        ]
+        if self.without:
+            lines.append(f"  {self.without} pictures have no usable caption (see data check)")
+        if self.interrupted:
+            lines.append("interrupted: what is encoded stays, the same command goes on")
+        return "\n".join(lines)
+
+
+def encode_captions(dataset: TrainingData, encoder: T5Encoder) -> EncodingReport:
+    """Encode those captions of a data set that are not on the disk yet; Ctrl-C ends it early.
+
+    Args:
+        dataset: from ``load_dataset``; its own validation set is encoded too.
+        encoder: its ``fingerprint`` decides where.
+
+    Raises:
+        UserError: the cache folder cannot be written, the encoder or the data cannot be read.
+    """
+    store = EmbeddingStore(store_folder(encoder.name, encoder.fingerprint))
+    cache, report = EmbeddingCache(encoder, store), EncodingReport()
+    encoder.load()  # before the clock starts
+    started = time.perf_counter()
+    captions = _counted(walk_captions(dataset), report, _length(dataset))
+    try:
+        while window := list(itertools.islice(captions, WINDOW)):
+            cache.fill(window)
+            report.captions += len(window)
+            if store.refused:
+                raise UserError(f"cannot write {store.refused}; MINIMAGEN_CACHE names the folder")
+    except KeyboardInterrupt:
+        report.interrupted = True
+    finally:
+        captions.close()
+    report.seconds = time.perf_counter() - started
+    report.encoded, report.folder = cache.encoded, store.folder
+    report.in_folder, report.bytes = len(store), store.size
+    return report
+
+
+def walk_captions(dataset: TrainingData) -> Iterator[tuple[str, ...]]:
+    """Go through every picture's captions, its variants too, and decode no picture.
+
+    The data set's own validation set comes last. A row without a usable caption is an empty tuple.
+    """
+    if isinstance(dataset, PictureDataset):
+        parts: list[Any] = [dataset.table, dataset.validation and dataset.validation.table]
+    elif isinstance(dataset, PictureStream):
+        parts = [dataset.source, dataset.validation]
+    else:
+        parts = [dataset]
+    for part in parts:
+        if hasattr(part, "captions"):
+            yield from part.captions()
+        elif part is not None:  # a data set of the user's own
+            yield from ((part[index].caption,) for index in range(len(part)))
+
+
+def _counted(
+    rows: Iterator[tuple[str, ...]], report: EncodingReport, total: int | None
+) -> Generator[str, None, None]:
+    """Yield single captions under a progress bar that counts pictures."""
+    for captions in tqdm(rows, total=total, unit=" pictures", mininterval=1.0):
+        report.without += not captions
+        yield from captions
+
+
+def _length(dataset: TrainingData) -> int | None:
+    if isinstance(dataset, PictureStream):
+        return None
+    held_out = dataset.validation if isinstance(dataset, PictureDataset) else None
+    return len(dataset) + (len(held_out) if held_out else 0)

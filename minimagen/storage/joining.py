@@ -1,0 +1,149 @@
+"""Several jobs, each training other stages, meet in one training directory.
+
+The first one makes it, whole, beside its place and renames it there; the others compare their
+parameters with its. Each claims its stages by a file that only one job can make.
+"""
+
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from minimagen.errors import UserError
+from minimagen.storage.checkpoint import checkpoints
+from minimagen.storage.directory import (
+    Parameters,
+    TrainingDirectory,
+    read_parameters,
+    stamped,
+    write_parameters,
+)
+from minimagen.storage.files import write_json
+
+TAKEN = "OUTPUT {} exists and is not empty; choose another name"
+LONGEST_HOLD = 10.0  # s; who holds the directory for longer was killed
+
+
+def start_directory(
+    output: str | Path | None,
+    parameters: Parameters,
+    stages: Sequence[int],
+    joinable: bool = True,
+) -> TrainingDirectory:
+    """Make a training directory with its parameters, or join one of the same cascade.
+
+    Args:
+        output: Where; ``training_<local time>`` here by default.
+        parameters: With one number of steps for each stage.
+        stages: What this job trains.
+        joinable: Whether it may join: it also must not train all stages, nor one that another has.
+
+    Raises:
+        UserError: If ``output`` is not empty and cannot be joined, or cannot be made.
+    """
+    path = stamped("training") if output is None else Path(output)
+    new = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        _fill(new, parameters, stages)
+        new.rename(path)  # fails where there is something
+    except OSError as error:
+        if path.is_dir() and not any(path.iterdir()):  # empty, and not to be replaced: a mount
+            _fill(path, parameters, stages)
+        elif path.exists():
+            if not joinable or len(stages) == len(parameters.imagen.stages):
+                raise UserError(TAKEN.format(path)) from None
+            _join(TrainingDirectory(path), parameters, stages)
+        else:
+            raise UserError(f"cannot make {path}: {error}") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return TrainingDirectory(path)
+
+
+def _fill(path: Path, parameters: Parameters, stages: Sequence[int]) -> None:
+    directory = TrainingDirectory(path)
+    directory.make()
+    write_parameters(directory.parameters, parameters)
+    _claim(directory, stages)
+
+
+def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence[int]) -> None:
+    """Take part in a directory that is already there."""
+    taken = TAKEN.format(directory)
+    if not (directory.parameters / "data.json").is_file():
+        raise UserError(f"{taken} (it is not a training directory)")
+    with _alone(directory):
+        theirs = read_parameters(directory.parameters)
+        if different := _differences(theirs, parameters):
+            raise UserError(f"{taken} (its parameters differ: {', '.join(different)})")
+        if not _claim(directory, stages):
+            raise UserError(
+                f"{taken} (it already has stage {', '.join(map(str, stages))}; to go on with it "
+                f"use --RESTART_DIRECTORY {directory})"
+            )
+        steps = list(_steps(theirs))
+        for i in stages:
+            steps[i] = _steps(parameters)[i]
+        training = theirs.training.replace(steps=steps).model_dump(mode="json")
+        write_json(directory.parameters / "training.json", training)
+
+
+def _steps(parameters: Parameters) -> tuple[int, ...]:
+    steps = parameters.training.steps
+    assert isinstance(steps, tuple)  # a run writes one number for each stage
+    return steps
+
+
+def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
+    """Say that this job trains ``stages``; False, and nothing said, if another has one of them."""
+    claimed: list[Path] = []
+    for i in stages:
+        claim = directory.claim(i)
+        begun = directory.weights(i).is_file() or checkpoints(
+            directory.tmp, directory.checkpoint_prefix(i)
+        )
+        try:
+            if begun:
+                raise FileExistsError
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            for path in claimed:
+                path.unlink()
+            return False
+        claimed.append(claim)
+    return True
+
+
+def _differences(one: Parameters, other: Parameters) -> list[str]:
+    """Return the keys whose values differ, steps left aside."""
+    a, b = (p._replace(training=p.training.replace(steps=1)) for p in (one, other))
+    return [
+        f"{section}.{key}"
+        for section, x, y in zip(a._fields, a, b, strict=True)
+        for key in _different_keys(x.model_dump(), y.model_dump())
+    ]
+
+
+def _different_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [key for key in one if one[key] != other[key]]
+
+
+@contextmanager
+def _alone(directory: TrainingDirectory) -> Iterator[None]:
+    """Keep other jobs from joining at the same moment."""
+    lock, until = directory.parameters / ".joining", time.monotonic() + LONGEST_HOLD
+    while True:
+        try:
+            lock.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

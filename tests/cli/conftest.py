@@ -1,0 +1,58 @@
+"""What the tests of the doors share: a tiny trained run, and how a mistake is told."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minimagen.cli import train
+
+TESTING = Path(__file__).parents[2] / "parameters" / "testing"
+QUICK = ["--TESTING", "--STEPS", "1", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training directory, in a folder of its own."""
+    path = tmp_path_factory.mktemp("trained") / "training_mine"
+    assert train.entry([*QUICK, "--OUTPUT", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(trained_once: Path, here: Path) -> Path:
+    """A copy of the training directory here."""
+    return Path(shutil.copytree(trained_once, here / "training_mine"))
+
+
+@pytest.fixture
+def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a door; it must say ``words`` in one line, exit with 2 and leave every file alone."""
+
+    def run(entry: Callable[[list[str]], int], argv: list[Any], *words: str) -> str:
+        before = contents(here)
+        capsys.readouterr()
+        assert entry([str(argument) for argument in argv]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        for word in words:
+            assert word in lines[0]
+        assert contents(here) == before
+        return lines[0]
+
+    return run
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}

@@ -1,0 +1,340 @@
+"""Real processes over gloo: any number of them trains the same weights, and all end together."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from minimagen.batch import Batch
+from minimagen.config import StageTrainingConfig
+from minimagen.data.loader import training_batches
+from minimagen.data.shapes import ShapesDataset
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.storage.checkpoint import load_newest, load_weights
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.processes import Processes, launched
+from minimagen.training.run import train
+from minimagen.training.settings import check_settings
+from minimagen.training.trainer import NonFiniteLossError, Trainer
+from tests.conftest import HashTextEncoder
+from tests.training.test_trainer import DoubleStage
+
+ROOT = Path(__file__).parents[2]
+GLOBAL, STEPS = 8, 5
+HERE = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TINY = ["-p", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "4", "--DEVICE", "cpu"]
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def in_processes(world: int, work, *arguments) -> None:
+    """Run ``work(rank, *arguments)`` in ``world`` processes that know of each other."""
+    port = free_port()
+    mp.start_processes(
+        _enter, (world, port, work, arguments), nprocs=world, start_method="spawn", join=True
+    )
+
+
+def _enter(rank, world, port, work, arguments):
+    os.environ |= HERE | {"MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
+    torch.set_num_threads(1)
+    work(rank, *arguments)
+
+
+def train_some(processes: Processes, accum_iter: int = 1) -> tuple[Trainer, list[float]]:
+    trainer = Trainer(
+        DoubleStage(),
+        0,
+        StageTrainingConfig(optim_lr=1e-2, max_grad_norm=0.5, warmup_steps=0),
+        STEPS + 5,
+        seed=1,
+        accum_iter=accum_iter,
+        processes=processes,
+    )
+    batches = training_batches(
+        ShapesDataset(size=8),
+        HashTextEncoder(),
+        GLOBAL,
+        1,
+        0,
+        STEPS,
+        rank=processes.rank,
+        world=processes.world,
+    )
+    losses = [trainer.train_step(batch) for batch in processes.in_step(batches)]
+    return trainer, losses
+
+
+def numbers(trainer: Trainer, losses: list[float]) -> dict[str, torch.Tensor]:
+    valid = list(training_batches(ShapesDataset("tune", size=8), HashTextEncoder(), 4, 0, 0, 3))
+    found = {name: t.detach().clone().double() for name, t in trainer.tensors().items()}
+    return found | {"losses": torch.tensor([*losses, trainer.validate(valid)]).double()}
+
+
+def _train_and_tell(rank: int, accum_iter: int, path: str) -> None:
+    processes = launched("cpu")
+    found = numbers(*train_some(processes, accum_iter))
+    everybody = processes.mean(float(found["model.unet.conv_in.weight"].sum()))
+    assert everybody == pytest.approx(float(found["model.unet.conv_in.weight"].sum()), rel=1e-14)
+    if rank == 0:
+        torch.save(found, path)
+    processes.end()
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, torch.Tensor]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = numbers(*train_some(Processes()))
+    torch.set_num_threads(threads)
+    return found
+
+
+@pytest.mark.parametrize(("world", "accum_iter"), [(2, 2), (4, 1)])
+def test_any_number_of_processes_trains_the_same_weights(tmp_path, alone, world, accum_iter):
+    """8, 2 x 4 in two pieces each, 4 x 2: every draw belongs to a row of the global batch."""
+    in_processes(world, _train_and_tell, accum_iter, str(tmp_path / "found"))
+    found = torch.load(tmp_path / "found", weights_only=True)
+    assert found.keys() == alone.keys()
+    for name, expected in alone.items():
+        distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
+        assert distance < 1e-6, name
+    moved = found["model.unet.conv_in.weight"] - DoubleStage().unet.conv_in.weight.detach()
+    assert moved.norm() > 1e-3  # it did train
+
+
+def test_the_rows_of_the_processes_make_up_the_global_batch():
+    def load(rank: int = 0, world: int = 1) -> list[Batch]:
+        data = ShapesDataset(size=8)
+        return list(training_batches(data, HashTextEncoder(), 8, 3, 2, 4, rank=rank, world=world))
+
+    parts = [load(rank, 4) for rank in range(4)]
+    for step, whole in enumerate(load()):
+        images = torch.cat([part[step].images for part in parts])
+        assert images.equal(whole.images)
+
+
+def _one_is_wrong(rank: int, folder: str) -> None:
+    processes = launched("cpu")
+
+    def batches():
+        yield torch.zeros(1)
+        if rank == 1:
+            raise UserError("the data is bad")
+        yield torch.zeros(1)
+
+    try:
+        for _ in processes.in_step(batches()):
+            processes.mean(1.0)
+    except UserError as error:
+        Path(folder, f"told_{rank}").write_text(str(error))
+    assert processes.on_main(lambda: rank + 5) == 5
+    assert processes.most(rank) == 1
+    try:
+        processes.on_main(lambda: int("no") if rank else _refuse())
+    except UserError as error:
+        Path(folder, f"main_{rank}").write_text(str(error))
+    trainer = Trainer(DoubleStage(), 0, StageTrainingConfig(), 10, processes=processes)
+    batch = next(training_batches(ShapesDataset(size=8), HashTextEncoder(), 2, 0, 0, 1))
+    if rank == 1:  # one process's loss is no number: all stop, nothing has changed
+        trainer.stage.loss = lambda b, d: DoubleStage.loss(trainer.stage, b, d) * float("nan")
+    with pytest.raises(NonFiniteLossError, match="the loss is nan"):
+        trainer.train_step(batch)
+    processes.end()
+
+
+def _refuse() -> None:
+    raise UserError("the disk is full")
+
+
+def test_what_goes_wrong_in_one_process_ends_all_alike(tmp_path):
+    in_processes(2, _one_is_wrong, str(tmp_path))
+    for rank in range(2):
+        assert (tmp_path / f"told_{rank}").read_text() == "the data is bad"
+        assert (tmp_path / f"main_{rank}").read_text() == "the disk is full"
+
+
+def test_settings_that_do_not_fit_are_told_in_one_line(monkeypatch):
+    from minimagen.config import TrainingConfig
+
+    config = TrainingConfig(batch_size=6, steps=1, stages=({},))
+    with pytest.raises(UserError, match="BATCH_SIZE 6 .* multiple of 4"):
+        check_settings(config, [0], 4, False)
+    check_settings(config, [0], 3, False)
+    with pytest.raises(UserError, match='"optimizer": "adamw"'):
+        check_settings(config, [0], 2, True)
+    with pytest.raises(UserError, match="torchrun"):
+        launched("cpu", sharded=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="mps"):
+        launched("mps")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="give --FSDP"):
+        launched("cpu")
+
+
+def torchrun(world: int, *arguments: str) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world)]
+    return [*launcher, "--master_port", free_port(), str(ROOT / "train.py"), *arguments]
+
+
+def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder: Path, command: list[str], code: int = 0) -> str:
+    process = start(folder, command)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == code, told
+    return told
+
+
+def plain(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *arguments]
+
+
+def distance(one: Path, other: Path) -> float:
+    """Return how far the weights of stage 0 are from each other, relative to their size."""
+    a, b = (load_weights(d / "state_dicts" / "unet_0.safetensors").tensors for d in (one, other))
+    assert a.keys() == b.keys()
+    x, y = (torch.cat([t[name].flatten() for name in a]) for t in (a, b))
+    return float((x - y).norm() / x.norm())
+
+
+BASE = [*TINY, "--STAGES", "0", "--STEPS", "6", "--CHCKPT_NUM", "3", "--PRECISION", "fp32"]
+
+
+def stopped_after_three(directory: Path, copy: Path) -> Path:
+    """Return a copy of a run of 6 steps, as if it had been killed after 3."""
+    shutil.copytree(directory, copy)
+    shutil.rmtree(copy / "tmp" / "unet_0_step_00000006")
+    (copy / "state_dicts" / "unet_0.safetensors").unlink()
+    return copy
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_resumes_on_one_or_four(tmp_path):
+    """Through train.py, in fp32: relative 1e-5, as T5's and the network's sums are split anew."""
+    told = run(tmp_path, torchrun(2, *BASE, "-o", "two"))
+    assert told.count("training finished") == 1 and "2 processes (DDP) on cpu" in told
+    half = stopped_after_three(tmp_path / "two", tmp_path / "half")
+    run(tmp_path, plain("-rd", str(half), "--STAGES", "0", "--DEVICE", "cpu", "-o", "to_one"))
+    resume = ["-rd", str(half), "--STAGES", "0", "--DEVICE", "cpu", "-o", "to_four"]
+    assert "continues after step 3" in run(tmp_path, torchrun(4, *resume))
+    for resumed in ("to_one", "to_four"):
+        assert distance(tmp_path / "two", tmp_path / resumed) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_one_process_that_is_ended_ends_all_and_the_run_can_go_on(tmp_path, signum):
+    """Killed: the others fail within seconds. Asked to stop: all save and exit with its code."""
+    endless = [*TINY, "--STAGES", "0", "--STEPS", "100000", "--CHCKPT_NUM", "3", "-o", "ended"]
+    process = start(tmp_path, torchrun(2, *endless))
+    tmp = tmp_path / "ended" / "tmp"
+    until = time.monotonic() + 240
+    while not (tmp / "unet_0_step_00000003").is_dir() and time.monotonic() < until:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children()
+    ranks = {int(child.environ()["RANK"]): child for child in children}
+    ended = time.monotonic()
+    ranks[1].send_signal(signum)
+    told, _ = process.communicate(timeout=120)
+    assert time.monotonic() - ended < 60 and process.returncode != 0
+    newest = load_newest(tmp, "unet_0_step_")
+    assert newest is not None and newest.state["step"] >= 3
+    if signum == signal.SIGTERM:
+        assert "everything is saved" in told and "exitcode  : 143" in told
+        return
+    steps = str(newest.state["step"] + 1)
+    run(tmp_path, plain("-rd", "ended", "-sg", "0", "-st", steps, "--DEVICE", "cpu", "-o", "on"))
+    assert (tmp_path / "on" / "state_dicts" / "unet_0.safetensors").is_file()
+
+
+class MovableText(HashTextEncoder):
+    def to(self, device: torch.device) -> None:
+        self.device = device
+
+
+def train_sharded_or_not(
+    output: Path, fsdp: bool = False, resume: Path | None = None, steps: int = 4, **changes
+) -> None:
+    parameters = read_parameters(ROOT / "parameters" / "testing")
+    stages = [{"optimizer": "adamw", "optim_lr": 3e-3, "warmup_steps": 0}] * 2
+    training = parameters.training.replace(
+        stages=stages, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
+    )
+    imagen = Imagen(parameters.imagen, MovableText(24))
+    train(
+        imagen,
+        ShapesDataset(size=32),
+        training,
+        data=parameters.data.replace(valid_num=4),
+        output=output,
+        device="cpu",
+        stages=[0],
+        resume=TrainingDirectory.open(resume) if resume else None,
+        fsdp=fsdp,
+    )
+
+
+def _sharded(rank: int, folder: str) -> None:
+    here = Path(folder)
+    train_sharded_or_not(here / "sharded", fsdp=True)
+    train_sharded_or_not(here / "recomputed", fsdp=True, activation_checkpointing=True)
+    processes = launched("cpu")
+    half = here / "half"
+    processes.on_main(lambda: _cut(here / "sharded", half))
+    train_sharded_or_not(here / "again", fsdp=True, resume=half)
+    train_sharded_or_not(here / "from_whole", fsdp=True, resume=here / "half_of_whole")
+    processes.end()
+
+
+def _cut(directory: Path, copy: Path) -> None:
+    shutil.copytree(directory, copy)
+    shutil.rmtree(copy / "tmp" / "unet_0_step_00000004")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_sharded_run_equals_a_whole_one_and_each_resumes_the_other(tmp_path):
+    """FSDP2 on two processes, AdamW, fp32: weights, safetensors checkpoints, resume both ways."""
+    train_sharded_or_not(tmp_path / "whole")
+    _cut(tmp_path / "whole", tmp_path / "half_of_whole")
+    in_processes(2, _sharded, str(tmp_path))
+    checkpoint = tmp_path / "sharded" / "tmp" / "unet_0_step_00000004"
+    names = sorted(path.name for path in checkpoint.iterdir())
+    assert [Path(name).suffix for name in names] == [".json", *[".safetensors"] * 2, ".json"]
+    train_sharded_or_not(tmp_path / "unsharded", resume=tmp_path / "half")
+    for name in ("sharded", "recomputed", "again", "from_whole", "unsharded"):
+        assert distance(tmp_path / "whole", tmp_path / name) < 1e-5, name
+    one, other = (load_newest(tmp_path / d / "tmp", "unet_0_step_") for d in ("whole", "sharded"))
+    assert one is not None and other is not None and one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(other.tensors[name], tensor, rtol=1e-3, atol=1e-5)
+    part = next(checkpoint.glob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-1])
+    kept = load_newest(tmp_path / "sharded" / "tmp", "unet_0_step_")
+    assert kept is not None and kept.state["step"] == 2  # a damaged shard is found
