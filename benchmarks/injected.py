@@ -24,7 +24,7 @@ def nan_batch(when: int) -> None:
         found = losses(self, loss, batch, draws)
         return found * float("nan") if self.index == 1 and draws.step == when else found
 
-    Trainer._losses = broken  # type: ignore[method-assign]
+    Trainer._losses = broken  # type: ignore[method-assign,assignment]
 
 
 def full_disk(when: int) -> None:
