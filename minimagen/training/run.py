@@ -27,10 +27,7 @@ from minimagen.training.length import steps_of
 from minimagen.training.processes import Processes, launched
 from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.saving import Keeper
-from minimagen.training.settings import (
-    check_settings,
-    chosen_stages,
-)
+from minimagen.training.settings import check_settings, chosen_stages
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 
