@@ -119,10 +119,10 @@ def _beside(folder: Path) -> tuple[Path, Path]:
 
 
 def verify(folder: Path) -> None:
-    """Check a checkpoint against its manifest.
+    """Check a checkpoint against its manifest, and that its files are of the kinds that are read.
 
     Raises:
-        UserError: If a file is missing or differs from what was written.
+        UserError: If a file is missing, differs from what was written, or is something else.
     """
     manifest = read_json(folder / MANIFEST)
     names = set(manifest) if isinstance(manifest, dict) else set()
@@ -134,6 +134,14 @@ def verify(folder: Path) -> None:
             raise UserError(f"checkpoint {folder} is incomplete: {name} is missing")
         if _fingerprint(folder / name) != fingerprint:
             raise UserError(f"checkpoint {folder} is damaged: {name} is not what was written")
+    if not isinstance(read_json(folder / STATE), dict):
+        raise UserError(f"checkpoint {folder} is damaged: {STATE} is not ours")
+    for name in tensors:
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"checkpoint {folder} is damaged: {name}: {error}") from None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
