@@ -85,8 +85,9 @@ def sigterm(run: Run) -> Row:
         words = process.said().partition("interrupted after step ")[2].split()
         step, stage = int(words[0]), int(words[3].rstrip(";"))
         row["lost"] = row["after"].get(stage) != step
-    else:  # before it listens there is nothing to save
-        row["lost"] = told["exit_code"] != -signal.SIGTERM or bool(told["before"])
+    else:  # nobody listens before there is anything to save, nor after all is saved
+        idle = told["before"] in ({}, {0: STEPS, 1: STEPS})
+        row["lost"] |= told["exit_code"] != -signal.SIGTERM or not idle
     return row
 
 
