@@ -2,7 +2,9 @@
 
 import itertools
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -175,9 +177,21 @@ def training_batches(
 
 
 def leave_signals_to_the_run(worker: int) -> None:
-    """Let a worker outlive a signal to the whole process group: the run saves, then ends it."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    """Let a worker outlive a signal to the whole process group: the run saves, then ends it.
+
+    A worker that ignored every SIGTERM would hang the run: multiprocessing's last word at exit, to
+    workers whose loader a traceback keeps alive, is a SIGTERM, and then it waits for their end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # where it is missing, on macOS, torch's handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told_by(run: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass  # somebody tells the whole group to end, and the run will see to that
+    os._exit(0)
 
 
 def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:

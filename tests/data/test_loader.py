@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -156,6 +158,29 @@ def test_too_many_bad_samples_end_the_run_in_one_line(text_encoder: Any, workers
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="all of the 9 pictures are bad"):
         validation_batches(Numbers(9, bad=set(range(9))), text_encoder, 4, 9)
+
+
+def test_a_worker_obeys_its_run_alone_and_never_outlives_it() -> None:
+    """The loader is still held when Python ends, as it is by the traceback of a crash."""
+    code = """
+import subprocess
+from multiprocessing import active_children
+from minimagen.data.loader import training_batches
+from minimagen.data.shapes import ShapesDataset
+from tests.conftest import HashTextEncoder
+
+batches = training_batches(ShapesDataset(size=8), HashTextEncoder(), 4, 0, 0, 10**6, num_workers=1)
+next(batches)
+[worker] = active_children()
+subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+for _ in range(300):
+    next(batches)
+print("alive" if worker.is_alive() else "dead")
+"""
+    root = Path(__file__).parents[2]
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=root, timeout=60, check=True, capture_output=True, text=True)
+    assert done.stdout == "alive\n" and done.stderr == ""
 
 
 def test_at_most_ten_bad_samples_are_named(caplog: pytest.LogCaptureFixture) -> None:
