@@ -17,6 +17,7 @@ from minimagen.text.encoding import TextEncoding, pad_and_stack
 from minimagen.text.fingerprint import fingerprint_of
 from minimagen.text.t5_files import (
     HUB_ENCODERS,
+    T5_VOCAB_SIZE,
     Tokenize,
     cannot_fetch,
     choose_dtype,
@@ -97,8 +98,8 @@ class T5Encoder:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
         """
         if self._model is None:
-            read_config(self._source)
-            self._tokenize = load_tokenizer(self._source)
+            vocab_size = read_config(self._source).get("vocab_size", T5_VOCAB_SIZE)
+            self._tokenize = load_tokenizer(self._source, vocab_size)
             self._model = load_model(self._source, self.device)
 
     def to(self, device: torch.device | str) -> Self:

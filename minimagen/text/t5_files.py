@@ -35,6 +35,9 @@ HUB_ENCODERS = {
 }
 """Short name -> (hub id, embedding width), so that a dry run needs neither network nor weights."""
 
+SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")
+LARGEST = 1 << 20  # of any of these
+T5_VOCAB_SIZE = 32_128  # where config.json gives none
 KNOWN_NAMES = ("t5_mini", *HUB_ENCODERS)
 BFLOAT16_ABOVE = 1_000_000_000
 """Parameters above which an encoder on a GPU is kept in bfloat16 (float16 overflows in T5)."""
@@ -94,7 +97,7 @@ def cannot_fetch(source: str) -> UserError:
 
 
 def read_config(source: str) -> dict[str, Any]:
-    """Return the encoder's config.json; a UserError if it is missing or not a T5's."""
+    """Return the encoder's config.json; a UserError if it is missing, not a T5's or impossible."""
     path = find_file(source, "config.json")
     if path is None and not Path(source).is_dir():
         raise cannot_fetch(source)
@@ -106,11 +109,17 @@ def read_config(source: str) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("model_type") != "t5" or "d_model" not in config:
         raise UserError(f"{path} does not describe a T5; give a T5 encoder, for example t5_mini")
+    for key in SIZES:
+        size = config.get(key, 1)  # what is not there has transformers' default
+        if type(size) is not int or not 1 <= size <= LARGEST:
+            raise UserError(f"{path}: {key} is {size!r}, must be a whole number of 1 to {LARGEST}")
     return config
 
 
-def load_tokenizer(source: str) -> Tokenize:
+def load_tokenizer(source: str, vocab_size: int) -> Tokenize:
     """Return the function from captions to token ids, each list ending with end-of-sequence.
+
+    ``vocab_size`` is the encoder's; a tokenizer with more tokens belongs to another.
 
     The libraries are asked directly, because transformers' T5Tokenizer ignores byte fallback and,
     where it misses a file, quietly makes do with a vocabulary of four tokens.
@@ -123,6 +132,7 @@ def load_tokenizer(source: str) -> Tokenize:
             processor = SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise _damaged_tokenizer(path, error) from error
+        _check_tokens(path, processor.vocab_size(), vocab_size)
         return lambda captions: processor.encode(list(captions), add_eos=True)
     path = find_file(source, "tokenizer.json")
     if path is None:
@@ -136,6 +146,7 @@ def load_tokenizer(source: str) -> Tokenize:
         if type(error) is not Exception:  # which is all that tokenizers raises
             raise
         raise _damaged_tokenizer(path, error) from error
+    _check_tokens(path, tokenizer.get_vocab_size(), vocab_size)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))]
@@ -146,9 +157,18 @@ def _damaged_tokenizer(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is damaged or no tokenizer ({why}); copy it again from its source")
 
 
+def _check_tokens(path: Path, tokens: int, vocab_size: int) -> None:
+    if tokens > vocab_size:
+        raise UserError(
+            f"{path} has {tokens} tokens, the encoder beside it knows {vocab_size}: "
+            "they belong to different models; copy both from one source"
+        )
+
+
 def load_model(source: str, device: torch.device | str) -> Any:
     """Return the encoder in eval mode without gradients; only safetensors are ever read."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers.models.t5.configuration_t5 import T5Config
     from transformers.models.t5.modeling_t5 import T5EncoderModel
@@ -175,6 +195,9 @@ def load_model(source: str, device: torch.device | str) -> Any:
             raise cannot_fetch(source) from error
         except (SafetensorError, RuntimeError) as error:
             raise UserError(f"the weights in {source!r} are damaged or not its own") from error
+        except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"config.json of {source!r} describes no T5: {why}") from error
     if report["missing_keys"]:
         raise UserError(f"the weights in {source!r} lack {sorted(report['missing_keys'])[0]!r}")
     return model.eval().requires_grad_(False).to(device)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -180,6 +181,28 @@ def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
     (own_folder / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
     with pytest.raises(UserError, match="lack 'encoder.block.1"):
         T5Encoder(str(own_folder)).load()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("d_ff", "x", "d_ff is 'x'"),
+        ("d_model", 0, "d_model is 0"),
+        ("num_layers", 10**12, "num_layers is 1000000000000"),
+        ("num_heads", True, "num_heads is True"),
+        ("dropout_rate", "x", "describes no T5.*dropout_rate"),
+        ("dense_act_fn", "strange", "describes no T5.*strange"),
+        ("vocab_size", 100, "spiece.model has 1408 tokens, the encoder beside it knows 100"),
+    ],
+)
+def test_an_impossible_config_is_refused_in_one_line(
+    own_folder: Path, key: str, value: Any, told: str
+):
+    config = json.loads((own_folder / "config.json").read_text())
+    (own_folder / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(UserError, match=told) as error:
+        T5Encoder(str(own_folder)).load()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"hello", b"\xff\xfe", "cut"])
