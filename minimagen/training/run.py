@@ -82,18 +82,16 @@ def train(
         check_settings(config, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
         _to_device(imagen, chosen, processes, config.activation_checkpointing)
-        encode = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
-        training, validation = _parts(dataset, data, imagen)
-        valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
-        captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
-    steps = steps_of(imagen, training, config, encode, chosen, processes)
+        inputs = _inputs(imagen, dataset, data, config)
+    training = inputs.training
+    steps = steps_of(imagen, training, config, inputs.encode, chosen, processes)
     config = config.replace(steps=steps, epochs=None, minutes=None)
     identities = [run_identity(imagen, config, data, training, i) for i in range(len(steps))]
     parameters = Parameters(imagen.config, config, data)
     if resume:
         processes.on_main(lambda: check_resumable(imagen, resume, identities, steps, chosen))
     directory = processes.on_main(
-        lambda: _directory(output, resume, in_place, parameters, chosen, captions)
+        lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions)
     )
     board = start_board(config.tracker, directory, processes)
     tracker = Tracker(directory.progress, directory.metrics, processes.is_main, board)
@@ -101,19 +99,22 @@ def train(
     keeper = Keeper(imagen, directory, resume, identities, processes)
     keeper.take_over()
     with StopSignals(processes.world > 1) as signals:
-        run = _Run(
-            imagen, directory, config, tracker, captions, valid, signals, processes, keeper, chosen
-        )
-        for i in range(len(imagen.stages)):
-            if i in chosen:
-                run.train_stage(i, training, encode)
-            else:
-                keeper.load_weights(i)
-    if cut := imagen.text_encoder.cut_captions:
-        tracker.say(f"{cut} different captions were cut to {imagen.config.max_num_words} tokens")
+        _Run(
+            imagen, inputs, directory, config, tracker, signals, processes, keeper, chosen
+        ).train_all()
     tracker.end()
     tracker.say("training finished")
     return directory
+
+
+@dataclass
+class _Inputs:
+    """What the stages learn from, are validated on and paint."""
+
+    training: TrainingData
+    encode: TextEncoder
+    valid: Sequence[Batch]
+    captions: Sequence[str]
 
 
 @dataclass
@@ -121,17 +122,27 @@ class _Run:
     """What the stages of one run share; every process runs it, the main one writes."""
 
     imagen: Imagen
+    inputs: _Inputs
     directory: TrainingDirectory
     config: TrainingConfig
     tracker: Tracker
-    captions: Sequence[str]
-    valid: Sequence[Batch]
     signals: StopSignals
     processes: Processes
     keeper: Keeper
     chosen: Sequence[int]
 
-    def train_stage(self, i: int, dataset: TrainingData, encode: TextEncoder) -> None:
+    def train_all(self) -> None:
+        """Train the chosen stages, one after the other; the others take part as they were saved."""
+        for i in range(len(self.imagen.stages)):
+            if i in self.chosen:
+                self._train_stage(i)
+            else:
+                self.keeper.load_weights(i)
+        if cut := self.inputs.encode.cut_captions:
+            most = self.imagen.config.max_num_words
+            self.tracker.say(f"{cut} different captions were cut to {most} tokens")
+
+    def _train_stage(self, i: int) -> None:
         """Train stage ``i`` from its newest checkpoint, or from its start, to its end."""
         trainer = _trainer(self.imagen, self.config, i, self.processes)
         if self.keeper.restore(trainer):
@@ -143,8 +154,8 @@ class _Run:
         config, processes = self.config, self.processes
         images = config.batch_size_of(i)
         batches = training_batches(
-            dataset,
-            encode,
+            self.inputs.training,
+            self.inputs.encode,
             images,
             config.seed,
             trainer.step,
@@ -196,7 +207,7 @@ class _Run:
 
     def _checkpoint(self, trainer: Trainer, loss: float) -> None:
         """Validate, keep the best averaged weights, and save everything."""
-        valid_loss = trainer.validate(self.valid)
+        valid_loss = trainer.validate(self.inputs.valid)
         self._record(trainer, loss=loss, valid_loss=valid_loss)
         self.tracker.say(
             f"stage {trainer.index}, step {trainer.step} of {trainer.total_steps}: "
@@ -209,7 +220,7 @@ class _Run:
 
     def _finish(self, trainer: Trainer) -> None:
         """Save the end of a stage and let it keep the averaged weights."""
-        valid_loss = trainer.validate(self.valid)
+        valid_loss = trainer.validate(self.inputs.valid)
         self._record(trainer, valid_loss=valid_loss)
         self.tracker.say(f"stage {trainer.index} ended: validation {valid_loss:.4f}")
         self.keeper.save(trainer)
@@ -230,7 +241,7 @@ class _Run:
         pictures = self._painted(stage) if self.processes.sharded else None
 
         def save() -> None:
-            sheet = contact_sheet(self.captions, pictures or self._painted(stage))
+            sheet = contact_sheet(self.inputs.captions, pictures or self._painted(stage))
             save_sheet(self.directory.samples / f"stage_{stage}_step_{step:08d}.png", sheet)
             self.tracker.show(f"stage_{stage}", sheet, self._before(stage) + step)
 
@@ -242,9 +253,9 @@ class _Run:
                 self.keeper.load_weights(i)  # another job may be training it
         self.imagen.eval()
         return self.imagen.sample_stages(
-            self.captions,
+            self.inputs.captions,
             self.imagen.samplings()[: stage + 1],
-            seeds=range(len(self.captions)),
+            seeds=range(len(self.inputs.captions)),
             precision=self.config.precision,
         )
 
@@ -301,15 +312,18 @@ def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processe
     )
 
 
-def _parts(
-    dataset: TrainingData, data: DataConfig, imagen: Imagen
-) -> tuple[TrainingData, CaptionedDataset]:
-    """Return what to train on and what to validate on."""
+def _inputs(
+    imagen: Imagen, dataset: TrainingData, data: DataConfig, config: TrainingConfig
+) -> _Inputs:
+    """Divide the data, and put a cache before the encoder."""
+    encode = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
     training, validation = split_train_valid(
         dataset, data.train_valid_frac, data.seed, data.valid_num
     )
     _check_size(validation, imagen)
-    return at_most(training, data.max_samples, data.seed), validation
+    valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
+    captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
+    return _Inputs(at_most(training, data.max_samples, data.seed), encode, valid, captions)
 
 
 def _to_device(
