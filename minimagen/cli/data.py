@@ -8,6 +8,10 @@ from pathlib import Path
 from minimagen.cli.arguments import Flag, build_parser, natural, parse, positive_int
 from minimagen.errors import UserError, did_you_mean
 
+CAPTION_COLUMN = Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]")
+STREAMING = Flag("STREAMING", "sr", None, "read parquet files and the hub without storing them")
+T5_NAME = Flag("T5_NAME", "t5", str, "t5_mini, t5_small ..., a hub id or a folder [t5_mini]")
+MAX_NUM_WORDS = Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]")
 EXPORT_FLAGS = (
     Flag("COUNT", "n", positive_int, "pictures to write [100]"),
     Flag("SIZE", "s", positive_int, "side in px [64]"),
@@ -20,10 +24,10 @@ EXPORT_EXAMPLES = (
 )
 CHECK_FLAGS = (
     Flag("IMG_SIDE_LEN", "s", positive_int, "smaller pictures are problems [any size is allowed]"),
-    Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
-    Flag("STREAMING", "sr", None, "read parquet files and the hub without storing them"),
-    Flag("T5_NAME", "t5", str, "whose tokens are counted [t5_mini]"),
-    Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
+    CAPTION_COLUMN,
+    STREAMING,
+    T5_NAME,
+    MAX_NUM_WORDS,
 )
 CHECK_EXAMPLES = """  python -m minimagen data check my_pictures
   python -m minimagen data check my_pictures --IMG_SIDE_LEN 64 --CAPTION_COLUMN captions"""
@@ -33,11 +37,11 @@ DOWNLOAD_FLAGS = (
 )
 DOWNLOAD_EXAMPLES = "  python -m minimagen data download pictures.csv my_shards"
 ENCODE_FLAGS = (
-    Flag("T5_NAME", "t5", str, "text encoder: t5_mini, t5_small ..., a hub id, a folder [t5_mini]"),
-    Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
+    T5_NAME,
+    MAX_NUM_WORDS,
     Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
-    Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
-    Flag("STREAMING", "sr", None, "read parquet files and the hub without storing them"),
+    CAPTION_COLUMN,
+    STREAMING,
     Flag("SEED", "sd", natural, "of the embedded data [0]"),
     Flag("EPOCH_SIZE", "es", positive_int, "captions of the embedded data [20000]"),
 )

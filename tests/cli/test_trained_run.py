@@ -3,7 +3,6 @@
 import errno
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,12 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main as minimagen
-from minimagen.cli import inference, train
+from minimagen.cli import inference
 from minimagen.text.t5 import T5Encoder
 
-QUICK = ["--TESTING", "--STEPS", "1", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
 FEW = ["--COUNT", "6", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trained") / "training_mine"
-    assert train.entry([*QUICK, "--OUTPUT", str(path)]) == 0
-    return path
-
-
-@pytest.fixture
-def trained(
-    trained_once: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Path:
-    monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
-    return Path(shutil.copytree(trained_once, tmp_path / "training_mine"))
 
 
 @pytest.fixture
