@@ -29,11 +29,12 @@ def speed(rows: list[Row]) -> Table:
 
 def waiting(rows: list[Row]) -> Table:
     """Return the share of training time spent waiting for data."""
-    table: Table = [("stage", "source", "workers", "step, s", "share of the time waited")]
+    table: Table = [("stage", "source", "workers", "step, s", "time waited", "of it for text")]
     for row in (row for row in rows if row["case"]["what"] == "waiting"):
         case = row["case"]
-        seconds, share = f"{row['step_seconds']:.3f}", f"{row['share']:.1%}"
-        table.append((case["stage"], case["source"], case["num_workers"], seconds, share))
+        shares = (f"{row[name]:.1%}" for name in ("share", "text_share"))
+        head = (case["stage"], case["source"], case["num_workers"])
+        table.append((*head, f"{row['step_seconds']:.3f}", *shares))
     return table
 
 

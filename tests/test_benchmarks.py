@@ -147,7 +147,7 @@ def test_data_is_measured_from_every_source(results: Path) -> None:
     by = {what: [r for r in rows if r["case"]["what"] == what] for what in data.MEASURES}
     assert [row["case"]["source"] for row in by["speed"]] == list(data.SOURCES)
     assert all(row["first_per_second"] > 0 and row["later_per_second"] > 0 for row in by["speed"])
-    assert all(0 < row["share"] < 1 for row in by["waiting"])
+    assert all(0 < row["text_share"] < row["share"] < 1 for row in by["waiting"])
     assert [row["length"] for row in by["memory"]] == [row["case"]["rows"] for row in by["memory"]]
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,7 +25,8 @@ from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.text.encoding import TextEncoding
 
-ENCODED_AT_ONCE = 512  # captions; T5 wants company, a training batch may be small
+ENCODED_AT_ONCE = 512  # captions, where the pictures that are read with them are small
+READ_AHEAD = 64 << 20  # bytes of pictures
 TRIES = 100  # bad samples in a row after which nobody looks for a good one
 
 log = logging.getLogger(__name__)
@@ -167,13 +169,40 @@ def training_batches(
         worker_init_fn=leave_signals_to_the_run,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
-    batches, watch = itertools.islice(_in_one_line(loader), stop - start), Watch()
-    while window := list(itertools.islice(batches, max(1, ENCODED_AT_ONCE * world // batch_size))):
-        watch.add(window)
-        encode([caption for batch in window for caption in batch.captions])
-        for batch in window:
-            text = encode(batch.captions)  # remembered from the line above
-            yield Batch(batch.images, text.embeds, text.mask)
+    for batch in _encoded_ahead(itertools.islice(_in_one_line(loader), stop - start), encode):
+        text = encode(batch.captions)
+        yield Batch(batch.images, text.embeds, text.mask)
+
+
+def _encoded_ahead(
+    batches: Iterable[Collated], encode: Callable[[Sequence[str]], TextEncoding]
+) -> Iterator[Collated]:
+    """Read some batches ahead, and have their captions encoded together: T5 wants company.
+
+    Once they are there, each step reads one more, so that workers are kept busy evenly.
+    """
+    watch = Watch()
+    read: list[Collated] = []
+    ready: deque[Collated] = deque()
+
+    def encode_read() -> None:
+        encode([caption for batch in read for caption in batch.captions])
+        ready.extend(read)
+        read.clear()
+
+    for batch in batches:
+        watch.add(batch)
+        read.append(batch)
+        if (
+            sum(len(each.captions) for each in read) >= ENCODED_AT_ONCE
+            or sum(each.images.nbytes for each in read) >= READ_AHEAD
+        ):
+            encode_read()
+        if ready:
+            yield ready.popleft()
+    if read:
+        encode_read()
+    yield from ready
 
 
 def leave_signals_to_the_run(worker: int) -> None:
@@ -232,24 +261,21 @@ class Watch:
         self._bad = BadSamples()
         self._told = False
 
-    def add(self, batches: Sequence[Collated]) -> None:
-        """Look at some batches.
+    def add(self, batch: Collated) -> None:
+        """Look at the next batch.
 
         Raises:
             UserError: more than 5 % of all samples so far are bad, or very many in a row.
         """
-        good = sum(len(batch.captions) for batch in batches)
-        bad = [reason for batch in batches for reason in batch.bad]
-        self._bad.add(bad, good + len(bad))
-        if not all(batch.captions for batch in batches):
-            raise UserError(f"{TRIES} bad pictures in a row; the first of all: {bad[0]}")
-        enlarged = sum(batch.enlarged for batch in batches)
-        if enlarged and not self._told:
-            height, width = batches[0].images.shape[-2:]
+        self._bad.add(batch.bad, len(batch.captions) + len(batch.bad))
+        if not batch.captions:
+            raise UserError(f"{TRIES} bad pictures in a row; the first of all: {batch.bad[0]}")
+        if batch.enlarged and not self._told:
+            height, width = batch.images.shape[-2:]
             log.warning(
-                "%d of the first %d pictures are smaller than %d x %d and were enlarged: "
+                "pictures are smaller than %d x %d and are enlarged (%d of %d): "
                 "super-resolution learns their blur; a smaller --IMG_SIDE_LEN avoids it",
-                enlarged, good, height, width,
+                height, width, batch.enlarged, len(batch.captions),
             )  # fmt: skip
             self._told = True
 

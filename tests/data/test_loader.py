@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from minimagen.batch import Batch
+from minimagen.data import loader
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.folder import load_folder
 from minimagen.data.loader import Drawn, Order, training_batches, validation_batches
@@ -32,12 +33,13 @@ class Numbers:
     """Sample i is grey i with caption i; some of them are bad."""
 
     def __init__(self, length: int, bad: set[int] | None = None) -> None:
-        self.length, self.bad = length, bad or set()
+        self.length, self.bad, self.read = length, bad or set(), 0
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
+        self.read += 1
         if index in self.bad:
             raise BadSampleError(f"number {index}: bad")
         return Sample(np.full((4, 4, 3), index % 256, np.uint8), str(index))
@@ -209,7 +211,18 @@ def test_enlarged_pictures_are_told_once(
     dataset = load_folder(tmp_path, Framing((16, 16)))
     with caplog.at_level(logging.WARNING):
         _captions(dataset, text_encoder, 0, 300)
-    assert caplog.text.count("smaller than 16 x 16 and were enlarged") == 1
+    assert caplog.text.count("smaller than 16 x 16 and are enlarged") == 1
+
+
+@pytest.mark.parametrize(("pictures", "ahead"), [(512, 512), (12, 12), (1, 4)])
+def test_what_is_read_ahead_is_bounded_and_each_step_reads_one_batch_more(
+    text_encoder: Any, monkeypatch: pytest.MonkeyPatch, pictures: int, ahead: int
+) -> None:
+    monkeypatch.setattr(loader, "READ_AHEAD", pictures * 4 * 4 * 3)
+    dataset = Numbers(1000)
+    steps = training_batches(dataset, text_encoder, 4, 0, 0, 250)
+    read = [dataset.read for _ in steps]
+    assert read == [min(ahead + 4 * step, 1000) for step in range(250)]
 
 
 def test_a_part_of_the_data_is_drawn_at_random_and_stays_the_same() -> None:
