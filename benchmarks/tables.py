@@ -212,6 +212,10 @@ def text(rows: list[Row]) -> list[str]:
         elif case["what"] == "step":
             times = f"{1e3 * row['text_seconds']:.2f} of {1e3 * row['step_seconds']:.0f} ms"
             told = (case["mode"], f"{times} are text: {row['share']:.1%}")
+        elif case["what"] == "start":
+            first, again = row["first_seconds"], row["again_seconds"]
+            seconds = f"{first:.1f} s to the first step, {again:.1f} s once captions are encoded"
+            told = (f"{case['pictures']} pictures", seconds)
         else:
             peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6
             memory = f"private memory {before:.0f}, then {peak:.0f} MB at most"

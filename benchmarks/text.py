@@ -1,16 +1,20 @@
-"""What text costs: captions/s, bytes per caption, share of a training step, memory.
+"""What text costs: captions/s, bytes per caption, share of a training step, start, memory.
 
     python -m benchmarks.text
 
 ``encode``: the embedded data's captions through the bundled T5 onto an empty disk store, then all
 of them again out of it by another cache. ``step``: the demo's first stage trains; the share of the
 time between steps that goes to text, without a cache (each batch through T5), with a cold cache
-and with a warm one. ``memory``: private (anonymous) memory while 10^4, 10^5 and 10^6 generated
-captions are written and looked up; a stub of t5_mini's width stands for T5, whose own memory does
-not depend on their number.
+and with a warm one. ``start``: from typing ``train.py`` to the first step, on a folder that nobody
+has seen, and again once its captions are encoded. ``memory``: private (anonymous) memory while
+10^4, 10^5 and 10^6 generated captions are written and looked up; a stub of t5_mini's width stands
+for T5, whose own memory does not depend on their number.
 """
 
 import itertools
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +24,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from benchmarks.data import SIDE, write_folder
 from benchmarks.measuring import (
     ROOT,
     Case,
@@ -43,6 +48,20 @@ from minimagen.training.trainer import Trainer
 
 MODES = ("without", "cold", "warm")
 TOKENS = 12  # of a caption in the memory cases; the embedded data's mean is 11.3
+
+
+TO_FIRST_STEP = """
+import os, sys, time
+from minimagen.cli import train
+from minimagen.training.trainer import Trainer
+
+def train_step(trainer, batch):
+    print(time.time() - float(sys.argv[1]), flush=True)
+    os._exit(0)
+
+Trainer.train_step = train_step
+sys.exit(train.entry(sys.argv[2:]))
+"""
 
 
 class Stub:
@@ -90,7 +109,7 @@ class Clock:
 
 def measure(case: Case, started: float) -> Row:
     """Measure one case in a folder that is removed afterwards."""
-    kinds = {"encode": _encode, "step": _step, "memory": _memory}
+    kinds = {"encode": _encode, "step": _step, "start": _start, "memory": _memory}
     with tempfile.TemporaryDirectory() as folder:
         return kinds[case["what"]](case, Path(folder))
 
@@ -158,6 +177,29 @@ def _step(case: Case, folder: Path) -> Row:
     }
 
 
+def _start(case: Case, folder: Path) -> Row:
+    data = folder / "data"
+    data.mkdir()
+    write_folder(data, SIDE, case["pictures"])
+    environment = os.environ | {"MINIMAGEN_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{arguments} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout.splitlines()[-1]
+
+    def start(output: str) -> float:
+        flags = ["--DATASET", str(data), "--PARAMETERS", case["cascade"], "--STEPS", "9"]
+        begun = str(time.time())
+        return float(python("-c", TO_FIRST_STEP, begun, *flags, "--OUTPUT", str(folder / output)))
+
+    first = start("first")
+    python("-m", "minimagen", "data", "encode", str(data))
+    return {"first_seconds": first, "again_seconds": start("again")}
+
+
 def _memory(case: Case, folder: Path) -> Row:
     before, peak, seconds = private_bytes(), 0, {}
     for name in ("write", "find"):
@@ -186,6 +228,9 @@ def cases(quick: bool) -> Iterator[Case]:
             "batch": 4 if quick else 32,
             "steps": 2 if quick else 64,
         }
+    for repeat in range(1 if quick else 3):
+        start = {"pictures": 40 if quick else 4096, "repeat": repeat}
+        yield {"what": "start", "cascade": str(cascade.relative_to(ROOT))} | start
     for captions in (600, 1200) if quick else (10**4, 10**5, 10**6):
         yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": Stub.embed_dim}
 
