@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import pickle
 import shutil
 import tempfile
 import warnings
@@ -20,18 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from benchmarks.damage import changed_value, damaged
 from benchmarks.data import write_folder, write_parquet, write_saved, write_shards
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
 
 INPUTS = 2000  # of each kind
 PRESET = ROOT / "parameters" / "testing"
-NASTY = (
-    *(b"null", b"true", b"-1", b"0", b"NaN", b"1e999", b"[]", b"{}", b'""', b"[[[[[", b"}}", b'"'),
-    *(b"9" * 400, b"[" * 5000, b'"\\ud800"', b"\x00", b"\xff\xfe", b"\n", b",", b":", b"../../x"),
-    *(b"__import__('os')", b"!!python/object", b"pipe:", b"\xef\xbb\xbf", b"\r\n", b"\t", b"%s"),
-)
 
 
 class Kind(NamedTuple):
@@ -44,59 +39,6 @@ class Kind(NamedTuple):
 
     write: Callable[[Path], list[Path]]
     read: Callable[[Path], object]
-
-
-def damaged(content: bytes, random: Random, mark: Path) -> bytes:
-    """Return a file's content, damaged in one to four places."""
-    data = bytearray(content)
-    for _ in range(random.choice((1, 1, 2, 4))):
-        at, way = random.randrange(len(data) + 1), random.randrange(8)
-        some = random.randrange(1, 40)
-        if way == 0:
-            data[at : at + 1] = bytes([random.randrange(256)])
-        elif way == 1 and at < len(data):
-            data[at] ^= 1 << random.randrange(8)
-        elif way == 2:
-            del data[at:]
-        elif way == 3:
-            del data[at : at + some]
-        elif way == 4:
-            data[at:at] = random.choice(NASTY)
-        elif way == 5:
-            data[at : at + some] = random.choice(NASTY)
-        elif way == 6:
-            source = random.randrange(len(data) + 1)
-            data[at:at] = data[source : source + some]
-        else:
-            data[min(at, 64) :] = random.randbytes(some)
-    if random.random() < 0.01:
-        return pickle.dumps(_Planted(mark))
-    return bytes(data)
-
-
-class _Planted:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.mark,)
-
-
-def changed_value(content: bytes, random: Random) -> bytes:
-    """Return JSON with one value somewhere replaced by one of another kind."""
-    root = json.loads(content)
-    place = random.choice(list(_places(root)))
-    values: list[Any] = [None, True, -1, 0, 10**30, 1e-300, "", "x", "\0"]
-    values += [[], {}, [[]], [None], {"a": 1}]
-    place[0][place[1]] = random.choice(values)
-    return json.dumps(root).encode()
-
-
-def _places(node: Any) -> Iterator[tuple[Any, Any]]:
-    for key in node if isinstance(node, dict) else range(len(node)):
-        yield node, key
-        if isinstance(node[key], dict | list):
-            yield from _places(node[key])
 
 
 def _parameters(folder: Path) -> list[Path]:
@@ -157,6 +99,26 @@ def _read_weights(folder: Path) -> None:
     from minimagen.storage.checkpoint import load_weights
 
     load_weights(folder / "unet_0.safetensors")
+
+
+def _t5(folder: Path) -> list[Path]:
+    import transformers
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+    from minimagen.text.t5_files import T5_MINI
+
+    vocab_size = json.loads((T5_MINI / "config.json").read_text("utf-8"))["vocab_size"]
+    size = {"vocab_size": vocab_size, "d_model": 8, "d_kv": 4, "d_ff": 8}
+    transformers.utils.logging.disable_progress_bar()
+    T5EncoderModel(transformers.T5Config(**size, num_layers=1, num_heads=2)).save_pretrained(folder)
+    shutil.copy(T5_MINI / "spiece.model", folder)
+    return sorted(folder.iterdir())
+
+
+def _read_t5(folder: Path) -> None:
+    from minimagen.text.t5 import T5Encoder
+
+    T5Encoder(str(folder)).encode(["a large red star", "a small green heart on a blue background"])
 
 
 def _captions(folder: Path) -> list[Path]:
@@ -278,6 +240,7 @@ KINDS: dict[str, Kind] = {
     "parameters of MinImagen": Kind(_minimagen, _read_parameters),
     "checkpoint": Kind(_checkpoint, _read_checkpoint),
     "weights": Kind(_weights, _read_weights),
+    "T5": Kind(_t5, _read_t5),
     "captions": Kind(_captions, _read_captions),
     **{
         f"picture, {kind}": Kind(lambda folder, kind=kind: _picture(folder, kind), _read_picture)  # type: ignore[misc]

@@ -195,7 +195,7 @@ def load_model(source: str, device: torch.device | str) -> Any:
             raise cannot_fetch(source) from error
         except (SafetensorError, RuntimeError) as error:
             raise UserError(f"the weights in {source!r} are damaged or not its own") from error
-        except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        except (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError) as error:
             why = " ".join(str(error).split())
             raise UserError(f"config.json of {source!r} describes no T5: {why}") from error
     if report["missing_keys"]:
