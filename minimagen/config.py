@@ -5,6 +5,7 @@ one, and nothing changes after construction. Keys keep the names known from MinI
 imagen-pytorch where the thing is the same; new things have the papers' names.
 """
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -156,6 +157,17 @@ class StageConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     aug_level_max: Fraction = 1.0
     """Noise augmentation levels are drawn uniformly from [0, this] in training."""
+    crop: PositiveInt | None = None
+    """Super-resolution is trained on squares of this side, cut out anywhere; None: on whole
+    pictures, as it paints (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024)."""
+
+    def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:
+        """Return what is left of pictures of these sizes where training cuts them."""
+        if self.crop is None or low_res_size is None:
+            return size, low_res_size
+        factor = size[0] // low_res_size[0]
+        height, width = (min(self.crop, side) for side in size)
+        return (height, width), (height // factor, width // factor)
 
 
 class ImagenConfig(Config):
@@ -191,7 +203,23 @@ class ImagenConfig(Config):
         for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
             if low[0] >= high[0] or low[1] >= high[1]:
                 raise ValueError(f"image_sizes must grow from stage to stage, given {low}, {high}")
+        for i, stage in enumerate(self.stages):
+            if stage.crop is not None:
+                self._check_crop(i, stage.crop)
         return self
+
+    def _check_crop(self, i: int, crop: int) -> None:
+        """Raise ValueError unless a crop of stage ``i`` is one of the stage before as well."""
+        if i == 0:
+            raise ValueError(f"stage 0: crop is {crop}, but only super-resolution crops; give null")
+        sizes = zip(self.image_sizes[i], self.image_sizes[i - 1], strict=True)
+        factors = [high / low for high, low in sizes]
+        step = math.lcm(self.stages[i].unet.divisor, math.ceil(factors[0]))
+        if factors[0] != factors[1] or factors[0] % 1 or crop % step:
+            raise ValueError(
+                f"stage {i}: crop is {crop}; crops need sizes that grow by one whole factor "
+                f"({factors[0]:g} and {factors[1]:g} here) and a multiple of {step}"
+            )
 
     def with_side(self, side: int) -> "ImagenConfig":
         """Return the cascade scaled so that the final pictures' longer side is ``side`` px."""

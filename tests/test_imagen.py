@@ -141,6 +141,21 @@ def test_settings_that_are_not_valid_are_refused_in_one_line(imagen, options, me
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "crops", "message"),
+    [
+        ([8, 16], (4, None), "stage 0: crop is 4, but only super-resolution crops"),
+        ([8, 16], (None, 3), "stage 1: crop is 3.*a multiple of 2"),
+        ([8, 20], (None, 4), "one whole factor .2.5 and 2.5 here"),
+        ([[8, 8], [16, 24]], (None, 4), "one whole factor .2 and 3 here"),
+    ],
+)
+def test_crops_that_cannot_be_cut_out_of_both_pictures_are_refused(sizes, crops, message):
+    stages = [{"unet": UNET, "crop": crop} for crop in crops]
+    with pytest.raises(ValueError, match=message):
+        ImagenConfig(image_sizes=sizes, stages=stages)
+
+
 def test_initial_weights_depend_on_seed_and_stage_only(text_encoder):
     stage = {"unet": UNET}
     small = ImagenConfig(image_sizes=[8], stages=[stage])

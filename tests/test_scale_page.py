@@ -21,7 +21,7 @@ def test_the_page_is_what_the_script_writes(stages: list[Stage]) -> None:
 
 
 def test_the_stages_are_those_of_the_dry_run_and_the_paper(stages: list[Stage]) -> None:
-    base, first, last, crops = stages
+    base, first, crops, last = stages
     assert [round(s.parameters / 1e6) for s in stages] == [1981, 644, 628, 628]
     assert {(s.batch, s.steps) for s in stages} == {(2048, 2_500_000)}
     assert base.states == 20 * base.parameters  # five copies of four bytes

@@ -72,7 +72,7 @@ class Stage:
 
 
 def stages() -> list[Stage]:
-    """Measure the preset on the meta device, and its last stage once more on crops."""
+    """Measure the preset on the meta device, and its last stage once more without crops."""
     from minimagen.cli import dry_run
     from minimagen.storage.directory import read_parameters
     from minimagen.text.t5 import T5Encoder
@@ -82,19 +82,21 @@ def stages() -> list[Stage]:
     width = T5Encoder(config.text_encoder_name, config.max_num_words).embed_dim
     networks = dry_run.build(parameters, width)
     sizes: list[Any] = [None, *config.image_sizes]
-    asked = [(i, sizes[i + 1], sizes[i]) for i in range(len(networks))]
-    asked.append((len(networks) - 1, (256, 256), (64, 64)))  # as the paper trained it
+    asked = list(enumerate(config.stages))
+    asked.append((len(networks) - 1, config.stages[-1].replace(crop=None)))
     assert isinstance(training.steps, int)
     found = []
-    for i, size, low in asked:
-        cost = dry_run.measure(networks[i], size, low, (config.max_num_words, width))
+    for i, stage in asked:
+        size, low = sizes[i + 1], sizes[i]
+        cost = dry_run.measure(networks[i], stage, size, low, (config.max_num_words, width))
+        cut = f", crops of {stage.crop}" if stage.crop else ""
         found.append(
             Stage(
-                f"{low[0] if low else 'noise'} -> {size[0]}",
+                f"{low[0] if low else 'noise'} -> {size[0]}{cut}",
                 cost.parameters,
                 4 * dry_run.TRAINING_COPIES * cost.parameters,
                 cost.activations / 2,  # bf16
-                cost.flops + cost.text_flops,  # of captions as long as they may be
+                cost.training_flops + cost.text_flops,  # of captions as long as they may be
                 training.batch_size_of(i),
                 training.steps,
             )

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from minimagen.config import TrainingConfig
+from minimagen.config import ImagenConfig, StageConfig, TrainingConfig
 from minimagen.networks.attention import Attention
 from minimagen.networks.unet import UNet, count_parameters
 from minimagen.storage.directory import Parameters
@@ -54,13 +54,15 @@ class Cost(NamedTuple):
     hidden: int
     """Those of them that are in hidden matrices, which Muon trains."""
     activations: int
-    """Kept for the backward pass, one picture."""
+    """Kept for the backward pass, one picture, or its crop where training cuts it."""
     sampling: int
     """Largest sum of live tensors while one picture is painted, weights not included."""
     text_flops: int
     """Captions' keys and values, once per picture."""
     flops: int
     """One forward pass of the network without guidance."""
+    training_flops: int
+    """The same of what training sees: the crop."""
 
 
 def report(parameters: Parameters) -> str:
@@ -73,7 +75,7 @@ def report(parameters: Parameters) -> str:
     width = T5Encoder(config.text_encoder_name, config.max_num_words).embed_dim
     networks = build(parameters, width)
     costs = [
-        measure(network, size, low, (config.max_num_words, width), stage.sampling.guidance_scale)
+        measure(network, stage, size, low, (config.max_num_words, width))
         for network, size, low, stage in zip(
             networks,
             config.image_sizes,
@@ -84,6 +86,8 @@ def report(parameters: Parameters) -> str:
     ]
     rows = [["", *(f"stage {i}" for i in range(len(costs)))]]
     rows += [["picture", *(f"{h} x {w}" for h, w in config.image_sizes)]]
+    if any(stage.crop for stage in config.stages):
+        rows += [["  in training", *(_trained_on(config, i) for i in range(len(costs)))]]
     rows += [["parameters", *(_millions(c.parameters) for c in costs)]]
     notes = list(NOTES)
     if config.image_sizes == PAPER_SIZES:
@@ -94,6 +98,11 @@ def report(parameters: Parameters) -> str:
     rows += _memory_rows(costs, training) + _flop_rows(costs, parameters)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
     return "\n".join([_table(rows), "", text, *(textwrap.fill(note, 100) for note in notes)])
+
+
+def _trained_on(config: ImagenConfig, i: int) -> str:
+    size, _ = config.stages[i].trained_on(config.image_sizes[i], config.image_sizes[i - 1])
+    return f"{size[0]} x {size[1]}"
 
 
 def build(parameters: Parameters, text_embed_dim: int) -> list[UNet]:
@@ -107,36 +116,43 @@ def build(parameters: Parameters, text_embed_dim: int) -> list[UNet]:
 
 def measure(
     network: UNet,
+    stage: StageConfig,
     size: tuple[int, int],
     low_res_size: tuple[int, int] | None,
     text_shape: tuple[int, int],
-    guidance_scale: float = 1.0,
 ) -> Cost:
     """Run ``network`` (on the meta device) forward at ``size`` and count.
 
     Args:
         network: Of one stage.
+        stage: Whether training cuts crops, and whether painting is guided.
         size: (height, width) of its pictures.
         low_res_size: That of the stage before; None for the first stage.
         text_shape: (tokens, channels) of a caption's embeddings.
-        guidance_scale: 1 = the caption alone is run when sampling.
     """
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows=1)
-    with FlopCounterMode(display=False) as counter:
-        context = network.encode_text(*text)
-        text_flops = counter.get_total_flops()
-        network(*inputs[:2], context, *inputs[2:])
-    flops = counter.get_total_flops() - text_flops
+    text_flops, flops = _forward_flops(network, text, inputs)
+    text, inputs = _inputs(network, *stage.trained_on(size, low_res_size), text_shape, rows=1)
+    _, training_flops = _forward_flops(network, text, inputs)
     saved = _SavedForBackward(network)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         network(*inputs[:2], network.encode_text(*text), *inputs[2:])
-    rows = 1 if guidance_scale == 1.0 else 2
+    rows = 1 if stage.sampling.guidance_scale == 1.0 else 2
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
     with torch.no_grad(), _LiveBytes(network) as live:
         network(*inputs[:2], network.encode_text(*text), *inputs[2:])
     hidden = sum(p.numel() for p in network.hidden_matrices())
     parameters = count_parameters(network)
-    return Cost(parameters, hidden, saved.bytes(), live.peak, text_flops, flops)
+    return Cost(parameters, hidden, saved.bytes(), live.peak, text_flops, flops, training_flops)
+
+
+def _forward_flops(network: UNet, text: Any, inputs: Any) -> tuple[int, int]:
+    """Return the FLOPs of the text's keys and values, and of the rest of a forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        context = network.encode_text(*text)
+        text_flops = counter.get_total_flops()
+        network(*inputs[:2], context, *inputs[2:])
+    return text_flops, counter.get_total_flops() - text_flops
 
 
 def _inputs(
@@ -243,6 +259,7 @@ def _flop_rows(costs: list[Cost], parameters: Parameters) -> list[list[str]]:
     return [
         ["FLOPs of one picture, forward", *(_flops(c.flops) for c in costs)],
         ["  its text, once", *(_flops(c.text_flops) for c in costs)],
+        ["  in training", *(_flops(c.training_flops) for c in costs)],
         ["  sampler, steps", *(f"{s.sampler}, {s.timesteps}" for _, s in pairs)],
         ["  guidance", *(f"{s.guidance_scale:g}" for _, s in pairs)],
         ["FLOPs to paint one picture", *(_flops(total) for total in totals)],

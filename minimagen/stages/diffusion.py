@@ -69,17 +69,22 @@ class DiffusionStage(nn.Module):
         super-resolution the augmentation's level and noise, drawn per example.
         """
         pictures = to_model_space(batch.images)
-        x_0 = resize_clamped(pictures, self.size)
+        x_0, small = resize_clamped(pictures, self.size), None
+        if self.low_res_size is not None:
+            small = resize_clamped(pictures, self.low_res_size)
+            _, part = self.config.trained_on(self.size, self.low_res_size)
+            if part and part != self.low_res_size:
+                x_0, small = crop_together(x_0, small, part, draws)
         t = draws.stratified("time").to(self.device, torch.float32)
         eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
         drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
         low_res = aug_log_snr = None
-        if self.low_res_size is not None:
+        if small is not None:
             aug_level = draws.uniform("aug_level") * self.config.aug_level_max
             low_res, aug_log_snr = self._augmented(
-                resize_clamped(pictures, self.low_res_size),
+                small,
                 aug_level.to(self.device, torch.float32),
-                draws.normal("aug_noise", (x_0.shape[1], *self.low_res_size)),
+                draws.normal("aug_noise", small.shape[1:]),
             )
         log_snr = self.schedule.log_snr(t)
         level = noise_level(log_snr)
@@ -113,7 +118,7 @@ class DiffusionStage(nn.Module):
         output = self.unet(seen, log_snr, context, low_res, aug_log_snr).float()
         if low_res is None or aug_log_snr is None or self.config.prediction == "eps":
             return output
-        enlarged = noise_level(aug_log_snr).alpha * resize(low_res, self.size)
+        enlarged = noise_level(aug_log_snr).alpha * resize(low_res, (x_t.shape[-2], x_t.shape[-1]))
         nothing = torch.zeros_like(enlarged)
         return output + target(self.config.prediction, enlarged, nothing, level)
 
@@ -205,3 +210,35 @@ class DiffusionStage(nn.Module):
             )
 
         return denoise
+
+
+def crop_together(
+    large: Tensor, small: Tensor, small_size: Size, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """Cut the same part out of a picture and of the same picture made smaller, row by row.
+
+    Args:
+        large: [b c h w]; h and w are one whole multiple of ``small``'s.
+        small: [b c h' w'].
+        small_size: (height, width) of the part of ``small``.
+        draws: Where the places come from: anywhere on the grid of ``small``'s pixels.
+
+    Returns:
+        The parts of ``large`` and of ``small``.
+    """
+    height, width = small_size
+    tops = draws.uniform("crop_y") * (small.shape[-2] - height + 1)
+    lefts = draws.uniform("crop_x") * (small.shape[-1] - width + 1)
+    corners = list(zip(tops.long().tolist(), lefts.long().tolist(), strict=True))
+
+    def cut(pictures: Tensor, scale: int) -> Tensor:
+        boxes = [
+            (
+                slice(top * scale, (top + height) * scale),
+                slice(left * scale, (left + width) * scale),
+            )
+            for top, left in corners
+        ]
+        return torch.stack([p[:, y, x] for p, (y, x) in zip(pictures, boxes, strict=True)])
+
+    return cut(large, large.shape[-1] // small.shape[-1]), cut(small, 1)

@@ -43,7 +43,8 @@ def test_flops_of_a_convolutional_network_are_those_counted_by_hand() -> None:
     up = conv(16, 8) + conv(8, 8) + conv(16, 8, kernel=1)  # the skip joins: 8 + 8 channels
     noise_level = linear(64, 32) + linear(32, 32)
     scale_and_shift = 4 * linear(32, 16)
-    cost = dry_run.measure(on_meta(config), (side, side), None, (5, 12))
+    stage = StageConfig(unet=config)
+    cost = dry_run.measure(on_meta(config), stage, (side, side), None, (5, 12))
     assert cost.flops == stem_and_end + down_and_middle + up + noise_level + scale_and_shift
 
 
@@ -59,7 +60,11 @@ def test_parameters_are_those_of_the_real_cascade() -> None:
 
 def test_activations_are_what_a_real_backward_pass_keeps() -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
-    cost = dry_run.measure(on_meta(config, lowres_cond=True), (16, 16), (8, 8), (5, 12))
+    stage = StageConfig(unet=config, crop=16)
+    cost = dry_run.measure(on_meta(config, lowres_cond=True), stage, (32, 32), (16, 16), (5, 12))
+    whole = StageConfig(unet=config)
+    small = dry_run.measure(on_meta(config, lowres_cond=True), whole, (16, 16), (8, 8), (5, 12))
+    assert cost.training_flops == small.training_flops == small.flops < cost.flops / 4
     network = UNet(config, 12, lowres_cond=True)
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -85,7 +90,7 @@ def test_activations_are_what_a_real_backward_pass_keeps() -> None:
 def test_what_training_keeps_of_the_parameters_is_what_a_real_step_leaves(optimizer: str) -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
     stage = StageConfig(unet=config)
-    cost = dry_run.measure(on_meta(config, lowres_cond=True), (16, 16), (8, 8), (5, 12))
+    cost = dry_run.measure(on_meta(config, lowres_cond=True), stage, (16, 16), (8, 8), (5, 12))
     real = DiffusionStage(1, stage, (16, 16), (8, 8), 12)
     trainer = Trainer(real, 1, StageTrainingConfig(optimizer=optimizer), total_steps=1, seed=0)
     for parameter in real.parameters():

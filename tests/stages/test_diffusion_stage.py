@@ -203,9 +203,13 @@ def test_a_picture_depends_on_its_own_seed_and_caption_only(make_stage, conditio
     assert (other - together[1:2]).abs().max() > 0.1
 
 
-@links
-def test_the_loss_is_the_same_for_any_split_of_the_batch(make_stage, make_batch, link):
-    stage, batch = make_stage(link), make_batch(6, 16)
+@pytest.mark.parametrize(
+    ("link", "options"),
+    [(BASE, {}), (SUPER, {}), (SUPER, {"crop": 8})],
+    ids=["base", "super-res", "super-res on crops"],
+)
+def test_the_loss_is_the_same_for_any_split_of_the_batch(make_stage, make_batch, link, options):
+    stage, batch = make_stage(link, **options), make_batch(6, 16)
     draws = Draws(0, link[0], 3, 6)
     whole = stage.loss(batch, draws)
     parts = [stage.loss(batch[i : i + 2], draws.slice(i, 2)) for i in (0, 2, 4)]
@@ -230,6 +234,31 @@ def test_the_loss_of_a_silent_network_is_the_weighted_power_of_its_target(
     expected = (estimate - x_0).square().flatten(1).mean(1)
     torch.testing.assert_close(stage.loss(batch, draws), expected, rtol=1e-3, atol=0)
     assert target(prediction, x_0, eps, level).abs().max() > 0
+
+
+def test_crops_are_the_same_part_of_both_pictures_anywhere_on_the_small_grid():
+    small = torch.arange(5 * 6.0).reshape(1, 1, 5, 6).expand(400, 2, 5, 6)
+    large = small.repeat_interleave(4, -2).repeat_interleave(4, -1)
+    part, small_part = diffusion.crop_together(large, small, (2, 3), Draws(0, 1, 0, 400))
+    assert part.shape == (400, 2, 8, 12) and small_part.shape == (400, 2, 2, 3)
+    assert part.equal(small_part.repeat_interleave(4, -2).repeat_interleave(4, -1))
+    corners = small_part[:, 0, 0, 0].unique(return_counts=True)
+    assert corners[0].tolist() == [6 * y + x for y in range(4) for x in range(4)]
+    assert corners[1].min() > 10  # of 25 each
+
+
+@pytest.mark.parametrize(("crop", "side"), [(None, 16), (8, 8), (4, 4), (16, 16), (32, 16)])
+def test_training_sees_crops_and_sampling_whole_pictures(
+    make_stage, make_batch, condition, crop, side
+):
+    stage = make_stage(SUPER, crop=crop)
+    seen = []
+    stage.unet.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[3])))
+    stage.loss(make_batch(3, 16), Draws(0, 1, 0, 3)).sum().backward()
+    stage.sample(condition(SUPER), (1, 2, 3), SamplingConfig(timesteps=1))
+    (x, low_res), (painted, _) = seen
+    assert x.shape[1:] == (3, side, side) and low_res.shape[1:] == (3, side // 2, side // 2)
+    assert painted.shape[2:] == (16, 16)
 
 
 class Spy:
