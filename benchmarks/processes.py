@@ -2,9 +2,10 @@
 
     python -m benchmarks.processes
 
-The demo's cascade with its batch sizes, data and text included, DDP, gloo. Every process has one
-thread and is kept on a core of its own; the batch is shared out, so that all cases train the same
-weights. The numbers of processes alternate. On a GPU (``--device cuda``) each has its own GPU
+The demo's cascade, data and text included, DDP, gloo: with its own batches and with batches four
+times as large, as every process repeats what a step costs beside its pictures. Every process has
+one thread and is kept on a core of its own; the batch is shared out, so that all cases train the
+same weights. The numbers of processes alternate. On a GPU (``--device cuda``) each has its own GPU
 instead. Nothing else should compute on the machine meanwhile.
 """
 
@@ -66,7 +67,7 @@ def work(case: Case, told: Path) -> None:
     batches = training_batches(
         ShapesDataset(size=parameters.imagen.image_sizes[-1][0]),
         EmbeddingCache(imagen.text_encoder),
-        config.batch_size_of(i),
+        case["batch"],
         config.seed,
         0,
         steps,
@@ -82,7 +83,7 @@ def work(case: Case, told: Path) -> None:
     synchronize(processes.device)
     seconds = processes.mean(time.perf_counter() - began)
     if processes.is_main:
-        images = case["steps"] * config.batch_size_of(i)
+        images = case["steps"] * case["batch"]
         row = {"images_per_second": images / seconds, "seconds": seconds, "images": images}
         told.write_text(json.dumps(row), "utf-8")
     processes.end()
@@ -102,14 +103,18 @@ def cases(quick: bool, device: str, most: int) -> Iterator[Case]:
         "cascade": str(cascade.relative_to(ROOT)),
         "settings": fingerprint(*parameters[:2]),
         "device": device,
-        "warmup": 1 if quick else 16,
-        "steps": 2 if quick else 160,  # of 32 rows: ten windows of 512 captions
     }
-    for stage in (0,) if quick else range(len(parameters.imagen.stages)):
-        for repeat in range(1 if quick else 5):
+    for stage, times in ((0, 1),) if quick else ((0, 4), (0, 1), (1, 4), (1, 1)):
+        batch = times * parameters.training.batch_size_of(stage)
+        # Three windows of captions are measured, after the one that is read before the first step.
+        steps = (
+            {"warmup": 1, "steps": 2} if quick else {"warmup": 512 // batch, "steps": 1536 // batch}
+        )
+        asked = common | {"stage": stage, "batch": batch} | steps
+        for repeat in range(1 if quick else 3):
             for count in range(1, most + 1):
-                if parameters.training.batch_size_of(stage) % count == 0:
-                    yield common | {"stage": stage, "processes": count, "repeat": repeat}
+                if batch % count == 0:
+                    yield asked | {"processes": count, "repeat": repeat}
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

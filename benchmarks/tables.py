@@ -226,19 +226,19 @@ def text(rows: list[Row]) -> list[str]:
 
 def processes(rows: list[Row]) -> list[str]:
     """Return the table of throughput against the number of processes."""
-    groups: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    groups: dict[tuple[int, int, str, int], list[float]] = defaultdict(list)
     for row in rows:
         case = row["case"]
-        key = case["stage"], case["device"], case["processes"]
+        key = case["stage"], case["batch"], case["device"], case["processes"]
         groups[key].append(row["images_per_second"])
     table: Table = [
-        ("stage", "device", "processes", "images/s (min-max)", "runs", "of one process")
+        ("stage", "batch", "device", "processes", "images/s (min-max)", "runs", "of one process")
     ]
-    for (stage, device, count), rates in groups.items():
-        one, rate = groups.get((stage, device, 1)), statistics.median(rates)
+    for (stage, batch, device, count), rates in groups.items():
+        one, rate = groups.get((stage, batch, device, 1)), statistics.median(rates)
         cells = f"{rate:.1f} ({min(rates):.1f}-{max(rates):.1f})", len(rates)
         times = f"{rate / statistics.median(one):.2f} x" if one else ""
-        table.append((stage, device, count, *cells, times))
+        table.append((stage, batch, device, count, *cells, times))
     return markdown(table)
 
 

@@ -5,6 +5,7 @@ averaged. Sharded (FSDP2): every process holds its share of each weight, gradien
 the blocks of the network are put together one at a time where they are needed.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from minimagen.batch import Batch
 from minimagen.device import resolve_device
 from minimagen.draws import Draws
 from minimagen.errors import UserError
-from minimagen.training.processes import LossFunction, Processes
+from minimagen.training.processes import LossFunction, Processes, RowFunction
 
 T = TypeVar("T")
 FAREWELL = 0.2  # seconds
@@ -100,6 +101,17 @@ class ManyProcesses(Processes):
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return every ``world``-th item; all of them where each forward pass needs everybody."""
         return items if self.sharded else items[self.rank :: self.world]
+
+    def spread(self, function: RowFunction, rows: Tensor) -> Tensor:
+        """Return ``function(rows)``, of which every process computes some rows, for all."""
+        each = math.ceil(len(rows) / self.world)
+        mine = rows[self.rank * each : (self.rank + 1) * each]
+        found = torch.zeros(each, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+        if len(mine):
+            found[: len(mine)] = function(mine)
+        everybody = rows.new_empty(self.world * each, *rows.shape[1:])
+        dist.all_gather_into_tensor(everybody, found)
+        return everybody[: len(rows)]
 
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Put shards together, one tensor at a time, and keep them in the main process."""

@@ -1,7 +1,7 @@
 """Muon: a matrix's step is its momentum made orthogonal (Jordan et al. 2024; arXiv 2502.16982)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 
 import torch
@@ -51,6 +51,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         momentum: Decay of the gradient's average.
         weight_decay: Decoupled, times ``lr``.
+        spread: Computes ``function(rows)``; several processes share the rows out.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        spread: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] = lambda f, rows: f(rows),
     ) -> None:
+        self._spread = spread
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(matrices, defaults)
 
@@ -74,7 +77,8 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in of_one_shape.items():
                 momenta = [self._momentum(p, group["momentum"]) for p in parameters]
                 flat = torch.stack([_last_in_channels(m).flatten(1) for m in momenta])
-                steps = orthogonalise(flat).unflatten(2, _last_in_channels(parameters[0]).shape[1:])
+                steps = self._spread(orthogonalise, flat)
+                steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])
                 size = 0.2 * max(flat.shape[1:]) ** 0.5
                 for p, step in zip(parameters, steps, strict=True):
                     p.mul_(1.0 - group["lr"] * group["weight_decay"])

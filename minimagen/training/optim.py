@@ -5,19 +5,24 @@ from torch import nn
 
 from minimagen.config import StageTrainingConfig
 from minimagen.training.muon import Muon
+from minimagen.training.processes import Processes
 
 
-def build_optimizers(stage: nn.Module, config: StageTrainingConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    stage: nn.Module, config: StageTrainingConfig, processes: Processes
+) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together train every parameter of ``stage``.
 
     ``muon`` trains ``stage.hidden_matrices()`` (none, where the stage names none) with Muon and all
     else with AdamW, ``adamw`` all with AdamW. Weight decay acts on matrices and kernels only.
+    The processes share out what Muon computes.
     """
     every = [p for p in stage.parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer] = []
     hidden: list[nn.Parameter] = getattr(stage, "hidden_matrices", list)()
     if hidden and config.optimizer == "muon":
-        optimizers.append(Muon(hidden, config.optim_lr, weight_decay=config.weight_decay))
+        decay, spread = config.weight_decay, processes.spread
+        optimizers.append(Muon(hidden, config.optim_lr, weight_decay=decay, spread=spread))
         taken = {id(p) for p in hidden}
         every = [p for p in every if id(p) not in taken]
     groups = [

@@ -20,6 +20,7 @@ from minimagen.errors import UserError
 
 T = TypeVar("T")
 LossFunction = Callable[[Batch, Draws], Tensor]
+RowFunction = Callable[[Tensor], Tensor]  # what it makes of a row does not depend on the others
 
 
 class Processes:
@@ -66,6 +67,10 @@ class Processes:
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return the items that this process computes; together they make up all."""
         return items
+
+    def spread(self, function: RowFunction, rows: Tensor) -> Tensor:
+        """Return ``function(rows)``, of which every process computes some rows, for all."""
+        return function(rows)
 
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with all their shards, in the main process; elsewhere maybe none."""

@@ -61,7 +61,7 @@ class Trainer:
         self.precision = precision
         self.step = 0
         self.best_loss = math.inf
-        self.optimizers = build_optimizers(stage, config)
+        self.optimizers = build_optimizers(stage, config, self.processes)
         self.ema = EMA(stage, config.ema_decay)
 
     @property

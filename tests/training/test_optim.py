@@ -6,6 +6,7 @@ from minimagen.config import StageConfig, StageTrainingConfig
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.muon import Muon
 from minimagen.training.optim import build_optimizers, learning_rate
+from minimagen.training.processes import Processes
 
 SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
 CONFIG = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)
@@ -38,7 +39,7 @@ def test_in_short_runs_the_warm_up_takes_at_most_a_tenth(total):
 def test_weight_decay_acts_on_matrices_only():
     module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     config = StageTrainingConfig(optimizer="adamw", weight_decay=0.1)
-    [optimizer] = build_optimizers(module, config)
+    [optimizer] = build_optimizers(module, config, Processes())
     before = [p.detach().clone() for p in module.parameters()]
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -51,18 +52,18 @@ def test_weight_decay_acts_on_matrices_only():
 def test_frozen_parameters_are_left_out():
     module = nn.Linear(2, 2)
     module.bias.requires_grad_(False)
-    [optimizer] = build_optimizers(module, CONFIG.replace(optimizer="adamw"))
+    [optimizer] = build_optimizers(module, CONFIG.replace(optimizer="adamw"), Processes())
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
 
 
 def test_a_module_that_names_no_hidden_matrices_is_trained_by_adamw_alone():
-    [optimizer] = build_optimizers(nn.Linear(2, 2), CONFIG.replace(optimizer="muon"))
+    [optimizer] = build_optimizers(nn.Linear(2, 2), CONFIG.replace(optimizer="muon"), Processes())
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
 def test_muon_trains_the_hidden_matrices_and_adamw_every_other_parameter_once():
     stage = DiffusionStage(1, StageConfig(unet=SHAPE), (16, 16), (8, 8), 12)
-    muon, adamw = build_optimizers(stage, CONFIG)
+    muon, adamw = build_optimizers(stage, CONFIG, Processes())
     assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in stage.named_parameters()}
     by_muon, by_adamw = (
