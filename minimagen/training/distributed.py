@@ -102,16 +102,24 @@ class ManyProcesses(Processes):
         """Return every ``world``-th item; all of them where each forward pass needs everybody."""
         return items if self.sharded else items[self.rank :: self.world]
 
-    def spread(self, function: RowFunction, rows: Tensor) -> Tensor:
-        """Return ``function(rows)``, of which every process computes some rows, for all."""
-        each = math.ceil(len(rows) / self.world)
-        mine = rows[self.rank * each : (self.rank + 1) * each]
-        found = torch.zeros(each, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
-        if len(mine):
-            found[: len(mine)] = function(mine)
-        everybody = rows.new_empty(self.world * each, *rows.shape[1:])
-        dist.all_gather_into_tensor(everybody, found)
-        return everybody[: len(rows)]
+    def spread(self, function: RowFunction, groups: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``function(rows)`` of every group; each process computes some rows for all."""
+        mine = []
+        for rows in groups:
+            each = math.ceil(len(rows) / self.world)
+            part = rows[self.rank * each : (self.rank + 1) * each]
+            found = torch.zeros(each, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+            if len(part):
+                found[: len(part)] = function(part)
+            mine.append(found)
+        flat = torch.cat([found.flatten() for found in mine])  # one gathering for all groups
+        everybody = [torch.empty_like(flat) for _ in range(self.world)]
+        dist.all_gather(everybody, flat)
+        sizes = [found.numel() for found in mine]
+        return [
+            torch.cat(parts).view(-1, *rows.shape[1:])[: len(rows)]
+            for rows, *parts in zip(groups, *(each.split(sizes) for each in everybody), strict=True)
+        ]
 
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Put shards together, one tensor at a time, and keep them in the main process."""

@@ -1,11 +1,13 @@
 """Muon: a matrix's step is its momentum made orthogonal (Jordan et al. 2024; arXiv 2502.16982)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
+
+Spread = Callable[[Callable[[Tensor], Tensor], Sequence[Tensor]], list[Tensor]]
 
 # Odd quintics, each the best on the interval where the one before leaves the singular values, for
 # values from 0.01 to 1 (as in Polar Express, arXiv 2505.16932): they end in [0.73, 1.27]. Three
@@ -51,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         momentum: Decay of the gradient's average.
         weight_decay: Decoupled, times ``lr``.
-        spread: Computes ``function(rows)``; several processes share the rows out.
+        spread: Computes ``function(rows)`` of every group, where processes share the rows out.
     """
 
     def __init__(
@@ -60,9 +62,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        spread: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] = lambda f, rows: f(rows),
+        spread: Spread | None = None,
     ) -> None:
-        self._spread = spread
+        self._spread = spread or _alone
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(matrices, defaults)
 
@@ -74,15 +76,17 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     of_one_shape[p.shape].append(p)
-            for shape, parameters in of_one_shape.items():
+            flat = []
+            for parameters in of_one_shape.values():
                 momenta = [self._momentum(p, group["momentum"]) for p in parameters]
-                flat = torch.stack([_last_in_channels(m).flatten(1) for m in momenta])
-                steps = self._spread(orthogonalise, flat)
+                flat.append(torch.stack([_last_in_channels(m).flatten(1) for m in momenta]))
+            all_steps = self._spread(orthogonalise, flat)
+            for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
+                size = 0.2 * max(steps.shape[1:]) ** 0.5
                 steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])
-                size = 0.2 * max(flat.shape[1:]) ** 0.5
                 for p, step in zip(parameters, steps, strict=True):
                     p.mul_(1.0 - group["lr"] * group["weight_decay"])
-                    step = step.movedim(-1, 1) if len(shape) > 2 else step
+                    step = step.movedim(-1, 1) if step.ndim > 2 else step
                     p.add_(step, alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: Tensor, decay: float) -> Tensor:
@@ -94,6 +98,10 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(gradient, 1.0 - decay)
         return gradient.lerp(average, decay)
+
+
+def _alone(function: Callable[[Tensor], Tensor], groups: Sequence[Tensor]) -> list[Tensor]:
+    return [function(rows) for rows in groups]
 
 
 def _last_in_channels(kernel: Tensor) -> Tensor:

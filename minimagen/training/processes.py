@@ -68,9 +68,9 @@ class Processes:
         """Return the items that this process computes; together they make up all."""
         return items
 
-    def spread(self, function: RowFunction, rows: Tensor) -> Tensor:
-        """Return ``function(rows)``, of which every process computes some rows, for all."""
-        return function(rows)
+    def spread(self, function: RowFunction, groups: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``function(rows)`` of every group; each process computes some rows for all."""
+        return [function(rows) for rows in groups]
 
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors with all their shards, in the main process; elsewhere maybe none."""
