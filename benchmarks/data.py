@@ -14,6 +14,7 @@
 """
 
 import io
+import itertools
 import json
 import os
 import re
@@ -158,7 +159,7 @@ def speed(case: Case) -> Row:
 def waiting(case: Case) -> Row:
     """Return the share of a stage's training time in which it waits for batches, and for text."""
     from minimagen.data.embedding_cache import EmbeddingCache
-    from minimagen.data.loader import training_batches
+    from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import read_parameters
     from minimagen.text.t5 import T5Encoder
@@ -177,14 +178,13 @@ def waiting(case: Case) -> Row:
         data = opened(case["source"], Path(folder) / "data", 256, case["count"], side)
         encode = Timed(EmbeddingCache.on_disk(encoder, case["source"] == "shapes"))
         first = case["warmup"]
-        batches = training_batches(
-            data, encode, size, 0, 0, first + case["steps"], case["num_workers"]
-        )
+        ahead = first + case["steps"] + ENCODED_AT_ONCE  # steps that are not reached
+        batches = training_batches(data, encode, size, 0, 0, ahead, case["num_workers"])
         for _ in range(first):
             next(batches)  # every picture of a folder, none of it trained on
         encode.seconds = waited = 0.0
         before = started = time.perf_counter()
-        for batch in batches:
+        for batch in itertools.islice(batches, case["steps"]):
             waited += time.perf_counter() - before
             trainer.train_step(batch)
             before = time.perf_counter()

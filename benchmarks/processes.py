@@ -30,7 +30,7 @@ from benchmarks.measuring import (
 )
 from minimagen import Imagen, ShapesDataset
 from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import training_batches
+from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
 from minimagen.storage.directory import read_parameters
 from minimagen.training.processes import launched
 from minimagen.training.trainer import Trainer
@@ -70,7 +70,7 @@ def work(case: Case, told: Path) -> None:
         case["batch"],
         config.seed,
         0,
-        steps,
+        steps + ENCODED_AT_ONCE,  # further than is trained: reading goes on to the end
         rank=processes.rank,
         world=processes.world,
     )
@@ -80,6 +80,8 @@ def work(case: Case, told: Path) -> None:
         if trainer.step == case["warmup"]:
             synchronize(processes.device)
             began = time.perf_counter()
+        if trainer.done:
+            break
     synchronize(processes.device)
     seconds = processes.mean(time.perf_counter() - began)
     if processes.is_main:

@@ -214,7 +214,7 @@ def text(rows: list[Row]) -> list[str]:
             told = (case["mode"], f"{times} are text: {row['share']:.1%}")
         elif case["what"] == "start":
             first, again = row["first_seconds"], row["again_seconds"]
-            seconds = f"{first:.1f} s to the first step, {again:.1f} s once captions are encoded"
+            seconds = f"{first:.1f} s to the first step, {again:.1f} s the second time"
             told = (f"{case['pictures']} pictures", seconds)
         else:
             peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6

@@ -159,7 +159,8 @@ class StageConfig(Config):
     """Noise augmentation levels are drawn uniformly from [0, this] in training."""
     crop: PositiveInt | None = None
     """Super-resolution is trained on squares of this side, cut out anywhere; None: on whole
-    pictures, as it paints (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024)."""
+    pictures, as it paints (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024). A side
+    that is shorter stays whole."""
 
     def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:
         """Return what is left of pictures of these sizes where training cuts them."""
@@ -214,12 +215,14 @@ class ImagenConfig(Config):
             raise ValueError(f"stage 0: crop is {crop}, but only super-resolution crops; give null")
         sizes = zip(self.image_sizes[i], self.image_sizes[i - 1], strict=True)
         factors = [high / low for high, low in sizes]
-        step = math.lcm(self.stages[i].unet.divisor, math.ceil(factors[0]))
-        if factors[0] != factors[1] or factors[0] % 1 or crop % step:
+        if factors[0] != factors[1] or factors[0] % 1:
             raise ValueError(
-                f"stage {i}: crop is {crop}; crops need sizes that grow by one whole factor "
-                f"({factors[0]:g} and {factors[1]:g} here) and a multiple of {step}"
+                f"stage {i}: crops need sizes that grow by one whole factor, "
+                f"here {factors[0]:g} and {factors[1]:g}; give null for crop"
             )
+        step = math.lcm(self.stages[i].unet.divisor, int(factors[0]))
+        if crop % step:
+            raise ValueError(f"stage {i}: crop is {crop}, must be a multiple of {step}")
 
     def with_side(self, side: int) -> "ImagenConfig":
         """Return the cascade scaled so that the final pictures' longer side is ``side`` px."""

@@ -241,6 +241,8 @@ class Imagen(nn.Module):
         """Return what weights of stage ``i`` depend on, for the header of their file."""
         config = self.config
         stage = config.stages[i].model_dump(mode="json", exclude={"sampling"})
+        if stage["crop"] is None:
+            del stage["crop"]  # as in files from before there were crops
         sizes = [list(size) for size in config.image_sizes[max(0, i - 1) : i + 1]]
         return stage | {"image_sizes": sizes, "text_encoder_name": config.text_encoder_name}
 

@@ -145,9 +145,9 @@ def test_settings_that_are_not_valid_are_refused_in_one_line(imagen, options, me
     ("sizes", "crops", "message"),
     [
         ([8, 16], (4, None), "stage 0: crop is 4, but only super-resolution crops"),
-        ([8, 16], (None, 3), "stage 1: crop is 3.*a multiple of 2"),
-        ([8, 20], (None, 4), "one whole factor .2.5 and 2.5 here"),
-        ([[8, 8], [16, 24]], (None, 4), "one whole factor .2 and 3 here"),
+        ([8, 16], (None, 3), "stage 1: crop is 3, must be a multiple of 2"),
+        ([8, 20], (None, 4), "one whole factor, here 2.5 and 2.5"),
+        ([[8, 8], [16, 24]], (None, 4), "one whole factor, here 2 and 3"),
     ],
 )
 def test_crops_that_cannot_be_cut_out_of_both_pictures_are_refused(sizes, crops, message):

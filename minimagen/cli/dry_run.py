@@ -101,7 +101,8 @@ def report(parameters: Parameters) -> str:
 
 
 def _trained_on(config: ImagenConfig, i: int) -> str:
-    size, _ = config.stages[i].trained_on(config.image_sizes[i], config.image_sizes[i - 1])
+    low = config.image_sizes[i - 1] if i else None
+    size, _ = config.stages[i].trained_on(config.image_sizes[i], low)
     return f"{size[0]} x {size[1]}"
 
 
@@ -256,10 +257,11 @@ def _flop_rows(costs: list[Cost], parameters: Parameters) -> list[list[str]]:
     runs = [s.timesteps * (2 if s.sampler == "heun" else 1) for s in samplings]
     runs = [n - (s.sampler == "heun") for n, s in zip(runs, samplings, strict=True)]
     totals = [h * (c.text_flops + n * c.flops) for c, h, n in zip(costs, halves, runs, strict=True)]
+    crops = [["  of its crop, in training", *(_flops(c.training_flops) for c in costs)]]
     return [
         ["FLOPs of one picture, forward", *(_flops(c.flops) for c in costs)],
+        *(crops if any(stage.crop for stage in parameters.imagen.stages) else ()),
         ["  its text, once", *(_flops(c.text_flops) for c in costs)],
-        ["  in training", *(_flops(c.training_flops) for c in costs)],
         ["  sampler, steps", *(f"{s.sampler}, {s.timesteps}" for _, s in pairs)],
         ["  guidance", *(f"{s.guidance_scale:g}" for _, s in pairs)],
         ["FLOPs to paint one picture", *(_flops(total) for total in totals)],

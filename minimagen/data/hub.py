@@ -254,6 +254,8 @@ def _opened(
         return _fetched(tables[0], found, framing)
     columns = [_find_columns(table.features or {}, name, caption_column) for table in tables]
     rows = [_narrowed(t, c) for t, c in zip(tables, columns, strict=True)]
+    if isinstance(rows[0], datasets.Dataset):
+        _check_arrow(rows, name)
     if isinstance(rows[0], datasets.IterableDataset):
         streams = [HubStream(r, c, name) for r, c in zip(rows, columns, strict=True)]
         return PictureStream(streams[0], framing, streams[1] if len(streams) > 1 else None)
@@ -262,6 +264,17 @@ def _opened(
     ]
     parts[0].validation = parts[1] if len(parts) > 1 else None
     return parts[0]
+
+
+def _check_arrow(tables: list[Any], name: str) -> None:
+    """Refuse Arrow files whose offsets lie or whose text is none: Arrow itself would crash."""
+    import pyarrow
+
+    try:
+        for table in tables:
+            table.data.validate(full=True)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{name} is damaged: {_line(error)}; write it anew") from error
 
 
 def _addresses(rows: Any, name: str, wanted: str) -> list[str] | None:

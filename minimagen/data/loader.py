@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -167,6 +169,7 @@ def training_batches(
         num_workers=num_workers,
         collate_fn=collate_loaded,
         worker_init_fn=leave_signals_to_the_run,
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
     for batch in _encoded_ahead(itertools.islice(_in_one_line(loader), stop - start), encode):
@@ -186,15 +189,16 @@ def _encoded_ahead(
     ready: deque[Collated] = deque()
 
     def encode_read() -> None:
+        watch.add(read)
         encode([caption for batch in read for caption in batch.captions])
         ready.extend(read)
         read.clear()
 
     for batch in batches:
-        watch.add(batch)
         read.append(batch)
         if (
-            sum(len(each.captions) for each in read) >= ENCODED_AT_ONCE
+            not batch.captions
+            or sum(len(each.captions) for each in read) >= ENCODED_AT_ONCE
             or sum(each.images.nbytes for each in read) >= READ_AHEAD
         ):
             encode_read()
@@ -214,7 +218,9 @@ def leave_signals_to_the_run(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # where it is missing, on macOS, torch's handler stays
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+        run = multiprocessing.parent_process()
+        assert run is not None, "only workers come here"
+        threading.Thread(target=_end_when_told_by, args=(run.pid,), daemon=True).start()
 
 
 def _end_when_told_by(run: int) -> None:
@@ -261,21 +267,24 @@ class Watch:
         self._bad = BadSamples()
         self._told = False
 
-    def add(self, batch: Collated) -> None:
-        """Look at the next batch.
+    def add(self, batches: Sequence[Collated]) -> None:
+        """Look at some batches.
 
         Raises:
             UserError: more than 5 % of all samples so far are bad, or very many in a row.
         """
-        self._bad.add(batch.bad, len(batch.captions) + len(batch.bad))
-        if not batch.captions:
-            raise UserError(f"{TRIES} bad pictures in a row; the first of all: {batch.bad[0]}")
-        if batch.enlarged and not self._told:
-            height, width = batch.images.shape[-2:]
+        good = sum(len(batch.captions) for batch in batches)
+        bad = [reason for batch in batches for reason in batch.bad]
+        self._bad.add(bad, good + len(bad))
+        if not all(batch.captions for batch in batches):
+            raise UserError(f"{TRIES} bad pictures in a row; the first of all: {bad[0]}")
+        enlarged = sum(batch.enlarged for batch in batches)
+        if enlarged and not self._told:
+            height, width = batches[0].images.shape[-2:]
             log.warning(
-                "pictures are smaller than %d x %d and are enlarged (%d of %d): "
+                "%d of the first %d pictures are smaller than %d x %d and were enlarged: "
                 "super-resolution learns their blur; a smaller --IMG_SIDE_LEN avoids it",
-                height, width, batch.enlarged, len(batch.captions),
+                enlarged, good, height, width,
             )  # fmt: skip
             self._told = True
 

@@ -36,6 +36,7 @@ HUB_ENCODERS = {
 """Short name -> (hub id, embedding width), so that a dry run needs neither network nor weights."""
 
 SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")
+BUCKETS, DISTANCE = "relative_attention_num_buckets", "relative_attention_max_distance"
 LARGEST = 1 << 20  # of any of these
 T5_VOCAB_SIZE = 32_128  # where config.json gives none
 KNOWN_NAMES = ("t5_mini", *HUB_ENCODERS)
@@ -109,10 +110,18 @@ def read_config(source: str) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("model_type") != "t5" or "d_model" not in config:
         raise UserError(f"{path} does not describe a T5; give a T5 encoder, for example t5_mini")
-    for key in SIZES:
+    for key in (*SIZES, BUCKETS, DISTANCE):
         size = config.get(key, 1)  # what is not there has transformers' default
-        if type(size) is not int or not 1 <= size <= LARGEST:
-            raise UserError(f"{path}: {key} is {size!r}, must be a whole number of 1 to {LARGEST}")
+        least = 0 if key == "num_layers" else 1  # without layers T5 is a bag of words
+        if type(size) is not int or not least <= size <= LARGEST:
+            wanted = f"must be a whole number of {least} to {LARGEST}"
+            raise UserError(f"{path}: {key} is {size!r}, {wanted}")
+    buckets, distance = config.get(BUCKETS, 32), config.get(DISTANCE, 128)
+    if buckets < 4 or distance <= buckets // 4:
+        raise UserError(
+            f"{path}: {BUCKETS} is {buckets} and {DISTANCE} {distance}; they must be at least 4, "
+            "and more than a quarter of that"
+        )
     return config
 
 
@@ -168,9 +177,7 @@ def _check_tokens(path: Path, tokens: int, vocab_size: int) -> None:
 def load_model(source: str, device: torch.device | str) -> Any:
     """Return the encoder in eval mode without gradients; only safetensors are ever read."""
     import torch
-    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
-    from transformers.models.t5.configuration_t5 import T5Config
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     if Path(source).is_dir() and not any(Path(source).glob("*.safetensors")):
@@ -182,7 +189,7 @@ def load_model(source: str, device: torch.device | str) -> Any:
     local = Path(source).is_dir() or not is_on_hub(source)
     with _quiet_transformers():
         try:
-            config = T5Config.from_pretrained(source, local_files_only=local)
+            config = _checked_config(source, local)
             model, report = load(
                 source,
                 config=config,
@@ -193,14 +200,30 @@ def load_model(source: str, device: torch.device | str) -> Any:
             )
         except OSError as error:
             raise cannot_fetch(source) from error
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, RuntimeError, ValueError) as error:
             raise UserError(f"the weights in {source!r} are damaged or not its own") from error
-        except (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError) as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"config.json of {source!r} describes no T5: {why}") from error
     if report["missing_keys"]:
         raise UserError(f"the weights in {source!r} lack {sorted(report['missing_keys'])[0]!r}")
     return model.eval().requires_grad_(False).to(device)
+
+
+def _checked_config(source: str, local: bool) -> Any:
+    """Return transformers' configuration, after a network without weights was built from it."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.models.t5.configuration_t5 import T5Config
+    from transformers.models.t5.modeling_t5 import T5EncoderModel
+
+    try:
+        config = T5Config.from_pretrained(source, local_files_only=local)
+        with torch.device("meta"):
+            T5EncoderModel(config)
+    except (
+        StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, RuntimeError
+    ) as error:  # fmt: skip
+        why = " ".join(str(error).split())
+        raise UserError(f"config.json of {source!r} describes no T5: {why}") from error
+    return config
 
 
 def choose_dtype(config: Any, device: torch.device) -> torch.dtype:

@@ -5,7 +5,6 @@ averaged. Sharded (FSDP2): every process holds its share of each weight, gradien
 the blocks of the network are put together one at a time where they are needed.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -103,22 +102,29 @@ class ManyProcesses(Processes):
         return items if self.sharded else items[self.rank :: self.world]
 
     def spread(self, function: RowFunction, groups: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``function(rows)`` of every group; each process computes some rows for all."""
-        mine = []
+        """Share the rows out by their size, in one line from the first group to the last."""
+        if not groups:
+            return []
+        total, before = sum(rows.numel() for rows in groups), 0
+        cuts: list[list[int]] = []  # of each group: where each process's rows begin, and the end
         for rows in groups:
-            each = math.ceil(len(rows) / self.world)
-            part = rows[self.rank * each : (self.rank + 1) * each]
-            found = torch.zeros(each, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+            ends = [(r * total / self.world - before) / rows[0].numel() for r in range(self.world)]
+            cuts.append([*(min(max(round(end), 0), len(rows)) for end in ends), len(rows)])
+            before += rows.numel()
+        both = list(zip(groups, cuts, strict=True))
+        sizes = [
+            [rows[cut[r] : cut[r + 1]].numel() for rows, cut in both] for r in range(self.world)
+        ]
+        found = groups[0].new_zeros(max(map(sum, sizes)))
+        parts = found[: sum(sizes[self.rank])].split(sizes[self.rank])
+        for (rows, cut), part in zip(both, parts, strict=True):
             if len(part):
-                found[: len(part)] = function(part)
-            mine.append(found)
-        flat = torch.cat([found.flatten() for found in mine])  # one gathering for all groups
-        everybody = [torch.empty_like(flat) for _ in range(self.world)]
-        dist.all_gather(everybody, flat)
-        sizes = [found.numel() for found in mine]
+                part.copy_(function(rows[cut[self.rank] : cut[self.rank + 1]]).flatten())
+        everybody = [torch.empty_like(found) for _ in range(self.world)]
+        dist.all_gather(everybody, found)
+        theirs = [e[: sum(size)].split(size) for e, size in zip(everybody, sizes, strict=True)]
         return [
-            torch.cat(parts).view(-1, *rows.shape[1:])[: len(rows)]
-            for rows, *parts in zip(groups, *(each.split(sizes) for each in everybody), strict=True)
+            torch.cat(parts).view_as(rows) for rows, *parts in zip(groups, *theirs, strict=True)
         ]
 
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
 """Muon: a matrix's step is its momentum made orthogonal (Jordan et al. 2024; arXiv 2502.16982)."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-Spread = Callable[[Callable[[Tensor], Tensor], Sequence[Tensor]], list[Tensor]]
+from minimagen.training.processes import Processes
 
 # Odd quintics, each the best on the interval where the one before leaves the singular values, for
 # values from 0.01 to 1 (as in Polar Express, arXiv 2505.16932): they end in [0.73, 1.27]. Three
@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         momentum: Decay of the gradient's average.
         weight_decay: Decoupled, times ``lr``.
-        spread: Computes ``function(rows)`` of every group, where processes share the rows out.
+        processes: Those that share out the work; each must make every step.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        spread: Spread | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self._spread = spread or _alone
+        self._processes = processes or Processes()
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(matrices, defaults)
 
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
             for parameters in of_one_shape.values():
                 momenta = [self._momentum(p, group["momentum"]) for p in parameters]
                 flat.append(torch.stack([_last_in_channels(m).flatten(1) for m in momenta]))
-            all_steps = self._spread(orthogonalise, flat)
+            all_steps = self._processes.spread(orthogonalise, flat)
             for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
                 size = 0.2 * max(steps.shape[1:]) ** 0.5
                 steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])
@@ -98,10 +98,6 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(gradient, 1.0 - decay)
         return gradient.lerp(average, decay)
-
-
-def _alone(function: Callable[[Tensor], Tensor], groups: Sequence[Tensor]) -> list[Tensor]:
-    return [function(rows) for rows in groups]
 
 
 def _last_in_channels(kernel: Tensor) -> Tensor:

@@ -69,7 +69,9 @@ class Processes:
         return items
 
     def spread(self, function: RowFunction, groups: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``function(rows)`` of every group; each process computes some rows for all."""
+        """Return ``function(rows)`` of every group, [k ...] -> [k ...]; each process computes some
+        rows for all. Everybody has to call it, with groups of the same shapes.
+        """
         return [function(rows) for rows in groups]
 
     def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -211,7 +211,7 @@ def test_enlarged_pictures_are_told_once(
     dataset = load_folder(tmp_path, Framing((16, 16)))
     with caplog.at_level(logging.WARNING):
         _captions(dataset, text_encoder, 0, 300)
-    assert caplog.text.count("smaller than 16 x 16 and are enlarged") == 1
+    assert caplog.text.count("smaller than 16 x 16 and were enlarged") == 1
 
 
 @pytest.mark.parametrize(("pictures", "ahead"), [(512, 512), (12, 12), (1, 4)])
