@@ -156,6 +156,13 @@ def test_crops_that_cannot_be_cut_out_of_both_pictures_are_refused(sizes, crops,
         ImagenConfig(image_sizes=sizes, stages=stages)
 
 
+def test_a_stage_without_crops_is_the_one_it_was_before_there_were_any(text_encoder):
+    stages = [{"unet": UNET}, {"unet": UNET, "crop": 8}]
+    imagen = Imagen(ImagenConfig(image_sizes=[8, 16], stages=stages), text_encoder)
+    assert "crop" not in imagen.stage_identity(0)
+    assert imagen.stage_identity(1)["crop"] == 8
+
+
 def test_initial_weights_depend_on_seed_and_stage_only(text_encoder):
     stage = {"unet": UNET}
     small = ImagenConfig(image_sizes=[8], stages=[stage])

@@ -1,6 +1,7 @@
 """What the `datasets` library reads: parquet, saved data sets, the hub; labels become words."""
 
 import io
+import struct
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -147,6 +148,26 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
         with pytest.raises((UserError, hub.BadSampleError), match=name) as error:
             list(load_dataset(tmp_path / name, (8, 8), caption_column="label"))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (struct.pack("<4i", 0, 5, 10, 15), struct.pack("<4i", 0, 5, 10**9, 15)),
+        (b"number", b"n\xff\xff\xff\xff\xff"),
+    ],
+    ids=["offsets", "text"],
+)
+def test_an_arrow_file_that_lies_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
+    """Arrow maps such a file as it is: wrong offsets would be read outside of its memory."""
+    _table(3, text=["black", "white", "green"], more=["number"] * 3).save_to_disk(tmp_path)
+    (file,) = tmp_path.glob("*.arrow")
+    content = file.read_bytes()
+    assert old in content
+    file.write_bytes(content.replace(old, new))
+    with pytest.raises(UserError, match="is damaged") as error:
+        load_dataset(tmp_path, (8, 8), caption_column="text" if old[0] == 0 else "more")
+    assert "\n" not in str(error.value)
 
 
 def test_a_picture_that_is_a_pickle_is_only_a_bad_picture(tmp_path: Path) -> None:
