@@ -191,7 +191,7 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     for wanted in (
         "`train.py, unknown flag`",
         "x speed",
-        "| 0 | cpu | 2 |",
+        "| cpu | 2 |",
         "| pixels |",
         "| ddpm | 4 |",
         "| warm",
