@@ -10,18 +10,14 @@ from PIL.Image import Image
 from minimagen.batch import Batch
 from minimagen.config import DataConfig, TrainingConfig
 from minimagen.contact_sheet import contact_sheet, save_sheet
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import good_samples, training_batches, validation_batches
-from minimagen.data.sample import CaptionedDataset
-from minimagen.data.split import at_most, split_train_valid
+from minimagen.data.loader import training_batches
 from minimagen.data.stream import PROMISE, PictureStream, TrainingData
-from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
 from minimagen.storage.joining import start_directory
-from minimagen.text.encoding import TextEncoder
 from minimagen.training.boards import check_board, start_board
+from minimagen.training.inputs import Inputs, prepare_inputs
 from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.length import steps_of
 from minimagen.training.processes import Processes, launched
@@ -31,8 +27,6 @@ from minimagen.training.settings import check_settings, chosen_stages
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 
-VALIDATED_AT_ONCE = 32
-ON_SHEET = 16  # captions of the validation set that are painted, where none are given
 METRICS_EVERY = 50  # steps between lines of metrics.jsonl
 
 
@@ -82,39 +76,24 @@ def train(
         check_settings(config, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
         _to_device(imagen, chosen, processes, config.activation_checkpointing)
-        inputs = _inputs(imagen, dataset, data, config)
-    training = inputs.training
-    steps = steps_of(imagen, training, config, inputs.encode, chosen, processes)
+        inputs = prepare_inputs(imagen, dataset, data, config)
+    steps = steps_of(imagen, inputs.training, config, inputs.encode, chosen, processes)
     config = config.replace(steps=steps, epochs=None, minutes=None)
-    identities = [run_identity(imagen, config, data, training, i) for i in range(len(steps))]
+    identities = [run_identity(imagen, config, data, inputs.training, i) for i in range(len(steps))]
     parameters = Parameters(imagen.config, config, data)
     if resume:
         processes.on_main(lambda: check_resumable(imagen, resume, identities, steps, chosen))
     directory = processes.on_main(
         lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions)
     )
-    board = start_board(config.tracker, directory, processes)
-    tracker = Tracker(directory.progress, directory.metrics, processes.is_main, board)
-    _announce(tracker, directory, resume, imagen, processes, training)
+    tracker = _announced(config, directory, resume, imagen, processes, inputs.training)
     keeper = Keeper(imagen, directory, resume, identities, processes)
     keeper.take_over()
     with StopSignals(processes.world > 1) as signals:
         _Run(
             imagen, inputs, directory, config, tracker, signals, processes, keeper, chosen
         ).train_all()
-    tracker.end()
-    tracker.say("training finished")
     return directory
-
-
-@dataclass
-class _Inputs:
-    """What the stages learn from, are validated on and paint."""
-
-    training: TrainingData
-    encode: TextEncoder
-    valid: Sequence[Batch]
-    captions: Sequence[str]
 
 
 @dataclass
@@ -122,7 +101,7 @@ class _Run:
     """What the stages of one run share; every process runs it, the main one writes."""
 
     imagen: Imagen
-    inputs: _Inputs
+    inputs: Inputs
     directory: TrainingDirectory
     config: TrainingConfig
     tracker: Tracker
@@ -141,6 +120,8 @@ class _Run:
         if cut := self.inputs.encode.cut_captions:
             most = self.imagen.config.max_num_words
             self.tracker.say(f"{cut} different captions were cut to {most} tokens")
+        self.tracker.end()
+        self.tracker.say("training finished")
 
     def _train_stage(self, i: int) -> None:
         """Train stage ``i`` from its newest checkpoint, or from its start, to its end."""
@@ -278,14 +259,17 @@ def _directory(
     return directory
 
 
-def _announce(
-    tracker: Tracker,
+def _announced(
+    config: TrainingConfig,
     directory: TrainingDirectory,
     resume: TrainingDirectory | None,
     imagen: Imagen,
     processes: Processes,
     training: TrainingData,
-) -> None:
+) -> Tracker:
+    """Return what tells and records the run, once it has told what is trained."""
+    board = start_board(config.tracker, directory, processes)
+    tracker = Tracker(directory.progress, directory.metrics, processes.is_main, board)
     tracker.say(f"training directory: {directory}")
     if processes.world > 1:
         tracker.say(f"{processes}; the batch size is that of all together")
@@ -296,6 +280,7 @@ def _announce(
         tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
     if isinstance(training, PictureStream):
         tracker.say(PROMISE)
+    return tracker
 
 
 def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processes) -> Trainer:
@@ -312,20 +297,6 @@ def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processe
     )
 
 
-def _inputs(
-    imagen: Imagen, dataset: TrainingData, data: DataConfig, config: TrainingConfig
-) -> _Inputs:
-    """Divide the data, and put a cache before the encoder."""
-    encode = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
-    training, validation = split_train_valid(
-        dataset, data.train_valid_frac, data.seed, data.valid_num
-    )
-    _check_size(validation, imagen)
-    valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
-    captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
-    return _Inputs(at_most(training, data.max_samples, data.seed), encode, valid, captions)
-
-
 def _to_device(
     imagen: Imagen, chosen: Sequence[int], processes: Processes, recompute: bool
 ) -> None:
@@ -337,13 +308,6 @@ def _to_device(
     imagen.text_encoder.to(processes.device)
 
 
-def _cached(encoder: TextEncoder, dataset: TrainingData) -> TextEncoder:
-    """Return the encoder behind a cache: each caption once, and none that an earlier run had."""
-    if isinstance(encoder, EmbeddingCache):
-        return encoder
-    return EmbeddingCache.on_disk(encoder, getattr(dataset, "endless", False))
-
-
 def _too_large(trainer: Trainer, config: TrainingConfig) -> str:
     """Return what to do about a step that does not fit."""
     micro = config.batch_size_of(trainer.index) // config.accum_iter // trainer.processes.world
@@ -353,12 +317,3 @@ def _too_large(trainer: Trainer, config: TrainingConfig) -> str:
         "smaller pieces, the same result), --ACTIVATION_CHECKPOINTING, --PRECISION bf16 or a "
         "smaller --BATCH_SIZE (the last checkpoint is unharmed)"
     )
-
-
-def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
-    height, width = next(good_samples(dataset, 1)).image.shape[:2]
-    if (height, width) != imagen.config.image_sizes[-1]:
-        raise UserError(
-            f"the pictures are {height} x {width}, the last stage paints "
-            f"{imagen.config.image_sizes[-1]}; load the data at that size"
-        )

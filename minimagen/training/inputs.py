@@ -1,0 +1,62 @@
+"""What the stages of a run learn from, are validated on and paint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minimagen.batch import Batch
+from minimagen.config import DataConfig, TrainingConfig
+from minimagen.data.embedding_cache import EmbeddingCache
+from minimagen.data.loader import good_samples, validation_batches
+from minimagen.data.sample import CaptionedDataset
+from minimagen.data.split import at_most, split_train_valid
+from minimagen.data.stream import TrainingData
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.text.encoding import TextEncoder
+
+VALIDATED_AT_ONCE = 32
+ON_SHEET = 16  # captions of the validation set that are painted, where none are given
+
+
+@dataclass
+class Inputs:
+    """What the stages learn from, are validated on and paint."""
+
+    training: TrainingData
+    encode: TextEncoder
+    valid: Sequence[Batch]
+    captions: Sequence[str]
+
+
+def prepare_inputs(
+    imagen: Imagen, dataset: TrainingData, data: DataConfig, config: TrainingConfig
+) -> Inputs:
+    """Divide the data, and put a cache before the encoder.
+
+    Raises:
+        UserError: The pictures are not of the last stage's size, or too few or too bad.
+    """
+    encode = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
+    training, validation = split_train_valid(
+        dataset, data.train_valid_frac, data.seed, data.valid_num
+    )
+    _check_size(validation, imagen)
+    valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
+    captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
+    return Inputs(at_most(training, data.max_samples, data.seed), encode, valid, captions)
+
+
+def _cached(encoder: TextEncoder, dataset: TrainingData) -> TextEncoder:
+    """Return the encoder behind a cache: each caption once, and none that an earlier run had."""
+    if isinstance(encoder, EmbeddingCache):
+        return encoder
+    return EmbeddingCache.on_disk(encoder, getattr(dataset, "endless", False))
+
+
+def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
+    height, width = next(good_samples(dataset, 1)).image.shape[:2]
+    if (height, width) != imagen.config.image_sizes[-1]:
+        raise UserError(
+            f"the pictures are {height} x {width}, the last stage paints "
+            f"{imagen.config.image_sizes[-1]}; load the data at that size"
+        )
