@@ -29,7 +29,6 @@ from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_case
 
 if TYPE_CHECKING:
     from minimagen.data.stream import TrainingData
-    from minimagen.text.encoding import TextEncoding
 
 SIDE, BATCH = 64, 64
 PICTURES = 4096
@@ -158,6 +157,7 @@ def speed(case: Case) -> Row:
 
 def waiting(case: Case) -> Row:
     """Return the share of a stage's training time in which it waits for batches, and for text."""
+    from benchmarks.text import Clock
     from minimagen.data.embedding_cache import EmbeddingCache
     from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
     from minimagen.imagen import Imagen
@@ -176,7 +176,7 @@ def waiting(case: Case) -> Row:
         (Path(folder) / "data").mkdir()
         side = config.image_sizes[-1][0]
         data = opened(case["source"], Path(folder) / "data", 256, case["count"], side)
-        encode = Timed(EmbeddingCache.on_disk(encoder, case["source"] == "shapes"))
+        encode = Clock(EmbeddingCache.on_disk(encoder, case["source"] == "shapes"))
         first = case["warmup"]
         ahead = first + case["steps"] + ENCODED_AT_ONCE  # steps that are not reached
         batches = training_batches(data, encode, size, 0, 0, ahead, case["num_workers"])
@@ -194,20 +194,6 @@ def waiting(case: Case) -> Row:
         "text_share": encode.seconds / seconds,
         "step_seconds": (seconds - waited) / case["steps"],
     }
-
-
-class Timed:
-    """A text encoder that tells how long it took."""
-
-    def __init__(self, encode: "Callable[[Sequence[str]], TextEncoding]") -> None:
-        self.encode, self.seconds = encode, 0.0
-
-    def __call__(self, captions: Sequence[str]) -> "TextEncoding":
-        """Encode, and count the seconds."""
-        started = time.perf_counter()
-        encoding = self.encode(captions)
-        self.seconds += time.perf_counter() - started
-        return encoding
 
 
 def memory(case: Case) -> Row:
