@@ -167,8 +167,9 @@ def test_foreign_files_are_damaged_and_what_escapes_is_told(
 
 
 @pytest.mark.slow
-def test_nothing_is_lost(tmp_path: Path) -> None:
-    (row,) = faults.main(quick(tmp_path, "--only", "kill_in_write"))
+@pytest.mark.parametrize("name", ["kill_in_write", "pickle_in_checkpoint"])
+def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
+    (row,) = faults.main(quick(tmp_path, "--only", name))
     assert row["readable"] and row["same_bits"] and row.get("said", True), row
     assert not row["lost"] and not row.get("code_ran", False), row
 
@@ -190,7 +191,7 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     for wanted in (
         "`train.py, unknown flag`",
         "x speed",
-        "| cpu | 2 |",
+        "| 0 | 8 | cpu | 2 |",
         "| pixels |",
         "| ddpm | 4 |",
         "| warm",
