@@ -224,21 +224,6 @@ class ImagenConfig(Config):
         if crop % step:
             raise ValueError(f"stage {i}: crop is {crop}, must be a multiple of {step}")
 
-    def with_side(self, side: int) -> "ImagenConfig":
-        """Return the cascade scaled so that the final pictures' longer side is ``side`` px."""
-        longest = max(self.image_sizes[-1])
-        sizes = []
-        for size in self.image_sizes:
-            scaled = [n * side / longest for n in size]
-            if any(n != int(n) or n < 1 for n in scaled):
-                raise UserError(
-                    f"IMG_SIDE_LEN {side}: the stage of {size[0]} x {size[1]} would have sides "
-                    f"{scaled[0]:g} x {scaled[1]:g}; use a multiple of "
-                    f"{longest // min(min(s) for s in self.image_sizes)}"
-                )
-            sizes.append([int(n) for n in scaled])
-        return self.replace(image_sizes=sizes)
-
 
 def check_size(size: Size, divisor: int, stage: int) -> None:
     """Raise ValueError unless both sides are positive multiples of ``divisor``."""
@@ -336,6 +321,8 @@ class DataConfig(Config):
     """Where the captions are, in data with columns."""
     crop: Literal["centre", "random"] = "centre"
     """Of training pictures whose aspect ratio is not that of the last stage."""
+    aspect_buckets: bool = False
+    """Train on pictures of other aspect ratios in (nearly) their own, each batch of one size."""
     flip: bool = False
     """Mirror every second training picture; captions that say left and right then lie."""
     streaming: bool = False

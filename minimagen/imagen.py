@@ -23,10 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minimagen.batch import to_uint8
-from minimagen.config import ImagenConfig, SamplingConfig
+from minimagen.config import ImagenConfig, SamplingConfig, Size
 from minimagen.device import autocast, resolve_device
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
+from minimagen.sizes import aspect_buckets, nearest, scaled
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.stage import Condition
 from minimagen.storage.checkpoint import load_weights
@@ -63,7 +64,8 @@ class Imagen(nn.Module):
                 torch.manual_seed(derive_seed(seed, i, "weights"))
                 low_res_size = sizes[i - 1] if i else None
                 width = self.text_encoder.embed_dim
-                self._links.append(DiffusionStage(i, stage, sizes[i], low_res_size, width))
+                link = DiffusionStage(i, stage, sizes[i], low_res_size, width, sizes[-1])
+                self._links.append(link)
 
     @torch.inference_mode()
     def paint(
@@ -73,17 +75,22 @@ class Imagen(nn.Module):
         samplings: Sequence[SamplingConfig],
         callback: Callback | None = None,
         device: torch.device | None = None,
+        size: Size | None = None,
     ) -> list[Tensor]:
         """Paint one batch and return every stage's pictures, [b 3 h w] in [-1, 1] each.
 
         This is the method: each stage paints from the text and the pictures of the stage before.
-        As many stages run as ``samplings`` has entries.
+        As many stages run as ``samplings`` has entries. ``size`` is (height, width) of the last
+        stage's pictures, one of ``aspect_buckets``; its own by default.
         """
+        sizes = self.config.image_sizes
         pictures: list[Tensor] = []
         for i, (stage, sampling) in enumerate(zip(self.stages, samplings, strict=False)):
             with _visiting(stage, device) as here:
                 low_res = pictures[-1].to(here) if pictures else None
-                condition = Condition(text.embeds.to(here), text.mask.to(here), low_res)
+                embeds, mask = text.embeds.to(here), text.mask.to(here)
+                own = scaled(sizes[i], sizes[-1], size) if size else sizes[i]
+                condition = Condition(embeds, mask, low_res, own)
                 report = partial(callback, i) if callback else None
                 pictures.append(stage.sample(condition, seeds, sampling, report))
         return pictures
@@ -98,6 +105,7 @@ class Imagen(nn.Module):
         timesteps: int | Sequence[int] | None = None,
         sampler: str | Sequence[str] | None = None,
         aug_level: float | Sequence[float] | None = None,
+        aspect_ratio: float | None = None,
         batch_size: int = 64,
         precision: str = "auto",
         callback: Callback | None = None,
@@ -116,6 +124,8 @@ class Imagen(nn.Module):
             sampler: ``ddpm``, ``ddim``, ``dpm++`` or ``heun``.
             aug_level: Noise time of the low-resolution pictures, in [0, 1]; the first stage has
                 none and ignores its value.
+            aspect_ratio: Width : height of the pictures; they get the nearest that the cascade
+                can paint with as many pixels. A cascade learns it with ``aspect_buckets``.
             batch_size: Pictures painted at once.
             precision: ``auto``, ``fp32`` or ``bf16``.
             callback: Called after each step with (stage, step, number of steps, estimate).
@@ -129,6 +139,7 @@ class Imagen(nn.Module):
             captions,
             self.samplings(guidance_scale, timesteps, sampler, aug_level),
             seeds=seeds if seeds is not None else _seeds(seed, len(captions)),
+            aspect_ratio=aspect_ratio,
             batch_size=batch_size,
             precision=precision,
             callback=callback,
@@ -141,6 +152,7 @@ class Imagen(nn.Module):
         samplings: Sequence[SamplingConfig],
         *,
         seeds: Sequence[int],
+        aspect_ratio: float | None = None,
         batch_size: int = 64,
         precision: str = "auto",
         callback: Callback | None = None,
@@ -150,12 +162,13 @@ class Imagen(nn.Module):
         if len(seeds) != len(captions):
             raise UserError(f"{len(seeds)} seeds for {len(captions)} captions; give one each")
         device = resolve_device(device) if isinstance(device, str) else device
+        size = None if aspect_ratio is None else self._size_of(aspect_ratio)
         painted: list[list[Image.Image]] = [[] for _ in samplings]
         for start in range(0, len(captions), batch_size):
             rows = slice(start, start + batch_size)
             text = self.text_encoder(captions[rows])
             with autocast(device or self.device, precision):
-                batch = self.paint(text, seeds[rows], samplings, callback, device)
+                batch = self.paint(text, seeds[rows], samplings, callback, device, size)
             for pictures, tensor in zip(painted, batch, strict=True):
                 pictures.extend(to_pil(tensor))
         return painted
@@ -186,6 +199,11 @@ class Imagen(nn.Module):
                 change.update({} if own is None else {name: own})
         pairs = zip(self.config.stages, changes, strict=True)
         return [stage.sampling.replace(**change) for stage, change in pairs]
+
+    def _size_of(self, aspect_ratio: float) -> Size:
+        if not 0 < aspect_ratio < float("inf"):
+            raise UserError(f"aspect_ratio {aspect_ratio} is not a number above 0, such as 1.5")
+        return nearest(aspect_buckets(self.config), aspect_ratio)
 
     @property
     def stages(self) -> list[DiffusionStage]:

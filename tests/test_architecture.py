@@ -12,6 +12,7 @@ PACKAGE = ROOT / "minimagen"
 FLOORS = [
     {"errors"},
     {"config", "batch", "draws", "device"},
+    {"sizes"},
     {"diffusion", "networks", "text", "storage"},
     {"data", "stages", "contact_sheet"},
     {"imagen"},

@@ -51,6 +51,23 @@ def test_the_same_seed_gives_the_same_picture_in_any_batch(imagen, batch_size):
     assert abs(whole[4] - last[0]).max() <= 1
 
 
+def test_an_aspect_ratio_paints_what_a_cascade_of_that_shape_would(text_encoder, wake):
+    """Same weights, sizes and seeds; the nearest of the sizes that the cascade can paint."""
+    stages = [{"unet": UNET, "sampling": SAMPLING}] * 2
+    square, wide = (
+        wake(Imagen(ImagenConfig(image_sizes=sizes, stages=stages), text_encoder)).eval()
+        for sizes in ([[8, 8], [16, 16]], [[6, 10], [12, 20]])
+    )
+    painted = square.sample(CAPTIONS, seed=3, aspect_ratio=1.6)
+    assert painted[0].size == (20, 12)
+    assert (pixels(painted) == pixels(wide.sample(CAPTIONS, seed=3))).all()
+    assert square.sample(CAPTIONS[:1], seed=3, aspect_ratio=0.6)[0].size == (12, 20)
+    assert square.sample(CAPTIONS[:1], seed=3, aspect_ratio=1)[0].size == (16, 16)
+    for ratio in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="aspect_ratio"):
+            square.sample(CAPTIONS[:1], aspect_ratio=ratio)
+
+
 def test_other_seeds_and_other_captions_give_other_pictures(imagen):
     plain = pixels(imagen.sample(["blue"], seed=1))
     assert (plain != pixels(imagen.sample(["blue"], seed=2))).mean() > 0.5

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minimagen.config import ImagenConfig, StageConfig, TrainingConfig
 from minimagen.networks.attention import Attention
 from minimagen.networks.unet import UNet, count_parameters
+from minimagen.sizes import aspect_buckets, scaled
 from minimagen.storage.directory import Parameters
 from minimagen.text.t5 import T5Encoder
 
@@ -88,6 +89,11 @@ def report(parameters: Parameters) -> str:
     rows += [["picture", *(f"{h} x {w}" for h, w in config.image_sizes)]]
     if any(stage.crop for stage in config.stages):
         rows += [["  in training", *(_trained_on(config, i) for i in range(len(costs)))]]
+    if parameters.data.aspect_buckets:
+        sizes, full = config.image_sizes, config.image_sizes[-1]
+        for bucket in aspect_buckets(config):
+            own = [scaled(size, full, bucket) for size in sizes]
+            rows += [["  aspect bucket", *(f"{h} x {w}" for h, w in own)]]
     rows += [["parameters", *(_millions(c.parameters) for c in costs)]]
     notes = list(NOTES)
     if config.image_sizes == PAPER_SIZES:

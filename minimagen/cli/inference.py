@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 SAMPLERS = ("ddpm", "ddim", "dpm++", "heun")
 
 
+def aspect_ratio(text: str) -> float:
+    """Return width : height, given as such or as one number."""
+    width, _, height = text.partition(":")
+    try:
+        ratio = float(width) / float(height or 1)
+    except (ValueError, ZeroDivisionError):
+        ratio = 0.0
+    if not 0 < ratio < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not width:height, such as 3:2")
+    return ratio
+
+
 def sampler(text: str) -> str:
     """Return the name of a sampler."""
     if text not in SAMPLERS:
@@ -47,6 +59,7 @@ FLAGS = (
     Flag("IMAGES_PER_CAPTION", "n", positive_int, "pictures of each caption [1]"),
     Flag("SEED", "sd", natural, "picture i gets SEED + i [a fresh one]"),
     *SAMPLING_FLAGS,
+    Flag("ASPECT_RATIO", "ar", aspect_ratio, "width:height of the pictures [the cascade's own]"),
     Flag("BATCH_SIZE", "b", positive_int, "pictures painted at once [64]"),
     Flag("OFFLOAD", "off", None, "keep one stage at a time on the device"),
     Flag("OUTPUT", "o", Path, "the directory to write [generated_images_<time>]"),
@@ -107,13 +120,15 @@ def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str
     from minimagen.contact_sheet import contact_sheet, save_sheet
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
-    from minimagen.storage.directory import new_output
+    from minimagen.storage.directory import new_output, read_parameters
 
     device = resolve_device(arguments.DEVICE or "auto")
     imagen = Imagen.from_directory(directory)
     imagen.text_encoder.to(device)
     if not arguments.OFFLOAD:
         imagen.to(device)
+    if arguments.ASPECT_RATIO and not read_parameters(directory / "parameters").data.aspect_buckets:
+        print("trained on pictures of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     samplings = imagen.samplings(
         arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
     )
@@ -125,6 +140,7 @@ def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str
         captions,
         samplings,
         seeds=seeds,
+        aspect_ratio=arguments.ASPECT_RATIO,
         batch_size=arguments.BATCH_SIZE or 64,
         precision=arguments.PRECISION or "auto",
         device=device if arguments.OFFLOAD else None,
@@ -137,7 +153,8 @@ def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str
             f"{imagen.text_encoder.cut_captions} of the captions were cut to "
             f"{imagen.config.max_num_words} tokens"
         )
-    print(f"{len(captions)} images: {output / 'generated_images'}")
+    width, height = stages[-1][0].size
+    print(f"{len(captions)} images, {width} x {height}: {output / 'generated_images'}")
     print(f"grid: {output / 'grid.png'} (seed {seed})")
     return output
 

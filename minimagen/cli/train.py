@@ -19,6 +19,7 @@ from minimagen.cli.arguments import (
 )
 from minimagen.cli.settings import KeyPath, Settings, read_settings
 from minimagen.errors import UserError
+from minimagen.sizes import aspect_buckets, with_side
 from minimagen.storage.directory import Parameters
 from minimagen.training.settings import chosen_stages
 
@@ -42,6 +43,7 @@ FLAGS = (
     Flag("STREAMING", "sr", None, "read parquet files and the hub while training, not before"),
     Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
     Flag("CROP", "cr", str, "of pictures with another aspect ratio [centre]", ("centre", "random")),
+    Flag("ASPECT_BUCKETS", "ab", None, "keep pictures' aspect ratios: batches of several sizes"),
     Flag("FLIP", "fl", None, "mirror every second picture; captions must not say left or right"),
     Flag("STEPS", "st", positive_int, "optimizer steps of every stage"),
     Flag("MINUTES", "m", positive, "time for all stages; the first steps are timed"),
@@ -81,6 +83,7 @@ TARGETS: dict[str, KeyPath] = {
     "DATASET": ("data", "dataset"),
     "CAPTION_COLUMN": ("data", "caption_column"),
     "CROP": ("data", "crop"),
+    "ASPECT_BUCKETS": ("data", "aspect_buckets"),
     "FLIP": ("data", "flip"),
     "STREAMING": ("data", "streaming"),
     "SEED": ("training", "seed"),
@@ -121,7 +124,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             value = getattr(arguments, name)
             settings.set(("training", name.lower()), value, f"--{given[0]}")
     if arguments.IMG_SIDE_LEN is not None:
-        sizes = settings.parameters().imagen.with_side(arguments.IMG_SIDE_LEN).image_sizes
+        sizes = with_side(settings.parameters().imagen, arguments.IMG_SIDE_LEN).image_sizes
         settings.set(("imagen", "image_sizes"), [list(s) for s in sizes], "--IMG_SIDE_LEN")
     return settings
 
@@ -242,6 +245,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             caption_column=data.caption_column,
             crop=data.crop,
             flip=data.flip,
+            buckets=aspect_buckets(parameters.imagen) if data.aspect_buckets else (),
             streaming=data.streaming,
         )
     )

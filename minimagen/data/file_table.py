@@ -53,6 +53,11 @@ class FileTable:
         told = json.loads(attributes) if attributes else {}
         return Row(self.folder / file, tuple(captions), str(self.folder / file), told)
 
+    @property
+    def identity(self) -> str:
+        """Return what is another one whenever the rows are."""
+        return self.path.stem
+
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Go through the captions of all pictures."""
         return (tuple(cell.as_py()) for chunk in self._rows["captions"].chunks for cell in chunk)

@@ -97,6 +97,11 @@ class HubTable:
         """
         return self.columns.row(self.rows[index], f"{self.name}[{index}]")
 
+    @property
+    def identity(self) -> str:
+        """Return what is another one whenever the rows are."""
+        return f"{self.rows._fingerprint} {self.columns.picture}"
+
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Go through the captions of all rows; none of a bad row."""
         return self.columns.walk(self.rows)

@@ -1,4 +1,4 @@
-"""Which samples make up which step: a function of (seed, step), so a run can start anywhere."""
+"""From a data set to batches with their text encoded, from any step on."""
 
 import itertools
 import logging
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minimagen.batch import Batch
 from minimagen.data.bad_samples import BadSamples
-from minimagen.data.permutation import Permutation
+from minimagen.data.buckets import Buckets
+from minimagen.data.order import Order
 from minimagen.data.sample import BadSampleError, CaptionedDataset, Sample, draw
 from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.draws import derive_seed
@@ -51,38 +52,6 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Order:
-    """The sample at every position of an endless run: each epoch a fresh permutation.
-
-    Data without end (``endless``) needs no permutation: position p is sample p.
-    """
-
-    length: int
-    seed: int
-    endless: bool = False
-
-    def batches(
-        self, batch_size: int, start: int, stop: int, rank: int = 0, world: int = 1
-    ) -> Iterator[list[tuple[int, int]]]:
-        """Yield (position, sample index) of the rows of the steps ``start ... stop - 1``.
-
-        They are the ``rank``-th of ``world`` equal shares of each step's rows, all by default.
-        """
-        rows = batch_size // world
-        for step in range(start, stop):
-            first = step * batch_size + rank * rows
-            positions = range(first, first + rows)
-            yield [(position, self.at(position)) for position in positions]
-
-    def at(self, position: int) -> int:
-        """Return the sample index at a position."""
-        if self.endless:
-            return position
-        epoch, place = divmod(position, self.length)
-        return Permutation(self.length, self.seed, "order", epoch)[place]
-
-
-@dataclass(frozen=True)
 class Drawn:
     """A data set as training sees it: by (position, index), bad samples replaced.
 
@@ -103,7 +72,10 @@ class Drawn:
                 return Loaded(draw(self.dataset, index, rng), bad)
             except BadSampleError as error:
                 bad.append(str(error))
-            index = (index + 1) % len(self.dataset)
+            if isinstance(self.dataset, Buckets):
+                index = self.dataset.after(index)
+            else:
+                index = (index + 1) % len(self.dataset)
         return Loaded(None, bad)
 
 
@@ -157,11 +129,12 @@ def training_batches(
     options: dict[str, Any]
     if isinstance(dataset, PictureStream):
         stream_seed = derive_seed(seed, "stream", start * batch_size)
-        source: Any = Streamed(dataset, stream_seed, rank, world)
-        options = {"batch_size": batch_size // world}
+        source: Any = Streamed(dataset, stream_seed, batch_size // world, rank, world)
+        options = {"batch_size": None}  # it makes the batches itself
     else:
         source = Drawn(dataset, seed)
-        order = Order(len(dataset), seed, getattr(dataset, "endless", False))
+        parts = dataset.parts if isinstance(dataset, Buckets) else (dataset,)
+        order = Order(tuple(map(len, parts)), seed, getattr(dataset, "endless", False))
         options = {"batch_sampler": order.batches(batch_size, start, stop, rank, world)}
     loader: DataLoader[Any] = DataLoader(
         source,
@@ -239,13 +212,30 @@ def _in_one_line(loader: Iterable[Collated]) -> Iterator[Collated]:
 
 
 class Streamed(IterableDataset):
-    """A stream as training sees it: endless, bad samples replaced by the next good one."""
+    """A stream as training sees it: endless, in batches of one size of pictures each.
 
-    def __init__(self, stream: PictureStream, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.stream, self.seed, self.rank, self.world = stream, seed, rank, world
+    Bad samples are replaced by the next good ones.
+    """
 
-    def __iter__(self) -> Iterator[Loaded]:
+    def __init__(
+        self, stream: PictureStream, seed: int, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.stream, self.seed, self.batch_size = stream, seed, batch_size
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[list[Loaded]]:
         """Read the share of this worker of this process."""
+        waiting: dict[tuple[int, ...], list[Loaded]] = defaultdict(list)  # by size
+        for loaded in self._samples():
+            if loaded.sample is None:
+                yield [loaded]
+                continue
+            batch = waiting[loaded.sample.image.shape]
+            batch.append(loaded)
+            if len(batch) == self.batch_size:
+                yield waiting.pop(loaded.sample.image.shape)
+
+    def _samples(self) -> Iterator[Loaded]:
         worker = get_worker_info()
         each, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         reader, readers = self.rank * workers + each, self.world * workers
@@ -317,11 +307,23 @@ def validation_batches(
     batch_size: int,
     count: int,
 ) -> list[Batch]:
-    """Return the first ``count`` good samples (or all, where there are fewer) as batches."""
-    batches = []
-    samples = good_samples(dataset, count)
-    while rows := list(itertools.islice(samples, batch_size)):
+    """Return the first ``count`` good samples (or all, where there are fewer) as batches.
+
+    Each is of pictures of one size.
+    """
+    batches: list[Batch] = []
+    waiting: dict[tuple[int, ...], list[Sample]] = defaultdict(list)  # by size
+
+    def add(rows: list[Sample]) -> None:
         collated = collate(rows)
         text = encode(collated.captions)
         batches.append(Batch(collated.images, text.embeds, text.mask))
+
+    for sample in good_samples(dataset, count):
+        rows = waiting[sample.image.shape]
+        rows.append(sample)
+        if len(rows) == batch_size:
+            add(waiting.pop(sample.image.shape))
+    for rows in waiting.values():
+        add(rows)
     return batches

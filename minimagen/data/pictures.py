@@ -117,9 +117,10 @@ class PictureDataset:
 
     def _sample(self, index: int, rng: Random | None) -> Sample:
         row = self.table[index]
+        place = self.framing.place(rng)  # always: what is drawn next must not depend on the cache
         pixels = self._cache.get(index)
         if pixels is None:
-            pixels, fixed = read_pixels(self._content(row), row.name, self.framing, rng)
+            pixels, fixed = read_pixels(self._content(row), row.name, self.framing, place)
             if fixed and len(self._cache) < self._room:
                 self._cache[index] = pixels
         return finish(row, pixels, self.framing, rng)
@@ -134,15 +135,15 @@ class PictureDataset:
 
 
 def read_pixels(
-    source: Path | bytes, name: str, framing: Framing, rng: Random | None
+    source: Path | bytes, name: str, framing: Framing, place: tuple[float, float]
 ) -> tuple[Pixels, bool]:
-    """Decode, crop and resize a picture; also tell whether any ``rng`` gives the same.
+    """Decode, crop and resize a picture; also tell whether any ``place`` gives the same.
 
     Raises:
         BadPictureError: it cannot be read.
     """
-    picture = load_rgb(source, name, at_least=2 * max(framing.size))
-    place = framing.place(rng)
+    picture = load_rgb(source, name, at_least=2 * framing.longest)
+    framing = framing.fitted(picture)
     image = crop_resize(picture, framing.size, place)
     return Pixels(image, framing.enlarges(picture)), framing.is_fixed(picture)
 

@@ -1,12 +1,15 @@
 """One argument, `--DATASET`, to captioned pictures."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from minimagen.config import Size
+from minimagen.data.buckets import bucketed
 from minimagen.data.metadata import parquet_columns
+from minimagen.data.pictures import PictureDataset
 from minimagen.data.shapes import ShapesDataset
-from minimagen.data.stream import TrainingData
+from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.data.transforms import CROPS, Framing
 from minimagen.errors import UserError, did_you_mean
 from minimagen.storage.cache import cache_folder
@@ -25,6 +28,7 @@ def load_dataset(
     caption_column: str = "text",
     crop: str = "centre",
     flip: bool = False,
+    buckets: Sequence[Size] = (),
     streaming: bool = False,
 ) -> TrainingData:
     """Open the data to train on; docs/data.md has the table of what it may be.
@@ -39,6 +43,8 @@ def load_dataset(
         caption_column: where the captions are, in data with columns.
         crop: of pictures of another aspect ratio in training, "centre" or "random".
         flip: mirror every second picture in training.
+        buckets: sizes of other aspect ratios, see ``minimagen.sizes.aspect_buckets``: each picture
+            gets the nearest, each batch has pictures of one size. Without them all get ``size``.
         streaming: read parquet and the hub while training instead of before.
 
     Raises:
@@ -48,15 +54,27 @@ def load_dataset(
     if name == "shapes":
         if size[0] != size[1]:
             raise UserError(f"shapes are square: {size[0]} x {size[1]} needs a folder of your own")
+        if buckets:
+            raise UserError("shapes are square: aspect buckets need pictures of your own")
         return ShapesDataset("train", named_level or level, size[0], seed, epoch_size)
     if crop not in CROPS:
         raise UserError(
             f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
         )
-    path, framing = Path(name_or_path), Framing(size, crop, flip)
+    framing = Framing(size, crop, flip, tuple(buckets))
+    dataset = _load_pictures(str(name_or_path), framing, caption_column, streaming)
+    if buckets and isinstance(dataset, PictureDataset):
+        return bucketed(dataset)
+    return dataset
+
+
+def _load_pictures(
+    name: str, framing: Framing, caption_column: str, streaming: bool
+) -> PictureDataset | PictureStream:
+    """Open pictures that are not drawn."""
+    path = Path(name)
     if path.exists():
         return _load_path(path, framing, caption_column, streaming)
-    name = str(name_or_path)
     if name.startswith("pipe:") or name.endswith(TAR):
         from minimagen.data.shards import load_shards
 
@@ -72,7 +90,9 @@ def load_dataset(
     )
 
 
-def _load_path(path: Path, framing: Framing, caption_column: str, streaming: bool) -> TrainingData:
+def _load_path(
+    path: Path, framing: Framing, caption_column: str, streaming: bool
+) -> PictureDataset | PictureStream:
     """Open a file or a folder by what is in it."""
     from minimagen.data.download import download
     from minimagen.data.folder import find_metadata, load_folder

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from random import Random
+from typing import cast
 
+from minimagen.data.buckets import Buckets
 from minimagen.data.permutation import Permutation
 from minimagen.data.pictures import PictureDataset
 from minimagen.data.sample import CaptionedDataset, Sample, draw
@@ -39,6 +41,10 @@ def at_most(dataset: TrainingData, count: int | None, seed: int = 0) -> Training
     """
     if count is None or isinstance(dataset, ShapesDataset | PictureStream):
         return dataset
+    if isinstance(dataset, Buckets):
+        share = count / len(dataset)
+        parts = [at_most(part, max(1, round(share * len(part))), seed) for part in dataset.parts]
+        return Buckets(cast(list[CaptionedDataset], parts), dataset.validation)
     if count >= len(dataset):
         return dataset
     return Part(dataset, Permutation(len(dataset), "at most", seed), range(count))
@@ -64,16 +70,27 @@ def split_train_valid(
     if isinstance(dataset, ShapesDataset):
         tune = ShapesDataset("tune", dataset.level, dataset.size, dataset.seed, dataset.epoch_size)
         return dataset, tune
-    if isinstance(dataset, PictureDataset) and dataset.validation is not None:
-        return dataset, dataset.validation
     if isinstance(dataset, PictureStream):
         return dataset.split(fraction, count)
+    if isinstance(dataset, PictureDataset | Buckets) and dataset.validation is not None:
+        return dataset, dataset.validation
     length = len(dataset)
     if not 0 < fraction < 1 or length < 2:
         raise UserError(
             f"cannot divide {length} pictures with a training share of {fraction}: give at "
             "least 2 pictures and a share between 0 and 1, such as 0.9"
         )
+    if isinstance(dataset, Buckets):
+        pairs = [_divided(part, fraction, seed) for part in dataset.parts]
+        training, validation = (Buckets(part) for part in zip(*pairs, strict=True))
+        order = Permutation(len(validation), "mixed", seed)  # its first rows are of all sizes
+        return training, Part(validation, order, range(len(validation)))
+    return _divided(dataset, fraction, seed)
+
+
+def _divided(dataset: CaptionedDataset, fraction: float, seed: int) -> tuple[Part, Part]:
+    """Divide at random; of two or more rows each side has one, a single one is for training."""
+    length = len(dataset)
     order = Permutation(length, "split", seed)
-    kept = min(max(round(fraction * length), 1), length - 1)
+    kept = min(max(round(fraction * length), 1), max(1, length - 1))
     return Part(dataset, order, range(kept)), Part(dataset, order, range(kept, length))

@@ -98,7 +98,7 @@ def position_of(name: str) -> float:
 
 def _sample(row: Row, framing: Framing, rng: Random) -> Sample | BadSampleError:
     try:
-        pixels, _ = read_pixels(row.picture, row.name, framing, rng)
+        pixels, _ = read_pixels(row.picture, row.name, framing, framing.place(rng))
         return finish(row, pixels, framing, rng)
     except BadSampleError as error:
         return error

@@ -1,16 +1,19 @@
 """From any picture file to uint8 RGB of the wanted size."""
 
 import io
+import itertools
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from minimagen.config import Size
 from minimagen.data.sample import BadSampleError
+from minimagen.sizes import nearest
 
 # Named, because Pillow's others include some that start programs (EPS) or fetch files.
 Image.init()
@@ -23,6 +26,7 @@ DAMAGE = (
 )
 CROPS = ("centre", "random")
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
+ON_ITS_SIDE = (5, 6, 7, 8)  # its values that exchange height and width
 
 
 class BadPictureError(BadSampleError):
@@ -40,6 +44,19 @@ def open_picture(source: Path | bytes) -> Image.Image:
     if limit is not None and picture.width * picture.height > limit:
         raise ValueError(f"{picture.width} x {picture.height} is more than {limit} pixels")
     return picture
+
+
+def upright_size(source: Path | bytes) -> Size:
+    """Return (height, width) of a picture from its head, in the camera's orientation.
+
+    Raises:
+        DAMAGE, Image.DecompressionBombError: it is no picture, damaged, or too large.
+    """
+    with open_picture(source) as picture:
+        # Pillow decodes a whole PNG to look for an orientation behind its pixels
+        told = picture.format != "PNG" or "exif" in picture.info
+        turned = told and picture.getexif().get(ORIENTATION, UPRIGHT) in ON_ITS_SIDE
+        return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) -> Image.Image:
@@ -92,7 +109,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def crop_resize(
-    picture: Image.Image, size: tuple[int, int], place: tuple[float, float] = (0.5, 0.5)
+    picture: Image.Image, size: Size, place: tuple[float, float] = (0.5, 0.5)
 ) -> np.ndarray:
     """Cut out the largest box of the wanted aspect ratio and resize it, bicubic, antialiased.
 
@@ -122,11 +139,26 @@ class Framing:
         size: (height, width) in pixels.
         crop: "centre", or "random" in training.
         flip: mirror every second picture in training; captions that say left and right then lie.
+        buckets: sizes of which each picture gets that of the nearest aspect ratio, instead of
+            ``size``; none of them: all get ``size``.
     """
 
-    size: tuple[int, int] = (64, 64)
+    size: Size = (64, 64)
     crop: str = "centre"
     flip: bool = False
+    buckets: tuple[Size, ...] = ()
+
+    @property
+    def longest(self) -> int:
+        """Return the longest side that a sample may have."""
+        return max(itertools.chain(self.size, *self.buckets))
+
+    def fitted(self, picture: Image.Image) -> "Framing":
+        """Return the framing of this picture, which has one size."""
+        if not self.buckets:
+            return self
+        size = nearest(self.buckets, picture.width / picture.height)
+        return replace(self, size=size, buckets=())
 
     def place(self, rng: Random | None) -> tuple[float, float]:
         """Return where to crop: the middle without ``rng``."""

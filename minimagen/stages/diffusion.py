@@ -16,6 +16,7 @@ from minimagen.diffusion.schedule import Schedule, noise_level, sampling_times
 from minimagen.draws import Draws, normal_per_seed
 from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
+from minimagen.sizes import scaled
 from minimagen.stages.stage import Callback, Condition
 
 
@@ -28,6 +29,8 @@ class DiffusionStage(nn.Module):
         size: (height, width) of its pictures.
         low_res_size: Size of the previous stage's pictures; None for the first stage.
         text_embed_dim: Width of the text embeddings.
+        full_size: Size of the cascade's final pictures, which training gets. Where they come in
+            another one (aspect buckets), this stage's scale with it; without it they never do.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class DiffusionStage(nn.Module):
         size: Size,
         low_res_size: Size | None,
         text_embed_dim: int,
+        full_size: Size | None = None,
     ) -> None:
         super().__init__()
         self.index = index
         self.config = config
         self.size = size
         self.low_res_size = low_res_size
+        self.full_size = full_size
         self.schedule = Schedule(config.schedule.kind, config.schedule.shift)
         self.aug_schedule = Schedule("cosine")
         self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
@@ -69,11 +74,12 @@ class DiffusionStage(nn.Module):
         super-resolution the augmentation's level and noise, drawn per example.
         """
         pictures = to_model_space(batch.images)
-        x_0, small = resize_clamped(pictures, self.size), None
-        if self.low_res_size is not None:
-            small = resize_clamped(pictures, self.low_res_size)
-            _, part = self.config.trained_on(self.size, self.low_res_size)
-            if part and part != self.low_res_size:
+        size, low_res_size = self._sizes_for(pictures)
+        x_0, small = resize_clamped(pictures, size), None
+        if low_res_size is not None:
+            small = resize_clamped(pictures, low_res_size)
+            _, part = self.config.trained_on(size, low_res_size)
+            if part and part != low_res_size:
                 x_0, small = crop_together(x_0, small, part, draws)
         t = draws.stratified("time").to(self.device, torch.float32)
         eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
@@ -96,6 +102,14 @@ class DiffusionStage(nn.Module):
         return error * loss_weight(
             self.config.prediction, loss.space, loss.weight, log_snr, loss.min_snr_gamma
         )
+
+    def _sizes_for(self, pictures: Tensor) -> tuple[Size, Size | None]:
+        """Return this stage's size and that of the stage before for final ``pictures``."""
+        low, full = self.low_res_size, self.full_size
+        if full is None:
+            return self.size, low
+        given = (pictures.shape[-2], pictures.shape[-1])
+        return scaled(self.size, full, given), None if low is None else scaled(low, full, given)
 
     def _output(
         self,
@@ -146,10 +160,10 @@ class DiffusionStage(nn.Module):
             callback: Told every step.
         """
         sampling = sampling or self.config.sampling
-        channels = self.config.unet.channels
+        shape = (self.config.unet.channels, *(condition.size or self.size))
 
         def noise(name: str | int) -> Tensor:
-            numbers = normal_per_seed(seeds, self.index, name, (channels, *self.size))
+            numbers = normal_per_seed(seeds, self.index, name, shape)
             return numbers.to(self.device)
 
         x = SAMPLERS[sampling.sampler](

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from minimagen.batch import Batch
-from minimagen.config import SamplingConfig
+from minimagen.config import SamplingConfig, Size
 from minimagen.draws import Draws
 
 Callback = Callable[[int, int, Tensor], None]
@@ -26,11 +26,13 @@ class Condition:
         text_embeds: float [b n d].
         text_mask: bool [b n], True = real token.
         low_res: The previous stage's pictures in model space [b 3 h w]; None for the first stage.
+        size: (height, width) of the pictures to paint, where they are not the stage's own.
     """
 
     text_embeds: Tensor
     text_mask: Tensor
     low_res: Tensor | None = None
+    size: Size | None = None
 
 
 class Stage(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minimagen.batch import Batch
-from minimagen.config import DataConfig, TrainingConfig
+from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.data.embedding_cache import EmbeddingCache
 from minimagen.data.loader import good_samples, validation_batches
 from minimagen.data.sample import CaptionedDataset
@@ -12,6 +12,7 @@ from minimagen.data.split import at_most, split_train_valid
 from minimagen.data.stream import TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
+from minimagen.sizes import aspect_buckets
 from minimagen.text.encoding import TextEncoder
 
 VALIDATED_AT_ONCE = 32
@@ -40,7 +41,7 @@ def prepare_inputs(
     training, validation = split_train_valid(
         dataset, data.train_valid_frac, data.seed, data.valid_num
     )
-    _check_size(validation, imagen)
+    _check_size(validation, imagen.config, data.aspect_buckets)
     valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
     captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     return Inputs(at_most(training, data.max_samples, data.seed), encode, valid, captions)
@@ -53,10 +54,11 @@ def _cached(encoder: TextEncoder, dataset: TrainingData) -> TextEncoder:
     return EmbeddingCache.on_disk(encoder, getattr(dataset, "endless", False))
 
 
-def _check_size(dataset: CaptionedDataset, imagen: Imagen) -> None:
-    height, width = next(good_samples(dataset, 1)).image.shape[:2]
-    if (height, width) != imagen.config.image_sizes[-1]:
+def _check_size(dataset: CaptionedDataset, config: ImagenConfig, buckets: bool) -> None:
+    size = next(good_samples(dataset, 1)).image.shape[:2]
+    last = config.image_sizes[-1]
+    if size not in (aspect_buckets(config) if buckets else (last,)):
         raise UserError(
-            f"the pictures are {height} x {width}, the last stage paints "
-            f"{imagen.config.image_sizes[-1]}; load the data at that size"
+            f"the pictures are {size[0]} x {size[1]}, the last stage paints {last}; "
+            "load the data at that size"
         )

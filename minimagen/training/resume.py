@@ -23,13 +23,16 @@ def run_identity(
     data may have moved to another folder.
     """
     stage = config.stages[i].model_dump(mode="json", exclude={"share", "batch_size"})
+    told = data.model_dump(mode="json") | {"dataset": Path(data.dataset).name}
+    if not data.aspect_buckets:
+        del told["aspect_buckets"]  # as in checkpoints from before there were buckets
     return {
         "stage": imagen.stage_identity(i),
         "max_num_words": imagen.config.max_num_words,
         "optimization": stage | {"batch_size": config.batch_size_of(i)},
         "seed": config.seed,
         "precision": config.precision,
-        "data": data.model_dump(mode="json") | {"dataset": Path(data.dataset).name},
+        "data": told,
         "pictures": None if isinstance(training, PictureStream) else len(training),
     }
 

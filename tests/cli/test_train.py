@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from minimagen.cli import demo, inference, train
@@ -257,3 +259,26 @@ def test_directories_of_the_same_second_differ(here: Path, monkeypatch: pytest.M
     made = [make("training").name for _ in range(3)]
     assert made == [f"training_20261121_120000{suffix}" for suffix in ("", "_2", "_3")]
     assert all(Path(name).is_dir() for name in made)
+
+
+def test_pictures_of_many_shapes_are_trained_and_painted(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a folder to wide pictures; the dry run names the sizes; a resumed run keeps them."""
+    folder = here / "pictures"
+    folder.mkdir()
+    for i in range(12):
+        size = ((40, 40), (64, 40), (30, 50))[i % 3]  # Pillow: (width, height)
+        Image.new("RGB", size, (20 * i, 0, 99)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    flags = ["--TESTING", "--DATASET", "pictures", "--ASPECT_BUCKETS", "-b", "2", "-t", "1"]
+    flags += ["--DEVICE", "cpu"]
+    assert train.entry([*flags, "--DRY_RUN"]) == 0
+    assert re.search(r"aspect bucket +12 x 20 +24 x 40\n", capsys.readouterr().out)
+    assert train.entry([*flags, "--STEPS", "3", "--OUTPUT", "run"]) == 0
+    assert train.entry(["-rd", "run", "--STEPS", "6", "--IN_PLACE", "--DEVICE", "cpu"]) == 0
+    painted = ["-d", "run", "-c", "number 1", "-t", "1", "-ar", "16:10", "-o", "out"]
+    assert inference.entry([*painted, "--DEVICE", "cpu"]) == 0
+    assert "40 x 24" in (told := capsys.readouterr().out) and "may look wrong" not in told
+    with Image.open(here / "out" / "generated_images" / "image_0.png") as picture:
+        assert picture.size == (40, 24)

@@ -17,7 +17,8 @@ from minimagen.batch import Batch
 from minimagen.data import loader
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.folder import load_folder
-from minimagen.data.loader import Drawn, Order, training_batches, validation_batches
+from minimagen.data.loader import Drawn, training_batches, validation_batches
+from minimagen.data.order import Order
 from minimagen.data.permutation import Permutation
 from minimagen.data.pictures import PictureDataset
 from minimagen.data.sample import BadSampleError, Sample
@@ -78,7 +79,7 @@ def test_a_permutation_is_as_random_as_it_should_be() -> None:
 
 
 def test_each_epoch_holds_every_sample_once_in_another_order() -> None:
-    order = Order(10, seed=4)
+    order = Order((10,), seed=4)
     indices = np.array([order.at(position) for position in range(30)]).reshape(3, 10)
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in indices)
     assert len({tuple(epoch.tolist()) for epoch in indices}) == 3
@@ -86,7 +87,7 @@ def test_each_epoch_holds_every_sample_once_in_another_order() -> None:
 
 def test_drawn_data_never_comes_again() -> None:
     """Without end, two epochs are twice as many pictures."""
-    order = Order(4, seed=0, endless=True)
+    order = Order((4,), seed=0, endless=True)
     assert [i for batch in order.batches(3, 1, 4) for i in batch] == [(p, p) for p in range(3, 12)]
 
 
@@ -122,6 +123,19 @@ def test_what_a_sample_leaves_open_is_drawn_anew_each_epoch_and_exactly_on_resum
             assert torch.equal(a.text_embeds, b.text_embeds)
     first, second = ({x.numpy().tobytes() for x in batch.images} for batch in whole[:2])
     assert not first & second  # other crops of the same six pictures
+
+
+def test_what_is_drawn_does_not_depend_on_what_is_in_memory(tmp_path: Path) -> None:
+    """A square picture has one crop and is kept; its flips and captions must not change by that."""
+    Image.fromarray(np.tile(np.arange(20, dtype=np.uint8), (20, 1))).save(tmp_path / "0.png")
+    (tmp_path / "0.txt").write_text("\n".join("abcdefgh"))
+    table = load_folder(tmp_path).table
+    kept = PictureDataset(table, Framing((10, 10), "random", flip=True))
+    for i in range(20):
+        fresh = PictureDataset(table, kept.framing).draw(0, Random(i))
+        again = kept.draw(0, Random(i))
+        assert again.caption == fresh.caption
+        assert np.array_equal(again.image, fresh.image)
 
 
 def test_crops_and_flips_come_out_as_drawn(tmp_path: Path) -> None:
@@ -196,7 +210,7 @@ def test_at_most_ten_bad_samples_are_named(caplog: pytest.LogCaptureFixture) -> 
 
 def test_an_epoch_of_many_needs_no_memory() -> None:
     dataset = Drawn(Numbers(10**12), 0)
-    order = Order(10**12, 0)
+    order = Order((10**12,), 0)
     (keys,) = order.batches(4, 10**6, 10**6 + 1)
     sample = dataset[keys[0]].sample
     assert sample is not None and sample.caption == str(keys[0][1])
