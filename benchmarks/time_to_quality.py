@@ -15,6 +15,7 @@ judge, and the best recipe of its trials so far.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -78,7 +80,11 @@ class Trained:
 def measure(case: Case, started: float) -> Row:
     """Train one side within its budget, then judge it."""
     device = resolve_device()
-    with PeakMemory(device) as memory:
+    with (
+        PeakMemory(device) as memory,
+        tempfile.TemporaryDirectory() as empty,
+        patch.dict(os.environ, MINIMAGEN_CACHE=empty),  # text is encoded within the budget
+    ):
         trained = SIDES[case["side"]](case, started)
         seconds = time.time() - started
     row = {"seconds": seconds, "images": trained.images, "parameters": trained.parameters}

@@ -246,6 +246,7 @@ class StageTrainingConfig(Config):
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """AdamW's; the first is Muon's momentum too."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     share: Annotated[float, Field(gt=0.0)] = 1.0

@@ -175,7 +175,8 @@ def write_images(
         for i, (caption, seed, image) in enumerate(zip(captions, seeds, images, strict=True)):
             name = f"image_{i}.png"
             image.save(folder / name)
-            rows.append({"file_name": name, "text": caption, "seed": seed, "stages": settings})
+            told = {"file_name": name, "text": caption, "seed": seed, "size": image.size}
+            rows.append(told | {"stages": settings})
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (output / "images.jsonl").write_text(lines, "utf-8")
         (output / "captions.txt").write_text("\n".join(captions) + "\n", "utf-8")

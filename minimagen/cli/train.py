@@ -18,6 +18,7 @@ from minimagen.cli.arguments import (
     share,
 )
 from minimagen.cli.settings import KeyPath, Settings, read_settings
+from minimagen.config import Size
 from minimagen.errors import UserError
 from minimagen.sizes import aspect_buckets, with_side
 from minimagen.storage.directory import Parameters
@@ -245,7 +246,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             caption_column=data.caption_column,
             crop=data.crop,
             flip=data.flip,
-            buckets=aspect_buckets(parameters.imagen) if data.aspect_buckets else (),
+            buckets=_buckets(parameters),
             streaming=data.streaming,
         )
     )
@@ -275,6 +276,20 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         code, path = 0, directory.path
     processes.end()
     return code, path
+
+
+def _buckets(parameters: Parameters) -> tuple[Size, ...]:
+    """Return the sizes of pictures to train on, none where all have the last stage's."""
+    if not parameters.data.aspect_buckets:
+        return ()
+    sizes = aspect_buckets(parameters.imagen)
+    if len(sizes) == 1:
+        height, width = sizes[0]
+        raise UserError(
+            f"--ASPECT_BUCKETS: the networks can paint {height} x {width} only, as their sides are "
+            "halved too often for other shapes; leave it out, or give a larger --IMG_SIDE_LEN"
+        )
+    return sizes
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

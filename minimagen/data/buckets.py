@@ -1,7 +1,8 @@
 """Aspect buckets: pictures keep their shape, and every batch has pictures of one size.
 
-Each picture gets the size whose aspect ratio is nearest to its own (as NovelAI trained). Which one
-that is says its head; all heads are read once, and what was found stays on the disk.
+Each picture gets the size whose aspect ratio is nearest to its own (as NovelAI trained), of the
+sizes that several pictures have. Which one that is says its head; all heads are read once, and what
+was found stays on the disk.
 """
 
 import bisect
@@ -9,7 +10,7 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +21,19 @@ import numpy as np
 from PIL import Image
 
 from minimagen.config import Size
+from minimagen.data.bad_samples import BAD_SHARE, JUDGED_FROM
 from minimagen.data.pictures import CACHE_BYTES, PictureDataset, PictureTable, Row
 from minimagen.data.sample import BadSampleError, CaptionedDataset, Sample, draw
 from minimagen.data.transforms import DAMAGE, upright_size
+from minimagen.errors import UserError
 from minimagen.sizes import nearest
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import cannot_write
 
+LEAST = 8  # pictures of a size; fewer would be trained on as a batch of copies
 READERS = 8  # threads: most of the time goes by waiting for the disk
-READ_AT_ONCE = 4096  # heads
+READ_AT_ONCE = 64  # heads; some tables hand over whole files with them
+UNREADABLE = 255
 FORMAT = 1  # of what stays on the disk
 
 log = logging.getLogger(__name__)
@@ -38,16 +43,22 @@ class Buckets:
     """Data sets whose samples have one size each, one after the other.
 
     Args:
-        parts: the data sets; empty ones are left out.
+        parts: the data set of each size; empty ones are left out.
         validation: the data's own validation set, if it has one; its samples may have any size.
     """
 
     def __init__(
-        self, parts: Sequence[CaptionedDataset], validation: PictureDataset | None = None
+        self, parts: Mapping[Size, CaptionedDataset], validation: PictureDataset | None = None
     ) -> None:
-        self.parts = tuple(part for part in parts if len(part))
+        self.parts = {size: part for size, part in parts.items() if len(part)}
         self.validation = validation
-        self._starts = [0, *itertools.accumulate(map(len, self.parts))]
+        self._in_order = list(self.parts.values())
+        self._starts = [0, *itertools.accumulate(map(len, self._in_order))]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the number of pictures of each size."""
+        return {f"{height} x {width}": len(part) for (height, width), part in self.parts.items()}
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -60,7 +71,7 @@ class Buckets:
             BadSampleError: it cannot be used.
         """
         part, place = self._find(index)
-        return self.parts[part][place]
+        return self._in_order[part][place]
 
     def draw(self, index: int, rng: Random) -> Sample:
         """Return one sample with what it leaves open drawn with ``rng``.
@@ -69,12 +80,12 @@ class Buckets:
             BadSampleError: it cannot be used.
         """
         part, place = self._find(index)
-        return draw(self.parts[part], place, rng)
+        return draw(self._in_order[part], place, rng)
 
     def after(self, index: int) -> int:
         """Return the index of the next sample of the same size; after the last comes the first."""
         part, place = self._find(index)
-        return self._starts[part] + (place + 1) % len(self.parts[part])
+        return self._starts[part] + (place + 1) % len(self._in_order[part])
 
     def _find(self, index: int) -> tuple[int, int]:
         part = bisect.bisect_right(self._starts, index) - 1
@@ -101,61 +112,65 @@ def bucketed(dataset: PictureDataset) -> Buckets:
     """Divide a data set by the sizes that its framing gives to pictures (``Framing.buckets``).
 
     Raises:
-        UserError: what was found cannot be kept in the cache folder.
+        UserError: too many pictures cannot be read, or what was found cannot be kept.
     """
     sizes = dataset.framing.buckets
-    members = rows_of_sizes(dataset.table, sizes)
-    parts = []
-    for size, indices in zip(sizes, members, strict=True):
-        room = CACHE_BYTES * len(indices) // max(1, len(dataset))
+    parts: dict[Size, CaptionedDataset] = {}
+    for size, indices in zip(sizes, rows_of_sizes(dataset.table, sizes), strict=True):
         framing = replace(dataset.framing, size=size, buckets=())
-        parts.append(PictureDataset(Rows(dataset.table, indices), framing, None, room))
+        room = CACHE_BYTES * len(indices) // max(1, len(dataset))
+        rows = Rows(dataset.table, indices)
+        parts[size] = PictureDataset(rows, framing, None, room, dataset.files)
     return Buckets(parts, dataset.validation)
 
 
 def rows_of_sizes(table: PictureTable, sizes: Sequence[Size]) -> list[Sequence[int]]:
     """Return the rows whose aspect ratio is nearest to that of each size.
 
-    A picture that cannot be read counts as square; training will say that it is bad.
+    A size that fewer than ``LEAST`` pictures have goes without; they get the nearest other one.
+    A picture that cannot be read gets the most frequent size; training will say that it is bad.
+
+    Raises:
+        UserError: too many pictures cannot be read, or what was found cannot be kept.
     """
     identity = getattr(table, "identity", None)
     if identity is None:  # a list in memory
-        return _divided(_sorted(_look(table, sizes)[0], len(sizes)), len(sizes))
+        return _divided(_sorted(_look(table, sizes), len(sizes)), len(sizes))
     digest = hashlib.blake2b(repr((FORMAT, identity, list(sizes))).encode(), digest_size=16)
     path = cache_folder("buckets") / f"{digest.hexdigest()}.npy"
-    stored = _stored(path, len(sizes), len(table))
-    if stored is not None:
-        return _divided(stored, len(sizes))
-    log.warning("reading the heads of %d pictures for their shapes, once", len(table))
-    numbers, all_there = _look(table, sizes)
-    found = _sorted(numbers, len(sizes))
-    if all_there:
+    found = _stored(path, len(sizes), len(table))
+    if found is None:
+        log.warning("reading the heads of %d pictures for their shapes, once", len(table))
+        found = _sorted(_look(table, sizes), len(sizes))
         _save(path, found)
     return _divided(found, len(sizes))
 
 
-def _look(table: PictureTable, sizes: Sequence[Size]) -> tuple[bytearray, bool]:
-    """Return the number of each row's size, and whether every picture was there to be read."""
-    found, all_there = bytearray(), True
-    square = sizes.index(nearest(sizes, 1.0))
+def _look(table: PictureTable, sizes: Sequence[Size]) -> np.ndarray:
+    """Return the number of each row's size."""
 
-    def number(row: Row | None) -> tuple[int, bool]:
+    def number(row: Row | None) -> int:
         if row is None:
-            return square, True
+            return UNREADABLE
         try:
             height, width = upright_size(row.picture)
-        except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            return square, getattr(error, "errno", None) is None
-        return sizes.index(nearest(sizes, width / height)), True
+        except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning):
+            return UNREADABLE
+        return sizes.index(nearest(sizes, width / height))
 
+    found = bytearray()
     with ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(table), READ_AT_ONCE):
-            stop = min(start + READ_AT_ONCE, len(table))
-            rows = [_row(table, index) for index in range(start, stop)]
-            for which, there in readers.map(number, rows):
-                found.append(which)
-                all_there &= there
-    return found, all_there
+            rows = range(start, min(start + READ_AT_ONCE, len(table)))
+            found += bytes(readers.map(number, [_row(table, row) for row in rows]))
+    numbers = np.frombuffer(found, np.uint8)
+    unreadable = int((numbers == UNREADABLE).sum())
+    if unreadable > BAD_SHARE * max(len(numbers), JUDGED_FROM) or unreadable == len(numbers):
+        raise UserError(
+            f"{unreadable} of {len(numbers)} pictures cannot be read for their shapes: is the data "
+            "away? python -m minimagen data check tells what is wrong"
+        )
+    return _merged(numbers, sizes)
 
 
 def _row(table: PictureTable, index: int) -> Row | None:
@@ -165,9 +180,23 @@ def _row(table: PictureTable, index: int) -> Row | None:
         return None
 
 
-def _sorted(found: bytearray, sizes: int) -> np.ndarray:
+def _merged(numbers: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
+    """Give each row a size that at least ``LEAST`` rows have, or all rows the same one."""
+    counts = np.bincount(numbers[numbers != UNREADABLE], minlength=len(sizes))
+    goes_to = np.arange(UNREADABLE + 1, dtype=np.uint8)
+    goes_to[UNREADABLE] = counts.argmax()
+    kept = [i for i in range(len(sizes)) if counts[i]]
+    while len(kept) > 1 and counts[rarest := min(kept, key=counts.__getitem__)] < LEAST:
+        kept.remove(rarest)
+        height, width = sizes[rarest]
+        other = sizes.index(nearest([sizes[i] for i in kept], width / height))
+        counts[other] += counts[rarest]
+        goes_to[goes_to == rarest] = other
+    return goes_to[numbers]
+
+
+def _sorted(numbers: np.ndarray, sizes: int) -> np.ndarray:
     """Return the number of rows of each size, then the rows in order of their size."""
-    numbers = np.frombuffer(found, np.uint8)
     counts = np.bincount(numbers, minlength=sizes)
     return np.concatenate([counts, np.argsort(numbers, kind="stable")]).astype(np.int64)
 

@@ -133,7 +133,7 @@ def training_batches(
         options = {"batch_size": None}  # it makes the batches itself
     else:
         source = Drawn(dataset, seed)
-        parts = dataset.parts if isinstance(dataset, Buckets) else (dataset,)
+        parts = dataset.parts.values() if isinstance(dataset, Buckets) else [dataset]
         order = Order(tuple(map(len, parts)), seed, getattr(dataset, "endless", False))
         options = {"batch_sampler": order.batches(batch_size, start, stop, rank, world)}
     loader: DataLoader[Any] = DataLoader(

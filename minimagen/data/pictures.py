@@ -73,6 +73,7 @@ class PictureDataset:
         framing: Framing | None = None,
         validation: "PictureDataset | None" = None,
         cache_bytes: int = CACHE_BYTES,
+        files: FileReader | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -81,13 +82,14 @@ class PictureDataset:
             framing: size, crop and flip.
             validation: the data's own validation set, if it has one.
             cache_bytes: how many bytes of decoded pictures are kept.
+            files: knows what other data sets of the same source could read.
         """
         self.table, self.validation = table, validation
         self.framing = framing or Framing()
         height, width = self.framing.size
         self._room = cache_bytes // (3 * height * width)
         self._cache: dict[int, Pixels] = {}
-        self._files = FileReader()
+        self.files = files or FileReader()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -129,7 +131,7 @@ class PictureDataset:
         if isinstance(row.picture, bytes):
             return row.picture
         try:
-            return self._files.read(row.picture)
+            return self.files.read(row.picture)
         except OSError as error:
             raise BadPictureError(f"{row.name}: {error.strerror}") from error
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from random import Random
-from typing import cast
 
+from minimagen.config import Size
 from minimagen.data.buckets import Buckets
 from minimagen.data.permutation import Permutation
 from minimagen.data.pictures import PictureDataset
@@ -41,13 +41,23 @@ def at_most(dataset: TrainingData, count: int | None, seed: int = 0) -> Training
     """
     if count is None or isinstance(dataset, ShapesDataset | PictureStream):
         return dataset
-    if isinstance(dataset, Buckets):
-        share = count / len(dataset)
-        parts = [at_most(part, max(1, round(share * len(part))), seed) for part in dataset.parts]
-        return Buckets(cast(list[CaptionedDataset], parts), dataset.validation)
     if count >= len(dataset):
         return dataset
+    if isinstance(dataset, Buckets):
+        return _at_most_in_all(dataset, count, seed)
     return Part(dataset, Permutation(len(dataset), "at most", seed), range(count))
+
+
+def _at_most_in_all(buckets: Buckets, count: int, seed: int) -> Buckets:
+    """Return ``count`` rows of all buckets together, of each its share."""
+    parts: dict[Size, CaptionedDataset] = {}
+    seen = kept = 0
+    for size, part in buckets.parts.items():
+        seen += len(part)
+        more = count * seen // len(buckets) - kept
+        order = Permutation(len(part), "at most", seed)
+        parts[size], kept = Part(part, order, range(more)), kept + more
+    return Buckets(parts, buckets.validation)
 
 
 def split_train_valid(
@@ -81,16 +91,17 @@ def split_train_valid(
             "least 2 pictures and a share between 0 and 1, such as 0.9"
         )
     if isinstance(dataset, Buckets):
-        pairs = [_divided(part, fraction, seed) for part in dataset.parts]
-        training, validation = (Buckets(part) for part in zip(*pairs, strict=True))
+        pairs = {size: _divided(part, fraction, seed) for size, part in dataset.parts.items()}
+        validation = Buckets({size: pair[1] for size, pair in pairs.items()})
         order = Permutation(len(validation), "mixed", seed)  # its first rows are of all sizes
-        return training, Part(validation, order, range(len(validation)))
+        rows = Part(validation, order, range(len(validation)))
+        return Buckets({size: pair[0] for size, pair in pairs.items()}), rows
     return _divided(dataset, fraction, seed)
 
 
 def _divided(dataset: CaptionedDataset, fraction: float, seed: int) -> tuple[Part, Part]:
-    """Divide at random; of two or more rows each side has one, a single one is for training."""
+    """Divide two or more rows at random; each side has at least one."""
     length = len(dataset)
     order = Permutation(length, "split", seed)
-    kept = min(max(round(fraction * length), 1), max(1, length - 1))
+    kept = min(max(round(fraction * length), 1), length - 1)
     return Part(dataset, order, range(kept)), Part(dataset, order, range(kept, length))

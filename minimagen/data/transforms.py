@@ -26,6 +26,7 @@ DAMAGE = (
 )
 CROPS = ("centre", "random")
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
+ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp"}  # where the head of a PNG may hold it
 ON_ITS_SIDE = (5, 6, 7, 8)  # its values that exchange height and width
 
 
@@ -54,7 +55,7 @@ def upright_size(source: Path | bytes) -> Size:
     """
     with open_picture(source) as picture:
         # Pillow decodes a whole PNG to look for an orientation behind its pixels
-        told = picture.format != "PNG" or "exif" in picture.info
+        told = picture.format != "PNG" or not ORIENTED.isdisjoint(picture.info)
         turned = told and picture.getexif().get(ORIENTATION, UPRIGHT) in ON_ITS_SIDE
         return (picture.width, picture.height) if turned else (picture.height, picture.width)
 

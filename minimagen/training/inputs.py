@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from minimagen.batch import Batch
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.data.buckets import Buckets
 from minimagen.data.embedding_cache import EmbeddingCache
 from minimagen.data.loader import good_samples, validation_batches
 from minimagen.data.sample import CaptionedDataset
 from minimagen.data.split import at_most, split_train_valid
-from minimagen.data.stream import TrainingData
+from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.sizes import aspect_buckets
@@ -41,7 +42,7 @@ def prepare_inputs(
     training, validation = split_train_valid(
         dataset, data.train_valid_frac, data.seed, data.valid_num
     )
-    _check_size(validation, imagen.config, data.aspect_buckets)
+    _check_sizes(dataset, validation, imagen.config, data.aspect_buckets)
     valid = validation_batches(validation, encode, VALIDATED_AT_ONCE, data.valid_num)
     captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     return Inputs(at_most(training, data.max_samples, data.seed), encode, valid, captions)
@@ -54,11 +55,25 @@ def _cached(encoder: TextEncoder, dataset: TrainingData) -> TextEncoder:
     return EmbeddingCache.on_disk(encoder, getattr(dataset, "endless", False))
 
 
-def _check_size(dataset: CaptionedDataset, config: ImagenConfig, buckets: bool) -> None:
-    size = next(good_samples(dataset, 1)).image.shape[:2]
-    last = config.image_sizes[-1]
-    if size not in (aspect_buckets(config) if buckets else (last,)):
+def _check_sizes(
+    dataset: TrainingData, validation: CaptionedDataset, config: ImagenConfig, several: bool
+) -> None:
+    """Raise a UserError unless the last stage paints such pictures, ``several`` sizes or one."""
+    given = next(good_samples(validation, 1)).image.shape[:2]
+    buckets = dataset.framing.buckets if isinstance(dataset, PictureStream) else ()
+    if isinstance(dataset, Buckets):
+        buckets = tuple(dataset.parts)
+    if bool(buckets) != several:
+        told = "buckets" if buckets else "pictures of one size"
         raise UserError(
-            f"the pictures are {size[0]} x {size[1]}, the last stage paints {last}; "
-            "load the data at that size"
+            f"the data has {told} and DataConfig says aspect_buckets={several}: give load_dataset "
+            "buckets=aspect_buckets(imagen.config) and DataConfig aspect_buckets=True, or neither"
         )
+    last = config.image_sizes[-1]
+    valid = aspect_buckets(config) if several else (last,)
+    for size in (given, *buckets):
+        if size not in valid:
+            raise UserError(
+                f"the pictures are {size[0]} x {size[1]}, the last stage paints {last}; "
+                "load the data at that size"
+            )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from minimagen.config import TrainingConfig
+from minimagen.data.buckets import Buckets
 from minimagen.data.loader import training_batches
 from minimagen.data.stream import TrainingData
 from minimagen.errors import UserError
@@ -14,8 +15,8 @@ from minimagen.text.encoding import TextEncoder
 from minimagen.training.processes import Processes
 from minimagen.training.trainer import Trainer
 
-UNTIMED_STEPS = 2  # the first ones also allocate, choose kernels and start workers
-TIMED_STEPS = 10  # of each stage, to turn minutes into steps
+UNTIMED_STEPS = 2  # of each size: the first ones also allocate, choose kernels and start workers
+TIMED_STEPS = 10  # of each stage at least, to turn minutes into steps
 FAR = 10**9  # a step that is not reached: every timed step reads ahead like those of a long run
 OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
 
@@ -74,11 +75,13 @@ def _seconds_per_step(
     processes: Processes,
 ) -> float:
     """Time a few steps of a copy of stage ``i``: each reads one batch; text is encoded before."""
+    sizes = len(dataset.parts) if isinstance(dataset, Buckets) else 1
+    untimed, timed = UNTIMED_STEPS * sizes, max(TIMED_STEPS, UNTIMED_STEPS * sizes)
     trainer = Trainer(
         copy.deepcopy(imagen.stages[i]),
         i,
         config.stages[i],
-        UNTIMED_STEPS + TIMED_STEPS,
+        untimed + timed,
         config.seed,
         config.accum_iter,
         config.precision,
@@ -98,8 +101,8 @@ def _seconds_per_step(
     started = time.perf_counter()
     for batch in processes.in_step(batches):
         trainer.train_step(batch)
-        if trainer.step == UNTIMED_STEPS:
+        if trainer.step == untimed:
             started = time.perf_counter()
         if trainer.done:
             break
-    return processes.mean(time.perf_counter() - started) / TIMED_STEPS
+    return processes.mean(time.perf_counter() - started) / timed

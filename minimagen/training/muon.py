@@ -85,7 +85,8 @@ class Muon(torch.optim.Optimizer):
                 size = 0.2 * max(steps.shape[1:]) ** 0.5
                 steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])
                 for p, step in zip(parameters, steps, strict=True):
-                    p.mul_(1.0 - group["lr"] * group["weight_decay"])
+                    if group["weight_decay"]:
+                        p.mul_(1.0 - group["lr"] * group["weight_decay"])
                     step = step.movedim(-1, 1) if step.ndim > 2 else step
                     p.add_(step, alpha=-group["lr"] * size)
 

@@ -21,8 +21,8 @@ def build_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     hidden: list[nn.Parameter] = getattr(stage, "hidden_matrices", list)()
     if hidden and config.optimizer == "muon":
-        decay = config.weight_decay
-        optimizers.append(Muon(hidden, config.optim_lr, weight_decay=decay, processes=processes))
+        momentum, decay = config.betas[0], config.weight_decay
+        optimizers.append(Muon(hidden, config.optim_lr, momentum, decay, processes))
         taken = {id(p) for p in hidden}
         every = [p for p in every if id(p) not in taken]
     groups = [

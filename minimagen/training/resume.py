@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.config import DataConfig, TrainingConfig
+from minimagen.data.buckets import Buckets
 from minimagen.data.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -33,8 +34,14 @@ def run_identity(
         "seed": config.seed,
         "precision": config.precision,
         "data": told,
-        "pictures": None if isinstance(training, PictureStream) else len(training),
+        "pictures": _count(training),
     }
+
+
+def _count(training: TrainingData) -> int | dict[str, int] | None:
+    if isinstance(training, Buckets):
+        return training.counts
+    return None if isinstance(training, PictureStream) else len(training)
 
 
 def check_resumable(

@@ -10,8 +10,10 @@ from PIL.Image import Image
 from minimagen.batch import Batch
 from minimagen.config import DataConfig, TrainingConfig
 from minimagen.contact_sheet import contact_sheet, save_sheet
+from minimagen.data.buckets import Buckets
 from minimagen.data.loader import training_batches
 from minimagen.data.stream import PROMISE, PictureStream, TrainingData
+from minimagen.device import keep_freed_memory
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
@@ -51,7 +53,7 @@ def train(
 
     Args:
         imagen: The cascade; its stages are trained in place and end with the averaged weights.
-        dataset: Captioned pictures of the size of the last stage.
+        dataset: Captioned pictures of the size of the last stage, or of its aspect buckets.
         config: Steps, rates, batch size.
         data: What is written to ``data.json``, the share for validation and its size.
         output: The training directory; ``training_<time>`` by default. One that other stages of
@@ -70,6 +72,8 @@ def train(
     """
     data = data or DataConfig()
     processes = launched(device, fsdp)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     with processes.together():
         chosen = chosen_stages(stages, len(imagen.stages))
         config = config.for_stages(len(imagen.stages))
@@ -278,6 +282,10 @@ def _announced(
     for i, stage in enumerate(imagen.stages):
         size = " x ".join(map(str, imagen.config.image_sizes[i]))
         tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
+    if isinstance(training, Buckets):
+        tracker.say(
+            "pictures by size: " + ", ".join(f"{n} of {s}" for s, n in training.counts.items())
+        )
     if isinstance(training, PictureStream):
         tracker.say(PROMISE)
     return tracker

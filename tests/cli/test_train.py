@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -262,22 +263,35 @@ def test_directories_of_the_same_second_differ(here: Path, monkeypatch: pytest.M
 
 
 def test_pictures_of_many_shapes_are_trained_and_painted(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a folder to wide pictures; the dry run names the sizes; a resumed run keeps them."""
+    """From a folder to wide pictures; the dry run names the sizes; resumed is uninterrupted."""
     folder = here / "pictures"
     folder.mkdir()
-    for i in range(12):
+    for i in range(30):
         size = ((40, 40), (64, 40), (30, 50))[i % 3]  # Pillow: (width, height)
-        Image.new("RGB", size, (20 * i, 0, 99)).save(folder / f"{i}.png")
+        Image.new("RGB", size, (8 * i, 0, 99)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"number {i}")
     flags = ["--TESTING", "--DATASET", "pictures", "--ASPECT_BUCKETS", "-b", "2", "-t", "1"]
     flags += ["--DEVICE", "cpu"]
     assert train.entry([*flags, "--DRY_RUN"]) == 0
     assert re.search(r"aspect bucket +12 x 20 +24 x 40\n", capsys.readouterr().out)
-    assert train.entry([*flags, "--STEPS", "3", "--OUTPUT", "run"]) == 0
+    trained: list[tuple[int, ...]] = []
+    loss = DiffusionStage.loss
+    monkeypatch.setattr(
+        DiffusionStage,
+        "loss",
+        lambda stage, batch, draws: trained.append(batch.images.shape) or loss(stage, batch, draws),
+    )
+    assert train.entry([*flags, "--STEPS", "6", "--OUTPUT", "whole"]) == 0
+    assert {shape[2:] for shape in trained} == {(32, 32), (24, 40), (40, 24)}
+    assert train.entry([*flags, "--STEPS", "6", "--OUTPUT", "run", "--CHCKPT_NUM", "3"]) == 0
+    for newest in (here / "run" / "tmp").glob("*_step_00000006"):
+        shutil.rmtree(newest)  # back to step 3 of both stages
     assert train.entry(["-rd", "run", "--STEPS", "6", "--IN_PLACE", "--DEVICE", "cpu"]) == 0
+    assert all(same(weights("whole", stage), weights("run", stage)) for stage in (0, 1))
     painted = ["-d", "run", "-c", "number 1", "-t", "1", "-ar", "16:10", "-o", "out"]
+    capsys.readouterr()
     assert inference.entry([*painted, "--DEVICE", "cpu"]) == 0
     assert "40 x 24" in (told := capsys.readouterr().out) and "may look wrong" not in told
     with Image.open(here / "out" / "generated_images" / "image_0.png") as picture:

@@ -57,7 +57,7 @@ def test_a_folder_that_vanishes_and_comes_back_changes_nothing(
     dataset = uncached(folder)
     running = training_batches(dataset, text_encoder, 4, 0, 0, 30)
     # T5 wants company: batches are read 128 ahead, so the folder goes away while they are.
-    read = dataset._files.read
+    read = dataset.files.read
     count = 0
 
     def vanishing(path: Path) -> bytes:
@@ -67,7 +67,7 @@ def test_a_folder_that_vanishes_and_comes_back_changes_nothing(
             folder.rename(away)
         return read(path)
 
-    dataset._files.read = vanishing  # type: ignore[method-assign]
+    dataset.files.read = vanishing  # type: ignore[method-assign]
     pauses += [lambda: None, lambda: None, lambda: away.rename(folder)]
     with caplog.at_level(logging.WARNING):
         for a, b in zip(whole, running, strict=True):

@@ -77,3 +77,12 @@ def test_muon_trains_the_hidden_matrices_and_adamw_every_other_parameter_once():
         assert any(name.startswith(part) for name in by_adamw)
         assert not any(name.startswith(part) for name in by_muon)
     assert not any(".embed." in name or name.endswith("bias") for name in by_muon)
+
+
+def test_muons_momentum_is_the_first_beta():
+    stage = DiffusionStage(0, StageConfig(unet=SHAPE), (8, 8), None, 12)
+    config = CONFIG.replace(optimizer="muon", betas=(0.7, 0.99))
+    muon, adamw = build_optimizers(stage, config, Processes())
+    assert isinstance(muon, Muon)
+    assert {group["momentum"] for group in muon.param_groups} == {0.7}
+    assert {group["betas"] for group in adamw.param_groups} == {(0.7, 0.99)}

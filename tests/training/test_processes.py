@@ -12,11 +12,13 @@ import psutil
 import pytest
 import torch
 import torch.multiprocessing as mp
+from PIL import Image
 
 from minimagen.batch import Batch
 from minimagen.config import StageTrainingConfig
 from minimagen.data.loader import training_batches
 from minimagen.data.shapes import ShapesDataset
+from minimagen.data.sources import load_dataset
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import load_newest, load_weights
@@ -57,7 +59,13 @@ def _enter(rank, world, port, work, arguments):
     work(rank, *arguments)
 
 
-def train_some(processes: Processes, accum_iter: int = 1) -> tuple[Trainer, list[float]]:
+def train_some(
+    processes: Processes, accum_iter: int = 1, folder: str = ""
+) -> tuple[Trainer, list[float]]:
+    """Train on drawn pictures, or in two sizes on those of a folder."""
+    data = ShapesDataset(size=8)
+    if folder:
+        data = load_dataset(folder, (8, 8), crop="random", flip=True, buckets=((8, 8), (4, 12)))
     trainer = Trainer(
         DoubleStage(),
         0,
@@ -68,7 +76,7 @@ def train_some(processes: Processes, accum_iter: int = 1) -> tuple[Trainer, list
         processes=processes,
     )
     batches = training_batches(
-        ShapesDataset(size=8),
+        data,
         HashTextEncoder(),
         GLOBAL,
         1,
@@ -87,9 +95,9 @@ def numbers(trainer: Trainer, losses: list[float]) -> dict[str, torch.Tensor]:
     return found | {"losses": torch.tensor([*losses, trainer.validate(valid)]).double()}
 
 
-def _train_and_tell(rank: int, accum_iter: int, path: str) -> None:
+def _train_and_tell(rank: int, accum_iter: int, path: str, folder: str = "") -> None:
     processes = launched("cpu")
-    found = numbers(*train_some(processes, accum_iter))
+    found = numbers(*train_some(processes, accum_iter, folder))
     everybody = processes.mean(float(found["model.unet.conv_in.weight"].sum()))
     assert everybody == pytest.approx(float(found["model.unet.conv_in.weight"].sum()), rel=1e-14)
     if rank == 0:
@@ -117,6 +125,23 @@ def test_any_number_of_processes_trains_the_same_weights(tmp_path, alone, world,
         assert distance < 1e-6, name
     moved = found["model.unet.conv_in.weight"] - DoubleStage().unet.conv_in.weight.detach()
     assert moved.norm() > 1e-3  # it did train
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_train_the_same_weights_on_pictures_of_several_sizes(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(24):
+        size = ((40, 40), (50, 20))[i % 2]  # Pillow: (width, height)
+        ramp = torch.arange(size[0], dtype=torch.uint8).mul(5).add(10 * i).expand(size[1], -1)
+        Image.fromarray(ramp.numpy()).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    alone = numbers(*train_some(Processes(), folder=str(folder)))
+    in_processes(2, _train_and_tell, 1, str(tmp_path / "found"), str(folder))
+    found = torch.load(tmp_path / "found", weights_only=True)
+    for name, expected in alone.items():
+        distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
+        assert distance < 1e-6, name
 
 
 def test_the_rows_of_the_processes_make_up_the_global_batch():
