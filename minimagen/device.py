@@ -1,14 +1,10 @@
 """Where the numbers are computed, and how precisely."""
 
-import ctypes
-import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from minimagen.errors import UserError
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -54,16 +50,3 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     if precision == "bf16" or (precision == "auto" and has_native_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees, up to 512 MiB, for the step after it.
-
-    Every step takes the same memory again. By default glibc gives large pieces back to the system
-    at once, and each page of them has to be asked for and zeroed anew: a tenth of a small step on a
-    CPU. Where there is no glibc nothing happens.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(MMAP_THRESHOLD, 32 << 20)  # the largest that older ones take
-        library.mallopt(TRIM_THRESHOLD, 512 << 20)

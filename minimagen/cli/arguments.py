@@ -136,7 +136,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     """
     # Threads that spin while they wait take the core from those they wait for: one busy neighbour
     # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

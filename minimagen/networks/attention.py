@@ -44,21 +44,20 @@ class Attention(nn.Module):
     def text_keys_values(self, tokens: Tensor) -> KeysValues:
         """Return keys and values [b heads n head_dim] of text tokens [b n cond_dim]."""
         assert self.text_to_kv is not None
-        keys, values = self.text_to_kv(tokens).chunk(2, dim=-1)
-        return self.k_norm(split_heads(keys, self.heads)), split_heads(values, self.heads)
+        return self._split_pair(*self.text_to_kv(tokens).chunk(2, dim=-1))
+
+    def _split_pair(self, keys: Tensor, values: Tensor) -> KeysValues:
+        return split_heads(keys, self.heads, self.k_norm), split_heads(values, self.heads)
 
     def forward(self, x: Tensor, context: TextContext) -> Tensor:
         """Attend; the shape of ``x`` stays."""
         height, width = x.shape[-2:]
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [b (h w) c]
-        queries = self.q_norm(split_heads(self.to_q(tokens), self.heads))
+        queries = split_heads(self.to_q(tokens), self.heads, self.q_norm)
         pairs: list[KeysValues] = []
         masks: list[Tensor] = []
         if self.to_kv is not None:
-            keys, values = self.to_kv(tokens).chunk(2, dim=-1)
-            pairs.append(
-                (self.k_norm(split_heads(keys, self.heads)), split_heads(values, self.heads))
-            )
+            pairs.append(self._split_pair(*self.to_kv(tokens).chunk(2, dim=-1)))
             masks.append(context.mask.new_ones(len(x), height * width))
         if self.text_to_kv is not None:
             pairs.append(context.keys_values[self.text_index])

@@ -100,13 +100,16 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Pool ``tokens`` where ``mask`` is True."""
-        keys, values = self.to_kv(tokens).chunk(2, dim=-1)
-        keys, values = split_heads(keys, self.heads), split_heads(values, self.heads)
+        keys, values = (split_heads(x, self.heads) for x in self.to_kv(tokens).chunk(2, dim=-1))
         query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)
         pooled = F.scaled_dot_product_attention(query, keys, values, mask[:, None, None, :])
         return self.mlp(pooled.transpose(1, 2).flatten(1))
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Rearrange [b n (heads d)] to [b heads n d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def split_heads(x: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
+    """Rearrange [b n (heads d)] to [b heads n d], after normalising each head's d numbers.
+
+    (In this order gradients arrive as they lie in memory, and need not be copied first.)
+    """
+    x = x.unflatten(-1, (heads, -1))
+    return (x if norm is None else norm(x)).transpose(1, 2)

@@ -24,12 +24,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
     The iteration X <- (a I + b X X' + c (X X')^2) X, begun at X / |X|. All of its factors are
     polynomials of the one small matrix X X', so they are multiplied together first and meet X
-    last: two products with the long side instead of six.
+    last: two products with the long side instead of six. |X|^2 is the trace of X X'.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     gram = x @ x.mT
+    squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-14
+    gram /= squared_norm
     factors: list[Tensor] = []
     for a, b, c in NEWTON_SCHULZ:
         if factors:
@@ -37,7 +38,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         factors.append(factor)
-    x = reduce(torch.matmul, factors) @ x
+    x = (reduce(torch.matmul, factors) / squared_norm.sqrt()) @ x
     return x.mT if tall else x
 
 

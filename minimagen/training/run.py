@@ -13,7 +13,6 @@ from minimagen.contact_sheet import contact_sheet, save_sheet
 from minimagen.data.buckets import Buckets
 from minimagen.data.loader import training_batches
 from minimagen.data.stream import PROMISE, PictureStream, TrainingData
-from minimagen.device import keep_freed_memory
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
@@ -72,8 +71,6 @@ def train(
     """
     data = data or DataConfig()
     processes = launched(device, fsdp)
-    if processes.device.type == "cpu":
-        keep_freed_memory()
     with processes.together():
         chosen = chosen_stages(stages, len(imagen.stages))
         config = config.for_stages(len(imagen.stages))
