@@ -1,7 +1,11 @@
 """What many tests share: a text encoder without weights, tiny networks that do something."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
