@@ -77,7 +77,13 @@ def _provenance(machine: str, rows: list[Row]) -> str:
 
 
 def draw(by_machine: dict[str, list[Row]], path: Path) -> bool:
-    """Draw the share of captions all right against seconds; False without matplotlib."""
+    """Draw the share of captions all right against seconds.
+
+    Returns:
+        False without matplotlib, or where nothing but the peer's trials was run.
+    """
+    if all(row["case"]["purpose"] == "trial" for rows in by_machine.values() for row in rows):
+        return False
     try:
         import matplotlib
     except ImportError:
