@@ -1,13 +1,15 @@
 """What a picture costs and how good it is, against sampler and number of steps.
 
     python -m benchmarks.sample -d training_20261121_120000
+    python -m benchmarks.sample -d training_distilled      after the one that was its teacher
 
 For every stage, sampler and number of steps: seconds, network calls (one call = one forward of one
 example; a guided step is two) and memory per picture, the share of captions with every attribute
 right, and KID on the judge's penultimate features against as many fresh real renders. The stages
 before the one that is varied keep their own settings; those behind it are not run, so a stage is
 judged at its own size. The last line of each stage is its reference, 250 steps of ddpm; the report
-compares every setting with it, caption by caption.
+compares every setting with it, caption by caption. A distilled stage has one setting, its own, and
+is compared with its teacher's reference.
 """
 
 import argparse
@@ -42,6 +44,7 @@ from minimagen.diffusion.samplers import SAMPLERS
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import kid
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.distillation import kept_teacher
 
 STEPS = {0: (4, 8, 12, 16, 20, 50), 1: (1, 2, 4, 8, 16)}  # of the first stage, of the others
 REFERENCE = ("ddpm", 250)
@@ -129,25 +132,35 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     """Yield every setting of every stage, its reference last."""
     directory = TrainingDirectory.open(arguments.directory)
     imagen = read_parameters(directory.parameters).imagen
-    weights = [directory.weights(i).stat().st_mtime_ns for i in range(len(imagen.stages))]
+    taught = kept_teacher(directory)
     for i, stage in enumerate(imagen.stages):
         if arguments.stage not in (None, i):
             continue
-        steps = arguments.steps or STEPS[min(i, 1)]
-        settings = [(name, n) for n in steps for name in SAMPLERS]
-        for sampler, n in [*settings, (REFERENCE[0], arguments.reference)]:
+        reference = (REFERENCE[0], arguments.reference)
+        settings = [(name, n) for n in arguments.steps or STEPS[min(i, 1)] for name in SAMPLERS]
+        settings += [reference]
+        if stage.distilled_steps is not None:
+            settings = [(stage.sampling.sampler, stage.sampling.timesteps)]
+        for sampler, n in settings:
             sampling = stage.sampling.replace(sampler=sampler, timesteps=n)
             yield {
+                "what": "distilled" if taught else "trained",
                 "directory": str(directory),
                 "settings": fingerprint(imagen),
-                "weights": weights[: i + 1],
+                "weights": _weights(directory, i),
+                "compared_with": _weights(taught or directory, i),
                 "stage": i,
                 "sampling": sampling.model_dump(mode="json"),
-                "reference": (sampler, n) == (REFERENCE[0], arguments.reference),
+                "reference": (sampler, n) == reference,
                 "split": arguments.split,
                 "n": arguments.count,
                 "batch": arguments.batch_size,
             }
+
+
+def _weights(directory: TrainingDirectory, stage: int) -> list[int]:
+    """Return when the weights up to those of ``stage`` were made; a copied teacher keeps that."""
+    return [directory.weights(i).stat().st_mtime_ns for i in range(stage + 1)]
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

@@ -89,14 +89,15 @@ def _against_peer(row: Row, rows: list[Row]) -> str:
 def sample(rows: list[Row]) -> list[str]:
     """Return the table of the sampling benchmark; differences are paired by caption."""
     table: Table = [
-        ("stage", "sampler", "steps", "guidance", "calls / picture", "s / picture", "memory, GB",
-         "all right", "against the reference, points (95 %)", "KID x 1000")
+        ("", "stage", "sampler", "steps", "guidance", "calls / picture", "s / picture",
+         "memory, GB", "all right", "against the reference, points (95 %)", "KID x 1000")
     ]  # fmt: skip
     for row in rows:
         case, sampling = row["case"], row["case"]["sampling"]
         reference = next((r for r in rows if _is_reference_of(r, row)), None)
         table.append((
-            case["stage"], sampling["sampler"], sampling["timesteps"], sampling["guidance_scale"],
+            case["what"], case["stage"], sampling["sampler"], sampling["timesteps"],
+            sampling["guidance_scale"],
             f"{row['calls_per_picture']:.0f}", f"{row['seconds_per_picture']:.3f}",
             f"{row['peak_bytes'] / 1e9:.2f}", f"{row['all_right']:.1%}",
             "reference" if case["reference"] else difference(row, reference),
@@ -106,9 +107,9 @@ def sample(rows: list[Row]) -> list[str]:
 
 
 def _is_reference_of(other: Row, row: Row) -> bool:
-    keys = ("directory", "weights", "stage", "split", "n")
-    same = all(other["case"][key] == row["case"][key] for key in keys)
-    return same and other["case"]["reference"]
+    same = all(other["case"][key] == row["case"][key] for key in ("stage", "split", "n"))
+    of_it = other["case"]["weights"] == row["case"]["compared_with"]
+    return bool(same and of_it and other["case"]["reference"])
 
 
 def difference(row: Row, reference: Row | None) -> str:

@@ -252,7 +252,7 @@ def confirming(arguments: argparse.Namespace) -> Iterator[Case]:
     passed: set[tuple[str, int]] = set()
     for budget in arguments.budgets:
         for seed in arguments.seeds:
-            for side in SIDES:
+            for side in arguments.sides:
                 if (side, seed) in passed:
                     continue
                 known = {"recipe": recipe.name} if side == "diffusers" else {}
@@ -287,6 +287,13 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _sides(text: str) -> list[str]:
+    sides = text.split(",")
+    if not set(sides) <= set(SIDES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of {', '.join(SIDES)}")
+    return sides
+
+
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
@@ -296,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--split", choices=("tune", "heldout"), default="tune")
     parser.add_argument("--budgets", type=_numbers, help="seconds, with commas between them")
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="[0,1,2]")
+    parser.add_argument("--sides", type=_sides, default=list(SIDES), help=f"[{','.join(SIDES)}]")
     parser.add_argument("--count", type=int, help="captions judged [500]")
     parser.add_argument("--parameters", type=Path, help="our side's [parameters]")
     arguments = parser.parse_args(argv)

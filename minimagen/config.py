@@ -8,53 +8,14 @@ imagen-pytorch where the thing is the same; new things have the papers' names.
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from minimagen.errors import UserError, did_you_mean
+from minimagen.checked import Config, Fraction, PositiveInt
+from minimagen.errors import UserError
 
 Prediction = Literal["eps", "x_0", "v"]
 SamplerName = Literal["ddpm", "ddim", "dpm++", "heun"]
 Size = tuple[int, int]  # (height, width) in pixels
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Config(BaseModel):
-    """Frozen; an unknown key is an error that names the nearest valid key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise UserError(
-                        f"unknown key {key!r} in the {cls.__name__}"
-                        f"{did_you_mean(key, cls.model_fields)} (valid: "
-                        f"{', '.join(cls.model_fields)})"
-                    )
-        return values
-
-    @classmethod
-    def read(cls, values: Any, where: str) -> Self:
-        """Check ``values`` (parsed JSON); a UserError in one line names ``where`` and the key."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            told = first["type"] == "missing" or isinstance(first["input"], dict)
-            given = "" if told else f", given {first['input']!r}"
-            message = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{where}: {key + ': ' if key else ''}{message}{given}") from None
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-
-    def replace(self, **changes: Any) -> Self:
-        """Return a checked copy with some fields changed."""
-        return type(self).read(self.model_dump() | changes, type(self).__name__)
 
 
 class UNetConfig(Config):
@@ -144,6 +105,10 @@ class SamplingConfig(Config):
             raise ValueError(f"guidance_interval ({low}, {high}) must be (low, high)")
         return self
 
+    def distilled(self, steps: int) -> Self:
+        """Return how a stage paints that was distilled to ``steps``."""
+        return self.replace(sampler="ddim", timesteps=steps, eta=0.0, guidance_scale=1.0)
+
 
 class StageConfig(Config):
     """One stage of the cascade: a network, a noise process, an objective, a sampler."""
@@ -161,6 +126,29 @@ class StageConfig(Config):
     """Super-resolution is trained on squares of this side, cut out anywhere; None: on whole
     pictures, as it paints (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024). A side
     that is shorter stays whole."""
+    distilled_steps: PositiveInt | None = None
+    """Learns to paint in so many steps, its teacher's guidance folded in (docs/sampling.md)."""
+
+    @model_validator(mode="after")
+    def _paints_as_distilled(self) -> Self:
+        if self.distilled_steps is not None and self.prediction == "eps":
+            raise ValueError("eps cannot be distilled: it says nothing of x_0 where all is noise")
+        self.checked(self.sampling)
+        return self
+
+    def checked(self, sampling: SamplingConfig) -> SamplingConfig:
+        """Return ``sampling``; a UserError if this stage cannot paint so."""
+        steps = self.distilled_steps
+        if steps is not None and sampling != sampling.distilled(steps):
+            raise UserError(
+                f"a stage distilled to {steps} steps paints in {steps} steps of ddim with "
+                "guidance_scale 1 (its teacher's is folded in) and nothing else"
+            )
+        return sampling
+
+    def distilled(self, steps: int) -> Self:
+        """Return the stage that learns to paint in ``steps`` what this one paints."""
+        return self.replace(distilled_steps=steps, sampling=self.sampling.distilled(steps))
 
     def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:
         """Return what is left of pictures of these sizes where training cuts them."""

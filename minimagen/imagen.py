@@ -23,12 +23,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minimagen.batch import to_uint8
+from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, SamplingConfig, Size
 from minimagen.device import autocast, resolve_device
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.sizes import aspect_buckets, nearest, scaled
 from minimagen.stages.diffusion import DiffusionStage
+from minimagen.stages.distillation import DistilledStage
 from minimagen.stages.stage import Condition
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
@@ -64,8 +66,8 @@ class Imagen(nn.Module):
                 torch.manual_seed(derive_seed(seed, i, "weights"))
                 low_res_size = sizes[i - 1] if i else None
                 width = self.text_encoder.embed_dim
-                link = DiffusionStage(i, stage, sizes[i], low_res_size, width, sizes[-1])
-                self._links.append(link)
+                kind = DiffusionStage if stage.distilled_steps is None else DistilledStage
+                self._links.append(kind(i, stage, sizes[i], low_res_size, width, sizes[-1]))
 
     @torch.inference_mode()
     def paint(
@@ -195,10 +197,10 @@ class Imagen(nn.Module):
         }
         changes: list[dict[str, Any]] = [{} for _ in self.stages]
         for name, value in asked.items():
-            for change, own in zip(changes, _per_stage(name, value, len(changes)), strict=True):
+            for change, own in zip(changes, per_stage(name, value, len(changes)), strict=True):
                 change.update({} if own is None else {name: own})
         pairs = zip(self.config.stages, changes, strict=True)
-        return [stage.sampling.replace(**change) for stage, change in pairs]
+        return [stage.checked(stage.sampling.replace(**change)) for stage, change in pairs]
 
     def _size_of(self, aspect_ratio: float) -> Size:
         if not 0 < aspect_ratio < float("inf"):
@@ -259,8 +261,9 @@ class Imagen(nn.Module):
         """Return what weights of stage ``i`` depend on, for the header of their file."""
         config = self.config
         stage = config.stages[i].model_dump(mode="json", exclude={"sampling"})
-        if stage["crop"] is None:
-            del stage["crop"]  # as in files from before there were crops
+        for name in ("crop", "distilled_steps"):  # as in files from before there were any
+            if stage[name] is None:
+                del stage[name]
         sizes = [list(size) for size in config.image_sizes[max(0, i - 1) : i + 1]]
         return stage | {"image_sizes": sizes, "text_encoder_name": config.text_encoder_name}
 
@@ -273,14 +276,6 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
 def _seeds(seed: int | None, count: int) -> list[int]:
     first = secrets.randbits(32) if seed is None else seed
     return list(range(first, first + count))
-
-
-def _per_stage(name: str, value: Any, count: int) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        return [value] * count
-    if len(value) != count:
-        raise UserError(f"{name}: {len(value)} values for {count} stages; give one, or one each")
-    return list(value)
 
 
 @contextmanager

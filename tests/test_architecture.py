@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimagen"
 FLOORS = [
     {"errors"},
+    {"checked"},
     {"config", "batch", "draws", "device"},
     {"sizes"},
     {"diffusion", "networks", "text", "storage"},

@@ -27,7 +27,9 @@ from benchmarks import (  # noqa: E402
 )
 from benchmarks.peer_diffusers import build_unet, matching_width  # noqa: E402
 from benchmarks.peer_recipes import TRIALS  # noqa: E402
+from minimagen import Imagen, ShapesDataset, TrainingConfig, train  # noqa: E402
 from minimagen.evaluation.metrics import kid  # noqa: E402
+from minimagen.storage.directory import TrainingDirectory  # noqa: E402
 
 # diffusers turns a tensor into a numpy array in a way that numpy 2 warns about
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -91,8 +93,6 @@ def test_both_sides_learn_within_their_budget(results: Path) -> None:
 
 
 def test_sampling_counts_every_call(results: Path, tmp_path: Path) -> None:
-    from minimagen import Imagen, ShapesDataset, TrainingConfig, train
-
     imagen = Imagen.from_parameters(ROOT / "parameters" / "testing")
     data = ShapesDataset(size=32, epoch_size=8)
     config = TrainingConfig(steps=1, batch_size=2)
@@ -109,6 +109,26 @@ def test_sampling_counts_every_call(results: Path, tmp_path: Path) -> None:
         assert len(row["right"]) == 20
         assert row["right"].count("1") / 20 == row["all_right"] == row["accuracy"]["all"]
         assert row["kid"] > 0
+
+
+def test_a_distilled_stage_is_compared_with_its_teachers_reference(
+    results: Path, tmp_path: Path
+) -> None:
+    many, few = tmp_path / "many", tmp_path / "few"
+    imagen = Imagen.from_parameters(ROOT / "parameters" / "testing")
+    shapes, config = ShapesDataset(size=32, epoch_size=8), TrainingConfig(steps=1, batch_size=2)
+    train(imagen, shapes, config, output=many)
+    first = imagen.config.stages[0]
+    student = imagen.config.replace(stages=(first.distilled(2), imagen.config.stages[1]))
+    teacher = TrainingDirectory(many)
+    train(Imagen(student), shapes, config, output=few, stages=[0], teacher=teacher)
+    asked = ("--stage", "0", "--steps", "1")
+    rows = sample.main(quick(results, "-d", str(many), *asked))
+    (own,) = sample.main(quick(results, "-d", str(few), *asked))
+    assert own["case"]["sampling"]["timesteps"] == own["calls_per_picture"] == 2
+    table = tables.sample([*rows, own])
+    assert sum("reference" in line for line in table[2:]) == 1
+    assert table[-1].startswith("| distilled | 0 | ddim | 2 |") and " to " in table[-1]
 
 
 def test_growth_measures_what_it_names(results: Path) -> None:

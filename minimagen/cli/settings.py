@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minimagen.checked import per_stage
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, read_parameter_values
@@ -30,11 +31,13 @@ class Settings:
             self._sources[(section,)] = source
 
     def set(self, path: KeyPath, value: Any, source: str) -> None:
-        """Set one value; every stage's where ``path`` holds ``"*"``."""
+        """Set one value; where ``path`` holds ``"*"`` every stage's, to its own of a tuple."""
         if "*" in path:
             at = path.index("*")
-            for i in range(len(self._get(path[:at]))):
-                self.set((*path[:at], i, *path[at + 1 :]), value, source)
+            count = len(self._get(path[:at]))
+            values = per_stage(source, value, count)
+            for i in range(count):
+                self.set((*path[:at], i, *path[at + 1 :]), values[i], source)
             return
         parent = self._get(path[:-1])
         parent[path[-1]] = value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minimagen.checked import per_stage
 from minimagen.cli.arguments import (
     Flag,
     build_parser,
@@ -15,6 +16,7 @@ from minimagen.cli.arguments import (
     positive,
     positive_int,
     run,
+    several,
     share,
 )
 from minimagen.cli.settings import KeyPath, Settings, read_settings
@@ -33,12 +35,13 @@ FLAGS = (
     Flag("EPOCHS", "e", positive_int, "passes over the training set, or give STEPS or MINUTES"),
     Flag("T5_NAME", "t5", str, "text encoder: t5_mini, t5_small ..., a hub id, a folder [t5_mini]"),
     Flag("TRAIN_VALID_FRAC", "f", share, "training share where the data has no split [0.9]"),
-    Flag("TIMESTEPS", "t", positive_int, "default sampling steps of every stage"),
+    Flag("TIMESTEPS", "t", several(positive_int), "default sampling steps, for all stages or each"),
     Flag("OPTIM_LR", "lr", positive, "peak learning rate of every stage"),
     Flag("ACCUM_ITER", "ai", positive_int, "micro-batches per optimizer step [1]"),
     Flag("CHCKPT_NUM", "cn", positive_int, "optimizer steps between checkpoints [500]"),
     Flag("VALID_NUM", "vn", positive_int, "validation images [512]"),
     Flag("RESTART_DIRECTORY", "rd", Path, "training directory to resume from"),
+    Flag("DISTILL", "di", Path, "training directory whose stages learn to paint in TIMESTEPS"),
     Flag("TESTING", "test", None, "everything once, in under a minute; tiny cascade by default"),
     Flag("DATASET", "ds", str, "shapes, shapes:scenes, a folder, a file, a hub id: docs/data.md"),
     Flag("STREAMING", "sr", None, "read parquet files and the hub while training, not before"),
@@ -68,6 +71,7 @@ EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DATASET my_pictures --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
   python train.py --RESTART_DIRECTORY training_20261120_220000
+  python train.py --DISTILL training_20261120_220000 --TIMESTEPS 8,1 --MINUTES 3
   torchrun --nproc_per_node 4 train.py --DATASET my_pictures --BATCH_SIZE 256 --STEPS 100000"""
 
 TARGETS: dict[str, KeyPath] = {
@@ -93,6 +97,10 @@ TARGETS: dict[str, KeyPath] = {
     "TRACKER": ("training", "tracker"),
 }
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
+FEW_STEPS = (8, 1)  # of a distilled first stage, of the others
+ITS_OWN = (  # what --DISTILL does not let one change
+    "PARAMETERS", "RESTART_DIRECTORY", "T5_NAME", "MAX_NUM_WORDS", "IMG_SIDE_LEN", "TESTING",
+)  # fmt: skip
 TESTING_CAPTIONS = ["a large red star on a blue background", "a small green heart"]
 ON_RESUME = {
     "EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER", "ACTIVATION_CHECKPOINTING",
@@ -107,6 +115,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise UserError(f"--{given[0]} and --{given[1]} contradict each other; give one of them")
     if arguments.RESTART_DIRECTORY is not None:
         settings = _restarted(arguments)
+    elif arguments.DISTILL is not None:
+        settings = _distilling(arguments)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
     if arguments.TESTING:
@@ -114,6 +124,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     _one_training_entry_per_stage(settings)
     for name, target in TARGETS.items():
         value = getattr(arguments, name)
+        if name == "TIMESTEPS" and arguments.DISTILL is not None:
+            continue  # they are in the stages that it distils
         if value is not None and value is not False:  # a switch that is not given is False
             settings.set(target, value, f"--{name}")
     if arguments.BATCH_SIZE is not None and arguments.RESTART_DIRECTORY is None:
@@ -181,12 +193,32 @@ def _restarted(arguments: argparse.Namespace) -> Settings:
     return settings
 
 
+def _distilling(arguments: argparse.Namespace) -> Settings:
+    """Return the values of the directory to distil, the chosen stages to paint in few steps."""
+    from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+
+    for name in ITS_OWN:
+        if getattr(arguments, name) not in (None, False):
+            raise UserError(f"--DISTILL takes a cascade as it is; leave out --{name}")
+    if all(getattr(arguments, name) is None for name in LENGTHS):
+        raise UserError(f"--DISTILL needs a length; give one of --{', --'.join(LENGTHS)}")
+    directory = TrainingDirectory.open(arguments.DISTILL)
+    settings = Settings(read_parameter_values(directory.parameters), str(directory))
+    stages = settings.parameters().imagen.stages
+    default = [FEW_STEPS[min(i, 1)] for i in range(len(stages))]
+    steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(stages))
+    for i in chosen_stages(arguments.STAGES, len(stages)):
+        stage = stages[i].distilled(steps[i])
+        settings.set(("imagen", "stages", i), stage.model_dump(mode="json"), "--DISTILL")
+    return settings
+
+
 def _saved(parameters: Parameters, target: KeyPath, value: Any) -> bool:
     """Tell whether every saved value at ``target`` equals ``value``."""
     values: list[Any] = [parameters._asdict()[str(target[0])].model_dump()]
     for part in target[1:]:
         values = [v for x in values for v in x] if part == "*" else [x[part] for x in values]
-    return all(saved == value for saved in values)
+    return values == per_stage(str(target[-1]), value, len(values))
 
 
 def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Namespace:
@@ -251,7 +283,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         )
     )
     processes.first_here(lambda: encoder.fingerprint)  # a missing one is told at once
-    restart = arguments.RESTART_DIRECTORY
+    restart, distil = arguments.RESTART_DIRECTORY, arguments.DISTILL
     try:
         directory = train(
             Imagen(parameters.imagen, encoder, seed=parameters.training.seed),
@@ -264,6 +296,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             resume=None if restart is None else TrainingDirectory.open(restart),
             in_place=arguments.IN_PLACE,
             fsdp=arguments.FSDP,
+            teacher=None if distil is None else TrainingDirectory.open(distil),
         )
     except Interrupted as stop:
         code, path = 128 + stop.signum, None

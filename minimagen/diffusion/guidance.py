@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 
-def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
     """Return uncond + w (cond - uncond): Imagen's form, eq. 2 of arXiv 2205.11487; w = 1 is off."""
     return torch.lerp(unconditional, conditional, guidance_scale)
 
 
-def guidance_is_on(t: float, guidance_scale: float, interval: tuple[float, float]) -> bool:
-    """Tell whether guidance acts at time ``t``: limited to an interval, arXiv 2404.07724."""
-    return guidance_scale != 1.0 and interval[0] <= t <= interval[1]
+def guidance_at(t: Tensor, guidance_scale: float, interval: tuple[float, float]) -> Tensor:
+    """Return w at times ``t`` [b]: 1, which is off, outside the interval (arXiv 2404.07724)."""
+    inside = (interval[0] <= t) & (t <= interval[1])
+    return torch.where(inside, guidance_scale, 1.0)
 
 
 def threshold(

@@ -1,6 +1,6 @@
 """A diffusion stage: network + schedule + prediction + sampler. Base and super-resolution alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import SamplingConfig, Size, StageConfig
 from minimagen.diffusion.augmentation import augment
-from minimagen.diffusion.guidance import guidance_is_on, guide, threshold
+from minimagen.diffusion.guidance import guidance_at, guide, threshold
 from minimagen.diffusion.loss import loss_weight, per_example_squared_error
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import SAMPLERS, Denoiser
@@ -18,6 +18,9 @@ from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
 from minimagen.sizes import scaled
 from minimagen.stages.stage import Callback, Condition
+
+Estimator = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [b 3 h w], t [b]) -> x_0_hat [b 3 h w]; each row at its own time."""
 
 
 class DiffusionStage(nn.Module):
@@ -73,35 +76,40 @@ class DiffusionStage(nn.Module):
         Every random number comes from ``draws``: time, noise, dropped captions, and for
         super-resolution the augmentation's level and noise, drawn per example.
         """
-        pictures = to_model_space(batch.images)
-        size, low_res_size = self._sizes_for(pictures)
-        x_0, small = resize_clamped(pictures, size), None
-        if low_res_size is not None:
-            small = resize_clamped(pictures, low_res_size)
-            _, part = self.config.trained_on(size, low_res_size)
-            if part and part != low_res_size:
-                x_0, small = crop_together(x_0, small, part, draws)
+        x_0, low_res, aug_log_snr = self._example(batch, draws)
         t = draws.stratified("time").to(self.device, torch.float32)
         eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
         drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
-        low_res = aug_log_snr = None
-        if small is not None:
-            aug_level = draws.uniform("aug_level") * self.config.aug_level_max
-            low_res, aug_log_snr = self._augmented(
-                small,
-                aug_level.to(self.device, torch.float32),
-                draws.normal("aug_noise", small.shape[1:]),
-            )
         log_snr = self.schedule.log_snr(t)
-        level = noise_level(log_snr)
-        x_t = add_noise(x_0, eps, level)
+        x_t = add_noise(x_0, eps, noise_level(log_snr))
         context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
         output = self._output(x_t, log_snr, context, low_res, aug_log_snr)
-        error = per_example_squared_error(output, target(self.config.prediction, x_0, eps, level))
-        loss = self.config.loss
-        return error * loss_weight(
-            self.config.prediction, loss.space, loss.weight, log_snr, loss.min_snr_gamma
-        )
+        return self._weighted_error(output, x_0, eps, log_snr)
+
+    def _example(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return x_0 and, for super-resolution, the noised low-resolution pictures and their
+        log-SNR, everything as training draws it.
+        """
+        pictures = to_model_space(batch.images)
+        size, low_res_size = self._sizes_for(pictures)
+        x_0 = resize_clamped(pictures, size)
+        if low_res_size is None:
+            return x_0, None, None
+        small = resize_clamped(pictures, low_res_size)
+        _, part = self.config.trained_on(size, low_res_size)
+        if part and part != low_res_size:
+            x_0, small = crop_together(x_0, small, part, draws)
+        aug_level = draws.uniform("aug_level") * self.config.aug_level_max
+        aug_level = aug_level.to(self.device, torch.float32)
+        noise = draws.normal("aug_noise", small.shape[1:])
+        return x_0, *self._augmented(small, aug_level, noise)
+
+    def _weighted_error(self, output: Tensor, x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
+        """Return the loss of every example, float32 [b]: of the objective in the configuration."""
+        prediction, loss = self.config.prediction, self.config.loss
+        wanted = target(prediction, x_0, eps, noise_level(log_snr))
+        weight = loss_weight(prediction, loss.space, loss.weight, log_snr, loss.min_snr_gamma)
+        return per_example_squared_error(output, wanted) * weight
 
     def _sizes_for(self, pictures: Tensor) -> tuple[Size, Size | None]:
         """Return this stage's size and that of the stage before for final ``pictures``."""
@@ -180,50 +188,70 @@ class DiffusionStage(nn.Module):
     def _denoiser(
         self, condition: Condition, seeds: Sequence[int], sampling: SamplingConfig
     ) -> Denoiser:
-        """Return (x_t, t) -> x_0_hat: network, guidance and thresholding in one closure.
-
-        The conditional and the unconditional half run as one batch; the text's keys and values and
-        the augmented low-resolution pictures are made here, once.
-        """
+        """Return (x_t, t) -> x_0_hat; the low-resolution pictures are noised here, once."""
         rows = len(seeds)
-        both = sampling.guidance_scale != 1.0
-        embeds, mask = condition.text_embeds, condition.text_mask
-        drop = torch.zeros(rows, dtype=torch.bool, device=self.device)
-        if both:
-            embeds, mask = torch.cat([embeds, embeds]), torch.cat([mask, mask])
-            drop = torch.cat([drop, ~drop])
-        context = self.unet.encode_text(embeds, mask, drop)
         low_res = aug_log_snr = None
         if self.low_res_size is not None:
             assert condition.low_res is not None
             noise = normal_per_seed(seeds, self.index, "aug", condition.low_res.shape[1:])
             aug_level = torch.full((rows,), sampling.aug_level, device=self.device)
             low_res, aug_log_snr = self._augmented(condition.low_res, aug_level, noise)
+        text = (condition.text_embeds, condition.text_mask)
+        estimate = self.estimator(*text, low_res, aug_log_snr, sampling)
+        return lambda x_t, t: estimate(x_t, torch.full((rows,), t, dtype=torch.float64))
 
-        def predict(x_t: Tensor, t: float, halves: int) -> Tensor:
-            log_snr = self.schedule.log_snr(torch.tensor([t], dtype=torch.float64)).float()
-            log_snr = log_snr.to(self.device)
-            repeat = [halves] + [1] * 3
+    def estimator(
+        self,
+        text_embeds: Tensor,
+        text_mask: Tensor,
+        low_res: Tensor | None,
+        aug_log_snr: Tensor | None,
+        sampling: SamplingConfig,
+    ) -> Estimator:
+        """Return (x_t, t) -> x_0_hat: network, guidance and thresholding in one closure.
+
+        The conditional and the unconditional half run as one batch; the text's keys and values are
+        made here, once.
+
+        Args:
+            text_embeds: float [b n d].
+            text_mask: bool [b n], True = real token.
+            low_res: For super-resolution the noised pictures of the stage before, [b 3 h w].
+            aug_log_snr: Their log-SNR, [b].
+            sampling: Guidance and thresholding.
+        """
+        rows = len(text_embeds)
+        both = sampling.guidance_scale != 1.0
+        drop = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        if both:
+            text_embeds, text_mask = text_embeds.repeat(2, 1, 1), text_mask.repeat(2, 1)
+            drop = torch.cat([drop, ~drop])
+        context = self.unet.encode_text(text_embeds, text_mask, drop)
+
+        def predict(x_t: Tensor, log_snr: Tensor, halves: int) -> Tensor:
+            x_t, log_snr = x_t.repeat(halves, 1, 1, 1), log_snr.repeat(halves)
             output = self._output(
-                x_t.repeat(repeat),
-                log_snr.expand(halves * rows),
+                x_t,
+                log_snr,
                 context if halves == 2 or not both else context.rows(rows),
-                None if low_res is None else low_res.repeat(repeat),
+                None if low_res is None else low_res.repeat(halves, 1, 1, 1),
                 None if aug_log_snr is None else aug_log_snr.repeat(halves),
             )
-            return to_x_0(self.config.prediction, output, x_t.repeat(repeat), noise_level(log_snr))
+            return to_x_0(self.config.prediction, output, x_t, noise_level(log_snr))
 
-        def denoise(x_t: Tensor, t: float) -> Tensor:
-            if guidance_is_on(t, sampling.guidance_scale, sampling.guidance_interval):
-                cond, uncond = predict(x_t, t, halves=2).chunk(2)
-                x_0_hat = guide(cond, uncond, sampling.guidance_scale)
+        def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+            log_snr = self.schedule.log_snr(t).to(self.device, torch.float32)
+            scale = guidance_at(t, sampling.guidance_scale, sampling.guidance_interval)
+            if bool((scale != 1.0).any()):
+                cond, uncond = predict(x_t, log_snr, halves=2).chunk(2)
+                x_0_hat = guide(cond, uncond, scale.to(cond).reshape(-1, 1, 1, 1))
             else:
-                x_0_hat = predict(x_t, t, halves=1)
+                x_0_hat = predict(x_t, log_snr, halves=1)
             return threshold(
                 x_0_hat, sampling.thresholding, sampling.dynamic_thresholding_percentile
             )
 
-        return denoise
+        return estimate
 
 
 def crop_together(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
 from minimagen.storage.joining import start_directory
 from minimagen.training.boards import check_board, start_board
+from minimagen.training.distillation import keep_teacher, kept_teacher, learn
 from minimagen.training.inputs import Inputs, prepare_inputs
 from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.length import steps_of
@@ -47,6 +49,7 @@ def train(
     resume: TrainingDirectory | None = None,
     in_place: bool = False,
     fsdp: bool = False,
+    teacher: TrainingDirectory | None = None,
 ) -> TrainingDirectory:
     """Train the stages of a cascade one after the other and return the training directory.
 
@@ -62,6 +65,7 @@ def train(
         resume: Continue from the checkpoints of this directory.
         in_place: Continue in that directory instead of a new one.
         fsdp: Share the networks out among the processes, where one device cannot hold them.
+        teacher: What stages with ``distilled_steps`` learn from; a resumed run has kept its own.
 
     Raises:
         UserError: If a setting is not valid or nothing can be written.
@@ -71,11 +75,13 @@ def train(
     """
     data = data or DataConfig()
     processes = launched(device, fsdp)
+    teacher = kept_teacher(resume) or teacher
     with processes.together():
         chosen = chosen_stages(stages, len(imagen.stages))
         config = config.for_stages(len(imagen.stages))
         check_settings(config, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
+        learn(imagen, teacher, chosen, processes.device)
         _to_device(imagen, chosen, processes, config.activation_checkpointing)
         inputs = prepare_inputs(imagen, dataset, data, config)
     steps = steps_of(imagen, inputs.training, config, inputs.encode, chosen, processes)
@@ -88,6 +94,9 @@ def train(
         lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions)
     )
     tracker = _announced(config, directory, resume, imagen, processes, inputs.training)
+    if teacher is not None:
+        tracker.say(f"the teacher is {teacher}")
+        processes.on_main(partial(keep_teacher, imagen, teacher, directory))
     keeper = Keeper(imagen, directory, resume, identities, processes)
     keeper.take_over()
     with StopSignals(processes.world > 1) as signals:

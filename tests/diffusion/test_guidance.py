@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from minimagen.diffusion.guidance import guidance_is_on, guide, threshold
+from minimagen.diffusion.guidance import guidance_at, guide, threshold
 
 
 def test_guidance_is_the_papers_extrapolation():
@@ -20,10 +20,10 @@ def test_guiding_x_0_and_guiding_eps_is_the_same():
 
 
 def test_guidance_acts_inside_its_interval_only():
-    on = [guidance_is_on(t, 3.0, (0.25, 0.75)) for t in (0.0, 0.2, 0.25, 0.5, 0.75, 0.8, 1.0)]
-    assert on == [False, False, True, True, True, False, False]
-    assert not guidance_is_on(0.5, 1.0, (0.0, 1.0))
-    assert guidance_is_on(0.5, 0.0, (0.0, 1.0))  # w = 0 is the unconditional model, not "off"
+    t = torch.tensor([0.0, 0.2, 0.25, 0.5, 0.75, 0.8, 1.0], dtype=torch.float64)
+    assert guidance_at(t, 3.0, (0.25, 0.75)).tolist() == [1.0, 1.0, 3.0, 3.0, 3.0, 1.0, 1.0]
+    assert guidance_at(t, 1.0, (0.0, 1.0)).tolist() == [1.0] * 7
+    assert guidance_at(t, 0.0, (0.0, 1.0)).tolist() == [0.0] * 7  # the unconditional model
 
 
 def test_static_thresholding_clamps():

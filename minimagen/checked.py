@@ -1,0 +1,57 @@
+"""Values that are checked when they are read, and do not change after that."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from minimagen.errors import UserError, did_you_mean
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Config(BaseModel):
+    """Frozen; an unknown key is an error that names the nearest valid key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise UserError(
+                        f"unknown key {key!r} in the {cls.__name__}"
+                        f"{did_you_mean(key, cls.model_fields)} (valid: "
+                        f"{', '.join(cls.model_fields)})"
+                    )
+        return values
+
+    @classmethod
+    def read(cls, values: Any, where: str) -> Self:
+        """Check ``values`` (parsed JSON); a UserError in one line names ``where`` and the key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            told = first["type"] == "missing" or isinstance(first["input"], dict)
+            given = "" if told else f", given {first['input']!r}"
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}: {key + ': ' if key else ''}{message}{given}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a checked copy with some fields changed."""
+        return type(self).read(self.model_dump() | changes, type(self).__name__)
+
+
+def per_stage(name: str, value: Any, count: int) -> list[Any]:
+    """Return the value of each of ``count`` stages, given one for all or a sequence of them."""
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    if len(value) != count:
+        raise UserError(f"{name}: {len(value)} values for {count} stages; give one, or one each")
+    return list(value)
