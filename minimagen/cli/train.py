@@ -71,7 +71,7 @@ EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DATASET my_pictures --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
   python train.py --RESTART_DIRECTORY training_20261120_220000
-  python train.py --DISTILL training_20261120_220000 --TIMESTEPS 8,1 --MINUTES 3
+  python train.py --DISTILL training_20261120_220000 --TIMESTEPS 4,1 --MINUTES 3
   torchrun --nproc_per_node 4 train.py --DATASET my_pictures --BATCH_SIZE 256 --STEPS 100000"""
 
 TARGETS: dict[str, KeyPath] = {
@@ -97,7 +97,7 @@ TARGETS: dict[str, KeyPath] = {
     "TRACKER": ("training", "tracker"),
 }
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
-FEW_STEPS = (8, 1)  # of a distilled first stage, of the others
+FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 ITS_OWN = (  # what --DISTILL does not let one change
     "PARAMETERS", "RESTART_DIRECTORY", "T5_NAME", "MAX_NUM_WORDS", "IMG_SIDE_LEN", "TESTING",
 )  # fmt: skip
@@ -113,10 +113,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     given = [name for name in LENGTHS if getattr(arguments, name) is not None]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} contradict each other; give one of them")
-    if arguments.RESTART_DIRECTORY is not None:
-        settings = _restarted(arguments)
-    elif arguments.DISTILL is not None:
+    if arguments.DISTILL is not None:
         settings = _distilling(arguments)
+    elif arguments.RESTART_DIRECTORY is not None:
+        settings = _restarted(arguments)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
     if arguments.TESTING:

@@ -93,7 +93,7 @@ def test_training_brings_the_student_to_where_its_teacher_arrives(
         optimizer.zero_grad()
         losses(student, batch, step).mean().backward()
         optimizer.step()
-    assert distance() < 0.1 * before
+    assert distance() < 0.5 * before
 
 
 def test_it_paints_with_one_call_of_the_network_a_step(make_pair, text_encoder):
