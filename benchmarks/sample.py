@@ -108,6 +108,8 @@ def _quality(
     real = collate(_captions(imagen, case["split"], case["n"], REAL_SEED))[0]
     real = to_uint8(resize_clamped(to_model_space(real), size))
     a, b = judge.features(images), judge.features(real)
+    scale = b.square().mean().sqrt()  # the kernel (x . y / d + 1)^3 expects numbers around 1
+    a, b = a / scale, b / scale
     parts = [kid(x, y) for x, y in zip(a.chunk(GROUPS), b.chunk(GROUPS), strict=True)]
     right = [score(_row(verdicts, i), [truth[i]])["all"] for i in range(len(truth))]
     return {

@@ -90,7 +90,7 @@ def sample(rows: list[Row]) -> list[str]:
     """Return the table of the sampling benchmark; differences are paired by caption."""
     table: Table = [
         ("", "stage", "sampler", "steps", "guidance", "calls / picture", "s / picture",
-         "memory, GB", "all right", "against the reference, points (95 %)", "KID (judge features)")
+         "memory, GB", "all right", "against the reference, points (95 %)", "KID x 1000")
     ]  # fmt: skip
     for row in rows:
         case, sampling = row["case"], row["case"]["sampling"]
@@ -101,7 +101,7 @@ def sample(rows: list[Row]) -> list[str]:
             f"{row['calls_per_picture']:.0f}", f"{row['seconds_per_picture']:.3f}",
             f"{row['peak_bytes'] / 1e9:.2f}", f"{row['all_right']:.1%}",
             "reference" if case["reference"] else difference(row, reference),
-            f"{row['kid']:.3g} +- {row['kid_standard_error']:.2g}",
+            f"{1000 * row['kid']:.1f} +- {1000 * row['kid_standard_error']:.1f}",
         ))  # fmt: skip
     return markdown(table)
 

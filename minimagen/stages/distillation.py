@@ -7,6 +7,7 @@ from minimagen.batch import Batch
 from minimagen.diffusion.distillation import level_at, taught_x_0
 from minimagen.diffusion.prediction import add_noise, to_eps
 from minimagen.draws import Draws
+from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
 
 
@@ -30,11 +31,16 @@ class DistilledStage(DiffusionStage):
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
-        """Return the loss of every example, float32 [b]; needs a teacher.
+        """Return the loss of every example, float32 [b].
 
         Real pictures are noised to the time of one of the steps, drawn per example. What the
         teacher makes of them until the next one takes the place of x_0 in the stage's own loss.
+
+        Raises:
+            UserError: If there is nobody to ``learn_from``.
         """
+        if not self._teacher:
+            raise UserError(f"stage {self.index} is to be distilled and has no teacher")
         (teacher,) = self._teacher
         x_0, low_res, aug_log_snr = self._example(batch, draws)
         step = (draws.stratified("time") * self.steps).floor()

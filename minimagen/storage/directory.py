@@ -23,7 +23,7 @@ class Parameters(NamedTuple):
 
 
 class TrainingDirectory:
-    """``training_<stamp>/``: parameters, state_dicts, tmp, samples and logs."""
+    """``training_<stamp>/``: parameters, state_dicts, tmp, samples, logs, maybe a teacher."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -31,6 +31,7 @@ class TrainingDirectory:
         self.state_dicts = self.path / "state_dicts"
         self.tmp = self.path / "tmp"
         self.samples = self.path / "samples"
+        self.teacher = self.path / "teacher"
         self.progress = self.path / "training_progress.txt"
         self.metrics = self.path / "metrics.jsonl"
         self.sample_captions = self.samples / "captions.txt"

@@ -13,14 +13,12 @@ from minimagen.stages.distillation import DistilledStage
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.files import cannot_write, replace
 
-KEPT_IN = "teacher"  # of the training directory: parameters and weights, as in one
-
 
 def kept_teacher(directory: TrainingDirectory | None) -> TrainingDirectory | None:
-    """Return the teacher that a training directory keeps, if it does."""
-    if directory is None or not (directory.path / KEPT_IN).is_dir():
+    """Return the teacher that a training directory keeps, if it does: a directory like it."""
+    if directory is None or not directory.teacher.is_dir():
         return None
-    return TrainingDirectory.open(directory.path / KEPT_IN)
+    return TrainingDirectory.open(directory.teacher)
 
 
 def learn(
@@ -79,7 +77,8 @@ def keep_teacher(imagen: Imagen, teacher: TrainingDirectory, directory: Training
     Raises:
         UserError: If it cannot be written.
     """
-    target, part = directory.path / KEPT_IN, directory.path / f"{KEPT_IN}.part"
+    target = directory.teacher
+    part = target.with_name(f"{target.name}.part")
     if not target.is_dir():
         try:
             for folder in (teacher.parameters, teacher.state_dicts):

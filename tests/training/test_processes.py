@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -305,12 +306,17 @@ class MovableText(HashTextEncoder):
 
 
 def train_sharded_or_not(
-    output: Path, fsdp: bool = False, resume: Path | None = None, steps: int = 4, **changes
+    output: Path,
+    fsdp: bool = False,
+    resume: Path | None = None,
+    steps: int = 4,
+    stages: Sequence[int] = (0,),
+    **changes,
 ) -> None:
     parameters = read_parameters(ROOT / "parameters" / "testing")
-    stages = [{"optimizer": "adamw", "optim_lr": 3e-3, "warmup_steps": 0}] * 2
+    adamw = [{"optimizer": "adamw", "optim_lr": 3e-3, "warmup_steps": 0}] * 2
     training = parameters.training.replace(
-        stages=stages, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
+        stages=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
     )
     imagen = Imagen(parameters.imagen, MovableText(24))
     train(
@@ -320,7 +326,7 @@ def train_sharded_or_not(
         data=parameters.data.replace(valid_num=4),
         output=output,
         device="cpu",
-        stages=[0],
+        stages=stages,
         resume=TrainingDirectory.open(resume) if resume else None,
         fsdp=fsdp,
     )
@@ -363,3 +369,41 @@ def test_a_sharded_run_equals_a_whole_one_and_each_resumes_the_other(tmp_path):
     part.write_bytes(part.read_bytes()[:-1])
     kept = load_newest(tmp_path / "sharded" / "tmp", "unet_0_step_")
     assert kept is not None and kept.state["step"] == 2  # a damaged shard is found
+
+
+def distil(output: Path, teacher: Path, fsdp: bool = False) -> None:
+    parameters = read_parameters(teacher / "parameters")
+    first, second = parameters.imagen.stages
+    few = parameters.imagen.replace(stages=(first.distilled(2), second))
+    train(
+        Imagen(few, MovableText(24)),
+        ShapesDataset(size=32),
+        parameters.training,
+        data=parameters.data,
+        output=output,
+        device="cpu",
+        stages=[0],
+        fsdp=fsdp,
+        teacher=TrainingDirectory.open(teacher),
+    )
+
+
+def _distil_together(rank: int, folder: str) -> None:
+    processes = launched("cpu")
+    distil(Path(folder, "shared"), Path(folder, "teacher"))
+    distil(Path(folder, "sharded"), Path(folder, "teacher"), fsdp=True)
+    processes.end()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_distil_what_one_does(tmp_path):
+    """DDP and FSDP2, fp32; the weights of a stage that is not distilled are there too."""
+    teacher = tmp_path / "teacher"
+    train_sharded_or_not(teacher, steps=3, stages=(0, 1))
+    distil(tmp_path / "alone", teacher)
+    in_processes(2, _distil_together, str(tmp_path))
+    assert distance(tmp_path / "alone", teacher) > 1e-3
+    for name in ("shared", "sharded"):
+        assert distance(tmp_path / "alone", tmp_path / name) < 1e-5, name
+        kept = Imagen.from_directory(tmp_path / name, MovableText(24))
+        assert [stage.distilled_steps for stage in kept.config.stages] == [2, None]
