@@ -73,11 +73,13 @@ class ScheduleConfig(Config):
 
 
 class LossConfig(Config):
-    """The space the error is measured in, and its weight over noise levels."""
+    """The space the error is measured in, its weight over noise levels, and training's times."""
 
     space: Prediction = "v"
     weight: Literal["simple", "min_snr", "clamped_snr"] = "simple"
     min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
+    time_shift: Annotated[float, Field(gt=0.0)] = 1.0
+    """Above 1 training sees more noise: its times are uniform ones, shifted (arXiv 2403.03206)."""
 
 
 class SamplingConfig(Config):

@@ -264,6 +264,8 @@ class Imagen(nn.Module):
         for name in ("crop", "distilled_steps"):  # as in files from before there were any
             if stage[name] is None:
                 del stage[name]
+        if stage["loss"]["time_shift"] == 1.0:
+            del stage["loss"]["time_shift"]
         sizes = [list(size) for size in config.image_sizes[max(0, i - 1) : i + 1]]
         return stage | {"image_sizes": sizes, "text_encoder_name": config.text_encoder_name}
 

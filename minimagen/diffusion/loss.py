@@ -1,4 +1,4 @@
-"""The training loss: squared error in one space, weighted over noise levels.
+"""The training loss: squared error in one space, weighted over noise levels; and its times.
 
 For a fixed x_t the errors of the three predictions differ by factors that depend on the noise
 level alone (arXiv 2202.00512, section 4):
@@ -15,6 +15,15 @@ import torch
 from torch import Tensor
 
 from minimagen.diffusion.prediction import Prediction
+
+
+def training_times(uniform: Tensor, shift: float) -> Tensor:
+    """Return training times from ``uniform`` numbers in [0, 1]: s u / (1 + (s - 1) u).
+
+    The map of arXiv 2403.03206 (eq. 23): t / (1 - t) is multiplied by s. 1 changes nothing; above
+    1 more times are near noise, with 3 half of them above 0.75.
+    """
+    return shift * uniform / (1.0 + (shift - 1.0) * uniform)
 
 
 def _log_x_0_factor(space: Prediction, log_snr: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import SamplingConfig, Size, StageConfig
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.guidance import guidance_at, guide, threshold
-from minimagen.diffusion.loss import loss_weight, per_example_squared_error
+from minimagen.diffusion.loss import loss_weight, per_example_squared_error, training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import SAMPLERS, Denoiser
 from minimagen.diffusion.schedule import Schedule, noise_level, sampling_times
@@ -77,7 +77,8 @@ class DiffusionStage(nn.Module):
         super-resolution the augmentation's level and noise, drawn per example.
         """
         x_0, low_res, aug_log_snr = self._example(batch, draws)
-        t = draws.stratified("time").to(self.device, torch.float32)
+        t = training_times(draws.stratified("time"), self.config.loss.time_shift)
+        t = t.to(self.device, torch.float32)
         eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
         drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
         log_snr = self.schedule.log_snr(t)

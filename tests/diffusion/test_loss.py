@@ -3,7 +3,12 @@ import itertools
 import pytest
 import torch
 
-from minimagen.diffusion.loss import loss_weight, per_example_squared_error, space_weight
+from minimagen.diffusion.loss import (
+    loss_weight,
+    per_example_squared_error,
+    space_weight,
+    training_times,
+)
 from minimagen.diffusion.prediction import add_noise, target, to_eps, to_v, to_x_0
 from minimagen.diffusion.schedule import noise_level
 
@@ -66,3 +71,12 @@ def test_the_error_is_a_mean_per_example():
     output, expected = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     output[1] = 2.0
     assert per_example_squared_error(output.bfloat16(), expected).tolist() == [0.0, 4.0]
+
+
+def test_shifted_training_times_have_their_closed_form():
+    """t / (1 - t) is multiplied by s, so P(t < x) = x / (s - (s - 1) x); 1 changes nothing."""
+    uniform = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
+    assert torch.equal(training_times(uniform, 1.0), uniform)
+    t = training_times(uniform, 3.0)
+    torch.testing.assert_close(t / (3.0 - 2.0 * t), uniform)
+    assert t[50] == 0.75 and t[0] == 0.0 and t[100] == 1.0

@@ -7,6 +7,7 @@ import torch
 from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import SamplingConfig, StageConfig
 from minimagen.diffusion.augmentation import augment
+from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.schedule import Schedule, noise_level
 from minimagen.draws import Draws, normal_per_seed
@@ -218,17 +219,20 @@ def test_the_loss_is_the_same_for_any_split_of_the_batch(make_stage, make_batch,
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
 def test_the_loss_of_a_silent_network_is_the_weighted_power_of_its_target(
-    text_encoder, make_batch, prediction
+    text_encoder, make_batch, prediction, shift
 ):
     """A fresh network outputs 0, so the loss is known from the draws alone."""
-    config = StageConfig(unet=UNET, prediction=prediction, loss={"space": "x_0"})
+    loss = {"space": "x_0", "time_shift": shift}
+    config = StageConfig(unet=UNET, prediction=prediction, loss=loss)
     stage = DiffusionStage(0, config, (8, 8), None, text_encoder.embed_dim)
     batch, draws = make_batch(4, 16), Draws(0, 0, 0, 4)
     x_0 = resize_clamped(to_model_space(batch.images), (8, 8))
     eps = draws.normal("noise", (3, 8, 8))
-    log_snr = Schedule("cosine").log_snr(draws.stratified("time").float())
+    t = training_times(draws.stratified("time"), shift).float()
+    log_snr = Schedule("cosine").log_snr(t)
     level = noise_level(log_snr)
     x_t = add_noise(x_0, eps, level)
     estimate = to_x_0(prediction, torch.zeros_like(x_t), x_t, level)
