@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.peer_recipes import Recipe
 from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.device import autocast
+from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import to_v
 from minimagen.diffusion.schedule import NoiseLevel
 from minimagen.draws import Draws, normal_per_seed
@@ -118,7 +119,9 @@ class PeerStage(nn.Module):
         pictures = to_model_space(batch.images)
         x_0 = resize_clamped(pictures, (self.side, self.side))
         fixed = draws or Draws(int(torch.randint(2**62, ())), 0, 0, len(batch))
-        times = (fixed.stratified("time") * NOISE_LEVELS).long().to(self.device)
+        shift = self.recipe.time_shift if draws is None else 1.0
+        times = training_times(fixed.stratified("time"), shift)
+        times = (times * NOISE_LEVELS).long().to(self.device)
         noise = torch.randn_like(x_0) if draws is None else draws.normal("noise", x_0.shape[1:])
         noise = noise.to(self.device)
         x_t = self.scheduler.add_noise(x_0, noise, times)

@@ -5,7 +5,8 @@
 added; its network is that of the tuned recipe, since the example's would not train on a CPU at all.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Recipe:
     caption_drop: float = 0.1
     super_resolution_share: float = 0.4
     """Of the training time, in a cascade of two."""
+    time_shift: float = 1.0
+    """What our own recipe owes most to; nothing of diffusers' examples has it."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what makes a run of it; fields that came later only where they change it."""
+        values = asdict(self)
+        if self.time_shift == 1.0:
+            del values["time_shift"]
+        return values
 
 
 _TUNED = Recipe("v, cosine, min-SNR 5, AdamW 1e-3")
@@ -55,6 +65,20 @@ TRIALS = (
     replace(_TUNED, name="wide and flat, 2e-3", mults=(1, 1, 2, 2), learning_rate=2e-3),
     replace(_TUNED, name="contiguous, 2e-3", channels_last=False, learning_rate=2e-3),
     replace(_TUNED, name="fp32, 2e-3", precision="fp32", learning_rate=2e-3),
+    replace(
+        _TUNED,
+        name="time shift 6, no min-SNR, 2e-3",
+        time_shift=6.0,
+        min_snr_gamma=None,
+        learning_rate=2e-3,
+    ),
+    replace(
+        _TUNED,
+        name="time shift 6, x_0 output, 2e-3",
+        time_shift=6.0,
+        prediction="sample",
+        learning_rate=2e-3,
+    ),
 )
 AS_SHIPPED = Recipe(
     "as shipped",

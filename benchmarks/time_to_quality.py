@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ def case_of(arguments: argparse.Namespace, **known: Any) -> Case:
         imagen, training, _ = cascade_of(case)
         return case | {"settings": fingerprint(imagen, training)}
     recipe = RECIPES[case["recipe"]]
-    return case | {"settings": asdict(recipe), "widths": peer_widths(case, recipe)}
+    return case | {"settings": recipe.settings(), "widths": peer_widths(case, recipe)}
 
 
 def tuned_recipe(rows: Sequence[Row], stages: int) -> Recipe:
