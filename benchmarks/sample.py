@@ -136,8 +136,8 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     imagen = read_parameters(directory.parameters).imagen
     taught = kept_teacher(directory)
     for i, stage in enumerate(imagen.stages):
-        if arguments.stage not in (None, i):
-            continue
+        if arguments.stage not in (None, i) or (taught and stage.distilled_steps is None):
+            continue  # what is not distilled is its teacher's
         reference = (REFERENCE[0], arguments.reference)
         settings = [(name, n) for n in arguments.steps or STEPS[min(i, 1)] for name in SAMPLERS]
         settings += [reference]

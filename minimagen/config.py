@@ -133,23 +133,36 @@ class StageConfig(Config):
 
     @model_validator(mode="after")
     def _paints_as_distilled(self) -> Self:
-        if self.distilled_steps is not None and self.prediction == "eps":
-            raise ValueError("eps cannot be distilled: it says nothing of x_0 where all is noise")
-        self.checked(self.sampling)
+        self.checked(self.sampling, "the stage")
         return self
 
-    def checked(self, sampling: SamplingConfig) -> SamplingConfig:
-        """Return ``sampling``; a UserError if this stage cannot paint so."""
+    def checked(self, sampling: SamplingConfig, name: str) -> SamplingConfig:
+        """Return ``sampling``; a UserError if the stage, called ``name``, cannot paint so."""
         steps = self.distilled_steps
         if steps is not None and sampling != sampling.distilled(steps):
             raise UserError(
-                f"a stage distilled to {steps} steps paints in {steps} steps of ddim with "
-                "guidance_scale 1 (its teacher's is folded in) and nothing else"
+                f"{name} is distilled: it paints in {steps} step{'s' * (steps > 1)} of ddim with "
+                "guidance_scale 1 (its teacher's is folded in) and nothing else; leave that as it "
+                "is, or give one value per stage"
             )
         return sampling
 
     def distilled(self, steps: int) -> Self:
-        """Return the stage that learns to paint in ``steps`` what this one paints."""
+        """Return the stage that learns to paint in ``steps`` what this one paints.
+
+        Raises:
+            UserError: If it cannot be distilled, or not to so many steps.
+        """
+        if self.prediction == "eps":
+            raise UserError(
+                "a stage with eps output cannot be distilled: where all is noise eps says nothing "
+                "of the picture; train it with v or x_0 output"
+            )
+        if self.distilled_steps is not None and self.distilled_steps % steps:
+            raise UserError(
+                f"a stage that was distilled to {self.distilled_steps} steps can teach a divisor "
+                f"of them, not {steps}"
+            )
         return self.replace(distilled_steps=steps, sampling=self.sampling.distilled(steps))
 
     def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:

@@ -199,8 +199,8 @@ class Imagen(nn.Module):
         for name, value in asked.items():
             for change, own in zip(changes, per_stage(name, value, len(changes)), strict=True):
                 change.update({} if own is None else {name: own})
-        pairs = zip(self.config.stages, changes, strict=True)
-        return [stage.checked(stage.sampling.replace(**change)) for stage, change in pairs]
+        pairs = enumerate(zip(self.config.stages, changes, strict=True))
+        return [s.checked(s.sampling.replace(**change), f"stage {i}") for i, (s, change) in pairs]
 
     def _size_of(self, aspect_ratio: float) -> Size:
         if not 0 < aspect_ratio < float("inf"):

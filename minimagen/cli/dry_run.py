@@ -35,7 +35,7 @@ NOTES = (
     "A multiplication and an addition are 2 FLOPs. The captions' keys and values are made once per "
     "picture. Guidance (a scale other than 1) runs the network with and without the caption, so "
     "it doubles the FLOPs of a step; heun runs it twice in each step but the last. A training step "
-    "costs about 3 forward passes. The frozen T5 is not counted.",
+    "costs about 3 forward passes. The frozen T5 is not counted, nor is a teacher (--DISTILL).",
 )
 PAPER_NOTE = (
     "The paper names its totals but gives no breakdown. Beside it, this code changes resolution by "

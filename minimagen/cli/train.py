@@ -205,11 +205,15 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     directory = TrainingDirectory.open(arguments.DISTILL)
     settings = Settings(read_parameter_values(directory.parameters), str(directory))
     stages = settings.parameters().imagen.stages
-    default = [FEW_STEPS[min(i, 1)] for i in range(len(stages))]
-    steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(stages))
-    for i in chosen_stages(arguments.STAGES, len(stages)):
-        stage = stages[i].distilled(steps[i])
-        settings.set(("imagen", "stages", i), stage.model_dump(mode="json"), "--DISTILL")
+    chosen = chosen_stages(arguments.STAGES, len(stages))
+    default = [FEW_STEPS[min(i, 1)] for i in chosen]
+    steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(chosen))
+    for i, n in zip(chosen, steps, strict=True):
+        few, place = stages[i].distilled(n), ("imagen", "stages", i)
+        settings.set((*place, "distilled_steps"), n, "--DISTILL")
+        for name, value in few.sampling.model_dump(mode="json").items():
+            if value != stages[i].sampling.model_dump(mode="json")[name]:
+                settings.set((*place, "sampling", name), value, "--DISTILL")
     return settings
 
 

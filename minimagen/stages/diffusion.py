@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from minimagen.batch import Batch, resize, resize_clamped, to_model_space
-from minimagen.config import SamplingConfig, Size, StageConfig
+from minimagen.config import LossConfig, SamplingConfig, Size, StageConfig
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.guidance import guidance_at, guide, threshold
 from minimagen.diffusion.loss import loss_weight, per_example_squared_error, training_times
@@ -85,7 +85,7 @@ class DiffusionStage(nn.Module):
         x_t = add_noise(x_0, eps, noise_level(log_snr))
         context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
         output = self._output(x_t, log_snr, context, low_res, aug_log_snr)
-        return self._weighted_error(output, x_0, eps, log_snr)
+        return self._weighted_error(output, x_0, eps, log_snr, self.config.loss)
 
     def _example(self, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return x_0 and, for super-resolution, the noised low-resolution pictures and their
@@ -105,9 +105,11 @@ class DiffusionStage(nn.Module):
         noise = draws.normal("aug_noise", small.shape[1:])
         return x_0, *self._augmented(small, aug_level, noise)
 
-    def _weighted_error(self, output: Tensor, x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
-        """Return the loss of every example, float32 [b]: of the objective in the configuration."""
-        prediction, loss = self.config.prediction, self.config.loss
+    def _weighted_error(
+        self, output: Tensor, x_0: Tensor, eps: Tensor, log_snr: Tensor, loss: LossConfig
+    ) -> Tensor:
+        """Return the weighted error of the network's output for every example, float32 [b]."""
+        prediction = self.config.prediction
         wanted = target(prediction, x_0, eps, noise_level(log_snr))
         weight = loss_weight(prediction, loss.space, loss.weight, log_snr, loss.min_snr_gamma)
         return per_example_squared_error(output, wanted) * weight

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 
 from minimagen.batch import Batch
+from minimagen.config import LossConfig
 from minimagen.diffusion.distillation import level_at, taught_x_0
 from minimagen.diffusion.prediction import add_noise, to_eps
 from minimagen.draws import Draws
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
+
+LOSS = LossConfig(space="x_0", weight="clamped_snr")
+"""The truncated SNR of arXiv 2202.00512: pure noise, where the SNR is 0, is one of few times."""
 
 
 class DistilledStage(DiffusionStage):
@@ -34,7 +38,7 @@ class DistilledStage(DiffusionStage):
         """Return the loss of every example, float32 [b].
 
         Real pictures are noised to the time of one of the steps, drawn per example. What the
-        teacher makes of them until the next one takes the place of x_0 in the stage's own loss.
+        teacher makes of them until the next one takes the place of x_0.
 
         Raises:
             UserError: If there is nobody to ``learn_from``.
@@ -58,4 +62,4 @@ class DistilledStage(DiffusionStage):
         log_snr = self.schedule.log_snr(t).to(x_0)
         output = self._output(x_t, log_snr, context, low_res, aug_log_snr)
         eps_hat = to_eps("x_0", x_0_hat, x_t, level)
-        return self._weighted_error(output, x_0_hat, eps_hat, log_snr)
+        return self._weighted_error(output, x_0_hat, eps_hat, log_snr, LOSS)

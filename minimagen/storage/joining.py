@@ -7,7 +7,7 @@ parameters with its. Each claims its stages by a file that only one job can make
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from minimagen.storage.directory import (
 from minimagen.storage.files import write_json
 
 TAKEN = "OUTPUT {} exists and is not empty; choose another name"
+Filling = Callable[[TrainingDirectory], None]
 LONGEST_HOLD = 10.0  # s; who holds the directory for longer was killed
 
 
@@ -32,6 +33,7 @@ def start_directory(
     parameters: Parameters,
     stages: Sequence[int],
     joinable: bool = True,
+    also: Filling | None = None,
 ) -> TrainingDirectory:
     """Make a training directory with its parameters, or join one of the same cascade.
 
@@ -40,6 +42,7 @@ def start_directory(
         parameters: With one number of steps for each stage.
         stages: What this job trains.
         joinable: Whether it may join: it also must not train all stages, nor one that another has.
+        also: Puts what else belongs there into a new directory before it appears.
 
     Raises:
         UserError: If ``output`` is not empty and cannot be joined, or cannot be made.
@@ -47,11 +50,11 @@ def start_directory(
     path = stamped("training") if output is None else Path(output)
     new = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        _fill(new, parameters, stages)
+        _fill(new, parameters, stages, also)
         new.rename(path)  # fails where there is something
     except OSError as error:
         if path.is_dir() and not any(path.iterdir()):  # empty, and not to be replaced: a mount
-            _fill(path, parameters, stages)
+            _fill(path, parameters, stages, also)
         elif path.exists():
             if not joinable or len(stages) == len(parameters.imagen.stages):
                 raise UserError(TAKEN.format(path)) from None
@@ -63,11 +66,13 @@ def start_directory(
     return TrainingDirectory(path)
 
 
-def _fill(path: Path, parameters: Parameters, stages: Sequence[int]) -> None:
+def _fill(path: Path, parameters: Parameters, stages: Sequence[int], also: Filling | None) -> None:
     directory = TrainingDirectory(path)
     directory.make()
     write_parameters(directory.parameters, parameters)
     _claim(directory, stages)
+    if also is not None:
+        also(directory)
 
 
 def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence[int]) -> None:

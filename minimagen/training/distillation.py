@@ -2,16 +2,15 @@
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
-from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.stages.distillation import DistilledStage
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.storage.files import cannot_write, replace
+from minimagen.storage.files import cannot_write
+from minimagen.training.settings import chosen_stages
 
 
 def kept_teacher(directory: TrainingDirectory | None) -> TrainingDirectory | None:
@@ -21,72 +20,74 @@ def kept_teacher(directory: TrainingDirectory | None) -> TrainingDirectory | Non
     return TrainingDirectory.open(directory.teacher)
 
 
-def learn(
-    imagen: Imagen,
-    teacher: TrainingDirectory | None,
-    chosen: Sequence[int],
-    device: torch.device,
-) -> None:
-    """Let every stage begin as its teacher, and the chosen ones learn from them on ``device``.
+def stages_to_teach(
+    imagen: Imagen, teacher: TrainingDirectory | None, stages: Sequence[int] | None
+) -> Sequence[int]:
+    """Return which stages a run trains: with a teacher those that have something to learn of it.
+
+    Args:
+        imagen: The cascade.
+        teacher: A trained one, whose stages may be distilled themselves.
+        stages: Those asked for; all by default.
 
     Raises:
-        UserError: A stage is to be distilled and has no teacher, or not one of its kind.
+        UserError: A stage is asked for that learns nothing, or the teacher is of another kind.
     """
-    for i in chosen:
-        if imagen.config.stages[i].distilled_steps is not None and teacher is None:
-            raise UserError(
-                f"stage {i} is to be distilled from a trained one; name its training directory "
-                "with --DISTILL"
-            )
+    own = imagen.config
+    chosen = chosen_stages(stages, len(own.stages))
     if teacher is None:
-        return
-    _check(imagen.config, read_parameters(teacher.parameters).imagen, teacher)
+        for i in chosen:
+            if own.stages[i].distilled_steps is not None:
+                raise UserError(
+                    f"stage {i} is to be distilled from a trained one; name its training "
+                    "directory with --DISTILL"
+                )
+        return chosen
+    theirs = read_parameters(teacher.parameters).imagen
+    learning = [
+        i
+        for i, (one, other) in enumerate(zip(own.stages, theirs.stages, strict=False))
+        if one.distilled_steps != other.distilled_steps
+    ]
+    taught = [
+        other if i not in learning else other.distilled(one.distilled_steps or 1)
+        for i, (one, other) in enumerate(zip(own.stages, theirs.stages, strict=False))
+    ]
+    if len(theirs.stages) != len(own.stages) or theirs.replace(stages=taught) != own:
+        raise UserError(
+            f"{teacher} is no teacher of this cascade: their stages, sizes or text encoders "
+            "differ; give the training directory whose stages are to paint in fewer steps"
+        )
+    for i in chosen if stages is not None else ():
+        if i not in learning:
+            raise UserError(f"stage {i} has nothing to learn from {teacher}: it paints as that one")
+    if not learning:
+        raise UserError(f"{teacher} already paints in so many steps; give fewer --TIMESTEPS")
+    return [i for i in chosen if i in learning]
+
+
+def learn(imagen: Imagen, teacher: TrainingDirectory, device: torch.device) -> None:
+    """Let every stage begin as its teacher, and distilled ones learn from it on ``device``."""
     trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
-    for i, (stage, its_teacher) in enumerate(zip(imagen.stages, trained.stages, strict=True)):
+    for stage, its_teacher in zip(imagen.stages, trained.stages, strict=True):
         stage.load_state_dict(its_teacher.state_dict())
-        if isinstance(stage, DistilledStage) and i in chosen:
+        if isinstance(stage, DistilledStage):
             stage.learn_from(its_teacher.to(device))
 
 
-def _check(own: ImagenConfig, theirs: ImagenConfig, teacher: TrainingDirectory) -> None:
-    """Raise a UserError unless ``own`` is ``theirs`` but for stages that are distilled."""
-    steps = [stage.distilled_steps for stage in own.stages]
-    if len(steps) != len(theirs.stages):
-        raise UserError(f"{teacher} has {len(theirs.stages)} stages, not {len(steps)}")
-    stages = tuple(
-        stage.distilled(n) if n is not None and n != stage.distilled_steps else stage
-        for n, stage in zip(steps, theirs.stages, strict=True)
-    )
-    if theirs.replace(stages=stages) != own:
-        raise UserError(
-            f"{teacher} is no teacher of this cascade: their networks, sizes or text encoders "
-            "differ; give the training directory whose stages are to paint in fewer steps"
-        )
-    for i, (n, stage) in enumerate(zip(steps, theirs.stages, strict=True)):
-        more = stage.distilled_steps
-        if n is not None and more is not None and more % n:
-            raise UserError(
-                f"stage {i} of {teacher} was distilled to {more} steps itself: it can teach a "
-                f"divisor of them, not {n}"
-            )
-
-
-def keep_teacher(imagen: Imagen, teacher: TrainingDirectory, directory: TrainingDirectory) -> None:
-    """Copy the teacher, whole or not at all, and the weights of stages that are not distilled.
+def keep_teacher(
+    teacher: TrainingDirectory, learning: Sequence[int], directory: TrainingDirectory
+) -> None:
+    """Copy the teacher into a directory, and the weights of stages that do not learn.
 
     Raises:
         UserError: If it cannot be written.
     """
-    target = directory.teacher
-    part = target.with_name(f"{target.name}.part")
-    if not target.is_dir():
-        try:
-            for folder in (teacher.parameters, teacher.state_dicts):
-                shutil.copytree(folder, part / folder.name, dirs_exist_ok=True)
-            part.rename(target)
-        except (OSError, shutil.Error) as error:
-            raise cannot_write(target, error) from None
-    for i, stage in enumerate(imagen.config.stages):
-        if stage.distilled_steps is None and not directory.weights(i).is_file():
-            source = teacher.weights(i)
-            replace(directory.weights(i), partial(shutil.copyfile, source))
+    try:
+        for folder in (teacher.parameters, teacher.state_dicts):
+            shutil.copytree(folder, directory.teacher / folder.name)
+        for i in range(len(read_parameters(teacher.parameters).imagen.stages)):
+            if i not in learning:
+                shutil.copyfile(teacher.weights(i), directory.weights(i))
+    except (OSError, shutil.Error) as error:
+        raise cannot_write(directory.teacher, error) from None

@@ -17,16 +17,16 @@ from minimagen.data.stream import PROMISE, PictureStream, TrainingData
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
-from minimagen.storage.joining import start_directory
+from minimagen.storage.joining import Filling, start_directory
 from minimagen.training.boards import check_board, start_board
-from minimagen.training.distillation import keep_teacher, kept_teacher, learn
+from minimagen.training.distillation import keep_teacher, kept_teacher, learn, stages_to_teach
 from minimagen.training.inputs import Inputs, prepare_inputs
 from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.length import steps_of
 from minimagen.training.processes import Processes, launched
 from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.saving import Keeper
-from minimagen.training.settings import check_settings, chosen_stages
+from minimagen.training.settings import check_settings
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 
@@ -77,11 +77,12 @@ def train(
     processes = launched(device, fsdp)
     teacher = kept_teacher(resume) or teacher
     with processes.together():
-        chosen = chosen_stages(stages, len(imagen.stages))
+        chosen = stages_to_teach(imagen, teacher, stages)
         config = config.for_stages(len(imagen.stages))
         check_settings(config, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
-        learn(imagen, teacher, chosen, processes.device)
+        if teacher is not None:
+            learn(imagen, teacher, processes.device)
         _to_device(imagen, chosen, processes, config.activation_checkpointing)
         inputs = prepare_inputs(imagen, dataset, data, config)
     steps = steps_of(imagen, inputs.training, config, inputs.encode, chosen, processes)
@@ -90,13 +91,13 @@ def train(
     parameters = Parameters(imagen.config, config, data)
     if resume:
         processes.on_main(lambda: check_resumable(imagen, resume, identities, steps, chosen))
+    also = partial(keep_teacher, teacher, chosen) if teacher else None
     directory = processes.on_main(
-        lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions)
+        lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions, also)
     )
     tracker = _announced(config, directory, resume, imagen, processes, inputs.training)
     if teacher is not None:
         tracker.say(f"the teacher is {teacher}")
-        processes.on_main(partial(keep_teacher, imagen, teacher, directory))
     keeper = Keeper(imagen, directory, resume, identities, processes)
     keeper.take_over()
     with StopSignals(processes.world > 1) as signals:
@@ -258,13 +259,14 @@ def _directory(
     parameters: Parameters,
     chosen: Sequence[int],
     captions: Sequence[str],
+    also: Filling | None,
 ) -> TrainingDirectory:
     """Return where the run writes, with its parameters and the captions of its sheets."""
     if resume and in_place:
         directory = resume
         write_parameters(directory.parameters, parameters)
     else:
-        directory = start_directory(output, parameters, chosen, joinable=resume is None)
+        directory = start_directory(output, parameters, chosen, resume is None, also)
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
     return directory
 

@@ -77,6 +77,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_without_the_teachers_directory(
     shutil.rmtree(stopped / "tmp" / "unet_0_step_00000004")
     for left in ("unet_1_step_00000002", "unet_1_step_00000004"):
         shutil.rmtree(stopped / "tmp" / left)
+    shutil.rmtree(stopped / "state_dicts")
     shutil.rmtree(many_steps)
     assert train.entry(["-rd", "stopped", "-o", "resumed"]) == 0
     for i in range(2):
@@ -92,8 +93,40 @@ def test_a_distilled_stage_teaches_a_divisor_of_its_steps(
     again = ["--DISTILL", "four", "--STEPS", "1", "--VALID_NUM", "2", "--DEVICE", "cpu"]
     assert train.entry([*again, "-t", "2,1", "-o", "two"]) == 0
     assert not same(weights("two", 0), weights("four", 0))
-    words = "stage 0 of four was distilled to 4 steps itself", "a divisor of them, not 3"
-    refused(train.entry, [*again, "-t", "3,1", "-o", "three"], *words)
+    words = "distilled to 4 steps can teach a divisor of them, not 3"
+    refused(train.entry, [*again, "-t", "3,1", "-o", "three"], words)
+    refused(train.entry, [*again, "-t", "4,2", "-o", "same"], "already paints in so many steps")
+
+
+def test_stages_are_distilled_one_after_the_other(many_steps: Path, refused: Refused) -> None:
+    """Resumed, only the stage that was distilled goes on; the next run takes the other one."""
+    quick = ["--VALID_NUM", "2", "--DEVICE", "cpu"]
+    second = ["--DISTILL", "training_mine", "-t", "1", "-sg", "1", "-st", "2", *quick]
+    assert train.entry([*second, "-o", "one"]) == 0
+    assert train.entry(["-rd", "one", "-st", "3", "-o", "longer"]) == 0
+    assert same(weights("longer", 0), weights(many_steps, 0))
+    assert not same(weights("longer", 1), weights("one", 1))
+    words = "stage 0 has nothing to learn from longer/teacher"
+    refused(train.entry, ["-rd", "longer", "-sg", "0", "-st", "4"], words)
+    first = ["--DISTILL", "longer", "-t", "2", "-sg", "0", *quick]
+    assert train.entry([*first, "--MINUTES", "0.02", "-o", "both"]) == 0
+    assert same(weights("both", 1), weights("longer", 1))
+    assert not same(weights("both", 0), weights("longer", 0))
+    asked = [stage.distilled_steps for stage in Imagen.from_directory("both").config.stages]
+    assert asked == [2, 1]
+
+
+def test_what_would_be_distilled_is_printed(
+    many_steps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.entry([*FEW, "--STEPS", "2", "--PRINT_CONFIG"]) == 0
+    told = capsys.readouterr().out
+    assert "imagen.stages.0.distilled_steps = 2  (--DISTILL)" in told
+    assert "imagen.stages.0.sampling.guidance_scale = 1.0  (--DISTILL)" in told
+    assert "imagen.stages.0.unet.dim = 16  (training_mine)" in told
+    assert train.entry([*FEW, "--STEPS", "2", "--DRY_RUN"]) == 0
+    assert "nor is a teacher" in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in Path().iterdir()] == ["training_mine"]
 
 
 def test_what_cannot_be_distilled_is_told(many_steps: Path, refused: Refused) -> None:
@@ -108,8 +141,9 @@ def test_what_cannot_be_distilled_is_told(many_steps: Path, refused: Refused) ->
     assert train.entry([*asked, "-o", "few"]) == 0
     words = "stage 0 is to be distilled from a trained one", "--DISTILL"
     refused(train.entry, ["-p", "few/parameters", "--DEVICE", "cpu"], *words)
-    refused(inference.entry, ["-d", "few", "-t", "8", "-c", "a star"], "distilled to 2 steps")
-    refused(inference.entry, ["-d", "few", "-g", "3", "-c", "a star"], "distilled to 2 steps")
+    words = "stage 0 is distilled: it paints in 2 steps of ddim", "one value per stage"
+    refused(inference.entry, ["-d", "few", "-t", "8", "-c", "a star"], *words)
+    refused(inference.entry, ["-d", "few", "-g", "3", "-c", "a star"], *words)
     (many_steps / "state_dicts" / "unet_1.safetensors").unlink()
     refused(train.entry, [*asked, "-o", "none"], "no trained weights for stage 1")
 
@@ -122,9 +156,10 @@ def test_other_cascades_are_no_teachers(many_steps: Path) -> None:
     first = imagen.config.stages[0]
     other = first.replace(unet=first.unet.replace(dim=24)).distilled(2)
     changed = imagen.config.replace(stages=(other, imagen.config.stages[1]))
+    shorter = imagen.config.replace(stages=(first.distilled(2),), image_sizes=(16,))
     dataset = ShapesDataset("train", size=32, epoch_size=16)
-    with pytest.raises(UserError, match="is no teacher of this cascade"):
-        train_in_python(
-            Imagen(changed), dataset, TrainingConfig(steps=1), teacher=TrainingDirectory(many_steps)
-        )
+    teacher = TrainingDirectory(many_steps)
+    for config in (changed, shorter):
+        with pytest.raises(UserError, match="is no teacher of this cascade"):
+            train_in_python(Imagen(config), dataset, TrainingConfig(steps=1), teacher=teacher)
     assert not list(Path().glob("training_2*"))

@@ -19,11 +19,11 @@ links = pytest.mark.parametrize("link", [BASE, SUPER], ids=["base", "super-res"]
 def make_pair(wake, text_encoder):
     """Return a teacher and a student that begins as it does."""
 
-    def make(link, steps, prediction="v", **sampling):
+    def make(link, steps, prediction="v", loss=None, **sampling):
         torch.manual_seed(0)
         index, size, low_res_size = link
         sampling = {"thresholding": "none"} | sampling
-        config = StageConfig(unet=UNET, prediction=prediction, sampling=sampling)
+        config = StageConfig(unet=UNET, prediction=prediction, sampling=sampling, loss=loss or {})
         place = (size, low_res_size, text_encoder.embed_dim)
         teacher = wake(DiffusionStage(index, config, *place))
         student = DistilledStage(index, config.distilled(steps), *place)
@@ -110,9 +110,34 @@ def test_it_paints_as_it_learned_and_in_no_other_way():
     config = StageConfig(unet=UNET).distilled(4)
     assert config.sampling == SamplingConfig(sampler="ddim", timesteps=4, guidance_scale=1.0)
     for change in ({"timesteps": 8}, {"guidance_scale": 2.0}, {"sampler": "dpm++"}, {"eta": 0.5}):
-        with pytest.raises(UserError, match="distilled to 4 steps paints in 4 steps of ddim"):
-            config.checked(config.sampling.replace(**change))
-        with pytest.raises(UserError, match="distilled to 4 steps paints in 4 steps of ddim"):
-            config.replace(sampling=config.sampling.replace(**change))
-    with pytest.raises(UserError, match="eps cannot be distilled"):
+        other = config.sampling.replace(**change)
+        with pytest.raises(UserError, match="stage 3 is distilled: it paints in 4 steps of ddim"):
+            config.checked(other, "stage 3")
+        with pytest.raises(UserError, match="is distilled: it paints in 4 steps of ddim"):
+            config.replace(sampling=other)
+    with pytest.raises(UserError, match="can teach a divisor of them, not 3"):
+        config.distilled(3)
+    assert config.distilled(2).sampling.timesteps == 2
+    with pytest.raises(UserError, match="eps output cannot be distilled"):
         StageConfig(unet=UNET, prediction="eps").distilled(4)
+
+
+@pytest.mark.parametrize("weight", ["min_snr", "simple"])
+@pytest.mark.parametrize("space", ["eps", "x_0", "v"])
+def test_what_is_painted_from_pure_noise_is_learned_whatever_the_loss_was(
+    make_pair, make_batch, weight, space
+):
+    """With one step t is always 1, where min-SNR and the eps space weigh the error of x_0 with 0."""
+    loss = {"space": space, "weight": weight}
+    _, student = make_pair(BASE, 1, timesteps=4, guidance_scale=2.0, loss=loss)
+    _, usual = make_pair(BASE, 1, timesteps=4, guidance_scale=2.0)
+    batch = make_batch(4, 8)
+    assert losses(student, batch).min() > 1e-3
+    assert losses(student, batch).equal(losses(usual, batch))
+
+
+def test_without_a_teacher_there_is_no_loss(make_batch, text_encoder):
+    config = StageConfig(unet=UNET).distilled(2)
+    student = DistilledStage(0, config, (8, 8), None, text_encoder.embed_dim)
+    with pytest.raises(UserError, match="stage 0 is to be distilled and has no teacher"):
+        losses(student, make_batch(2, 8))
