@@ -127,7 +127,7 @@ def test_it_paints_as_it_learned_and_in_no_other_way():
 def test_what_is_painted_from_pure_noise_is_learned_whatever_the_loss_was(
     make_pair, make_batch, weight, space
 ):
-    """With one step t is always 1, where min-SNR and the eps space weigh the error of x_0 with 0."""
+    """With one step t is always 1, where min-SNR and the eps space give x_0 the weight 0."""
     loss = {"space": space, "weight": weight}
     _, student = make_pair(BASE, 1, timesteps=4, guidance_scale=2.0, loss=loss)
     _, usual = make_pair(BASE, 1, timesteps=4, guidance_scale=2.0)
