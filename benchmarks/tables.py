@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.data_tables import Table, faults, foreign, memory, speed, waiting
 from benchmarks.measuring import Row, growth_exponent, mean_sd
-from benchmarks.peer_recipes import AS_SHIPPED, TRIALS
+from benchmarks.peer_recipes import TRIALS
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -150,8 +150,8 @@ def time_to_quality(rows: list[Row]) -> list[str]:
 def group_of(row: Row) -> tuple[Any, ...]:
     """Return what makes runs comparable: stages, split, and whose they are."""
     case = row["case"]
-    shipped = case.get("recipe") == AS_SHIPPED.name
-    return case["stages"], case["split"], f"{case['side']}{', as shipped' if shipped else ''}"
+    named = f", {case['recipe']}" if case["purpose"] not in ("confirm", "trial") else ""
+    return case["stages"], case["split"], f"{case['side']}{named}"
 
 
 def _time(rows: list[Row], level: float) -> str:

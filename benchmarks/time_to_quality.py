@@ -249,6 +249,8 @@ def confirming(arguments: argparse.Namespace) -> Iterator[Case]:
     """Yield the runs of both sides, alternating; a side that has passed 95 % goes no further."""
     folder = results_folder(arguments)
     recipe = tuned_recipe(read_rows("time_to_quality", folder), arguments.stages)
+    if arguments.recipe:
+        recipe = RECIPES[arguments.recipe]
     passed: set[tuple[str, int]] = set()
     for budget in arguments.budgets:
         for seed in arguments.seeds:
@@ -256,6 +258,8 @@ def confirming(arguments: argparse.Namespace) -> Iterator[Case]:
                 if (side, seed) in passed:
                     continue
                 known = {"recipe": recipe.name} if side == "diffusers" else {}
+                if known and arguments.recipe:
+                    known["purpose"] = "named"
                 case = case_of(arguments, side=side, budget=budget, seed=seed, **known)
                 yield case
                 row = find(read_rows("time_to_quality", folder), case)
@@ -304,6 +308,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--budgets", type=_numbers, help="seconds, with commas between them")
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="[0,1,2]")
     parser.add_argument("--sides", type=_sides, default=list(SIDES), help=f"[{','.join(SIDES)}]")
+    parser.add_argument("--recipe", choices=RECIPES, help="the peer's [the best of its trials]")
     parser.add_argument("--count", type=int, help="captions judged [500]")
     parser.add_argument("--parameters", type=Path, help="our side's [parameters]")
     arguments = parser.parse_args(argv)
