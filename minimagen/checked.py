@@ -53,5 +53,6 @@ def per_stage(name: str, value: Any, count: int) -> list[Any]:
     if not isinstance(value, list | tuple):
         return [value] * count
     if len(value) != count:
-        raise UserError(f"{name}: {len(value)} values for {count} stages; give one, or one each")
+        stages = f"{count} stage{'s' * (count > 1)}"
+        raise UserError(f"{name}: {len(value)} values for {stages}; give one, or one each")
     return list(value)

@@ -60,7 +60,7 @@ def test_a_distilled_directory_paints_in_few_steps(many_steps: Path) -> None:
 
 
 def test_the_super_resolution_alone(many_steps: Path) -> None:
-    assert train.entry([*FEW, "--STEPS", "2", "-sg", "1", "-o", "few"]) == 0
+    assert train.entry([*FEW, "-t", "1", "--STEPS", "2", "-sg", "1", "-o", "few"]) == 0
     assert same(weights("few", 0), weights(many_steps, 0))
     sampling = [stage.sampling for stage in Imagen.from_directory("few").config.stages]
     assert [(s.sampler, s.timesteps, s.guidance_scale) for s in sampling] == [
