@@ -101,14 +101,13 @@ def draw(by_machine: dict[str, list[Row]], path: Path) -> bool:
                 groups[group_of(row)].append(row)
         for (stages, split, side), members in groups.items():
             budgets = sorted({row["case"]["budget"] for row in members})
-            stats = [
-                mean_sd([r["all_right"] for r in members if r["case"]["budget"] == b])
-                for b in budgets
-            ]
+            runs = [[row for row in members if row["case"]["budget"] == b] for b in budgets]
+            taken = [mean_sd([row["seconds"] for row in same])[0] for same in runs]
+            stats = [mean_sd([row["all_right"] for row in same]) for same in runs]
             mean, sd = [100 * m for m, _ in stats], [100 * s if s == s else 0 for _, s in stats]
             label = f"{side}, {stages} stage{'s' if stages > 1 else ''}, {split}"
             label += f" ({machine})" if len(by_machine) > 1 else ""
-            axes.errorbar(budgets, mean, sd, marker="o", capsize=3, label=label)
+            axes.errorbar(taken, mean, sd, marker="o", capsize=3, label=label)
     axes.set(xlabel="seconds from the start of the process", ylim=(0, 101))
     axes.set_ylabel("captions with every attribute right, %")
     axes.grid(alpha=0.3)
