@@ -92,7 +92,7 @@ def sample(rows: list[Row]) -> list[str]:
         ("", "stage", "sampler", "steps", "guidance", "calls / picture", "s / picture",
          "memory, GB", "all right", "against the reference, points (95 %)", "KID x 1000")
     ]  # fmt: skip
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["case"]["stage"], row["case"]["what"])):
         case, sampling = row["case"], row["case"]["sampling"]
         reference = next((r for r in rows if _is_reference_of(r, row)), None)
         table.append((
