@@ -209,10 +209,10 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     default = [FEW_STEPS[min(i, 1)] for i in chosen]
     steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(chosen))
     for i, n in zip(chosen, steps, strict=True):
-        few, place = stages[i].distilled(n), ("imagen", "stages", i)
+        place, before = ("imagen", "stages", i), stages[i].sampling.model_dump(mode="json")
         settings.set((*place, "distilled_steps"), n, "--DISTILL")
-        for name, value in few.sampling.model_dump(mode="json").items():
-            if value != stages[i].sampling.model_dump(mode="json")[name]:
+        for name, value in stages[i].distilled(n).sampling.model_dump(mode="json").items():
+            if value != before[name]:
                 settings.set((*place, "sampling", name), value, "--DISTILL")
     return settings
 

@@ -44,16 +44,12 @@ def stages_to_teach(
                 )
         return chosen
     theirs = read_parameters(teacher.parameters).imagen
-    learning = [
-        i
-        for i, (one, other) in enumerate(zip(own.stages, theirs.stages, strict=False))
-        if one.distilled_steps != other.distilled_steps
-    ]
-    taught = [
-        other if i not in learning else other.distilled(one.distilled_steps or 1)
-        for i, (one, other) in enumerate(zip(own.stages, theirs.stages, strict=False))
-    ]
-    if len(theirs.stages) != len(own.stages) or theirs.replace(stages=taught) != own:
+    taught, learning = list(theirs.stages), []
+    for i, (stage, other) in enumerate(zip(own.stages, theirs.stages, strict=False)):
+        if stage.distilled_steps not in (None, other.distilled_steps):
+            taught[i] = other.distilled(stage.distilled_steps)
+            learning.append(i)
+    if theirs.replace(stages=taught) != own:
         raise UserError(
             f"{teacher} is no teacher of this cascade: their stages, sizes or text encoders "
             "differ; give the training directory whose stages are to paint in fewer steps"

@@ -17,7 +17,7 @@ from minimagen.data.stream import PROMISE, PictureStream, TrainingData
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
-from minimagen.storage.joining import Filling, start_directory
+from minimagen.storage.joining import start_directory
 from minimagen.training.boards import check_board, start_board
 from minimagen.training.distillation import keep_teacher, kept_teacher, learn, stages_to_teach
 from minimagen.training.inputs import Inputs, prepare_inputs
@@ -58,12 +58,10 @@ def train(
         dataset: Captioned pictures of the size of the last stage, or of its aspect buckets.
         config: Steps, rates, batch size.
         data: What is written to ``data.json``, the share for validation and its size.
-        output: The training directory; ``training_<time>`` by default. One that other stages of
-            the same cascade are trained in is joined.
+        output: The training directory, ``training_<time>`` by default; other stages' is joined.
         stages: Which stages to train; all by default.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-        resume: Continue from the checkpoints of this directory.
-        in_place: Continue in that directory instead of a new one.
+        resume: Continue from the checkpoints of this directory, in a new one unless ``in_place``.
         fsdp: Share the networks out among the processes, where one device cannot hold them.
         teacher: What stages with ``distilled_steps`` learn from; a resumed run has kept its own.
 
@@ -81,9 +79,7 @@ def train(
         config = config.for_stages(len(imagen.stages))
         check_settings(config, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
-        if teacher is not None:
-            learn(imagen, teacher, processes.device)
-        _to_device(imagen, chosen, processes, config.activation_checkpointing)
+        _make_ready(imagen, chosen, processes, config.activation_checkpointing, teacher)
         inputs = prepare_inputs(imagen, dataset, data, config)
     steps = steps_of(imagen, inputs.training, config, inputs.encode, chosen, processes)
     config = config.replace(steps=steps, epochs=None, minutes=None)
@@ -91,19 +87,15 @@ def train(
     parameters = Parameters(imagen.config, config, data)
     if resume:
         processes.on_main(lambda: check_resumable(imagen, resume, identities, steps, chosen))
-    also = partial(keep_teacher, teacher, chosen) if teacher else None
     directory = processes.on_main(
-        lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions, also)
+        lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions, teacher)
     )
-    tracker = _announced(config, directory, resume, imagen, processes, inputs.training)
-    if teacher is not None:
-        tracker.say(f"the teacher is {teacher}")
+    tracker = _announced(config, directory, resume, teacher, imagen, processes, inputs.training)
     keeper = Keeper(imagen, directory, resume, identities, processes)
     keeper.take_over()
     with StopSignals(processes.world > 1) as signals:
-        _Run(
-            imagen, inputs, directory, config, tracker, signals, processes, keeper, chosen
-        ).train_all()
+        run = _Run(imagen, inputs, directory, config, tracker, signals, processes, keeper, chosen)
+        run.train_all()
     return directory
 
 
@@ -259,13 +251,14 @@ def _directory(
     parameters: Parameters,
     chosen: Sequence[int],
     captions: Sequence[str],
-    also: Filling | None,
+    teacher: TrainingDirectory | None,
 ) -> TrainingDirectory:
     """Return where the run writes, with its parameters and the captions of its sheets."""
     if resume and in_place:
         directory = resume
         write_parameters(directory.parameters, parameters)
     else:
+        also = partial(keep_teacher, teacher, chosen) if teacher else None
         directory = start_directory(output, parameters, chosen, resume is None, also)
     directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
     return directory
@@ -275,6 +268,7 @@ def _announced(
     config: TrainingConfig,
     directory: TrainingDirectory,
     resume: TrainingDirectory | None,
+    teacher: TrainingDirectory | None,
     imagen: Imagen,
     processes: Processes,
     training: TrainingData,
@@ -287,6 +281,8 @@ def _announced(
         tracker.say(f"{processes}; the batch size is that of all together")
     if resume:
         tracker.say(f"resumed from {resume}")
+    if teacher:
+        tracker.say(f"the teacher is {teacher}")
     for i, stage in enumerate(imagen.stages):
         size = " x ".join(map(str, imagen.config.image_sizes[i]))
         tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
@@ -313,10 +309,18 @@ def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processe
     )
 
 
-def _to_device(
-    imagen: Imagen, chosen: Sequence[int], processes: Processes, recompute: bool
+def _make_ready(
+    imagen: Imagen,
+    chosen: Sequence[int],
+    processes: Processes,
+    recompute: bool,
+    teacher: TrainingDirectory | None,
 ) -> None:
-    """Bring the cascade to the device, but for stages that will be sharded there block by block."""
+    """Give the cascade its teacher, if there is one, and bring it to the device, but for stages
+    that will be sharded there block by block.
+    """
+    if teacher is not None:
+        learn(imagen, teacher, processes.device)
     for i, stage in enumerate(imagen.stages):
         stage.unet.recompute_activations(recompute)
         if not (processes.sharded and i in chosen):

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from minimagen.cli import train
+from minimagen.storage.checkpoint import load_weights
+from minimagen.storage.directory import TrainingDirectory
 
 TESTING = Path(__file__).parents[2] / "parameters" / "testing"
 QUICK = ["--TESTING", "--STEPS", "1", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
@@ -52,6 +55,14 @@ def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         return lines[0]
 
     return run
+
+
+def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
+    return load_weights(TrainingDirectory(directory).weights(stage)).tensors
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(t.equal(other[name]) for name, t in one.items())
 
 
 def contents(folder: Path) -> dict[Path, bytes | None]:

@@ -10,21 +10,12 @@ from torch import Tensor
 
 from minimagen import Imagen
 from minimagen.cli import inference, train
-from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
-from tests.cli.conftest import Refused
+from tests.cli.conftest import Refused, same, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FEW = ["--DISTILL", "training_mine", "-t", "2,1", "--VALID_NUM", "2", "--DEVICE", "cpu"]
-
-
-def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
-    return load_weights(TrainingDirectory(directory).weights(stage)).tensors
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(t.equal(other[name]) for name, t in one.items())
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from minimagen.cli import demo, inference, train
 from minimagen.stages.diffusion import DiffusionStage
-from minimagen.storage.checkpoint import load_newest, load_weights
+from minimagen.storage.checkpoint import load_newest
 from minimagen.storage.directory import TrainingDirectory
+from tests.cli.conftest import same, weights
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -27,14 +28,6 @@ pytestmark = [
 ]
 
 TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
-
-
-def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
-    return load_weights(TrainingDirectory(directory).weights(stage)).tensors
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(t.equal(other[name]) for name, t in one.items())
 
 
 def settings(directory: str, file: str) -> dict[str, Any]:

@@ -7,12 +7,9 @@ from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distillation import DistilledStage
 from minimagen.stages.stage import Condition
+from tests.stages.test_diffusion_stage import BASE, SUPER, UNET, links
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-UNET = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
-BASE, SUPER = (0, (8, 8), None), (1, (16, 16), (8, 8))
-links = pytest.mark.parametrize("link", [BASE, SUPER], ids=["base", "super-res"])
 
 
 @pytest.fixture
