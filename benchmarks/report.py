@@ -36,12 +36,12 @@ def current(rows: Sequence[Row]) -> list[Row]:
 
 def _lineage(row: Row) -> tuple[Any, ...]:
     case, tried = row["case"], row["case"].get("purpose", "confirm") != "confirm"
-    names = ("side", "stages", "split", "purpose", "what")
+    names = ("side", "stage", "stages", "split", "purpose", "what")
     return *(case.get(name) for name in names), case["recipe"] if tried else None
 
 
 def _settings(row: Row) -> tuple[Any, ...]:
-    return row["case"].get("settings"), row["case"].get("directory")
+    return tuple(row["case"].get(name) for name in ("settings", "directory", "n"))
 
 
 def write(folder: Path, page: Path) -> None:

@@ -4,7 +4,7 @@
 
 A 64-px base stage and a 64 -> 128 super-resolution stage (``benchmarks/cascade_64_128``), batch 8,
 text of 32 x 512, against diffusers' U-Net of as many parameters (the nearest width). Each case runs
-in its own process, the sides alternating. bf16 (autocast, weights in fp32) is measured where the
+in its own process, the sides alternating, eager ones several times (``--runs``). bf16 (autocast, weights in fp32) is measured where the
 device multiplies it natively, ``compiled`` where torch.compile finds what it needs; otherwise the
 row says why not. The share of the peak is against the best matrix product of the same process.
 
@@ -240,8 +240,10 @@ def unavailable(case: Case) -> str | None:
     return None
 
 
-def cases(quick: bool, images: int) -> Iterator[Case]:
-    """Yield every case, the sides alternating."""
+def cases(
+    quick: bool, images: int, runs: int = 1, stages: Sequence[int] = (0, 1)
+) -> Iterator[Case]:
+    """Yield every case, the sides alternating; what is compiled, minutes each time, has one run."""
     cascade = QUICK_CASCADE if quick else CASCADE
     batch = 2 if quick else 8
     common = {
@@ -259,10 +261,12 @@ def cases(quick: bool, images: int) -> Iterator[Case]:
     learning = common | {"what": "v_loss", "distinct_batches": images // batch}
     learning |= {"validated": 4 if quick else 128, "precision": "auto", "mode": "eager"}
     modes = [("fp32", "eager")] if quick else MODES
-    for stage in (1,) if quick else (0, 1):
+    for stage in stages:
         for precision, mode in modes:
-            for side in SIDES:
-                yield speed | dict(side=side, stage=stage, precision=precision, mode=mode)
+            for run in range(runs if mode == "eager" else 1):
+                setting = dict(stage=stage, precision=precision, mode=mode, run=run)
+                for side in SIDES:
+                    yield speed | setting | {"side": side}
         for side in SIDES:
             yield learning | {"side": side, "stage": stage}
 
@@ -271,11 +275,16 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
     parser.add_argument("--images", type=int, help="for v_loss cases [1024; quick 4]")
+    parser.add_argument("--runs", type=int, default=3, help="of each eager case [3; quick 1]")
+    parser.add_argument("--stage", type=int, help="this one alone [quick 1]")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
-    images = arguments.images or (4 if arguments.quick else 1024)
-    return run_cases("benchmarks.step", cases(arguments.quick, images), measure, arguments)
+    quick = arguments.quick
+    images, runs = arguments.images or (4 if quick else 1024), 1 if quick else arguments.runs
+    one = 1 if quick else arguments.stage
+    stages = (0, 1) if one is None else (one,)
+    return run_cases("benchmarks.step", cases(quick, images, runs, stages), measure, arguments)
 
 
 if __name__ == "__main__":

@@ -43,54 +43,68 @@ def startup(rows: list[Row]) -> list[str]:
 def step(rows: list[Row]) -> list[str]:
     """Return the tables of the training step: speed and memory, then v-loss."""
     speed: Table = [
-        ("stage", "side", "precision", "mode", "parameters, M", "images/s", "step, s (quartiles)",
-         "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s", "ours / diffusers")
+        ("stage", "side", "precision", "mode", "runs", "parameters, M", "images/s",
+         "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s", "speed, ours / diffusers",
+         "memory")
     ]  # fmt: skip
     learnt: Table = [("stage", "side", "parameters, M", "images", "v-loss")]
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         case = row["case"]
         if case["what"] == "v_loss":
             facts = (f"{row['parameters'] / 1e6:.2f}", row["images"], f"{row['v_loss']:.4f}")
             learnt.append((case["stage"], case["side"], *facts))
-            continue
-        setting = (case["stage"], case["side"], case["precision"], case["mode"])
-        if "skipped" in row:
-            speed.append((*setting, "", row["skipped"], *[""] * 6))
         else:
-            speed.append((*setting, *_speed_cells(row), _against_peer(row, rows)))
+            groups[case["stage"], case["side"], case["precision"], case["mode"]].append(row)
+    for (stage, side, *setting), runs in groups.items():
+        first = (stage, side, *setting, len(runs))
+        if "skipped" in runs[-1]:
+            speed.append((*first, "", runs[-1]["skipped"], *[""] * 6))
+        else:
+            peers = groups.get((stage, "diffusers", *setting), []) if side == "ours" else []
+            speed.append((*first, *_speed_cells(runs), *_against(runs, peers)))
     return [*markdown(speed), "", *markdown(learnt)]
 
 
-def _speed_cells(row: Row) -> list[str]:
-    low, high = row["step_seconds"]["quartiles"]
+def _speed_cells(runs: list[Row]) -> list[str]:
+    """Return medians over the runs, each its own process."""
+    median = {key: statistics.median(row[key] for row in runs) for key in _MEDIANS}
     return [
-        f"{row['parameters'] / 1e6:.2f}",
-        f"{row['images_per_second']:.2f}",
-        f"{row['step_seconds']['median']:.3f} ({low:.3f}-{high:.3f})",
-        f"{row['peak_bytes'] / 1e9:.2f} ({row['bytes_before'] / 1e9:.2f})",
-        f"{row['achieved_flops'] / 1e9:.1f}",
-        f"{row['share_of_peak']:.0%}",
-        f"{row['first_step_seconds']:.1f}",
+        f"{median['parameters'] / 1e6:.2f}",
+        _median_and_range([row["images_per_second"] for row in runs]),
+        f"{median['peak_bytes'] / 1e9:.2f} ({median['bytes_before'] / 1e9:.2f})",
+        f"{median['achieved_flops'] / 1e9:.1f}",
+        f"{median['share_of_peak']:.0%}",
+        f"{median['first_step_seconds']:.1f}",
     ]
 
 
-def _against_peer(row: Row, rows: list[Row]) -> str:
-    """Return our speed and memory relative to the peer's same case, in our rows."""
-    if row["case"]["side"] != "ours":
-        return ""
-    wanted = row["case"] | {"side": "diffusers"}
-    peers = [r for r in rows if r["case"] == wanted and r["machine"] == row["machine"]]
-    if not peers or "skipped" in peers[-1]:
-        return ""
-    speed = row["images_per_second"] / peers[-1]["images_per_second"]
-    return f"{speed:.2f} x speed, {row['peak_bytes'] / peers[-1]['peak_bytes']:.2f} x memory"
+_MEDIANS = (
+    "parameters", "peak_bytes", "bytes_before", "achieved_flops", "share_of_peak",
+    "first_step_seconds",
+)  # fmt: skip
+
+
+def _against(ours: list[Row], peers: list[Row]) -> list[str]:
+    """Return our speed and memory relative to the peer's: medians over runs of the same number."""
+    theirs = {row["case"]["run"]: row for row in peers}
+    pairs = [(row, theirs[row["case"]["run"]]) for row in ours if row["case"]["run"] in theirs]
+    if not pairs:
+        return ["", ""]
+    keys = ("images_per_second", "peak_bytes")
+    return [_median_and_range([a[key] / b[key] for a, b in pairs]) + " x" for key in keys]
+
+
+def _median_and_range(values: list[float]) -> str:
+    middle = f"{statistics.median(values):.2f}"
+    return f"{middle} ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else middle
 
 
 def sample(rows: list[Row]) -> list[str]:
     """Return the table of the sampling benchmark; differences are paired by caption."""
     table: Table = [
         ("", "stage", "sampler", "steps", "guidance", "calls / picture", "s / picture",
-         "memory, GB", "all right", "against the reference, points (95 %)", "KID x 1000")
+         "memory, GB", "pictures", "all right", "against the reference, points (95 %)", "KID x 1000")
     ]  # fmt: skip
     for row in sorted(rows, key=lambda row: (row["case"]["stage"], row["case"]["what"])):
         case, sampling = row["case"], row["case"]["sampling"]
@@ -99,7 +113,7 @@ def sample(rows: list[Row]) -> list[str]:
             case["what"], case["stage"], sampling["sampler"], sampling["timesteps"],
             sampling["guidance_scale"],
             f"{row['calls_per_picture']:.0f}", f"{row['seconds_per_picture']:.3f}",
-            f"{row['peak_bytes'] / 1e9:.2f}", f"{row['all_right']:.1%}",
+            f"{row['peak_bytes'] / 1e9:.2f}", case["n"], f"{row['all_right']:.1%}",
             "reference" if case["reference"] else difference(row, reference),
             f"{1000 * row['kid']:.1f} +- {1000 * row['kid_standard_error']:.1f}",
         ))  # fmt: skip
