@@ -4,9 +4,10 @@
 
 A 64-px base stage and a 64 -> 128 super-resolution stage (``benchmarks/cascade_64_128``), batch 8,
 text of 32 x 512, against diffusers' U-Net of as many parameters (the nearest width). Each case runs
-in its own process, the sides alternating, eager ones several times (``--runs``). bf16 (autocast, weights in fp32) is measured where the
-device multiplies it natively, ``compiled`` where torch.compile finds what it needs; otherwise the
-row says why not. The share of the peak is against the best matrix product of the same process.
+in its own process, the sides alternating, eager ones several times (``--runs``). bf16 (autocast,
+weights in fp32) is measured where the device multiplies it natively, ``compiled`` where
+torch.compile finds what it needs; otherwise the row says why not. The share of the peak is against
+the best matrix product of the same process.
 
 ``v_loss`` cases train both nets on the same pictures with the same time to decay, each with its
 side's optimizer, and compare the error in v of their averaged weights at the same noises and times.

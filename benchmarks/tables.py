@@ -44,8 +44,8 @@ def step(rows: list[Row]) -> list[str]:
     """Return the tables of the training step: speed and memory, then v-loss."""
     speed: Table = [
         ("stage", "side", "precision", "mode", "runs", "parameters, M", "images/s",
-         "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s", "speed, ours / diffusers",
-         "memory")
+         "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s",
+         "speed, ours / diffusers", "memory")
     ]  # fmt: skip
     learnt: Table = [("stage", "side", "parameters, M", "images", "v-loss")]
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -104,7 +104,8 @@ def sample(rows: list[Row]) -> list[str]:
     """Return the table of the sampling benchmark; differences are paired by caption."""
     table: Table = [
         ("", "stage", "sampler", "steps", "guidance", "calls / picture", "s / picture",
-         "memory, GB", "pictures", "all right", "against the reference, points (95 %)", "KID x 1000")
+         "memory, GB", "pictures", "all right", "against the reference, points (95 %)",
+         "KID x 1000")
     ]  # fmt: skip
     for row in sorted(rows, key=lambda row: (row["case"]["stage"], row["case"]["what"])):
         case, sampling = row["case"], row["case"]["sampling"]

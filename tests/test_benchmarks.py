@@ -211,7 +211,7 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     assert "Not run yet" not in told
     for wanted in (
         "`train.py, unknown flag`",
-        "x speed",
+        " x |",
         "| 0 | 8 | cpu | 2 |",
         "| pixels |",
         "| ddpm | 4 |",
