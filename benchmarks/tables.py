@@ -45,7 +45,7 @@ def step(rows: list[Row]) -> list[str]:
     speed: Table = [
         ("stage", "side", "precision", "mode", "runs", "parameters, M", "images/s",
          "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s",
-         "speed, ours / diffusers", "memory")
+         "speed, ours / diffusers", "memory, ours / diffusers")
     ]  # fmt: skip
     learnt: Table = [("stage", "side", "parameters, M", "images", "v-loss")]
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -56,13 +56,12 @@ def step(rows: list[Row]) -> list[str]:
             learnt.append((case["stage"], case["side"], *facts))
         else:
             groups[case["stage"], case["side"], case["precision"], case["mode"]].append(row)
-    for (stage, side, *setting), runs in groups.items():
-        first = (stage, side, *setting, len(runs))
-        if "skipped" in runs[-1]:
-            speed.append((*first, "", runs[-1]["skipped"], *[""] * 6))
+    for group, members in groups.items():
+        runs = [row for row in members if "skipped" not in row]
+        if runs:
+            speed.append((*group, len(runs), *_speed_cells(runs), *_against_peer(runs, rows)))
         else:
-            peers = groups.get((stage, "diffusers", *setting), []) if side == "ours" else []
-            speed.append((*first, *_speed_cells(runs), *_against(runs, peers)))
+            speed.append((*group, 0, "", members[-1]["skipped"], *[""] * 6))
     return [*markdown(speed), "", *markdown(learnt)]
 
 
@@ -85,10 +84,16 @@ _MEDIANS = (
 )  # fmt: skip
 
 
-def _against(ours: list[Row], peers: list[Row]) -> list[str]:
-    """Return our speed and memory relative to the peer's: medians over runs of the same number."""
-    theirs = {row["case"]["run"]: row for row in peers}
-    pairs = [(row, theirs[row["case"]["run"]]) for row in ours if row["case"]["run"] in theirs]
+def _against_peer(runs: list[Row], rows: list[Row]) -> list[str]:
+    """Return our speed and memory relative to the peer's in the run beside: medians of pairs."""
+    measured = [row for row in rows if "skipped" not in row]
+    ours = [row for row in runs if row["case"]["side"] == "ours"]
+    pairs = [
+        (mine, theirs)
+        for mine in ours
+        for theirs in measured
+        if theirs["case"] == mine["case"] | {"side": "diffusers"}
+    ]
     if not pairs:
         return ["", ""]
     keys = ("images_per_second", "peak_bytes")

@@ -211,7 +211,7 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     assert "Not run yet" not in told
     for wanted in (
         "`train.py, unknown flag`",
-        " x |",
+        "speed, ours / diffusers",
         "| 0 | 8 | cpu | 2 |",
         "| pixels |",
         "| ddpm | 4 |",
@@ -226,6 +226,32 @@ def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: s
     case["settings"] = settings
     facts = {"machine": {"name": "m", "versions": {}}, "date": "2026-01-01"}
     return {"case": case, "seconds": budget - 1, "all_right": right} | facts
+
+
+def speed_row(side: str, run: int, mode: str = "eager", **facts: object) -> dict:
+    case = dict(what="speed", stage=0, side=side, precision="fp32", mode=mode, run=run)
+    return {"case": case} | facts
+
+
+def test_a_step_is_compared_with_the_peers_run_beside_it() -> None:
+    numbers = ("parameters", "bytes_before", "achieved_flops", "share_of_peak")
+    same = dict.fromkeys((*numbers, "first_step_seconds"), 1.0)
+    speeds = [("ours", 0, 4.0, 7), ("diffusers", 0, 2.0, 10), ("ours", 1, 9.0, 6)]
+    speeds += [("diffusers", 1, 3.0, 10), ("ours", 2, 50.0, 6)]  # the last one has no peer beside
+    rows = [
+        speed_row(side, run, images_per_second=speed, peak_bytes=used, **same)
+        for side, run, speed, used in speeds
+    ]
+    rows += [
+        speed_row("ours", 3, skipped="why not"),
+        speed_row("ours", 0, "compiled", skipped="no"),
+    ]
+    told = tables.step(rows)
+    ours, peer, compiled = told[2:5]
+    assert ours.endswith("| 2.50 (2.00-3.00) x | 0.65 (0.60-0.70) x |") and "| 3 |" in ours
+    assert "| 9.00 (4.00-50.00) |" in ours
+    assert "| 2.50 (2.00-3.00) |" in peer and peer.endswith("|  |  |")
+    assert "| 0 |  | no |" in compiled
 
 
 def test_time_to_quality_is_the_smallest_budget_that_reaches_it() -> None:

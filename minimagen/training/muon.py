@@ -19,15 +19,18 @@ NEWTON_SCHULZ = (
 )
 
 
-def newton_schulz(gram: Tensor) -> Tensor:
-    """Return the factors [k m m] that make matrices X orthogonal, from their X X' [k m m].
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Return matrices [k m n] with their singular vectors and singular values near 1.
 
-    The factor times X has X's singular vectors and singular values near 1. It is the iteration
-    X <- (a I + b X X' + c (X X')^2) X, begun at X / |X|: X is only ever multiplied by polynomials
-    of X X', and these can be multiplied together first. |X|^2 is the trace of X X'.
+    The iteration X <- (a I + b X X' + c (X X')^2) X, begun at X / |X|. All of its factors are
+    polynomials of the one small matrix X X', so they are multiplied together first and meet X
+    last: two products with the long side instead of six. |X|^2 is the trace of X X'.
     """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    gram = x @ x.mT
     squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-14
-    gram = gram / squared_norm
+    gram /= squared_norm
     factors: list[Tensor] = []
     for a, b, c in NEWTON_SCHULZ:
         if factors:
@@ -35,18 +38,19 @@ def newton_schulz(gram: Tensor) -> Tensor:
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         factors.append(factor)
-    return reduce(torch.matmul, factors) / squared_norm.sqrt()
+    x = (reduce(torch.matmul, factors) / squared_norm.sqrt()) @ x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum for weight matrices; kernels [o i h w] count as [o (i h w)].
+    """Muon with Nesterov momentum for weight matrices; kernels [o i h w] count as [o (h w i)].
 
     The step has the root mean square 0.2 ``lr`` whatever the matrix's shape, which is about that
     of AdamW: one learning rate serves both. (``torch.optim.Muon`` refuses kernels, and iterates in
-    bf16 on the long side.) Gradients are changed on the way.
+    bf16 on the long side.)
 
     Args:
-        matrices: Parameters of two or more dimensions, contiguous or channels_last.
+        matrices: Parameters of two or more dimensions.
         lr: Learning rate.
         momentum: Decay of the gradient's average.
         weight_decay: Decoupled, times ``lr``.
@@ -67,46 +71,37 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Make one step; factors of one size are computed in one batch."""
+        """Make one step; matrices of one shape are made orthogonal in one batch."""
         for group in self.param_groups:
-            of_one_size = defaultdict(list)
+            of_one_shape = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
+                    of_one_shape[p.shape].append(p)
+            flat = []
+            for parameters in of_one_shape.values():
+                momenta = [self._momentum(p, group["momentum"]) for p in parameters]
+                flat.append(torch.stack([_last_in_channels(m).flatten(1) for m in momenta]))
+            all_steps = self._processes.spread(orthogonalise, flat)
+            for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
+                size = 0.2 * max(steps.shape[1:]) ** 0.5
+                steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])
+                for p, step in zip(parameters, steps, strict=True):
                     if group["weight_decay"]:
                         p.mul_(1.0 - group["lr"] * group["weight_decay"])
-                    weight = _columns_as_in_memory(p, p).view(len(p), -1)
-                    gradient = self._averaged_gradient(p, group["momentum"])
-                    gradient = _columns_as_in_memory(gradient, p).flatten(1)
-                    of_one_size[min(weight.shape)].append((weight, gradient))
-            grams = [torch.stack([_gram(g) for _, g in same]) for same in of_one_size.values()]
-            factors = self._processes.spread(newton_schulz, grams)
-            for same, of_same in zip(of_one_size.values(), factors, strict=True):
-                for (weight, gradient), factor in zip(same, of_same, strict=True):
-                    rows, columns = weight.shape
-                    pair = (gradient, factor) if rows > columns else (factor, gradient)
-                    size = 0.2 * max(rows, columns) ** 0.5
-                    weight.addmm_(*pair, alpha=-group["lr"] * size)
+                    step = step.movedim(-1, 1) if step.ndim > 2 else step
+                    p.add_(step, alpha=-group["lr"] * size)
 
-    def _averaged_gradient(self, parameter: Tensor, decay: float) -> Tensor:
-        """Return Nesterov's estimate of the averaged gradient, in the gradient's place."""
+    def _momentum(self, parameter: Tensor, decay: float) -> Tensor:
+        """Return Nesterov's estimate of the averaged gradient."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(gradient, 1.0 - decay)
-        return gradient.lerp_(average, decay)
+        return gradient.lerp(average, decay)
 
 
-def _gram(matrix: Tensor) -> Tensor:
-    """Return the products of all rows, or of all columns where these are fewer."""
-    rows, columns = matrix.shape
-    return matrix.mT @ matrix if rows > columns else matrix @ matrix.mT
-
-
-def _columns_as_in_memory(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return a kernel [o i h w] as [o h w i] if the parameter is channels_last: no copies then.
-
-    The order of the columns changes nothing but their place.
-    """
-    return tensor if parameter.is_contiguous() else tensor.movedim(1, -1)
+def _last_in_channels(kernel: Tensor) -> Tensor:
+    """Return [o i h w] as [o h w i], which channels_last memory gives without a copy."""
+    return kernel.movedim(1, -1) if kernel.ndim > 2 else kernel
