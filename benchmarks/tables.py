@@ -170,7 +170,7 @@ def time_to_quality(rows: list[Row]) -> list[str]:
 def group_of(row: Row) -> tuple[Any, ...]:
     """Return what makes runs comparable: stages, split, and whose they are."""
     case = row["case"]
-    named = f", {case['recipe']}" if case["purpose"] not in ("confirm", "trial") else ""
+    named = f", {case['recipe']}" if "recipe" in case else ""
     return case["stages"], case["split"], f"{case['side']}{named}"
 
 
