@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -211,13 +212,14 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     assert "Not run yet" not in told
     for wanted in (
         "`train.py, unknown flag`",
-        "speed, ours / diffusers",
         "| 0 | 8 | cpu | 2 |",
         "| pixels |",
         "| ddpm | 4 |",
         "| warm",
     ):
         assert wanted in told, wanted
+    step_of_ours = r"^\| 1 \| ours \| fp32 \| eager \| 1 \|.*\| \d+\.\d\d x \| \d+\.\d\d x \|$"
+    assert re.search(step_of_ours, told, re.MULTILINE)
     assert f"{len(TRIALS)} trials, 1 of them run" in told
 
 
