@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
 
 if TYPE_CHECKING:
-    from minimagen.data.stream import TrainingData
+    from minimagen.data.images.stream import TrainingData
 
 SIDE, BATCH = 64, 64
 PICTURES = 4096
@@ -117,8 +117,8 @@ WRITERS: dict[str, Callable[[Path, int, int], Path]] = {
 
 def opened(source: str, folder: Path, stored: int, count: int, side: int) -> "TrainingData":
     """Return the training part of freshly written data."""
-    from minimagen.data.sources import load_dataset
-    from minimagen.data.split import split_train_valid
+    from minimagen.data.loading.split import split_train_valid
+    from minimagen.data.open import load_dataset
 
     path = source if source == "shapes" else WRITERS[source](folder, stored, count)
     dataset = load_dataset(path, (side, side))
@@ -129,7 +129,7 @@ def speed(case: Case) -> Row:
     """Return samples per second of the first and of later passes, by the clock and by the core."""
     import torch
 
-    from minimagen.data.loader import training_batches
+    from minimagen.data.loading.batches import training_batches
     from minimagen.text.encoding import TextEncoding
 
     torch.set_num_threads(1)
@@ -158,10 +158,10 @@ def speed(case: Case) -> Row:
 def waiting(case: Case) -> Row:
     """Return the share of a stage's training time in which it waits for batches, and for text."""
     from benchmarks.text import Clock
-    from minimagen.data.embedding_cache import EmbeddingCache
-    from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
+    from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import read_parameters
+    from minimagen.text.cache.cache import EmbeddingCache
     from minimagen.text.t5 import T5Encoder
     from minimagen.training.trainer import Trainer
 
@@ -198,9 +198,9 @@ def waiting(case: Case) -> Row:
 
 def memory(case: Case) -> Row:
     """Return the private memory that a long list takes once it is stored, and while it is read."""
-    from minimagen.data.file_table import FileTable
-    from minimagen.data.folder import load_folder
-    from minimagen.data.pictures import PictureDataset
+    from minimagen.data.images.dataset import PictureDataset
+    from minimagen.data.sources.file_table import FileTable
+    from minimagen.data.sources.folder import load_folder
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

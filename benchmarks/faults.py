@@ -270,7 +270,7 @@ FAULTS = {
 
 def prepare(run: Run) -> None:
     """Train without a fault, on drawn data and on a folder: this is what must come out."""
-    from minimagen.data.export import export_shapes
+    from minimagen.shapes.export import export_shapes
 
     export_shapes(Path(run.data), PICTURES, 32)
     for data in ("shapes", run.data):

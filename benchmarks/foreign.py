@@ -150,7 +150,7 @@ def _photo() -> Iterator[bytes]:
 
 
 def _read_picture(folder: Path) -> None:
-    from minimagen.data.transforms import load_rgb
+    from minimagen.data.images.decoding import load_rgb
 
     (path,) = folder.iterdir()
     assert load_rgb(path.read_bytes(), "picture", at_least=8).mode == "RGB"
@@ -187,10 +187,10 @@ def _write_table(path: Path, rows: list[dict[str, str]]) -> None:
 
 def _read_data(folder: Path) -> None:
     """Open data and read all its samples, as training does."""
-    from minimagen.data.pictures import PictureDataset
-    from minimagen.data.sample import BadSampleError
-    from minimagen.data.sources import load_dataset
-    from minimagen.data.stream import PictureStream
+    from minimagen.data.dataset import BadSampleError
+    from minimagen.data.images.dataset import PictureDataset
+    from minimagen.data.images.stream import PictureStream
+    from minimagen.data.open import load_dataset
 
     dataset = load_dataset(folder, (8, 8))
     if isinstance(dataset, PictureStream):
@@ -211,7 +211,7 @@ def _url_table(folder: Path, suffix: str) -> list[Path]:
 
 
 def _read_url_table(folder: Path) -> None:
-    from minimagen.data.url_table import is_url_table, url_rows
+    from minimagen.data.download.url_table import is_url_table, url_rows
 
     (path,) = folder.iterdir()
     if is_url_table(path):
@@ -309,7 +309,7 @@ def _input(path: Path, whole: bytes, random: Random, mark: Path) -> bytes:
 
 def outcome(kind: Kind, folder: Path) -> str:
     """Return "read", "refused", or what came instead of a refusal in one line."""
-    from minimagen.data.sample import BadSampleError
+    from minimagen.data.dataset import BadSampleError
     from minimagen.errors import UserError
 
     try:

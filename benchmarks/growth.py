@@ -28,10 +28,10 @@ from benchmarks.measuring import (
     time_steps,
 )
 from minimagen import Imagen
-from minimagen.batch import Batch
 from minimagen.config import ImagenConfig
 from minimagen.device import resolve_device
 from minimagen.draws import generator
+from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import read_parameters
 from minimagen.training.trainer import Trainer

@@ -47,7 +47,7 @@ def full_disk(when: int) -> None:
 
 def far_away(when: int) -> None:
     """Let reading a picture take a while, so that there is time to take the pictures away."""
-    from minimagen.data.absence import FileReader
+    from minimagen.data.images.absence import FileReader
 
     read = FileReader.read
 
@@ -60,7 +60,7 @@ def far_away(when: int) -> None:
 
 def impatient(when: int) -> None:
     """The same, and nobody waits long for pictures that are away."""
-    from minimagen.data import absence
+    from minimagen.data.images import absence
 
     far_away(when)
     absence.PATIENCE = SHORT

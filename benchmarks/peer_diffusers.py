@@ -16,12 +16,12 @@ from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
 from benchmarks.peer_recipes import Recipe
-from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.device import autocast
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import to_v
 from minimagen.diffusion.schedule import NoiseLevel
 from minimagen.draws import Draws, normal_per_seed
+from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.text.encoding import TextEncoding
 
 NOISE_LEVELS = 1000

@@ -29,10 +29,10 @@ from benchmarks.measuring import (
     synchronize,
 )
 from minimagen import Imagen, ShapesDataset
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
+from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
 from minimagen.storage.directory import read_parameters
-from minimagen.training.processes import launched
+from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.training.processes.launch import launched
 from minimagen.training.trainer import Trainer
 
 DEMO, QUICK = ROOT / "parameters", ROOT / "parameters" / "testing"

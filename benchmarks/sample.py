@@ -35,14 +35,13 @@ from benchmarks.measuring import (
     run_cases,
 )
 from minimagen import Imagen, Judge, ShapesDataset
-from minimagen.batch import resize_clamped, to_model_space, to_uint8
 from minimagen.config import SamplingConfig
-from minimagen.data.loader import collate
-from minimagen.data.sample import Sample
+from minimagen.data.loading.batches import collate
 from minimagen.device import resolve_device
 from minimagen.diffusion.samplers import SAMPLERS
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import kid
+from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.distillation import kept_teacher
 

@@ -40,10 +40,10 @@ from benchmarks.measuring import (
 )
 from benchmarks.peer_recipes import FOR_STEPS
 from minimagen import Imagen, ShapesDataset
-from minimagen.batch import Batch
-from minimagen.data.loader import training_batches, validation_batches
+from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.device import autocast, has_native_bf16, resolve_device
 from minimagen.draws import Draws
+from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import read_parameters
 from minimagen.text.encoding import TextEncoding

@@ -37,11 +37,11 @@ from benchmarks.measuring import (
     synchronize,
 )
 from minimagen import Imagen, ShapesDataset
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.embedding_store import EmbeddingStore
-from minimagen.data.loader import ENCODED_AT_ONCE, training_batches
+from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
 from minimagen.device import resolve_device
 from minimagen.storage.directory import read_parameters
+from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.text.cache.store import EmbeddingStore
 from minimagen.text.encoding import TextEncoding, pad_and_stack
 from minimagen.text.t5 import T5Encoder
 from minimagen.training.trainer import Trainer

@@ -43,15 +43,15 @@ from benchmarks.measuring import (
 )
 from benchmarks.peer_recipes import AS_SHIPPED, RECIPES, TRIALS, Recipe
 from minimagen import Imagen, Judge, ShapesDataset, train
-from minimagen.batch import to_uint8
 from minimagen.config import ImagenConfig
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import training_batches
+from minimagen.data.loading.batches import training_batches
 from minimagen.device import autocast, resolve_device
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import wilson_interval
+from minimagen.images import to_uint8
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, read_parameters
+from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import TextEncoding
 from minimagen.text.t5 import T5Encoder
 

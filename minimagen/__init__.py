@@ -16,8 +16,8 @@ _HOMES = {
     "TrainingConfig": "minimagen.config",
     "DataConfig": "minimagen.config",
     "UserError": "minimagen.errors",
-    "load_dataset": "minimagen.data.sources",
-    "ShapesDataset": "minimagen.data.shapes",
+    "load_dataset": "minimagen.data.open",
+    "ShapesDataset": "minimagen.shapes.dataset",
     "train": "minimagen.training.run",
     "Judge": "minimagen.evaluation.judge",
 }
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
         TrainingConfig,
         UNetConfig,
     )
-    from minimagen.data.shapes import ShapesDataset
-    from minimagen.data.sources import load_dataset
+    from minimagen.data.open import load_dataset
     from minimagen.errors import UserError
     from minimagen.evaluation.judge import Judge
     from minimagen.imagen import Imagen
+    from minimagen.shapes.dataset import ShapesDataset
     from minimagen.training.run import train
 
 __all__ = [

@@ -22,15 +22,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minimagen.batch import to_uint8
 from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, SamplingConfig, Size
+from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.config.sizes import nearest, scaled
 from minimagen.device import autocast, resolve_device
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
-from minimagen.sizes import aspect_buckets, nearest, scaled
+from minimagen.images import to_uint8
 from minimagen.stages.diffusion import DiffusionStage
-from minimagen.stages.distillation import DistilledStage
+from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Condition
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters

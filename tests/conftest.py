@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minimagen.batch import Batch
 from minimagen.draws import generator
+from minimagen.images import Batch
 from minimagen.text.encoding import TextEncoding, pad_and_stack
 
 

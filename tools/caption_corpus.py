@@ -11,8 +11,8 @@ Captions of the embedded data are drawn from its train split only.
 import random
 from collections.abc import Callable
 
-from minimagen.data import scenes, shapes
-from minimagen.data.wording import with_article
+from minimagen.shapes import objects, scenes
+from minimagen.shapes.wording import with_article
 
 COLORS = """red orange yellow green cyan blue purple pink white black brown gray grey silver
 golden beige turquoise violet""".split()
@@ -110,7 +110,7 @@ def document(rng: random.Random) -> Wordings:
 
 def shape_captions(rng: random.Random) -> Wordings:
     """Word a picture of the embedded data's train split, and state its attributes one by one."""
-    attributes = shapes.attributes_for("train", rng)
+    attributes = objects.attributes_for("train", rng)
     shape, color, size = (attributes[key] for key in ("shape", "color", "size"))
     ground, pattern = attributes["background"], attributes["pattern"]
     statements = [
@@ -123,7 +123,7 @@ def shape_captions(rng: random.Random) -> Wordings:
         f"the {shape} is {color} and the background is {ground}",
         f"the background is {ground} and {pattern} and the {shape} is {size}",
     ]
-    captions = [shapes.caption_for(attributes, rng) for _ in range(2)]
+    captions = [objects.caption_for(attributes, rng) for _ in range(2)]
     return [*captions[: rng.choice((1, 2))], *rng.sample(statements, 2)]
 
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor
 
-from minimagen.data import shapes
-from minimagen.data.drawing import COLORS
+from minimagen.shapes import objects
+from minimagen.shapes.drawing import COLORS
 from minimagen.text.t5 import T5Encoder
 
 TEST_CAPTIONS = 2000
@@ -29,9 +29,9 @@ TEST_CAPTIONS = 2000
 def draw_captions(split: str, count: int) -> tuple[list[str], dict[str, list[str]]]:
     """Return captions of a split and, per attribute, what each of them says."""
     rng = random.Random(f"probe {split}")
-    attributes = [shapes.attributes_for(split, rng) for _ in range(count)]
-    captions = [shapes.caption_for(each, rng) for each in attributes]
-    return captions, {name: [each[name] for each in attributes] for name in shapes.ATTRIBUTES}
+    attributes = [objects.attributes_for(split, rng) for _ in range(count)]
+    captions = [objects.caption_for(each, rng) for each in attributes]
+    return captions, {name: [each[name] for each in attributes] for name in objects.ATTRIBUTES}
 
 
 def pooled(encoder: T5Encoder, captions: list[str]) -> Tensor:
@@ -77,7 +77,7 @@ def probe(encoder: T5Encoder, examples: int) -> dict[str, float]:
     train, test = pooled(encoder, train_captions), pooled(encoder, test_captions)
     right = {
         name: accuracy_of_fit(train, train_values[name], test, test_values[name])
-        for name in shapes.ATTRIBUTES
+        for name in objects.ATTRIBUTES
     }
     right["all"] = torch.stack([*right.values()]).all(0)
     right["role"] = accuracy_of_fit(
@@ -110,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    columns = (*shapes.ATTRIBUTES, "all", "role")
+    columns = (*objects.ATTRIBUTES, "all", "role")
     print(f"| encoder | captions | {' | '.join(columns)} |")
     print("|" + "---|" * (len(columns) + 2))
     for name in options.encoders:

@@ -22,12 +22,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from minimagen.batch import resize_clamped, to_model_space, to_uint8
-from minimagen.data import scenes
-from minimagen.data.drawing import COLORS, PATTERNS, SHAPES
-from minimagen.data.sample import Sample
-from minimagen.data.shapes import SIZES, ShapesDataset
 from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeConfig, JudgeNetwork, fit, score
+from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
+from minimagen.shapes import scenes
+from minimagen.shapes.dataset import SIZES, ShapesDataset
+from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES
 
 BATCH = 128
 STEPS = {"simple": 800, "scenes": 1000}

@@ -75,7 +75,7 @@ def _check(argv: Sequence[str]) -> int:
     parser.add_argument("source", metavar="SOURCE", help="what --DATASET takes: docs/data.md")
     arguments = parse(parser, CHECK_FLAGS, argv)
     from minimagen.data.check import check
-    from minimagen.data.sources import load_dataset
+    from minimagen.data.open import load_dataset
     from minimagen.text.t5 import T5Encoder
 
     max_tokens = arguments.MAX_NUM_WORDS or 64
@@ -104,7 +104,7 @@ def _download(argv: Sequence[str]) -> int:
     parser.add_argument("table", type=Path, metavar="TABLE", help="csv, tsv, jsonl or parquet")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one to go on with")
     arguments = parse(parser, DOWNLOAD_FLAGS, argv)
-    from minimagen.data.download import THREADS, download
+    from minimagen.data.download.download import THREADS, download
 
     if not arguments.table.is_file():
         raise UserError(f"no table {str(arguments.table)!r}")
@@ -123,7 +123,7 @@ def _encode(argv: Sequence[str]) -> int:
     parser.add_argument("source", metavar="SOURCE", help="what --DATASET takes: docs/data.md")
     arguments = parse(parser, ENCODE_FLAGS, argv)
     from minimagen.data.encode import encode_captions
-    from minimagen.data.sources import load_dataset
+    from minimagen.data.open import load_dataset
     from minimagen.device import resolve_device
     from minimagen.text.t5 import T5Encoder
 
@@ -148,7 +148,7 @@ def _export(argv: Sequence[str]) -> int:
     parser.add_argument("source", choices=("shapes",))
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
     arguments: argparse.Namespace = parse(parser, EXPORT_FLAGS, argv)
-    from minimagen.data.export import export_shapes
+    from minimagen.shapes.export import export_shapes
 
     out = export_shapes(
         arguments.out,

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from minimagen.config import ImagenConfig, StageConfig, TrainingConfig
+from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.config.sizes import scaled
 from minimagen.networks.attention import Attention
 from minimagen.networks.unet import UNet, count_parameters
-from minimagen.sizes import aspect_buckets, scaled
 from minimagen.storage.directory import Parameters
 from minimagen.text.t5 import T5Encoder
 

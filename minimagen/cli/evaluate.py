@@ -31,11 +31,11 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(parser, FLAGS, argv)
     if arguments.SHEET is not None and arguments.SHEET.suffix.lower() != ".png":
         raise UserError(f"--SHEET {arguments.SHEET}: the sheet is a PNG; end its name in .png")
-    from minimagen.data.shapes import ShapesDataset
     from minimagen.device import resolve_device
     from minimagen.evaluation.evaluate import evaluate
     from minimagen.evaluation.judge import Judge
     from minimagen.imagen import Imagen
+    from minimagen.shapes.dataset import ShapesDataset
     from minimagen.storage.directory import TrainingDirectory, read_parameters
 
     given = arguments.TRAINING_DIRECTORY
@@ -100,9 +100,9 @@ def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
 
 def _write_sheet(path: Path, samples: Sequence, painted: Sequence, judge: "Judge") -> None:
     """Write the first 50 pictures; under each its caption and what the judge takes it for."""
-    from minimagen.batch import to_model_space
-    from minimagen.contact_sheet import contact_sheet, save_sheet
     from minimagen.imagen import to_pil
+    from minimagen.images import to_model_space
+    from minimagen.storage.image_files import contact_sheet, save_sheet
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in painted]
     verdicts = judge(painted[-1][:50])

@@ -117,10 +117,10 @@ def main(argv: Sequence[str]) -> int:
 
 def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str]) -> Path:
     """Paint ``captions`` and write them; return the output directory."""
-    from minimagen.contact_sheet import contact_sheet, save_sheet
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import new_output, read_parameters
+    from minimagen.storage.image_files import contact_sheet, save_sheet
 
     device = resolve_device(arguments.DEVICE or "auto")
     imagen = Imagen.from_directory(directory)

@@ -21,8 +21,8 @@ from minimagen.cli.arguments import (
 )
 from minimagen.cli.settings import KeyPath, Settings, read_settings
 from minimagen.config import Size
+from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
-from minimagen.sizes import aspect_buckets, with_side
 from minimagen.storage.directory import Parameters
 from minimagen.training.settings import chosen_stages
 
@@ -262,11 +262,11 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
 
     # The first thing, before torch is imported: a misspelt name answers at once.
     encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
-    from minimagen.data.sources import load_dataset
+    from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.training.interruption import Interrupted
-    from minimagen.training.processes import launched
+    from minimagen.training.processes.launch import launched
     from minimagen.training.run import OutOfMemory, train
     from minimagen.training.trainer import NonFiniteLossError
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minimagen.data.pictures import PictureDataset, Row
-from minimagen.data.sample import BadSampleError
-from minimagen.data.stream import PictureStream, TrainingData
-from minimagen.data.transforms import DAMAGE, load_rgb, open_picture
+from minimagen.data.dataset import BadSampleError
+from minimagen.data.images.dataset import PictureDataset, Row
+from minimagen.data.images.decoding import DAMAGE, load_rgb, open_picture
+from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 
 SHOWN = 20  # unreadable files named; the rest is counted

@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.embedding_store import EmbeddingStore, store_folder
-from minimagen.data.pictures import PictureDataset
-from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.data.images.dataset import PictureDataset
+from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
+from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.text.cache.store import EmbeddingStore, store_folder
 from minimagen.text.t5 import T5Encoder
 
 WINDOW = 512  # captions encoded together, and what an interruption can cost

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from minimagen.batch import resize_clamped, to_model_space, to_uint8
 from minimagen.config import SamplingConfig
-from minimagen.data.loader import collate
-from minimagen.data.sample import Sample
+from minimagen.data.loading.batches import collate
 from minimagen.device import autocast
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.metrics import colour_shift, psnr, wilson_interval
 from minimagen.imagen import Imagen
+from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
 from minimagen.stages.stage import Condition
 
 Scores = dict[str, float]

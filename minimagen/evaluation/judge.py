@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minimagen.batch import resize_clamped, to_model_space
 from minimagen.errors import UserError, did_you_mean
+from minimagen.images import resize_clamped, to_model_space
 
 WEIGHTS = Path(__file__).parent / "judge_weights"
 

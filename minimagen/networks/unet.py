@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minimagen.batch import resize
 from minimagen.config import UNetConfig
+from minimagen.images import resize
 from minimagen.networks.attention import Attention
 from minimagen.networks.blocks import Downsample, ResBlock, Upsample, group_norm
 from minimagen.networks.embeddings import (

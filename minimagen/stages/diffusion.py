@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import LossConfig, SamplingConfig, Size, StageConfig
+from minimagen.config.sizes import scaled
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.guidance import guidance_at, guide, threshold
 from minimagen.diffusion.loss import loss_weight, per_example_squared_error, training_times
@@ -14,9 +14,9 @@ from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import SAMPLERS, Denoiser
 from minimagen.diffusion.schedule import Schedule, noise_level, sampling_times
 from minimagen.draws import Draws, normal_per_seed
+from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
-from minimagen.sizes import scaled
 from minimagen.stages.stage import Callback, Condition
 
 Estimator = Callable[[Tensor, Tensor], Tensor]

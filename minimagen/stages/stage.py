@@ -10,9 +10,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from minimagen.batch import Batch
 from minimagen.config import SamplingConfig, Size
 from minimagen.draws import Draws
+from minimagen.images import Batch
 
 Callback = Callable[[int, int, Tensor], None]
 """Called after each sampling step with (step, number of steps, the estimate of the pictures)."""

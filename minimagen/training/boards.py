@@ -8,7 +8,7 @@ from PIL.Image import Image
 
 from minimagen.errors import UserError
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 
 
 class Board:

@@ -7,7 +7,7 @@ import torch
 
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.stages.distillation import DistilledStage
+from minimagen.stages.distilled import DistilledStage
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.files import cannot_write
 from minimagen.training.settings import chosen_stages

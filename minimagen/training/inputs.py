@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minimagen.batch import Batch
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
-from minimagen.data.buckets import Buckets
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.loader import good_samples, validation_batches
-from minimagen.data.sample import CaptionedDataset
-from minimagen.data.split import at_most, split_train_valid
-from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.data.dataset import CaptionedDataset
+from minimagen.data.images.buckets import Buckets
+from minimagen.data.images.stream import PictureStream, TrainingData
+from minimagen.data.loading.batches import good_samples, validation_batches
+from minimagen.data.loading.split import at_most, split_train_valid
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.sizes import aspect_buckets
+from minimagen.images import Batch
+from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import TextEncoder
 
 VALIDATED_AT_ONCE = 32

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 
 from minimagen.config import TrainingConfig
-from minimagen.data.buckets import Buckets
-from minimagen.data.loader import training_batches
-from minimagen.data.stream import TrainingData
+from minimagen.data.images.buckets import Buckets
+from minimagen.data.images.stream import TrainingData
+from minimagen.data.loading.batches import training_batches
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.text.encoding import TextEncoder
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 
 UNTIMED_STEPS = 2  # of each size: the first ones also allocate, choose kernels and start workers

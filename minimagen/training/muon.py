@@ -7,7 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 
 # Odd quintics, each the best on the interval where the one before leaves the singular values, for
 # values from 0.01 to 1 (as in Polar Express, arXiv 2505.16932): they end in [0.73, 1.27]. Three

@@ -5,7 +5,7 @@ from torch import nn
 
 from minimagen.config import StageTrainingConfig
 from minimagen.training.muon import Muon
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 
 
 def build_optimizers(

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.config import DataConfig, TrainingConfig
-from minimagen.data.buckets import Buckets
-from minimagen.data.stream import PictureStream, TrainingData
+from minimagen.data.images.buckets import Buckets
+from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes

@@ -8,22 +8,23 @@ from pathlib import Path
 import torch
 from PIL.Image import Image
 
-from minimagen.batch import Batch
 from minimagen.config import DataConfig, TrainingConfig
-from minimagen.contact_sheet import contact_sheet, save_sheet
-from minimagen.data.buckets import Buckets
-from minimagen.data.loader import training_batches
-from minimagen.data.stream import PROMISE, PictureStream, TrainingData
+from minimagen.data.images.buckets import Buckets
+from minimagen.data.images.stream import PROMISE, PictureStream, TrainingData
+from minimagen.data.loading.batches import training_batches
 from minimagen.imagen import Imagen
+from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
+from minimagen.storage.image_files import contact_sheet, save_sheet
 from minimagen.storage.joining import start_directory
 from minimagen.training.boards import check_board, start_board
 from minimagen.training.distillation import keep_teacher, kept_teacher, learn, stages_to_teach
 from minimagen.training.inputs import Inputs, prepare_inputs
 from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.length import steps_of
-from minimagen.training.processes import Processes, launched
+from minimagen.training.processes.alone import Processes
+from minimagen.training.processes.launch import launched
 from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.saving import Keeper
 from minimagen.training.settings import check_settings

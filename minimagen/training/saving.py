@@ -23,7 +23,7 @@ from minimagen.storage.checkpoint import (
 )
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import cannot_write, read_json
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 
 KEPT = 2  # checkpoints of each stage

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minimagen.batch import Batch
 from minimagen.config import StageTrainingConfig
 from minimagen.device import autocast
 from minimagen.draws import Draws
+from minimagen.images import Batch
 from minimagen.training.ema import EMA
 from minimagen.training.optim import build_optimizers, learning_rate
-from minimagen.training.processes import LossFunction, Processes
+from minimagen.training.processes.alone import LossFunction, Processes
 
 
 class NonFiniteLossError(Exception):

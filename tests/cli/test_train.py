@@ -98,7 +98,7 @@ def test_inference_takes_the_newest_directory_that_is_trained_whole(here: Path) 
 
 
 def test_testing_uses_a_few_pictures_of_ones_own_data(here: Path) -> None:
-    from minimagen.data.export import export_shapes
+    from minimagen.shapes.export import export_shapes
 
     export_shapes("pictures", 80, size=32)
     assert train.entry([*TINY, "-ds", "pictures", "-b", "32", "-e", "1", "-o", "mine"]) == 0

@@ -9,7 +9,7 @@ from PIL import Image
 
 from minimagen.__main__ import main
 from minimagen.data.check import check
-from minimagen.data.sources import load_dataset
+from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
 
 

@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main
-from minimagen.data import encode, transforms
-from minimagen.data.embedding_cache import EmbeddingCache
+from minimagen.data import encode
 from minimagen.data.encode import encode_captions, walk_captions
-from minimagen.data.sample import Sample
-from minimagen.data.shapes import ShapesDataset
-from minimagen.data.sources import load_dataset
+from minimagen.data.images import decoding as transforms
+from minimagen.data.open import load_dataset
+from minimagen.images import Sample
+from minimagen.shapes.dataset import ShapesDataset
+from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.t5 import T5Encoder
 
 ROOT = Path(__file__).parents[2]

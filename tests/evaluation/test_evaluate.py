@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimagen.batch import resize_clamped, to_model_space
 from minimagen.config import SamplingConfig
-from minimagen.data.loader import collate
-from minimagen.data.sample import Sample
-from minimagen.data.shapes import ShapesDataset
+from minimagen.data.loading.batches import collate
 from minimagen.evaluation.evaluate import Evaluation, evaluate, faithfulness
 from minimagen.evaluation.judge import Judge
 from minimagen.evaluation.metrics import psnr
 from minimagen.imagen import Imagen
+from minimagen.images import Sample, resize_clamped, to_model_space
+from minimagen.shapes.dataset import ShapesDataset
 from minimagen.stages.stage import Condition
 
 COUNT, SIZES = 120, ((16, 16), (64, 64))

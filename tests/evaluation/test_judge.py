@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimagen.batch import resize_clamped, to_model_space, to_uint8
-from minimagen.data import scenes
-from minimagen.data.sample import Sample
-from minimagen.data.shapes import ShapesDataset, attribute_names
 from minimagen.errors import UserError
 from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeNetwork, score
+from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
+from minimagen.shapes import scenes
+from minimagen.shapes.dataset import ShapesDataset, attribute_names
 
 SEED = 77  # no render of this seed was seen in training
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minimagen.batch import Batch, resize, resize_clamped, to_model_space
 from minimagen.config import SamplingConfig, StageConfig
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.schedule import Schedule, noise_level
 from minimagen.draws import Draws, normal_per_seed
+from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.stages import diffusion
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.stage import Condition

@@ -5,7 +5,7 @@ from minimagen.config import SamplingConfig, StageConfig
 from minimagen.draws import Draws, normal_per_seed
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
-from minimagen.stages.distillation import DistilledStage
+from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Condition
 from tests.stages.test_diffusion_stage import BASE, SUPER, UNET, links
 

@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from minimagen.data import scenes, shapes
-from minimagen.data.drawing import COLORS, SHAPES
-from minimagen.data.wording import plural
+from minimagen.shapes import dataset, objects, scenes
+from minimagen.shapes.drawing import COLORS, SHAPES
+from minimagen.shapes.wording import plural
 from tools import caption_corpus
 
 COLOR = "|".join(COLORS)
@@ -25,13 +25,13 @@ def combination_in(caption: str) -> tuple[str, str, str] | None:
     return color, shape, colors[0]
 
 
-@pytest.mark.parametrize("split", shapes.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_the_reader_of_this_test_understands_shape_captions(split: str):
     rng = random.Random(split)
     for _ in range(300):
-        attributes = shapes.attributes_for(split, rng)
+        attributes = objects.attributes_for(split, rng)
         truth = tuple(attributes[name] for name in ("color", "shape", "background"))
-        assert combination_in(shapes.caption_for(attributes, rng)) == truth
+        assert combination_in(objects.caption_for(attributes, rng)) == truth
 
 
 def test_no_document_shows_a_combination_of_another_split():
@@ -39,7 +39,7 @@ def test_no_document_shows_a_combination_of_another_split():
     documents = [caption_corpus.document(rng) for _ in range(8000)]
     combinations = {combination_in(text) for document in documents for text in document} - {None}
     assert len(combinations) > 300
-    assert {shapes.split_of(*combination) for combination in combinations if combination} == {
+    assert {objects.split_of(*combination) for combination in combinations if combination} == {
         "train"
     }
     text = "\n".join(text for document in documents for text in document).lower()
@@ -54,7 +54,7 @@ def test_no_document_shows_a_combination_of_another_split():
 
 def test_the_embedded_data_is_asked_for_its_train_split_only(monkeypatch: pytest.MonkeyPatch):
     asked = []
-    for level in (shapes, scenes):
+    for level in (objects, scenes):
         draw = level.attributes_for
         monkeypatch.setattr(
             level,

@@ -15,8 +15,8 @@ from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
-from minimagen.data import shapes
 from minimagen.errors import UserError
+from minimagen.shapes import objects
 from minimagen.text.t5 import T5Encoder
 from minimagen.text.t5_files import HUB_ENCODERS, T5_MINI
 
@@ -46,7 +46,7 @@ def own_folder(tmp_path: Path) -> Path:
 
 def test_an_embedding_does_not_depend_on_the_batch_it_came_in(t5_mini: T5Encoder):
     rng = random.Random(0)
-    captions = [shapes.caption_for(shapes.attributes_for("train", rng), rng) for _ in range(40)]
+    captions = [objects.caption_for(objects.attributes_for("train", rng), rng) for _ in range(40)]
     alone = [t5_mini.encode([caption])[0] for caption in captions]
     for company in (captions, captions[::-1], captions[17:] + CAPTIONS):
         for caption, embeds in zip(company, t5_mini.encode(company), strict=True):

@@ -3,12 +3,12 @@
 import pytest
 
 from minimagen.config import ImagenConfig, StageConfig, TrainingConfig
-from minimagen.data.embedding_cache import EmbeddingCache
-from minimagen.data.shapes import ShapesDataset
 from minimagen.imagen import Imagen
+from minimagen.shapes.dataset import ShapesDataset
+from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.training import length
 from minimagen.training.length import steps_of
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 
 STAGE = StageConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
 STAGES = ({"share": 3.0, "batch_size": 5}, {"share": 1.0})

@@ -6,7 +6,7 @@ from minimagen.config import StageConfig, StageTrainingConfig
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.muon import Muon
 from minimagen.training.optim import build_optimizers, learning_rate
-from minimagen.training.processes import Processes
+from minimagen.training.processes.alone import Processes
 
 SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
 CONFIG = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)

@@ -15,16 +15,17 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
-from minimagen.batch import Batch
 from minimagen.config import StageTrainingConfig
-from minimagen.data.loader import training_batches
-from minimagen.data.shapes import ShapesDataset
-from minimagen.data.sources import load_dataset
+from minimagen.data.loading.batches import training_batches
+from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
+from minimagen.images import Batch
+from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.checkpoint import load_newest, load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.training.processes import Processes, launched
+from minimagen.training.processes.alone import Processes
+from minimagen.training.processes.launch import launched
 from minimagen.training.run import train
 from minimagen.training.settings import check_settings
 from minimagen.training.trainer import NonFiniteLossError, Trainer

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from minimagen.batch import to_model_space
 from minimagen.config import StageConfig, StageTrainingConfig, UNetConfig
+from minimagen.images import to_model_space
 from minimagen.networks.unet import UNet
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.trainer import NonFiniteLossError, Trainer

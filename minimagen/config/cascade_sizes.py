@@ -1,0 +1,69 @@
+"""The sizes of a cascade's images: scaled, and of other aspect ratios (width : height)."""
+
+import math
+
+from minimagen.config.imagen import ImagenConfig
+from minimagen.config.sizes import Size
+from minimagen.errors import UserError
+
+WIDEST = 2.5  # the longer side of a bucket's pictures, in shorter ones
+
+
+def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
+    """Return the cascade scaled so that the final pictures' longer side is ``side`` px.
+
+    Raises:
+        UserError: A stage would not have whole sides, or sides that its network cannot halve.
+    """
+    longest = max(config.image_sizes[-1])
+    sizes = []
+    for size in config.image_sizes:
+        scaled = [n * side / longest for n in size]
+        if any(n != int(n) or n < 1 for n in scaled):
+            raise UserError(
+                f"IMG_SIDE_LEN {side}: the stage of {size[0]} x {size[1]} would have sides "
+                f"{scaled[0]:g} x {scaled[1]:g}; use a multiple of "
+                f"{longest // min(min(s) for s in config.image_sizes)}"
+            )
+        sizes.append([int(n) for n in scaled])
+    return config.replace(image_sizes=sizes)
+
+
+def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:
+    """Return the sizes that the last stage paints pictures of other aspect ratios in.
+
+    Each has at most as many pixels as the cascade's own size, and as nearly as many as the networks
+    allow: for every possible height the largest possible width, and the other way round. Sides
+    change in steps of at least an eighth. They go from tall to wide; the own size is one of them.
+
+    Raises:
+        UserError: The stages do not grow by whole factors, the same in both directions.
+    """
+    first, last = config.image_sizes[0], config.image_sizes[-1]
+    area, step = math.prod(first), _step(config)
+    factor = last[0] // first[0]
+    sides = range(step, area // step + 1, step)
+    fitting = [(side, area // side // step * step) for side in sides]
+    candidates = {first, *fitting, *((width, height) for height, width in fitting)}
+    kept = [
+        size
+        for size in candidates
+        if max(size) <= WIDEST * min(size) or size == first
+        if not any(s != size and s[0] >= size[0] and s[1] >= size[1] for s in candidates)
+    ]
+    scaled = [(factor * height, factor * width) for height, width in kept]
+    return tuple(sorted(scaled, key=lambda size: size[1] / size[0]))
+
+
+def _step(config: ImagenConfig) -> int:
+    """Return what both sides of the first stage's pictures must be multiples of."""
+    first, step = config.image_sizes[0], 1
+    for size, stage in zip(config.image_sizes, config.stages, strict=True):
+        if size[0] % first[0] or size[0] * first[1] != size[1] * first[0]:
+            raise UserError(
+                f"aspect buckets need stages that grow by whole factors, the same in both "
+                f"directions, given {first[0]} x {first[1]} and {size[0]} x {size[1]}"
+            )
+        divisor = stage.unet.divisor
+        step = math.lcm(step, divisor // math.gcd(divisor, size[0] // first[0]))
+    return step * math.ceil(min(first) / 8 / step)

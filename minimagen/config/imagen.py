@@ -1,0 +1,73 @@
+"""The whole cascade."""
+
+import math
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from minimagen.checked import Config, PositiveInt
+from minimagen.config.sizes import Size
+from minimagen.config.stages import StageConfig
+
+
+class ImagenConfig(Config):
+    """The whole cascade."""
+
+    image_sizes: tuple[Size, ...] = Field(min_length=1)
+    """(height, width) of every stage's pictures; a single number means a square."""
+    text_encoder_name: str = "t5_mini"
+    max_num_words: PositiveInt = 64
+    """Longest caption in tokens; longer ones are cut."""
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _square_sizes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("image_sizes"), list | tuple):
+            sizes = [(s, s) if isinstance(s, int) else s for s in values["image_sizes"]]
+            values = values | {"image_sizes": sizes}
+        return values
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if len(self.image_sizes) != len(self.stages):
+            raise ValueError(
+                f"image_sizes has {len(self.image_sizes)} entries for {len(self.stages)} stages"
+            )
+        for i, (size, stage) in enumerate(zip(self.image_sizes, self.stages, strict=True)):
+            check_size(size, stage.unet.divisor, i)
+            if stage.unet.channels != 3:
+                raise ValueError(
+                    f"stage {i}: unet.channels is {stage.unet.channels}; pictures are RGB, give 3"
+                )
+        for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
+            if low[0] >= high[0] or low[1] >= high[1]:
+                raise ValueError(f"image_sizes must grow from stage to stage, given {low}, {high}")
+        for i, stage in enumerate(self.stages):
+            if stage.crop is not None:
+                self._check_crop(i, stage.crop)
+        return self
+
+    def _check_crop(self, i: int, crop: int) -> None:
+        """Raise ValueError unless a crop of stage ``i`` is one of the stage before as well."""
+        if i == 0:
+            raise ValueError(f"stage 0: crop is {crop}, but only super-resolution crops; give null")
+        sizes = zip(self.image_sizes[i], self.image_sizes[i - 1], strict=True)
+        factors = [high / low for high, low in sizes]
+        if factors[0] != factors[1] or factors[0] % 1:
+            raise ValueError(
+                f"stage {i}: crops need sizes that grow by one whole factor, "
+                f"here {factors[0]:g} and {factors[1]:g}; give null for crop"
+            )
+        step = math.lcm(self.stages[i].unet.divisor, int(factors[0]))
+        if crop % step:
+            raise ValueError(f"stage {i}: crop is {crop}, must be a multiple of {step}")
+
+
+def check_size(size: Size, divisor: int, stage: int) -> None:
+    """Raise ValueError unless both sides are positive multiples of ``divisor``."""
+    if any(side < 1 or side % divisor for side in size):
+        raise ValueError(
+            f"stage {stage}: {size[0]} x {size[1]} pixels is not divisible by {divisor} "
+            f"(its U-Net's levels and patch_size); use multiples of {divisor}"
+        )

@@ -1,0 +1,53 @@
+"""The shape of a network."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from minimagen.checked import Config, PositiveInt
+
+
+class UNetConfig(Config):
+    """One U-Net: the base network or Imagen's Efficient U-Net (``memory_efficient``)."""
+
+    dim: PositiveInt
+    """Channels of the first level; level i has dim * dim_mults[i]."""
+    dim_mults: tuple[PositiveInt, ...] = Field(min_length=1)
+    channels: PositiveInt = 3
+    num_resnet_blocks: PositiveInt | tuple[PositiveInt, ...] = 1
+    layer_attns: bool | tuple[bool, ...] = False
+    """Levels with self-attention."""
+    layer_cross_attns: bool | tuple[bool, ...] = True
+    """Levels with attention to the text; keys join the self-attention's where both are on."""
+    attend_at_middle: bool = True
+    attn_heads: PositiveInt = 8
+    attn_head_dim: PositiveInt = 64
+    cond_dim: PositiveInt | None = None
+    """Width of the text tokens inside the network; ``dim`` by default."""
+    memory_efficient: bool = False
+    """Efficient U-Net: down-sample first in each level, skips scaled by 1/sqrt 2."""
+    patch_size: PositiveInt = 1
+    """Side of the pixel-unshuffle stem: the network works on (h / p) x (w / p)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> Self:
+        for name in ("num_resnet_blocks", "layer_attns", "layer_cross_attns"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.dim_mults):
+                raise ValueError(
+                    f"{name} has {len(value)} entries, dim_mults has {len(self.dim_mults)}: "
+                    "give one entry per level, or a single value"
+                )
+        return self
+
+    def per_level(self, name: str) -> tuple[Any, ...]:
+        """Return field ``name`` as one value per level."""
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,) * len(self.dim_mults)
+
+    @property
+    def divisor(self) -> int:
+        """Return what the sides of a picture must be divisible by."""
+        halvings = len(self.dim_mults) - (0 if self.memory_efficient else 1)
+        return self.patch_size * 2**halvings

@@ -1,0 +1,17 @@
+"""Sizes of images: (height, width) in pixels, and the nearest of several to an aspect ratio."""
+
+import math
+from collections.abc import Sequence
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+def nearest(sizes: Sequence[Size], ratio: float) -> Size:
+    """Return the size whose width : height is nearest to ``ratio``, by the factor between them."""
+    return min(sizes, key=lambda size: abs(math.log(size[1] / size[0] / ratio)))
+
+
+def scaled(size: Size, full: Size, to: Size) -> Size:
+    """Return what ``size`` becomes when pictures of ``full`` px have ``to`` px instead."""
+    return size[0] * to[0] // full[0], size[1] * to[1] // full[1]

@@ -1,0 +1,87 @@
+"""How a cascade trains."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from minimagen.checked import Config, Fraction, PositiveInt
+from minimagen.errors import UserError
+
+
+class StageTrainingConfig(Config):
+    """How one stage trains."""
+
+    batch_size: PositiveInt | None = None
+    """Pictures per optimizer step, instead of the run's."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """``muon``: Muon for the hidden matrices of the network, AdamW for the rest."""
+    optim_lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Peak learning rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """AdamW's; the first is Muon's momentum too."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    share: Annotated[float, Field(gt=0.0)] = 1.0
+    """This stage's share of MINUTES, relative to the others."""
+
+
+class TrainingConfig(Config):
+    """How a cascade trains. Exactly one of epochs, steps and minutes is given."""
+
+    batch_size: PositiveInt = 32
+    """Pictures per optimizer step, accumulation included."""
+    accum_iter: PositiveInt = 1
+    """Micro-batches per optimizer step."""
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | tuple[PositiveInt, ...] | None = None
+    """Optimizer steps of every stage, or one number per stage."""
+    minutes: Annotated[float, Field(gt=0.0)] | None = None
+    stages: tuple[StageTrainingConfig, ...] = ()
+    """One entry per stage of the cascade."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where curves and sample sheets are shown beside the run's own logs."""
+    chckpt_num: PositiveInt = 500
+    """Optimizer steps between checkpoints."""
+    sample_num: PositiveInt = 500
+    """Optimizer steps between sample sheets."""
+    sample_captions: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [n for n in ("epochs", "steps", "minutes") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of epochs, steps and minutes, given {given or 'none'}"
+            )
+        for size in (self.batch_size, *(stage.batch_size for stage in self.stages)):
+            if size is not None and size % self.accum_iter:
+                raise ValueError(
+                    f"batch_size {size} is not divisible by accum_iter {self.accum_iter}"
+                )
+        return self
+
+    def for_stages(self, count: int) -> Self:
+        """Return the configuration with one entry of ``stages`` for each of ``count`` stages.
+
+        Raises:
+            UserError: If it has neither none, one for all, nor one each.
+        """
+        if len(self.stages) not in (0, 1, count):
+            raise UserError(
+                f"training.json: stages has {len(self.stages)} entries for {count} stages of the "
+                "cascade; give one entry each, or a single one for all"
+            )
+        if len(self.stages) == count:
+            return self
+        return self.replace(stages=(self.stages or ({},)) * count)
+
+    def batch_size_of(self, stage: int) -> int:
+        """Return the pictures per optimizer step of a stage."""
+        return self.stages[stage].batch_size or self.batch_size

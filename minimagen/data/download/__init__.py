@@ -1,0 +1,1 @@
+"""Tables of image URLs to tar shards."""

@@ -1,0 +1,154 @@
+"""A table of addresses becomes tar shards here: once, in parallel, before any training.
+
+Rows 0 to 999 make shard 0, and so on. A shard appears when it is complete, so an interrupted
+download goes on with the first one that is not there.
+"""
+
+import io
+import itertools
+import json
+import logging
+import os
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from minimagen.data.download.fetch import FetchError, Limits, fetch_picture
+from minimagen.data.download.url_table import UrlRow, fingerprint, url_rows
+from minimagen.data.images.decoding import open_picture
+from minimagen.errors import UserError
+from minimagen.storage.files import cannot_write, read_json, write_json
+
+SHARD_ROWS = 1000
+THREADS = 32
+
+log = logging.getLogger(__name__)
+
+Result = bytes | str  # the picture file, or why there is none
+
+
+class Downloaded(NamedTuple):
+    """What a download came to."""
+
+    folder: Path
+    shards: list[str]
+    good: int
+    failed: Counter[str]
+
+
+def download(
+    table: Path,
+    out: Path,
+    column: str = "text",
+    limits: Limits | None = None,
+    threads: int = THREADS,
+) -> Downloaded:
+    """Fetch every picture of a table into tar shards, or those that are not there yet.
+
+    Args:
+        table: has the columns url (or image_url) and ``column``.
+        out: the folder of the shards.
+        column: of the captions.
+        limits: what one picture may cost.
+        threads: pictures that are fetched at once.
+
+    Raises:
+        UserError: the table cannot be read, ``out`` holds another one's pictures or cannot be
+            written, or no address of a whole shard gives a picture.
+    """
+    _claim(out, table, column)
+    rows, shards, failed, good = url_rows(table, column), [], Counter[str](), 0
+    for number in itertools.count():
+        some = list(itertools.islice(rows, SHARD_ROWS))
+        if not some:
+            break
+        shard, stats = out / f"{number:05d}.tar", out / f"{number:05d}_stats.json"
+        if not shard.is_file():
+            _make_shard(shard, stats, some, limits or Limits(), threads)
+        told = read_json(stats)
+        good += told["good"]
+        failed.update(told["failed"])
+        shards.append(str(shard))
+    if not good:
+        reason = next(iter(failed), "the table is empty")
+        raise UserError(f"no address of {table} gives a picture: {reason}")
+    return Downloaded(out, shards, good, failed)
+
+
+def _claim(out: Path, table: Path, column: str) -> None:
+    """Note which table the folder is for."""
+    mark, ours = out / "table.json", {"table": fingerprint(table), "caption_column": column}
+    if mark.is_file():
+        if read_json(mark) != ours:
+            raise UserError(f"{out} holds the pictures of another table: give another folder")
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not an empty folder: give a new one, nothing was written")
+    write_json(mark, ours)
+
+
+def _make_shard(
+    shard: Path, stats: Path, rows: Sequence[UrlRow], limits: Limits, threads: int
+) -> None:
+    """Fetch some rows; write their statistics, then their pictures."""
+    started = time.monotonic()
+    results = _fetch_all(rows, limits, threads)
+    failed = Counter(result for result in results if isinstance(result, str))
+    good = len(rows) - failed.total()
+    speed = len(rows) / max(time.monotonic() - started, 1e-9)
+    log.warning("%s: %d of %d pictures, %.0f/s", shard.name, good, len(rows), speed)
+    if not good:
+        raise UserError(
+            f"none of {len(rows)} addresses from {rows[0].url!r} on gives a picture: "
+            f"{failed.most_common(1)[0][0]}"
+        )
+    lost = [[r.url, why] for r, why in zip(rows, results, strict=True) if isinstance(why, str)]
+    write_json(stats, {"rows": len(rows), "good": good, "failed": dict(failed), "urls": lost})
+    _write_tar(shard, rows, results)
+
+
+def _fetch_all(rows: Sequence[UrlRow], limits: Limits, threads: int) -> list[Result]:
+    def fetch(row: UrlRow) -> Result:
+        if not row.captions:
+            return "no caption"
+        try:
+            return fetch_picture(row.url, limits)
+        except FetchError as error:
+            return str(error)
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(fetch, rows))
+    finally:  # after Ctrl-C too: what has not begun is not begun
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_tar(shard: Path, rows: Sequence[UrlRow], results: Sequence[Result]) -> None:
+    part = shard.with_name(f"{shard.name}.{os.getpid()}.part")
+    try:
+        with tarfile.open(part, "w") as tar:
+            for number, (row, result) in enumerate(zip(rows, results, strict=True)):
+                if isinstance(result, bytes):
+                    for name, content in _members(f"{shard.stem}{number:04d}", row, result):
+                        info = tarfile.TarInfo(name)
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+        part.replace(shard)
+    except OSError as error:
+        raise cannot_write(shard, error) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _members(key: str, row: UrlRow, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield a sample's members as img2dataset names them."""
+    with open_picture(content) as picture:
+        suffix = (picture.format or "").lower()
+    yield f"{key}.{suffix}", content
+    yield f"{key}.json", json.dumps({"url": row.url, "text": list(row.captions)}).encode()
+    if len(row.captions) == 1:
+        yield f"{key}.txt", row.captions[0].encode()

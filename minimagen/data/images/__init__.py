@@ -1,0 +1,1 @@
+"""Rows to samples: decoding, framing, buckets."""

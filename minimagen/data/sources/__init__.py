@@ -1,0 +1,1 @@
+"""Rows of images and captions from anywhere."""

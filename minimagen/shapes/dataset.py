@@ -1,0 +1,96 @@
+"""The embedded data set: captioned shapes drawn on the fly, every attribute known.
+
+A picture is a function of (seed, split, index), so an epoch is a window on an endless stream and
+any index can be drawn by any worker. Combinations of colour, shape and background colour are
+divided into three splits: what `heldout` asks for was never painted in training.
+"""
+
+import random
+from collections.abc import Iterator
+
+from minimagen.errors import UserError, did_you_mean
+from minimagen.images import Sample
+from minimagen.shapes import objects, scenes
+
+SPLITS = ("train", "tune", "heldout")
+LEVELS = ("simple", "scenes")
+
+
+def attribute_names(level: str) -> tuple[str, ...]:
+    """Return the names of all attributes that pictures of a level can have."""
+    return scenes.ATTRIBUTES if level == "scenes" else objects.ATTRIBUTES
+
+
+class ShapesDataset:
+    """Captioned shapes without end, deterministic in (seed, split, index).
+
+    `len()` is the number of pictures that count as an epoch; any index >= 0 can be drawn.
+    """
+
+    endless = True  # training sees every index once instead of an epoch again and again
+
+    def __init__(
+        self,
+        split: str = "train",
+        level: str = "simple",
+        size: int = 64,
+        seed: int = 0,
+        epoch_size: int = 20_000,
+    ) -> None:
+        """Describe the stream; nothing is drawn yet.
+
+        Args:
+            split: "train", "tune" or "heldout".
+            level: "simple" (one object) or "scenes" (relations, counts, digits and letters).
+            size: the side of the pictures in pixels, at least 8.
+            seed: another seed gives another stream of the same distribution.
+            epoch_size: what `len()` says, at least 1.
+
+        Raises:
+            UserError: an option is not valid.
+        """
+        _check_choice("split", split, SPLITS)
+        _check_choice("level", level, LEVELS)
+        if size < 8 or epoch_size < 1:
+            raise UserError(
+                f"shapes: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
+            )
+        self.split, self.level, self.size = split, level, size
+        self.seed, self.epoch_size = seed, epoch_size
+
+    def __len__(self) -> int:
+        """Return the number of pictures in one epoch."""
+        return self.epoch_size
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Draw one epoch."""
+        return (self[index] for index in range(self.epoch_size))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw the picture and the caption of one index >= 0, also beyond the epoch."""
+        attributes, caption, rng = self._told(index)
+        paint = scenes.draw if self.level == "scenes" else objects.draw
+        return Sample(paint(attributes, rng, self.size), caption, attributes, str(int(index)))
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Go through one epoch without drawing pictures."""
+        return ((self._told(index)[1],) for index in range(self.epoch_size))
+
+    def _told(self, index: int) -> tuple[dict[str, str], str, random.Random]:
+        """Return attributes, caption, and the generator that goes on to draw the picture."""
+        if index < 0:
+            raise IndexError(f"index {index}: the stream starts at 0")
+        # Python's generator: cheap to seed, and its stream is the same in every version.
+        rng = random.Random(f"{self.level} {self.split} {self.seed} {int(index)}")
+        if self.level == "scenes":
+            attributes = scenes.attributes_for(self.split, rng)
+            return attributes, scenes.caption_for(attributes, rng), rng
+        attributes = objects.attributes_for(self.split, rng)
+        return attributes, objects.caption_for(attributes, rng), rng
+
+
+def _check_choice(name: str, given: str, valid: tuple[str, ...]) -> None:
+    """Raise a UserError unless the value is among the valid ones."""
+    if given not in valid:
+        hint = did_you_mean(given, valid)
+        raise UserError(f"shapes: {name}={given!r} is not one of {', '.join(valid)}{hint}")

@@ -1,0 +1,1 @@
+"""Each caption is encoded once."""

@@ -1,0 +1,29 @@
+"""The processes that a launcher started, or this one alone."""
+
+import os
+
+from minimagen.device import resolve_device
+from minimagen.errors import UserError
+from minimagen.training.processes.alone import Processes
+
+
+def launched(device: str = "auto", sharded: bool = False) -> Processes:
+    """Return the processes that the launcher started, this one alone where there was none.
+
+    Args:
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        sharded: Whether each process is to hold only its share of the weights (FSDP2).
+
+    Raises:
+        UserError: The device does not exist here, or there is nobody to share weights with.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from minimagen.training.processes.many import ManyProcesses  # loads accelerate
+
+        return ManyProcesses(device, sharded)
+    if sharded:
+        raise UserError(
+            "FSDP shares a network out among several processes, and this is one: start them with "
+            "torchrun --nproc_per_node 2 train.py --FSDP ..., or leave out --FSDP"
+        )
+    return Processes(resolve_device(device))

@@ -1,0 +1,378 @@
+"""Each caption once: on disk, whatever is killed, damaged, shared or full."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from minimagen.errors import UserError
+from minimagen.text.cache import cache as embedding_cache
+from minimagen.text.cache import store as embedding_store
+from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.text.cache.segments import open_segment
+from minimagen.text.cache.store import EmbeddingStore, hash_of, store_folder
+from minimagen.text.t5 import T5Encoder
+from minimagen.text.t5_files import T5_MINI
+
+ROOT = Path(__file__).parents[2]
+CAPTIONS = [" ".join(["star"] * (1 + i % 7) + [str(i)]) for i in range(40)]
+
+
+class Counting:
+    """A text encoder of random words that notes what it was asked for."""
+
+    name, embed_dim, fingerprint = "counting", 6, "one"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        self.asked += captions
+        return [torch.stack([self._word(w) for w in c.split()]) for c in captions]
+
+    def __call__(self, captions: Sequence[str]) -> Any:
+        raise AssertionError("the cache pads")
+
+    def _word(self, word: str) -> Tensor:
+        return torch.randn(6, generator=torch.Generator().manual_seed(hash_of(word)[0]))
+
+
+def cached(**options: Any) -> EmbeddingCache:
+    return EmbeddingCache.on_disk(Counting(), **options)
+
+
+def asked(cache: EmbeddingCache) -> list[str]:
+    assert isinstance(cache.encoder, Counting)
+    return cache.encoder.asked
+
+
+def segments(cache: EmbeddingCache) -> list[Path]:
+    assert cache.store is not None
+    return sorted(cache.store.folder.glob("*.safetensors"))
+
+
+def test_a_second_run_asks_the_encoder_nothing_and_gets_the_same_bits() -> None:
+    first, second = cached(), cached()
+    fresh = first([*CAPTIONS, *CAPTIONS])
+    assert asked(first) == CAPTIONS
+    again = second([*CAPTIONS, *CAPTIONS])
+    assert asked(second) == [] and second.encoded == 0
+    assert torch.equal(fresh.embeds, again.embeds) and torch.equal(fresh.mask, again.mask)
+    without = EmbeddingCache(Counting())([*CAPTIONS, *CAPTIONS])
+    assert torch.equal(without.embeds, again.embeds)
+
+
+def test_an_embedding_is_the_same_in_any_company_fresh_or_stored() -> None:
+    encoder = T5Encoder("t5_mini")
+    captions = ["a red star", "a large blue ring on a plain green background", "", "zwölf 東京"]
+    fresh = encoder(captions)
+    cache = EmbeddingCache.on_disk(encoder)
+    cache(captions[2:])
+    for company in (captions, captions[::-1], captions[1:2]):
+        text = EmbeddingCache.on_disk(encoder)(company)
+        for caption, embeds, mask in zip(company, text.embeds, text.mask, strict=True):
+            row = captions.index(caption)
+            assert torch.equal(embeds[mask], fresh.embeds[row][fresh.mask[row]])
+
+
+def test_a_segment_is_ragged_bf16_that_other_programs_can_read() -> None:
+    cache = cached()
+    cache(CAPTIONS)
+    (path,) = segments(cache)
+    tensors = load_file(path)
+    tokens = sum(len(caption.split()) for caption in CAPTIONS)
+    assert tensors["embeds"].dtype == torch.bfloat16 and tensors["embeds"].shape == (tokens, 6)
+    assert path.stat().st_size < tokens * 12 + 32 * len(CAPTIONS) + 1000
+
+
+def test_another_encoder_or_length_has_another_folder(tmp_path: Path) -> None:
+    def folder(encoder: T5Encoder) -> Path:
+        return store_folder(encoder.name, encoder.fingerprint)
+
+    copy = Path(shutil.copytree(T5_MINI, tmp_path / "copy"))
+    same = folder(T5Encoder(str(copy))).name.partition("-")[2]
+    assert folder(T5Encoder()).name == f"t5_mini-{same}"
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    others = {folder(T5Encoder(str(copy))), folder(T5Encoder("t5_mini", 32)), folder(T5Encoder())}
+    assert len(others) == 3
+
+
+def test_a_revision_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
+    from minimagen.text.fingerprint import fingerprint_of
+
+    folders = [tmp_path / "models--a--b" / "snapshots" / commit for commit in ("1f", "2e")]
+    assert len({fingerprint_of(f, n) for f in folders for n in (16, 64)}) == 4
+
+
+KILLED = """
+import sys, torch
+from tests.data.test_embedding_cache import Counting, cached
+cache = cached()
+print(cache.store.folder, flush=True)
+for i in range(10**9):
+    cache([f"star {i} {j}" for j in range(50)])
+    print(i, flush=True)
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_what_was_encoded_before_a_kill_stays(caplog: pytest.LogCaptureFixture) -> None:
+    process = start(KILLED)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(30)]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    cache = cached()
+    with caplog.at_level(logging.WARNING):
+        cache([f"star {i} {j}" for i in range(int(lines[-1]) + 1) for j in range(50)])
+    assert asked(cache) == [] and not caplog.records
+
+
+def test_an_unfinished_file_is_not_read_and_one_day_removed() -> None:
+    cache = cached()
+    cache(CAPTIONS)
+    (path,) = segments(cache)
+    part = path.with_name("0.part")
+    part.write_bytes(path.read_bytes()[:100])
+    assert cached().store and part.exists()
+    old = time.time() - 2 * embedding_store.ABANDONED_AFTER
+    os.utime(part, (old, old))
+    assert cached().store and not part.exists()
+
+
+TOGETHER = """
+import sys
+from minimagen.text.cache import store as embedding_store
+from tests.data.test_embedding_cache import cached
+embedding_store.MERGED_FROM = 3
+cache = cached()
+sys.stdin.readline()
+for i in range(20):
+    cache([f"star {i} {j}" for j in range(20)])
+"""
+
+
+def test_processes_write_the_same_captions_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    command = [sys.executable, "-c", TOGETHER]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        process.communicate(b"go\n")
+    assert [process.returncode for process in processes] == [0, 0]
+    cache = cached()
+    captions = [f"star {i} {j}" for i in range(20) for j in range(20)]
+    with caplog.at_level(logging.WARNING):
+        text = cache(captions)
+    assert asked(cache) == [] and not caplog.records
+    assert torch.equal(text.embeds, EmbeddingCache(Counting())(captions).embeds)
+    assert not list(segments(cache)[0].parent.glob("*.part"))
+
+
+def test_one_process_sees_what_another_has_added_meanwhile() -> None:
+    first, second = cached(), cached()
+    first(CAPTIONS[:20])
+    second(CAPTIONS[:30])
+    assert asked(second) == CAPTIONS[20:30]
+    first(CAPTIONS)
+    assert asked(first) == CAPTIONS[:20] + CAPTIONS[30:]
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 700, -1])
+def test_a_truncated_segment_is_told_removed_and_made_again(
+    kept: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = cached()
+    fresh = cache(CAPTIONS)
+    (path,) = segments(cache)
+    path.write_bytes(path.read_bytes()[:kept])
+    with caplog.at_level(logging.WARNING):
+        again = cached()
+        assert torch.equal(again(CAPTIONS).embeds, fresh.embeds)
+    assert asked(again) == CAPTIONS and len(caplog.records) == 1
+    assert path.name in caplog.text and not path.exists()
+    last = cached()
+    last(CAPTIONS)
+    assert asked(last) == []
+
+
+def test_any_flipped_bit_is_seen() -> None:
+    cache = cached()
+    fresh = cache(CAPTIONS)
+    (path,) = segments(cache)
+    good = path.read_bytes()
+    for at in [*range(0, 600, 3), *range(600, len(good), 97), len(good) - 1]:
+        damaged = bytearray(good)
+        damaged[at] ^= 1 << at % 8
+        for other in segments(cache):
+            other.unlink()
+        path.write_bytes(damaged)
+        again = cached()
+        assert torch.equal(again(CAPTIONS).embeds, fresh.embeds), at
+        assert len(asked(again)) in (1, len(CAPTIONS)), at
+
+
+def test_a_damaged_encoding_is_told_once_and_the_new_one_survives_merging(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cached()
+    fresh = cache(CAPTIONS)
+    (path,) = segments(cache)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    content[-500] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        again = cached()
+        again(CAPTIONS)
+    assert len(asked(again)) == 2 and len(caplog.records) == 1
+    monkeypatch.setattr(embedding_store, "MERGED_FROM", 3)
+    cached()(["one more"])
+    assert len(segments(cache)) == 1
+    last = cached()
+    assert torch.equal(last(CAPTIONS).embeds, fresh.embeds) and asked(last) == []
+
+
+def test_many_small_segments_become_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, reader = cached(), cached()
+    for caption in CAPTIONS:
+        cache([caption])
+        reader([caption])  # while they are merged under its feet
+    assert len(segments(cache)) < embedding_store.MERGED_FROM
+    assert cache.store is not None and len(cache.store) == len(CAPTIONS)
+    assert asked(reader) == []
+    monkeypatch.setattr(embedding_store, "TIERS", (200, 1000))
+    tiered = EmbeddingStore(store_folder("tiered", "one"))
+    for i in range(300):
+        tiered.add({hash_of(str(i)): torch.ones(1, 6, dtype=torch.bfloat16)})
+    assert len(tiered) == 300 and len(os.listdir(tiered.folder)) <= 2 * 16 + 300 // 16
+    assert len(tiered.find([hash_of(str(i)) for i in range(300)])) == 300
+
+
+def test_what_was_forgotten_in_memory_is_found_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_cache, "BESIDE_DISK", 100)
+    monkeypatch.setattr(embedding_cache, "ALONE", 100)
+    cache, alone = cached(), EmbeddingCache(Counting())
+    for each in (cache, alone):
+        each.fill(CAPTIONS)
+        each(CAPTIONS[:4])
+        assert asked(each) == CAPTIONS  # a window is remembered until the next one
+        each(["something else"])
+        each(CAPTIONS[:4])
+    assert len(asked(cache)) == len(CAPTIONS) + 1
+    assert len(asked(alone)) == len(CAPTIONS) + 5
+
+
+def test_captions_without_end_do_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_cache, "DRAWN_ON_DISK", 1000)
+    cache = cached(endless=True)
+    for caption in CAPTIONS:
+        cache([caption])
+    assert cache.store is not None and 1000 <= cache.store.size < 1000 + 8 * 12
+    assert cache.store.refused is None
+
+
+def test_without_a_folder_that_can_be_written_memory_is_used_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MINIMAGEN_CACHE", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        cache = cached()
+        for _ in range(3):
+            cache(CAPTIONS)
+    assert asked(cache) == CAPTIONS
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == [
+        "text embeddings are kept in memory only"
+    ]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_disk_that_fills_up_ends_the_writing_with_one_warning(
+    full: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = cached()
+    cache(CAPTIONS[:20])
+
+    def no_space(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    usage = shutil.disk_usage("/")._replace(free=10) if hasattr(shutil, "_ntuple_diskusage") else 0
+    if full:
+        monkeypatch.setattr(embedding_store, "write_segment", no_space)
+    else:
+        monkeypatch.setattr(embedding_store.shutil, "disk_usage", lambda _: usage)
+    with caplog.at_level(logging.WARNING):
+        for caption in CAPTIONS:
+            cache([caption])
+        cache(CAPTIONS)
+    assert asked(cache) == CAPTIONS and len(caplog.records) == 1
+    assert ("No space left" if full else "nearly full") in caplog.text
+
+
+def test_an_encoder_that_nobody_can_identify_is_not_stored(text_encoder: Any, cache: Path) -> None:
+    assert EmbeddingCache.on_disk(text_encoder).store is None
+    assert not list(cache.iterdir())
+
+
+def test_a_folder_of_something_else_is_no_segment(tmp_path: Path) -> None:
+    from minimagen.text.cache.segments import DamagedSegmentError
+
+    for content in (b"", b"{}", b"\xff" * 5000, (9).to_bytes(8, "little") + b'{"a": []}'):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(DamagedSegmentError):
+            open_segment(tmp_path / "x")
+
+
+MEMORY = """
+import sys, torch
+from minimagen.text.cache import cache as embedding_cache
+from minimagen.text.cache.cache import EmbeddingCache
+from tests.data.test_embedding_cache import Counting
+
+class Cheap(Counting):
+    def encode(self, captions):
+        return [torch.full((12, 128), float(len(c))) for c in captions]
+
+def private():
+    fields = dict(line.split()[:2] for line in open("/proc/self/status") if ":" in line and
+                  line.startswith("Rss"))
+    return int(fields["RssAnon:"]) / 1024
+
+embedding_cache.BESIDE_DISK = 2**22
+for run in range(2):  # the first writes, the second reads
+    cache = EmbeddingCache.on_disk(Cheap())
+    for start in range(0, int(sys.argv[1]), 512):
+        cache([f"{sys.argv[1]} {i}" for i in range(start, start + 512)])
+print(private())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="private memory is Linux's")
+def test_memory_does_not_grow_with_the_number_of_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (float(start(MEMORY, n).communicate()[0]) for n in ("8000", "32000"))
+    assert many < few + 12, (few, many)  # MiB; 24,000 captions are 70 MiB
+
+
+def test_the_store_must_be_writable_for_data_encode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MINIMAGEN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="MINIMAGEN_CACHE"):
+        store_folder("t5_mini", "x")
