@@ -41,7 +41,8 @@ from minimagen.device import resolve_device
 from minimagen.diffusion.samplers import SAMPLERS
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import kid
-from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
+from minimagen.images import resize_clamped, to_model_space, to_uint8
+from minimagen.sample import Sample
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.distillation import kept_teacher
 

@@ -3,10 +3,8 @@
 Model space is [-1, 1], float. Everywhere else pictures are uint8 in [0, 255].
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,22 +64,3 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_clamped(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize model-space pictures and clamp the overshoot, so that they are pictures again."""
     return resize(images, size).clamp(-1.0, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One captioned picture.
-
-    Attributes:
-        image: uint8 [h, w, 3], RGB, 0 to 255.
-        caption: what the picture shows, in words.
-        attributes: the truth about the picture by name, empty where nobody knows it.
-        name: the file's name, or the index in a drawn data set; used in messages.
-        enlarged: the source was smaller than the picture.
-    """
-
-    image: np.ndarray
-    caption: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    name: str = ""
-    enlarged: bool = False

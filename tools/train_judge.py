@@ -23,7 +23,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeConfig, JudgeNetwork, fit, score
-from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
+from minimagen.images import resize_clamped, to_model_space, to_uint8
+from minimagen.sample import Sample
 from minimagen.shapes import scenes
 from minimagen.shapes.dataset import SIZES, ShapesDataset
 from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES

@@ -3,7 +3,7 @@
 from random import Random
 from typing import Protocol
 
-from minimagen.images import Sample
+from minimagen.sample import Sample
 
 
 class BadSampleError(Exception):

@@ -13,7 +13,8 @@ from minimagen.device import autocast
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.metrics import colour_shift, psnr, wilson_interval
 from minimagen.imagen import Imagen
-from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
+from minimagen.images import resize_clamped, to_model_space, to_uint8
+from minimagen.sample import Sample
 from minimagen.stages.stage import Condition
 
 Scores = dict[str, float]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 
 from minimagen.errors import UserError, did_you_mean
-from minimagen.images import Sample
+from minimagen.sample import Sample
 from minimagen.shapes import objects, scenes
 
 SPLITS = ("train", "tune", "heldout")

@@ -21,7 +21,7 @@ from minimagen.data import encode
 from minimagen.data.encode import encode_captions, walk_captions
 from minimagen.data.images import decoding as transforms
 from minimagen.data.open import load_dataset
-from minimagen.images import Sample
+from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.t5 import T5Encoder

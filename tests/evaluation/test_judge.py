@@ -11,7 +11,8 @@ from torch import Tensor
 
 from minimagen.errors import UserError
 from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeNetwork, score
-from minimagen.images import Sample, resize_clamped, to_model_space, to_uint8
+from minimagen.images import resize_clamped, to_model_space, to_uint8
+from minimagen.sample import Sample
 from minimagen.shapes import scenes
 from minimagen.shapes.dataset import ShapesDataset, attribute_names
 

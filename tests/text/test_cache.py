@@ -118,7 +118,7 @@ def test_a_revision_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, torch
-from tests.data.test_embedding_cache import Counting, cached
+from tests.text.test_cache import Counting, cached
 cache = cached()
 print(cache.store.folder, flush=True)
 for i in range(10**9):
@@ -160,7 +160,7 @@ def test_an_unfinished_file_is_not_read_and_one_day_removed() -> None:
 TOGETHER = """
 import sys
 from minimagen.text.cache import store as embedding_store
-from tests.data.test_embedding_cache import cached
+from tests.text.test_cache import cached
 embedding_store.MERGED_FROM = 3
 cache = cached()
 sys.stdin.readline()
@@ -343,7 +343,7 @@ MEMORY = """
 import sys, torch
 from minimagen.text.cache import cache as embedding_cache
 from minimagen.text.cache.cache import EmbeddingCache
-from tests.data.test_embedding_cache import Counting
+from tests.text.test_cache import Counting
 
 class Cheap(Counting):
     def encode(self, captions):

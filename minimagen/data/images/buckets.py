@@ -27,7 +27,7 @@ from minimagen.data.dataset import BadSampleError, CaptionedDataset, draw
 from minimagen.data.images.dataset import CACHE_BYTES, PictureDataset, PictureTable, Row
 from minimagen.data.images.decoding import DAMAGE, upright_size
 from minimagen.errors import UserError
-from minimagen.images import Sample
+from minimagen.sample import Sample
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import cannot_write
 

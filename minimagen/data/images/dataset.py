@@ -11,7 +11,7 @@ import numpy as np
 from minimagen.data.dataset import BadSampleError
 from minimagen.data.images.absence import FileReader
 from minimagen.data.images.decoding import BadPictureError, Framing, crop_resize, load_rgb
-from minimagen.images import Sample
+from minimagen.sample import Sample
 
 CACHE_BYTES = 2**28  # decoded pictures kept in memory; beyond it they are decoded when asked for
 

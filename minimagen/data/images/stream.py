@@ -16,7 +16,7 @@ from minimagen.data.dataset import BadSampleError, CaptionedDataset
 from minimagen.data.images.dataset import PictureDataset, Row, finish, read_pixels
 from minimagen.data.images.decoding import Framing
 from minimagen.errors import UserError
-from minimagen.images import Sample
+from minimagen.sample import Sample
 
 PROMISE = (
     "the data is a stream: shards and samples come in an order that depends on the seed, on the "

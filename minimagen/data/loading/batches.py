@@ -25,7 +25,8 @@ from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.data.loading.order import Order
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
-from minimagen.images import Batch, Sample
+from minimagen.images import Batch
+from minimagen.sample import Sample
 from minimagen.text.encoding import TextEncoding
 
 ENCODED_AT_ONCE = 512  # captions, where the pictures that are read with them are small

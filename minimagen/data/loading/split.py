@@ -10,7 +10,7 @@ from minimagen.data.images.dataset import PictureDataset
 from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.data.loading.permutation import Permutation
 from minimagen.errors import UserError
-from minimagen.images import Sample
+from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_shards import png
 
 from minimagen.data.download import download as downloading
 from minimagen.data.download.download import download
@@ -23,6 +22,7 @@ from minimagen.data.loading.split import split_train_valid
 from minimagen.data.open import load_dataset
 from minimagen.data.sources.shards import read_shard
 from minimagen.errors import UserError
+from tests.data.sources.test_shards import png
 
 pytest.importorskip("requests")
 QUICK = Limits(connect=1, silence=0.3, total=0.6, max_bytes=5000, tries=3, pause=0.01)

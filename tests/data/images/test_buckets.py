@@ -22,7 +22,7 @@ from minimagen.data.loading.split import at_most, split_train_valid
 from minimagen.data.open import load_dataset
 from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
-from minimagen.images import Sample
+from minimagen.sample import Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 

@@ -24,7 +24,8 @@ from minimagen.data.loading.permutation import Permutation
 from minimagen.data.loading.split import at_most
 from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
-from minimagen.images import Batch, Sample
+from minimagen.images import Batch
+from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
