@@ -35,8 +35,7 @@ def check_board(name: str) -> None:
     """Raise a UserError unless the package of a tracker is installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(
-            f"TRACKER {name} is not installed: pip install {name}, or pip install "
-            "'minimagen[track]' for TensorBoard"
+            f"TRACKER {name} needs a package that is not installed: pip install {name}"
         )
 
 

@@ -6,6 +6,7 @@ from email.utils import parsedate_to_datetime
 from threading import local
 from typing import TYPE_CHECKING
 
+import minimagen
 from minimagen.data.images.decoding import BadPictureError, load_rgb
 from minimagen.errors import UserError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # what may be otherwise in a moment
 CHUNK = 2**16
-AGENT = "minimagen (https://pypi.org/project/minimagen)"
+AGENT = f"minimagen-cascade/{minimagen.__version__}"
 
 
 @dataclass(frozen=True)
