@@ -20,7 +20,8 @@ def main(argv: Sequence[str]) -> int:
     for name in ("DEVICE", "PRECISION"):
         if (value := getattr(arguments, name)) is not None:
             asked += [f"--{name}", value]
-    inference.main(asked)
+    if code := inference.main(asked):
+        return code
     minutes = (time.perf_counter() - started) / 60
     print(f"training directory: {directory}")
     print(f"generated images:   {output / 'generated_images'}")

@@ -102,7 +102,7 @@ def _write_sheet(path: Path, samples: Sequence, painted: Sequence, judge: "Judge
     """Write the first 50 pictures; under each its caption and what the judge takes it for."""
     from minimagen.imagen import to_pil
     from minimagen.images import to_model_space
-    from minimagen.storage.image_files import contact_sheet, save_sheet
+    from minimagen.storage.image_files import contact_sheet, save_png
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in painted]
     verdicts = judge(painted[-1][:50])
@@ -115,7 +115,7 @@ def _write_sheet(path: Path, samples: Sequence, painted: Sequence, judge: "Judge
         }
         said = "ok" if not wrong else ", ".join(f"{k}: {v}" for k, v in wrong.items())
         lines.append(f"{sample.caption} [{said}]")
-    save_sheet(path, contact_sheet(lines, stages, columns=5))
+    save_png(path, contact_sheet(lines, stages))
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -1,11 +1,13 @@
-"""``inference.py``: a caption, or a file of captions -> pictures."""
+"""``inference.py``: a caption, or a file of captions -> images."""
 
 import argparse
-import json
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from minimagen.cli.arguments import (
     Flag,
@@ -19,11 +21,16 @@ from minimagen.cli.arguments import (
     several,
 )
 from minimagen.errors import UserError
+from minimagen.storage.files import read_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from minimagen.imagen import Callback
+    from minimagen.storage.image_files import ImageFolder
+
 SAMPLERS = ("ddpm", "ddim", "dpm++", "heun")
+OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".text", ".caption", ".xlsx"}
 
 
 def aspect_ratio(text: str) -> float:
@@ -73,26 +80,23 @@ def read_captions(given: str) -> list[str]:
     """Return the captions of a ``.txt`` file (blank lines skipped), or the caption itself.
 
     Each on one line, with single spaces between its words: so line i of what is written beside the
-    pictures belongs to picture i.
+    images belongs to image i.
 
     Raises:
-        UserError: If the file is missing, empty or not UTF-8, or the caption is blank.
+        UserError: If the file is missing, empty, of another kind or not UTF-8, or the caption is
+            blank.
     """
-    if not given.lower().endswith(".txt"):
-        if not given.strip():
-            raise UserError("--CAPTIONS is blank; give a caption or a .txt file of captions")
-        return [" ".join(given.split())]
-    try:
-        lines = Path(given).read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read captions file {given}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
+    kind = Path(given).suffix.lower()
+    if kind != ".txt" and (kind in OTHER_FILES or os.path.isfile(given)):
         raise UserError(
-            f"captions file {given} is not UTF-8 (byte {error.start}); save it as UTF-8"
-        ) from None
+            f"--CAPTIONS {given} is a file, but captions are read from .txt files only; "
+            "write one caption per line into such a file"
+        )
+    lines = read_lines(Path(given)) if kind == ".txt" else [given]
     captions = [" ".join(line.split()) for line in lines if line.strip()]
     if not captions:
-        raise UserError(f"captions file {given} has no captions; write one per line")
+        where = f"{given} has no captions" if kind == ".txt" else "is blank"
+        raise UserError(f"--CAPTIONS {where}; give a caption or a .txt file with one per line")
     return captions
 
 
@@ -111,16 +115,15 @@ def main(argv: Sequence[str]) -> int:
     if captions is None:
         captions = read_captions(str(directory.sample_captions))
         print(f"captions: those of the sample sheet, {directory.sample_captions}")
-    paint(arguments, directory.path, captions)
-    return 0
+    return sample(arguments, directory.path, captions)
 
 
-def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str]) -> Path:
-    """Paint ``captions`` and write them; return the output directory."""
+def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[str]) -> int:
+    """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import new_output, read_parameters
-    from minimagen.storage.image_files import contact_sheet, save_sheet
+    from minimagen.storage.image_files import GRID_IMAGES, ImageFolder
 
     device = resolve_device(arguments.DEVICE or "auto")
     imagen = Imagen.from_directory(directory)
@@ -128,61 +131,71 @@ def paint(arguments: argparse.Namespace, directory: Path, captions: Sequence[str
     if not arguments.OFFLOAD:
         imagen.to(device)
     if arguments.ASPECT_RATIO and not read_parameters(directory / "parameters").data.aspect_buckets:
-        print("trained on pictures of one shape only (no --ASPECT_BUCKETS): others may look wrong")
+        print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     samplings = imagen.samplings(
         arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
     )
     output = new_output(arguments.OUTPUT, "generated_images")
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
     captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION or 1)]
-    seeds = range(seed, seed + len(captions))
-    stages = imagen.sample_stages(
-        captions,
-        samplings,
-        seeds=seeds,
-        aspect_ratio=arguments.ASPECT_RATIO,
-        batch_size=arguments.BATCH_SIZE or 64,
-        precision=arguments.PRECISION or "auto",
-        device=device if arguments.OFFLOAD else None,
-    )
-    settings = [sampling.model_dump(mode="json") for sampling in samplings]
-    write_images(output, directory, captions, seeds, stages[-1], settings)
-    save_sheet(output / "grid.png", contact_sheet(captions, stages[-1:]))
-    if imagen.text_encoder.cut_captions:
-        print(
-            f"{imagen.text_encoder.cut_captions} of the captions were cut to "
-            f"{imagen.config.max_num_words} tokens"
-        )
-    width, height = stages[-1][0].size
-    print(f"{len(captions)} images, {width} x {height}: {output / 'generated_images'}")
-    print(f"grid: {output / 'grid.png'} (seed {seed})")
-    return output
+    settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
+    folder = ImageFolder(output, directory, settings)
+
+    def batch(rows: slice, callback: "Callback") -> list["Image"]:
+        return imagen.sample_stages(
+            captions[rows],
+            samplings,
+            seeds=range(seed, seed + len(captions))[rows],
+            aspect_ratio=arguments.ASPECT_RATIO,
+            precision=arguments.PRECISION or "auto",
+            callback=callback,
+            device=device if arguments.OFFLOAD else None,
+        )[-1]
+
+    stopped_by = _write_batches(folder, captions, seed, arguments.BATCH_SIZE or 64, batch)
+    if cut := imagen.text_encoder.cut_captions:
+        print(f"{cut} of the captions were cut to {imagen.config.max_num_words} tokens")
+    stopped = f"interrupted: {folder.written} of " if stopped_by else ""
+    print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")
+    if folder.written:
+        first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""
+        print(f"grid{first}: {folder.write_grid()}")
+    return 128 + stopped_by if stopped_by else 0
 
 
-def write_images(
-    output: Path,
-    directory: Path,
+def _write_batches(
+    folder: "ImageFolder",
     captions: Sequence[str],
-    seeds: Sequence[int],
-    images: Sequence["Image"],
-    settings: list[dict[str, Any]],
-) -> None:
-    """Write ``generated_images/image_<i>.png``, captions.txt, images.jsonl and where from."""
-    folder = output / "generated_images"
-    try:
-        folder.mkdir(parents=True)
-        rows = []
-        for i, (caption, seed, image) in enumerate(zip(captions, seeds, images, strict=True)):
-            name = f"image_{i}.png"
-            image.save(folder / name)
-            told = {"file_name": name, "text": caption, "seed": seed, "size": image.size}
-            rows.append(told | {"stages": settings})
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (output / "images.jsonl").write_text(lines, "utf-8")
-        (output / "captions.txt").write_text("\n".join(captions) + "\n", "utf-8")
-        (output / "imagen_training_directory.txt").write_text(str(directory), "utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error}") from None
+    seed: int,
+    size: int,
+    sample_rows: Callable[[slice, "Callback"], Sequence["Image"]],
+) -> int:
+    """Sample and write batch by batch; return the number of the signal that stopped it, or 0.
+
+    A first Ctrl-C is obeyed after the sampling step that it meets, so what is written is whole.
+    """
+    from minimagen.training.interruption import Interrupted, StopSignals
+
+    with (
+        StopSignals() as signals,
+        tqdm(total=len(captions), unit=" images", mininterval=1.0, miniters=0) as bar,
+    ):
+
+        def step_done(stage: int, step: int, steps: int, _: object) -> None:
+            bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
+            bar.update(0)
+            if signals.received:
+                raise Interrupted(signals.received, "")
+
+        try:
+            for start in range(0, len(captions), size):
+                rows = slice(start, start + size)
+                for i, image in enumerate(sample_rows(rows, step_done), start):
+                    folder.write(captions[i], seed + i, image)
+                bar.update(folder.written - start)
+        except Interrupted as stop:
+            return stop.signum
+    return 0
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def read_lines(path: Path) -> list[str]:
+    r"""Return the lines of a UTF-8 text file.
+
+    Only \n, \r\n and \r end a line; U+2028, vertical tabs and the like are white space in it.
+
+    Raises:
+        UserError: If it is missing, cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8-sig").split("\n")  # reading has turned the other two into it
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
 def sync(path: Path) -> None:
     """Wait until ``path`` is on the disk, so that a rename cannot overtake the contents."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -52,8 +69,10 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
         sync(part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def cannot_write(path: Path, error: BaseException) -> UserError:

@@ -1,57 +1,129 @@
-"""Pictures with their captions on one sheet, every stage of the cascade side by side."""
+"""Images on disk: what inference writes, image by image, and contact sheets."""
 
+import json
 import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from minimagen.storage.files import replace
+from minimagen.storage.files import cannot_write, replace
 
 MARGIN, LINE, FONT_SIZE = 4, 12, 10
 MAX_LINES = 6  # of a caption; a longer one ends in [...]
+SMALLEST, LARGEST = 128, 4096  # px: the height of an image on a sheet; about the sides of a sheet
+GRID_IMAGES = 64  # on grid.png: the first ones
 
 
-def contact_sheet(
-    captions: Sequence[str],
-    stages: Sequence[Sequence[Image.Image]],
-    columns: int = 4,
-    side: int = 128,
-) -> Image.Image:
-    """Return a sheet with one cell per caption: its pictures from every stage, then its words.
+class ImageFolder:
+    """``generated_images_<time>/``: each image is on disk, with its lines, once it is written.
+
+    Args:
+        path: The directory to write.
+        training_directory: Where the weights came from, kept in a text file.
+        settings: How the images are sampled: goes into the metadata of each.
+
+    Attributes:
+        images: The folder of the PNG files.
+        written: How many there are.
+    """
+
+    def __init__(self, path: Path, training_directory: Path, settings: dict[str, Any]) -> None:
+        self.path, self.images = path, path / "generated_images"
+        self.written = 0
+        self._training_directory, self._settings = training_directory, settings
+        self._first: list[tuple[str, Image.Image]] = []
+
+    def write(self, caption: str, seed: int, image: Image.Image) -> None:
+        """Write ``image_<i>.png`` with its metadata, then its line of captions and images.jsonl.
+
+        Raises:
+            UserError: If it cannot be written (disk full, no permission).
+        """
+        name = f"image_{self.written}.png"
+        values = {"file_name": name, "text": caption, "seed": seed, "size": image.size}
+        line = json.dumps(values | self._settings, ensure_ascii=False)
+        if self.written == 0:
+            self._append("imagen_training_directory.txt", str(self._training_directory))
+        save_png(self.images / name, image, line)
+        self._append("captions.txt", caption + "\n")
+        self._append("images.jsonl", line + "\n")
+        self.written += 1
+        if self.written <= GRID_IMAGES:
+            self._first.append((caption, image))
+
+    def write_grid(self) -> Path:
+        """Write ``grid.png`` with the first ``GRID_IMAGES`` images; return its path."""
+        captions, images = zip(*self._first, strict=True)
+        save_png(self.path / "grid.png", contact_sheet(captions, [images]))
+        return self.path / "grid.png"
+
+    def _append(self, name: str, text: str) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise cannot_write(self.path / name, error) from None
+
+
+def save_png(path: Path, image: Image.Image, parameters: str | None = None) -> None:
+    """Write ``image`` as PNG, all of it or nothing, making its folder.
+
+    Args:
+        path: The file.
+        image: RGB.
+        parameters: Kept in the PNG's text chunk of this name.
+
+    Raises:
+        UserError: If it cannot be written (disk full, no permission).
+    """
+    text = PngInfo()
+    if parameters is not None:
+        text.add_itxt("parameters", parameters)
+    replace(path, lambda part: image.save(part, format="PNG", pnginfo=text))
+
+
+def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Return a nearly square sheet, one cell per caption: its image from every stage, the caption.
+
+    Small images are enlarged to ``SMALLEST`` px without smoothing; large ones are shrunk where the
+    sides of the sheet, captions not counted, would be longer than ``LARGEST`` px.
 
     Args:
         captions: One per cell.
-        stages: For every stage one picture per caption; small ones are enlarged without smoothing.
-        columns: Cells in a row.
-        side: Height of a picture on the sheet, px; larger pictures keep their own size.
+        stages: For every stage one image per caption, all of one aspect ratio.
     """
-    height = max([side, *(pictures[0].height for pictures in stages if pictures)])
-    shapes = [pictures[0].width * height // pictures[0].height for pictures in stages if pictures]
-    width = sum(shapes) + MARGIN * (len(shapes) - 1)
-    texts = [_wrap(caption, max(8, width // 6)) for caption in captions]
-    cell_w = width + 2 * MARGIN
-    cell_h = height + max(len(lines) for lines in texts) * LINE + 2 * MARGIN
+    firsts = [images[0] for images in stages]
+    aspect_ratios = [image.width / image.height for image in firsts]
+    longest = int(LARGEST / math.sqrt(len(captions) * sum(aspect_ratios)))
+    height = max(1, min(longest, max(SMALLEST, *(image.height for image in firsts))))
+    widths = [max(1, round(height * ratio)) for ratio in aspect_ratios]
+    cell_width = sum(widths) + MARGIN * (len(widths) + 1)
+    texts = [_wrap(caption, max(8, cell_width // 6 - 1)) for caption in captions]
+    cell_height = height + max(len(lines) for lines in texts) * LINE + 2 * MARGIN
+    columns = round(math.sqrt(len(captions) * cell_height / cell_width))
+    columns = min(max(1, columns), len(captions))
     rows = math.ceil(len(captions) / columns)
-    sheet = Image.new("RGB", (min(columns, len(captions)) * cell_w, rows * cell_h), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(FONT_SIZE)
+    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
     for i, lines in enumerate(texts):
-        x, y = (i % columns) * cell_w + MARGIN, (i // columns) * cell_h + MARGIN
-        for pictures, shown_width in zip(stages, shapes, strict=True):
-            filter_ = Image.Resampling.NEAREST
-            sheet.paste(pictures[i].resize((shown_width, height), filter_), (x, y))
-            x += shown_width + MARGIN
-        x = (i % columns) * cell_w + MARGIN
+        x, y = i % columns * cell_width + MARGIN, i // columns * cell_height + MARGIN
         draw.multiline_text((x, y + height + 1), "\n".join(lines), "black", font, spacing=1)
+        for images, width in zip(stages, widths, strict=True):
+            sheet.paste(_resized(images[i], (width, height)), (x, y))
+            x += width + MARGIN
     return sheet
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    shrinks = image.height > size[1]
+    filter_ = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+    return image.resize(size, filter_)
 
 
 def _wrap(caption: str, width: int) -> list[str]:
     return textwrap.wrap(caption, width, max_lines=MAX_LINES) or [""]
-
-
-def save_sheet(path: Path, sheet: Image.Image) -> None:
-    """Write a sheet as PNG, making its folder; a UserError says why it cannot be written."""
-    replace(path, lambda part: sheet.save(part, format="PNG"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.errors import UserError, did_you_mean
-from minimagen.storage.files import read_json
+from minimagen.storage.files import read_json, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -182,12 +182,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
     path = min(folder.glob("training_*.txt"), default=None)
     if path is None:
         return {}
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
     run = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         match = re.fullmatch(r"--(\w+)=(.*)", line.strip())

@@ -16,7 +16,7 @@ from minimagen.imagen import Imagen
 from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
-from minimagen.storage.image_files import contact_sheet, save_sheet
+from minimagen.storage.image_files import contact_sheet, save_png
 from minimagen.storage.joining import start_directory
 from minimagen.training.boards import check_board, start_board
 from minimagen.training.distillation import keep_teacher, kept_teacher, learn, stages_to_teach
@@ -227,7 +227,7 @@ class _Run:
 
         def save() -> None:
             sheet = contact_sheet(self.inputs.captions, pictures or self._painted(stage))
-            save_sheet(self.directory.samples / f"stage_{stage}_step_{step:08d}.png", sheet)
+            save_png(self.directory.samples / f"stage_{stage}_step_{step:08d}.png", sheet)
             self.tracker.show(f"stage_{stage}", sheet, self._before(stage) + step)
 
         self.processes.on_main(save)

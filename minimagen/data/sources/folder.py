@@ -8,6 +8,7 @@ from minimagen.data.images.decoding import Framing
 from minimagen.data.sources.file_table import FileRow, FileTable, file_table
 from minimagen.data.sources.table import metadata_rows
 from minimagen.errors import UserError
+from minimagen.storage.files import read_lines
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -113,8 +114,5 @@ def _text_file_rows(folder: Path, files: list[Path]) -> Iterator[FileRow]:
 
 def _lines(file: Path) -> Iterable[str]:
     """Return the lines of a caption file that are not blank; none where there is no file."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    lines = read_lines(file) if file.is_file() else []
     return [" ".join(line.split()) for line in lines if line.strip()]

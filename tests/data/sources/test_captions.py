@@ -36,9 +36,9 @@ def csv(folder: Path) -> None:
 
 
 def text_file(folder: Path) -> None:
-    """Its lines are captions of their own; the rest is as anywhere."""
+    """Its lines (\\n, \\r\\n, \\r) are captions of their own; the rest is as anywhere."""
     (folder / "0.png").write_bytes(png())
-    (folder / "0.txt").write_text(" a  red star on\tblue ")
+    (folder / "0.txt").write_text(" a  red\u2028star on\tblue\x0b ", "utf-8")
 
 
 def parquet(folder: Path) -> None:

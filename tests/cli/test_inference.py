@@ -1,0 +1,143 @@
+"""``inference.py`` writes as it goes, can be stopped, and knows a caption from a file."""
+
+import json
+import os
+import signal
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL.Image import Image
+
+from minimagen.cli import inference
+from minimagen.imagen import Imagen
+from minimagen.storage import image_files
+from minimagen.storage.files import read_lines
+
+Refused = Callable[..., str]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SPLITS = [c for c in map(chr, range(sys.maxunicode + 1)) if len(f"a{c}b".splitlines()) > 1]
+NEITHER_N_NOR_R = [c for c in SPLITS if c not in "\r\n"]
+
+
+@pytest.fixture
+def before_each_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Let a function run before each batch is sampled."""
+
+    def set_up(act: Callable[[], None]) -> None:
+        sample_stages = Imagen.sample_stages
+
+        def spy(self: Imagen, *arguments: Any, **named: Any) -> Any:
+            act()
+            return sample_stages(self, *arguments, **named)
+
+        monkeypatch.setattr(Imagen, "sample_stages", spy)
+
+    return set_up
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in read_lines(output / "images.jsonl")[:-1]]
+
+
+def written(output: Path) -> tuple[int, int, int]:
+    """How many images, captions and lines of images.jsonl there are, all of them whole."""
+    if not output.exists():
+        return 0, 0, 0
+    names = [row["file_name"] for row in rows(output)]
+    files = sorted(path.name for path in (output / "generated_images").iterdir())
+    assert files == sorted(names)
+    return len(files), len(read_lines(output / "captions.txt")) - 1, len(names)
+
+
+def argv(trained: Path, count: int, batch: int) -> list[str]:
+    return ["-d", str(trained), "-c", "a star", "-t", "1", "-n", str(count), "-b", str(batch),
+            "-o", "out", "--SEED", "3", "--DEVICE", "cpu"]  # fmt: skip
+
+
+def test_images_are_on_disk_as_soon_as_their_batch_is_done(
+    trained: Path, before_each_batch: Callable[[Callable[[], None]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    found = []
+    before_each_batch(lambda: found.append(written(Path("out"))))
+    assert inference.entry(argv(trained, 5, 2)) == 0
+    assert [*found, written(Path("out"))] == [(n, n, n) for n in (0, 2, 4, 5)]
+    printed = capsys.readouterr()
+    assert "5 images (seed 3)" in printed.out and "/5 [" in printed.err  # the progress bar
+    assert [row["seed"] for row in rows(Path("out"))] == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_stopped_run_keeps_what_is_done(
+    trained: Path, before_each_batch: Callable[[Callable[[], None]], None],
+    capsys: pytest.CaptureFixture[str], signum: int, code: int, done: int,
+) -> None:  # fmt: skip
+    batches = iter(range(5))
+    before_each_batch(lambda: next(batches) == done and os.kill(os.getpid(), signum))  # type: ignore[arg-type]
+    assert inference.entry(argv(trained, 6, 2)) == code
+    assert written(Path("out")) == (2 * done,) * 3
+    assert f"interrupted: {2 * done} of 6 images" in capsys.readouterr().out
+    assert Path("out/grid.png").exists() == (done > 0)
+
+
+def test_memory_holds_one_batch_and_the_grid(
+    trained: Path, monkeypatch: pytest.MonkeyPatch,
+    before_each_batch: Callable[[Callable[[], None]], None],
+) -> None:  # fmt: skip
+    images: list[weakref.ref[Image]] = []
+    alive: list[int] = []
+    write = image_files.ImageFolder.write
+
+    def spy(self: Any, caption: str, seed: int, image: Image) -> None:
+        images.append(weakref.ref(image))
+        write(self, caption, seed, image)
+
+    monkeypatch.setattr(image_files.ImageFolder, "write", spy)
+    monkeypatch.setattr(image_files, "GRID_IMAGES", 3)
+    before_each_batch(lambda: alive.append(sum(image() is not None for image in images)))
+    assert inference.entry(argv(trained, 12, 2)) == 0
+    assert len(alive) == 6 and max(alive) <= 3 + 2
+
+
+def test_the_grid_says_when_it_does_not_show_all(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(image_files, "GRID_IMAGES", 2)
+    assert inference.entry(argv(trained, 3, 3)) == 0
+    assert "grid (the first 2 images): " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["prompts.csv", "my prompts.tsv", "a.jsonl", "p.parquet", "A.CSV", "x", "p.txt.bak"]
+)
+def test_a_file_that_is_no_text_file_is_not_a_caption(
+    refused: Refused, here: Path, name: str
+) -> None:
+    Path(name).write_text("text\na red star\n")
+    refused(inference.entry, ["-c", name], f"--CAPTIONS {name} is a file", ".txt")
+
+
+@pytest.mark.parametrize("name", ["prompts.csv", "nowhere/my prompts.jsonl"])
+def test_the_name_of_a_missing_table_is_not_a_caption(refused: Refused, name: str) -> None:
+    refused(inference.entry, ["-c", name], f"--CAPTIONS {name} is a file", ".txt")
+
+
+@pytest.mark.parametrize(
+    "caption", ["a red star.", "St. Mary's", "red/blue", "v1.5", "x" * 5000, "a folder"]
+)
+def test_a_caption_is_not_taken_for_a_file(here: Path, caption: str) -> None:
+    Path("a folder").mkdir()
+    assert inference.read_captions(caption) == [caption]
+
+
+def test_only_the_three_line_ends_of_text_files_end_a_caption(here: Path) -> None:
+    assert len(NEITHER_N_NOR_R) >= 8
+    for c in NEITHER_N_NOR_R:
+        Path("c.txt").write_bytes(f"a{c}b\r\nc\rd\ne{c}".encode())
+        assert inference.read_captions("c.txt") == ["a b", "c", "d", "e"]
