@@ -9,7 +9,9 @@ from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, read_parameter_values
 
-PRESETS = Path(__file__).parents[2] / "parameters"
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED, _CLONED = _PACKAGE / "parameters", _PACKAGE.parent / "parameters"
+PRESETS = _INSTALLED if _INSTALLED.is_dir() else _CLONED  # the wheel has them in the package
 DEMO, TESTING = PRESETS, PRESETS / "testing"
 
 KeyPath = tuple[str | int, ...]
@@ -96,15 +98,35 @@ class Settings:
 
 
 def read_settings(folder: Path | None, testing: bool) -> Settings:
-    """Return the values of ``folder``, over the demo preset (or the tiny one, if ``testing``)."""
+    """Return the values of ``folder``, over the demo preset (or the tiny one, if ``testing``).
+
+    A folder that does not exist may be the name of a preset.
+
+    Raises:
+        UserError: If there is neither such a folder nor such a preset, or a value is not valid.
+    """
     preset = TESTING if testing and folder is None else DEMO
     if not (preset / "imagen.json").is_file():
-        raise UserError(f"no presets at {PRESETS}: run from a clone, or give --PARAMETERS FOLDER")
+        raise UserError(f"the presets are missing at {PRESETS}: install minimagen-cascade again")
     name = "the testing preset" if preset == TESTING else "the demo preset"
     settings = Settings(read_parameter_values(preset), name)
     if folder is not None:
+        folder = _preset(folder)
         values = read_parameter_values(folder)
         settings.overlay(values, str(folder))
         if "training" not in values:  # its stages are those of the preset's cascade
             settings.set(("training", "stages"), [], "default")
     return settings
+
+
+def _preset(folder: Path) -> Path:
+    """Return ``folder``, or the preset of that name where there is no such folder."""
+    presets = {path.parent.name: path.parent for path in sorted(PRESETS.glob("*/imagen.json"))}
+    if folder.exists():
+        return folder
+    if str(folder) not in presets:
+        raise UserError(
+            f"no parameters directory {folder}; give a folder with an imagen.json, or the name of "
+            f"a preset ({', '.join(presets)})"
+        )
+    return presets[str(folder)]
