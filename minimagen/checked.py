@@ -1,5 +1,6 @@
 """Values that are checked when they are read, and do not change after that."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,10 +11,25 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+@dataclass(frozen=True)
+class Flag:
+    """Marks a field that a command-line flag sets; its docstring is the flag's help.
+
+    Attributes:
+        short: The short form, without its dash.
+        name: What follows the two dashes; the field's name in capitals by default.
+    """
+
+    short: str
+    name: str | None = None
+
+
 class Config(BaseModel):
     """Frozen; an unknown key is an error that names the nearest valid key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod

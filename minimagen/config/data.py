@@ -4,29 +4,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from minimagen.checked import Config, PositiveInt
+from minimagen.checked import Config, Flag, PositiveInt
 
 
 class DataConfig(Config):
     """What a cascade trains on."""
 
-    dataset: str = "shapes"
-    """``shapes``, ``shapes:scenes``, or what ``load_dataset`` takes."""
-    caption_column: str = "text"
-    """Where the captions are, in data with columns."""
-    crop: Literal["centre", "random"] = "centre"
-    """Of training pictures whose aspect ratio is not that of the last stage."""
-    aspect_buckets: bool = False
-    """Train on pictures of other aspect ratios in (nearly) their own, each batch of one size."""
-    flip: bool = False
-    """Mirror every second training picture; captions that say left and right then lie."""
-    streaming: bool = False
-    """Read parquet files and the hub while training instead of before."""
+    dataset: Annotated[str, Flag("ds")] = "shapes"
+    """Training data: shapes, shapes:scenes, a folder, a file or a hub id (docs/data.md)."""
+    caption_column: Annotated[str, Flag("cc")] = "text"
+    """Column of the captions, in data with columns."""
+    crop: Annotated[Literal["centre", "random"], Flag("cr")] = "centre"
+    """Crop of training images whose aspect ratio is not that of the last stage."""
+    aspect_buckets: Annotated[bool, Flag("ab")] = False
+    """Images keep (nearly) their aspect ratios; each batch has one size."""
+    flip: Annotated[bool, Flag("fl")] = False
+    """Every second training image is mirrored; captions must not say left or right."""
+    streaming: Annotated[bool, Flag("sr")] = False
+    """Parquet files and the hub are read while training, not before."""
     epoch_size: PositiveInt = 8192
-    """Pictures that count as one epoch of the endless embedded data."""
-    train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """Images that count as one epoch of the endless embedded data."""
+    train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0), Flag("f")] = 0.9
     """Training share where the data has no split of its own."""
-    valid_num: PositiveInt = 512
+    valid_num: Annotated[PositiveInt, Flag("vn")] = 512
+    """Validation images."""
     max_samples: PositiveInt | None = None
-    """Train on so many pictures only, drawn at random; all by default."""
+    """Train on so many images only, drawn at random; all by default."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -1,11 +1,11 @@
 """The whole cascade."""
 
 import math
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from minimagen.checked import Config, PositiveInt
+from minimagen.checked import Config, Flag, PositiveInt
 from minimagen.config.sizes import Size
 from minimagen.config.stages import StageConfig
 
@@ -14,9 +14,10 @@ class ImagenConfig(Config):
     """The whole cascade."""
 
     image_sizes: tuple[Size, ...] = Field(min_length=1)
-    """(height, width) of every stage's pictures; a single number means a square."""
-    text_encoder_name: str = "t5_mini"
-    max_num_words: PositiveInt = 64
+    """(height, width) of every stage's images; a single number means a square."""
+    text_encoder_name: Annotated[str, Flag("t5", "T5_NAME")] = "t5_mini"
+    """Text encoder: t5_mini, t5_small ..., a hub id or a folder."""
+    max_num_words: Annotated[PositiveInt, Flag("mw")] = 64
     """Longest caption in tokens; longer ones are cut."""
     stages: tuple[StageConfig, ...] = Field(min_length=1)
 

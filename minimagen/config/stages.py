@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from minimagen.checked import Config, Fraction, PositiveInt
+from minimagen.checked import Config, Flag, Fraction, PositiveInt
 from minimagen.config.networks import UNetConfig
 from minimagen.config.sizes import Size
 from minimagen.errors import UserError
@@ -34,20 +34,21 @@ class LossConfig(Config):
 class SamplingConfig(Config):
     """How a stage paints; everything here can be changed per call of ``Imagen.sample``."""
 
-    sampler: SamplerName = "dpm++"
-    timesteps: PositiveInt = 20
+    sampler: Annotated[SamplerName, Flag("sa")] = "dpm++"
+    """Sampler."""
+    timesteps: Annotated[PositiveInt, Flag("t")] = 20
     """Number of sampling steps; training times are continuous and do not depend on it."""
     eta: Fraction = 0.0
     """DDIM's noise: 0 = deterministic, 1 = the variance of DDPM. Only ddim reads it."""
-    guidance_scale: Annotated[float, Field(ge=0.0)] = 1.0
+    guidance_scale: Annotated[float, Field(ge=0.0), Flag("g")] = 1.0
     """Imagen's w: 1 = no guidance."""
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Guidance acts at times t inside this interval; outside, the conditional half is used."""
     thresholding: Literal["none", "static", "dynamic"] = "dynamic"
     dynamic_thresholding_percentile: Annotated[float, Field(gt=0.0, le=1.0)] = 0.995
     """A fraction, not per cent."""
-    aug_level: Fraction = 0.0
-    """Noise time of the low-resolution picture (super-resolution stages only)."""
+    aug_level: Annotated[Fraction, Flag("al")] = 0.0
+    """Noise time of the low-resolution image (super-resolution stages only)."""
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Self:

@@ -4,18 +4,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from minimagen.checked import Config, Fraction, PositiveInt
+from minimagen.checked import Config, Flag, Fraction, PositiveInt
 from minimagen.errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class StageTrainingConfig(Config):
     """How one stage trains."""
 
     batch_size: PositiveInt | None = None
-    """Pictures per optimizer step, instead of the run's."""
+    """Images per optimizer step, instead of the run's."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """``muon``: Muon for the hidden matrices of the network, AdamW for the rest."""
-    optim_lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    optim_lr: Annotated[float, Field(gt=0.0), Flag("lr")] = 1e-3
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -30,24 +32,29 @@ class StageTrainingConfig(Config):
 class TrainingConfig(Config):
     """How a cascade trains. Exactly one of epochs, steps and minutes is given."""
 
-    batch_size: PositiveInt = 32
-    """Pictures per optimizer step, accumulation included."""
-    accum_iter: PositiveInt = 1
+    batch_size: Annotated[PositiveInt, Flag("b")] = 32
+    """Images per optimizer step, of all ranks and micro-batches together."""
+    accum_iter: Annotated[PositiveInt, Flag("ai")] = 1
     """Micro-batches per optimizer step."""
-    epochs: PositiveInt | None = None
-    steps: PositiveInt | tuple[PositiveInt, ...] | None = None
+    epochs: Annotated[PositiveInt | None, Flag("e")] = None
+    """Passes over the training set, instead of steps or minutes."""
+    steps: Annotated[PositiveInt | tuple[PositiveInt, ...] | None, Flag("st")] = None
     """Optimizer steps of every stage, or one number per stage."""
-    minutes: Annotated[float, Field(gt=0.0)] | None = None
+    minutes: Annotated[Annotated[float, Field(gt=0.0)] | None, Flag("m")] = None
+    """Time for all stages; the first steps are timed."""
     stages: tuple[StageTrainingConfig, ...] = ()
     """One entry per stage of the cascade."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
-    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    seed: Annotated[int, Field(ge=0), Flag("sd")] = 0
+    """Seed of the weights, the data and all noise."""
+    precision: Annotated[Precision, Flag("pr")] = "auto"
+    """Arithmetic of the networks; auto is bf16 where that is native."""
+    num_workers: Annotated[int, Field(ge=0), Flag("n")] = 0
+    """Data loader workers."""
+    activation_checkpointing: Annotated[bool, Flag("ac")] = False
+    """Activations are computed again in the backward pass: less memory, a third more time."""
+    tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag("tr")] = "none"
     """Where curves and sample sheets are shown beside the run's own logs."""
-    chckpt_num: PositiveInt = 500
+    chckpt_num: Annotated[PositiveInt, Flag("cn")] = 500
     """Optimizer steps between checkpoints."""
     sample_num: PositiveInt = 500
     """Optimizer steps between sample sheets."""
