@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from minimagen.data.dataset import BadSampleError
 from minimagen.data.images.dataset import PictureDataset, Row
-from minimagen.data.images.decoding import DAMAGE, load_rgb, open_picture
+from minimagen.data.images.decoding import DAMAGE, load_rgb, open_image
 from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
 
@@ -128,7 +128,7 @@ def _check_picture(report: Report, row: Row, side: int | None, seen: set[bytes])
     try:
         content = row.content
         width, height = load_rgb(content, row.name).size
-        with open_picture(content) as picture:
+        with open_image(content) as picture:
             kind = f"{picture.format} {picture.mode}"
             frames = getattr(picture, "n_frames", 1)
     except BadSampleError as error:

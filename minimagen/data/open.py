@@ -20,7 +20,7 @@ SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by datasets'
 
 def load_dataset(
     name_or_path: str | Path,
-    size: tuple[int, int] = (64, 64),
+    size: Size | int = (64, 64),
     *,
     level: str = "simple",
     seed: int = 0,
@@ -36,7 +36,8 @@ def load_dataset(
     Args:
         name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), a folder,
             a file, or the name of a data set of the hub. A folder called shapes is "./shapes".
-        size: (height, width) of the pictures in pixels; the embedded data is square.
+        size: (height, width) of the images in pixels, or the side of a square; the embedded data
+            is square.
         level: of the embedded data, where the name does not say it.
         seed: of the embedded data.
         epoch_size: of the embedded data, pictures per epoch.
@@ -50,6 +51,7 @@ def load_dataset(
     Raises:
         UserError: there is no such data, or it is not usable.
     """
+    size = _checked_size(size)
     name, _, named_level = str(name_or_path).partition(":")
     if name == "shapes":
         if size[0] != size[1]:
@@ -66,6 +68,16 @@ def load_dataset(
     if buckets and isinstance(dataset, PictureDataset):
         return bucketed(dataset)
     return dataset
+
+
+def _checked_size(size: Size | int) -> Size:
+    sides = (size, size) if isinstance(size, int) else size
+    pair = isinstance(sides, tuple | list) and len(sides) == 2
+    if not pair or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(
+            f"size {size!r} is neither (height, width) nor a side in pixels, such as 64"
+        )
+    return sides[0], sides[1]
 
 
 def _load_pictures(

@@ -51,7 +51,7 @@ def test_problems_are_named_and_the_exit_code_is_1(
     (folder / "5.png").write_text("<html>not found</html>")
     assert main(["data", "check", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert "PROBLEM" in out and "4.png" in out and "5.png: not a picture" in out
+    assert "PROBLEM" in out and "4.png" in out and "5.png: not an image" in out
     assert out.endswith("2 problems\n")
     assert main(["data", "check", str(folder), "--IMG_SIDE_LEN", "32"]) == 1
     out = capsys.readouterr().out

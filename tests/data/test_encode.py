@@ -35,7 +35,7 @@ def no_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a picture was decoded")
 
-    monkeypatch.setattr(transforms, "open_picture", refuse)
+    monkeypatch.setattr(transforms, "open_image", refuse)
 
 
 def folder(path: Path) -> Path:

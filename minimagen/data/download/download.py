@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from minimagen.data.download.fetch import FetchError, Limits, fetch_picture
 from minimagen.data.download.url_table import UrlRow, fingerprint, url_rows
-from minimagen.data.images.decoding import open_picture
+from minimagen.data.images.decoding import open_image
 from minimagen.errors import UserError
 from minimagen.storage.files import cannot_write, read_json, write_json
 
@@ -146,7 +146,7 @@ def _write_tar(shard: Path, rows: Sequence[UrlRow], results: Sequence[Result]) -
 
 def _members(key: str, row: UrlRow, content: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield a sample's members as img2dataset names them."""
-    with open_picture(content) as picture:
+    with open_image(content) as picture:
         suffix = (picture.format or "").lower()
     yield f"{key}.{suffix}", content
     yield f"{key}.json", json.dumps({"url": row.url, "text": list(row.captions)}).encode()

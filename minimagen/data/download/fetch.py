@@ -7,7 +7,7 @@ from threading import local
 from typing import TYPE_CHECKING
 
 import minimagen
-from minimagen.data.images.decoding import BadPictureError, load_rgb
+from minimagen.data.images.decoding import BadImageError, load_rgb
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def fetch_picture(url: str, limits: Limits) -> bytes:
             content = _fetch(url, limits)
             load_rgb(content, "picture")
             return content
-        except BadPictureError as error:
+        except BadImageError as error:
             raise FetchError(str(error)) from None
         except FetchError as error:
             if not error.again or attempt == limits.tries:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minimagen.data.dataset import BadSampleError
 from minimagen.data.images.absence import FileReader
-from minimagen.data.images.decoding import BadPictureError, Framing, crop_resize, load_rgb
+from minimagen.data.images.decoding import BadImageError, Framing, crop_resize, load_rgb
 from minimagen.sample import Sample
 
 CACHE_BYTES = 2**28  # decoded pictures kept in memory; beyond it they are decoded when asked for
@@ -134,7 +134,7 @@ class PictureDataset:
         try:
             return self.files.read(row.picture)
         except OSError as error:
-            raise BadPictureError(f"{row.name}: {error.strerror}") from error
+            raise BadImageError(f"{row.name}: {error.strerror}") from error
 
 
 def read_pixels(
@@ -143,7 +143,7 @@ def read_pixels(
     """Decode, crop and resize a picture; also tell whether any ``place`` gives the same.
 
     Raises:
-        BadPictureError: it cannot be read.
+        BadImageError: it cannot be read.
     """
     picture = load_rgb(source, name, at_least=2 * framing.longest)
     framing = framing.fitted(picture)

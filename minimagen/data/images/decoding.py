@@ -1,4 +1,4 @@
-"""From any picture file to uint8 RGB of the wanted size."""
+"""From any image file to uint8 RGB of the wanted size."""
 
 import io
 import itertools
@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from minimagen.config import Size
 from minimagen.config.sizes import nearest
@@ -22,49 +22,105 @@ FORMATS: list[str] = [name for name in WANTED if name in Image.OPEN]
 # What Pillow's decoders raise on damaged files, found by damaging files at random, 230,000 times.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError),
-    *(RuntimeError, TypeError, OverflowError, KeyError),
+    *(RuntimeError, TypeError, OverflowError, KeyError, AttributeError),
 )
 CROPS = ("centre", "random")
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
-ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp"}  # where the head of a PNG may hold it
-ON_ITS_SIDE = (5, 6, 7, 8)  # its values that exchange height and width
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that exchange height and width
+ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp"}  # where the header of a PNG may hold it
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks without influence on the pixels ...
+PNG_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # ... but for these
 
 
-class BadPictureError(BadSampleError):
-    """A file that cannot be read as a picture; the message says why."""
+class BadImageError(BadSampleError):
+    """A file that cannot be read as an image; the message says why."""
 
 
-def open_picture(source: Path | bytes) -> Image.Image:
-    """Open a picture without decoding it.
+def open_image(source: Path | bytes) -> Image.Image:
+    """Open an image without decoding it.
 
     Raises:
-        DAMAGE, Image.DecompressionBombError: it is no picture, damaged, or too large.
+        DAMAGE, Image.DecompressionBombError: it is no image, damaged, or too large.
     """
-    picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, "r", FORMATS)
+    if isinstance(source, bytes):
+        image = Image.open(io.BytesIO(_without_text(source)), "r", FORMATS)
+    else:
+        try:
+            image = Image.open(source, "r", FORMATS)
+        except ValueError:  # perhaps the text of a PNG
+            return open_image(source.read_bytes())
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and picture.width * picture.height > limit:
-        raise ValueError(f"{picture.width} x {picture.height} is more than {limit} pixels")
-    return picture
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"{image.width} x {image.height} is more than {limit} pixels")
+    return image
+
+
+def _without_text(content: bytes) -> bytes:
+    """Drop the texts and the color profile of a PNG: Pillow refuses images whose texts are long."""
+    if not content.startswith(PNG):
+        return content
+    kept, at = [PNG], len(PNG)
+    while at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind not in PNG_TEXT or content.startswith(PNG_ORIENTED, at + 8):
+            kept.append(content[at : at + length + 12])
+        at += length + 12
+    return b"".join(kept)
 
 
 def upright_size(source: Path | bytes) -> Size:
-    """Return (height, width) of a picture from its head, in the camera's orientation.
+    """Return (height, width) of an image from its header, in the camera's orientation.
 
     Raises:
-        DAMAGE, Image.DecompressionBombError: it is no picture, damaged, or too large.
+        DAMAGE, Image.DecompressionBombError: it is no image, damaged, or too large.
     """
-    with open_picture(source) as picture:
+    with open_image(source) as image:
         # Pillow decodes a whole PNG to look for an orientation behind its pixels
-        told = picture.format != "PNG" or not ORIENTED.isdisjoint(picture.info)
-        turned = told and picture.getexif().get(ORIENTATION, UPRIGHT) in ON_ITS_SIDE
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+        said = image.format != "PNG" or not ORIENTED.isdisjoint(image.info)
+        turned = said and _orientation(image) in ON_ITS_SIDE
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation, 1 to 8; 1 where none can be found."""
+    try:
+        value = _orientation_tag(image.info.get("exif", b"")) or image.getexif().get(ORIENTATION)
+    except DAMAGE:
+        return UPRIGHT
+    return value if isinstance(value, int) and value in TURNS else UPRIGHT
+
+
+def _orientation_tag(exif: bytes) -> int | None:
+    """Look for the orientation in an EXIF block; Pillow stops at the first tag that is damaged."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (count,) = struct.unpack_from(f"{order}H", tiff, start)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
+        if tag == ORIENTATION:
+            return int(value)
+    return None
 
 
 def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) -> Image.Image:
-    """Read a picture of any common kind, upright, as 8-bit RGB.
+    """Read an image of any common kind, upright, as 8-bit RGB.
 
-    EXIF orientation is applied, transparency is composited over white, 16-bit greys are scaled,
-    palettes, greys and CMYK are converted, and of an animation the first frame is taken.
+    EXIF orientation is applied, transparency is composited over white, 16-bit grays are scaled,
+    palettes, grays and CMYK are converted, and of an animation the first frame is taken. Other
+    metadata is not looked at, however damaged or large.
 
     Args:
         source: an existing file, or its content.
@@ -73,49 +129,48 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
             not below it, which is several times faster.
 
     Returns:
-        A picture in mode "RGB".
+        An image in mode "RGB".
 
     Raises:
-        BadPictureError: the file is no picture, is truncated, or is a decompression bomb.
+        BadImageError: the file is no image, is truncated, or is a decompression bomb.
     """
-    name = name or ("the picture" if isinstance(source, bytes) else str(source))
+    name = name or ("the image" if isinstance(source, bytes) else str(source))
     try:
-        with open_picture(source) as picture:
+        with open_image(source) as image:
             if at_least is not None:
-                picture.draft(None, (at_least, at_least))
-            picture.load()
-            if picture.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT:  # exif_transpose copies
-                return _to_rgb(picture)
-            return _to_rgb(ImageOps.exif_transpose(picture))
+                image.draft(None, (at_least, at_least))
+            image.load()
+            turn = TURNS.get(_orientation(image))
+            return _to_rgb(image if turn is None else image.transpose(turn))
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
-        raise BadPictureError(f"{name}: not a picture ({kinds} are read)") from None
+        raise BadImageError(f"{name}: not an image ({kinds} are read)") from None
     except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadPictureError(f"{name}: {error}") from error
+        raise BadImageError(f"{name}: {error}") from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB."""
-    if picture.mode == "F":
+    if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
-    if picture.mode.startswith("I"):
-        # 16-bit greys; Pillow's own conversion would clip them at 255 instead of scaling.
-        grey = (np.asarray(picture).astype(np.int64) // 257).clip(0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    if image.mode.startswith("I"):
+        # 16-bit grays; Pillow's own conversion would clip them at 255 instead of scaling.
+        gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255)
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def crop_resize(
-    picture: Image.Image, size: Size, place: tuple[float, float] = (0.5, 0.5)
+    image: Image.Image, size: Size, place: tuple[float, float] = (0.5, 0.5)
 ) -> np.ndarray:
     """Cut out the largest box of the wanted aspect ratio and resize it, bicubic, antialiased.
 
     Args:
-        picture: mode "RGB".
+        image: mode "RGB".
         size: (height, width) in pixels.
         place: of the box, (down, right) from 0 to 1; (0.5, 0.5) is the middle.
 
@@ -123,24 +178,25 @@ def crop_resize(
         uint8 [height, width, 3].
     """
     height, width = size
-    if (picture.height, picture.width) == size:
-        return np.array(picture)
-    scale = min(picture.width / width, picture.height / height)
-    top = place[0] * (picture.height - scale * height)
-    left = place[1] * (picture.width - scale * width)
+    if (image.height, image.width) == size:
+        return np.array(image)
+    scale = min(image.width / width, image.height / height)
+    top = place[0] * (image.height - scale * height)
+    left = place[1] * (image.width - scale * width)
     box = (left, top, left + scale * width, top + scale * height)
-    return np.array(picture.resize((width, height), Image.Resampling.BICUBIC, box=box))
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How a picture becomes a sample's pixels.
+    """How an image becomes a sample's pixels.
 
     Attributes:
         size: (height, width) in pixels.
         crop: "centre", or "random" in training.
-        flip: mirror every second picture in training; captions that say left and right then lie.
-        buckets: sizes of which each picture gets that of the nearest aspect ratio, instead of
+        flip: mirror half of the images in training, drawn at random; captions that say left or
+            right become wrong.
+        buckets: sizes of which each image gets that of the nearest aspect ratio, instead of
             ``size``; none of them: all get ``size``.
     """
 
@@ -154,11 +210,11 @@ class Framing:
         """Return the longest side that a sample may have."""
         return max(itertools.chain(self.size, *self.buckets))
 
-    def fitted(self, picture: Image.Image) -> "Framing":
-        """Return the framing of this picture, which has one size."""
+    def fitted(self, image: Image.Image) -> "Framing":
+        """Return the framing of this image, which has one size."""
         if not self.buckets:
             return self
-        size = nearest(self.buckets, picture.width / picture.height)
+        size = nearest(self.buckets, image.width / image.height)
         return replace(self, size=size, buckets=())
 
     def place(self, rng: Random | None) -> tuple[float, float]:
@@ -167,14 +223,14 @@ class Framing:
             return 0.5, 0.5
         return rng.random(), rng.random()
 
-    def is_fixed(self, picture: Image.Image) -> bool:
-        """Tell whether every crop of this picture is the same."""
+    def is_fixed(self, image: Image.Image) -> bool:
+        """Tell whether every crop of this image is the same."""
         height, width = self.size
-        return self.crop == "centre" or picture.width * height == picture.height * width
+        return self.crop == "centre" or image.width * height == image.height * width
 
-    def enlarges(self, picture: Image.Image) -> bool:
-        """Tell whether the picture is smaller than the samples."""
-        return picture.height < self.size[0] or picture.width < self.size[1]
+    def enlarges(self, image: Image.Image) -> bool:
+        """Tell whether the image is smaller than the samples."""
+        return image.height < self.size[0] or image.width < self.size[1]
 
     def flipped(self, image: np.ndarray, rng: Random | None) -> np.ndarray:
         """Return the image, mirrored or not."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minimagen.data.images.dataset import PictureDataset
 from minimagen.data.images.decoding import Framing
+from minimagen.data.sources.captions import captions_of
 from minimagen.data.sources.file_table import FileRow, FileTable, file_table
 from minimagen.data.sources.table import metadata_rows
 from minimagen.errors import UserError
@@ -114,5 +115,4 @@ def _text_file_rows(folder: Path, files: list[Path]) -> Iterator[FileRow]:
 
 def _lines(file: Path) -> Iterable[str]:
     """Return the lines of a caption file that are not blank; none where there is no file."""
-    lines = read_lines(file) if file.is_file() else []
-    return [" ".join(line.split()) for line in lines if line.strip()]
+    return captions_of(read_lines(file)) or () if file.is_file() else ()

@@ -166,8 +166,8 @@ def test_what_can_be_had_is_had(server: Server, path: str, grey: int) -> None:
         ("/giant", "more than 5000 bytes", 1),
         ("/circle", "more than 5 redirects", 6),
         ("/away", "not an http address", 1),
-        ("/html", "not a picture", 1),
-        ("/nothing", "not a picture", 1),
+        ("/html", "not an image", 1),
+        ("/nothing", "not an image", 1),
     ],
 )
 def test_what_cannot_be_had_is_given_up_in_time(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minimagen.data.images.dataset import PictureDataset
-from minimagen.data.images.decoding import BadPictureError, Framing, crop_resize, load_rgb
+from minimagen.data.images.decoding import BadImageError, Framing, crop_resize, load_rgb
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.split import split_train_valid
 from minimagen.data.open import load_dataset
@@ -131,6 +131,16 @@ def test_mistakes_in_metadata_are_explained(tmp_path: Path, rows: list, message:
         load_folder(_write(tmp_path, rows))
 
 
+def test_a_size_is_two_sides_or_one(tmp_path: Path) -> None:
+    _write(tmp_path, _pictures(tmp_path, 1))
+    assert load_dataset(tmp_path, 16)[0].image.shape == (16, 16, 3)
+    assert load_dataset(tmp_path, (16, 8))[0].image.shape == (16, 8, 3)
+    assert load_dataset("shapes", 16)[0].image.shape == (16, 16, 3)
+    for size in (0, -1, 6.5, "64", (64,), (1, 2, 3), (64, 0), None):
+        with pytest.raises(UserError, match="neither .height, width. nor a side"):
+            load_dataset(tmp_path, size)  # type: ignore[arg-type]
+
+
 def test_mistakes_in_folders_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
         load_folder(tmp_path / "missing")
@@ -193,7 +203,7 @@ def test_a_decompression_bomb_is_a_bad_picture(
 ) -> None:
     Image.new("L", (50, 50)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BadPictureError, match="bomb.png"):
+    with pytest.raises(BadImageError, match="bomb.png"):
         load_rgb(tmp_path / "bomb.png")
 
 

@@ -112,7 +112,7 @@ def test_rows_that_are_no_picture_or_have_no_caption_are_bad(
     captions[5] = " "
     _table(40, image=rows, text=captions).to_parquet(tmp_path / "a.parquet")
     dataset = load_dataset(tmp_path / "a.parquet", (8, 8))
-    with pytest.raises(hub.BadSampleError, match=r"a.parquet\[3\].*not a picture"):
+    with pytest.raises(hub.BadSampleError, match=r"a.parquet\[3\].*not an image"):
         dataset[3]
     with pytest.raises(hub.BadSampleError, match=r"a.parquet\[5\]: no caption"):
         dataset[5]
@@ -179,7 +179,7 @@ def test_a_picture_that_is_a_pickle_is_only_a_bad_picture(tmp_path: Path) -> Non
 
     rows = [{"bytes": pickle.dumps(Planted()), "path": None}] * 2
     _table(2, image=rows).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(hub.BadSampleError, match="not a picture"):
+    with pytest.raises(hub.BadSampleError, match="not an image"):
         load_dataset(tmp_path / "a.parquet", (8, 8))[0]
     assert not (tmp_path / "ran").exists()
 
