@@ -129,16 +129,11 @@ def speed(case: Case) -> Row:
     """Return samples per second of the first and of later passes, by the clock and by the core."""
     import torch
 
+    from benchmarks.encoders import FixedEncoder
     from minimagen.data.loading.batches import training_batches
-    from minimagen.text.encoding import TextEncoding
 
     torch.set_num_threads(1)
-    nothing = torch.zeros(1, 1, 8)
-
-    def encode(captions: Sequence[str]) -> TextEncoding:
-        text = nothing.expand(len(captions), 1, 8)
-        return TextEncoding(text, torch.ones(len(captions), 1, dtype=torch.bool))
-
+    encoder = FixedEncoder(1, 8)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINIMAGEN_CACHE"] = f"{folder}/cache"
         (Path(folder) / "data").mkdir()
@@ -148,7 +143,7 @@ def speed(case: Case) -> Row:
         row: Row = {}
         for name, first, last in (("first", 0, epoch), ("later", epoch, (1 + PASSES) * epoch)):
             clock, core = time.perf_counter(), time.process_time()
-            batches = training_batches(data, encode, BATCH, 0, first, last)
+            batches = training_batches(data, encoder, BATCH, 0, first, last)
             samples = sum(len(batch.images) for batch in batches)
             row[f"{name}_per_second"] = samples / (time.perf_counter() - clock)
             row[f"{name}_per_core_second"] = samples / (time.process_time() - core)
@@ -157,7 +152,7 @@ def speed(case: Case) -> Row:
 
 def waiting(case: Case) -> Row:
     """Return the share of a stage's training time in which it waits for batches, and for text."""
-    from benchmarks.text import Clock
+    from benchmarks.encoders import Clock
     from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import read_parameters

@@ -20,7 +20,7 @@ from minimagen.device import autocast
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import to_v
 from minimagen.diffusion.schedule import NoiseLevel
-from minimagen.draws import Draws, normal_per_seed
+from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.text.encoding import TextEncoding
 
@@ -196,7 +196,7 @@ class PeerStage(nn.Module):
         """
         scheduler = self._sampler()
         scheduler.set_timesteps(self.recipe.sampling_steps)
-        x = normal_per_seed(seeds, 0 if low_res is None else 1, "start", (3, self.side, self.side))
+        x = SeededNoise(seeds, 0 if low_res is None else 1)("start", (3, self.side, self.side))
         x = x.to(self.device) * scheduler.init_noise_sigma
         aug_times = None if low_res is None else torch.zeros(len(seeds), device=self.device)
         enlarged = None if low_res is None else resize(low_res, (self.side, self.side))

@@ -17,14 +17,13 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.encoders import WideEncoder
 from benchmarks.measuring import (
     ROOT,
     Case,
@@ -46,8 +45,6 @@ from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import read_parameters
-from minimagen.text.encoding import TextEncoding
-from minimagen.text.t5 import T5Encoder
 from minimagen.training.trainer import Trainer
 
 CASCADE = ROOT / "benchmarks" / "cascade_64_128"
@@ -55,43 +52,6 @@ QUICK_CASCADE = ROOT / "parameters" / "testing"
 TOKENS, WIDTH = 32, 512
 SEED = 0
 MODES = [(p, m) for p in ("fp32", "bf16") for m in ("eager", "compiled")]
-
-
-@lru_cache
-def _bundled_t5() -> T5Encoder:
-    return T5Encoder("t5_mini", TOKENS)
-
-
-class WideText:
-    """The bundled T5's embeddings in the shape of t5_small's, zeros behind them: 32 x 512.
-
-    The cost is that of t5_small, whose weights the benchmark does not need then.
-    """
-
-    name = "t5_mini, widened"
-    embed_dim = WIDTH
-    cut_captions = 0
-
-    def __init__(self) -> None:
-        self._t5 = _bundled_t5()
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move the encoder."""
-        self._t5.to(device)
-        return self
-
-    def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return [n 512] per caption."""
-        narrow = self._t5.encode(captions)
-        return [torch.nn.functional.pad(e, (0, WIDTH - e.shape[1])) for e in narrow]
-
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        """Return embeddings [b 32 512] and their mask."""
-        embeds, mask = torch.zeros(len(captions), TOKENS, WIDTH), torch.zeros(len(captions), TOKENS)
-        for row, encoded in enumerate(self.encode(captions)):
-            embeds[row, : len(encoded)] = encoded
-            mask[row, : len(encoded)] = 1
-        return TextEncoding(embeds, mask.bool())
 
 
 class Ours:
@@ -105,7 +65,7 @@ class Ours:
     def __init__(self, case: Case, total_steps: int) -> None:
         index, device = case["stage"], resolve_device()
         config = read_parameters(Path(case["cascade"])).training.stages[index]
-        self.stage = Imagen.from_parameters(case["cascade"], WideText()).stages[index].to(device)
+        self.stage = Imagen.from_parameters(case["cascade"], WideEncoder()).stages[index].to(device)
         self.unet = self.stage.unet
         self.trainer = Trainer(
             self.stage, index, config, total_steps, SEED, precision=case["precision"]
@@ -134,7 +94,7 @@ class Diffusers:
 
         self.index, self.total_steps = case["stage"], total_steps
         imagen = read_parameters(Path(case["cascade"])).imagen
-        count = count_parameters(Imagen(imagen, WideText()).stages[self.index])
+        count = count_parameters(Imagen(imagen, WideEncoder()).stages[self.index])
         recipe = replace(FOR_STEPS, precision=case["precision"])
         side = imagen.image_sizes[self.index][0]
         low = imagen.image_sizes[self.index - 1][0] if self.index else None
@@ -212,7 +172,7 @@ def _v_loss(case: Case, batches: list[Batch]) -> Row:
     seconds = time.perf_counter() - begun
     size = read_parameters(Path(case["cascade"])).imagen.image_sizes[-1][0]
     tune = ShapesDataset("tune", size=size)
-    valid = validation_batches(tune, WideText(), case["batch"], case["validated"])
+    valid = validation_batches(tune, WideEncoder(), case["batch"], case["validated"])
     return {
         "parameters": count_parameters(learner.stage),
         "images": len(batches) * case["batch"],
@@ -223,7 +183,7 @@ def _v_loss(case: Case, batches: list[Batch]) -> Row:
 
 def _batches(case: Case, start: int, stop: int) -> Iterator[Batch]:
     size = read_parameters(Path(case["cascade"])).imagen.image_sizes[-1][0]
-    return training_batches(ShapesDataset(size=size), WideText(), case["batch"], 0, start, stop)
+    return training_batches(ShapesDataset(size=size), WideEncoder(), case["batch"], 0, start, stop)
 
 
 def _endless(batches: list[Batch]) -> Iterator[Batch]:

@@ -17,14 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
-
-import torch
-from torch import Tensor
 
 from benchmarks.data import SIDE, write_folder
+from benchmarks.encoders import Clock, FixedEncoder
 from benchmarks.measuring import (
     ROOT,
     Case,
@@ -42,12 +39,11 @@ from minimagen.device import resolve_device
 from minimagen.storage.directory import read_parameters
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import EmbeddingStore
-from minimagen.text.encoding import TextEncoding, pad_and_stack
 from minimagen.text.t5 import T5Encoder
 from minimagen.training.trainer import Trainer
 
 MODES = ("without", "cold", "warm")
-TOKENS = 12  # of a caption in the memory cases; the embedded data's mean is 11.3
+TOKENS, WIDTH = 12, 128  # of a caption in the memory cases; the mean of the embedded data is 11.3
 
 
 TO_FIRST_STEP = """
@@ -62,49 +58,6 @@ def train_step(trainer, batch):
 Trainer.train_step = train_step
 sys.exit(train.entry(sys.argv[2:]))
 """
-
-
-class Stub:
-    """A text encoder that costs nothing: 12 tokens of t5_mini's width."""
-
-    name, embed_dim, cut_captions = "stub", 128, 0
-
-    def to(self, device: torch.device | str) -> Self:
-        """Stay where it is."""
-        return self
-
-    def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return [12 128] per caption."""
-        return list(torch.ones(len(captions), TOKENS, self.embed_dim))
-
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        """Return them in one batch."""
-        return pad_and_stack(self.encode(captions))
-
-
-class Clock:
-    """Counts the seconds spent on text.
-
-    Args:
-        encode: What is timed.
-        batch: Without a cache, the size of a batch: the loader's window ahead of its batches,
-            which is there for the cache, is then left out.
-    """
-
-    def __init__(
-        self, encode: Callable[[Sequence[str]], TextEncoding], batch: int | None = None
-    ) -> None:
-        self.encode, self.batch = encode, batch
-        self.seconds = 0.0
-
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        """Encode."""
-        if self.batch is not None and len(captions) != self.batch:
-            return TextEncoding(torch.empty(0), torch.empty(0))
-        started = time.perf_counter()
-        text = self.encode(captions)
-        self.seconds += time.perf_counter() - started
-        return text
 
 
 def measure(case: Case, started: float) -> Row:
@@ -203,7 +156,7 @@ def _start(case: Case, folder: Path) -> Row:
 def _memory(case: Case, folder: Path) -> Row:
     before, peak, seconds = private_bytes(), 0, {}
     for name in ("write", "find"):
-        cache = EmbeddingCache(Stub(), EmbeddingStore(folder))
+        cache = EmbeddingCache(FixedEncoder(TOKENS, WIDTH), EmbeddingStore(folder))
         captions = (f"generated caption {i}" for i in range(case["captions"]))
         started = time.perf_counter()
         while window := list(itertools.islice(captions, ENCODED_AT_ONCE)):
@@ -232,7 +185,7 @@ def cases(quick: bool) -> Iterator[Case]:
         start = {"pictures": 40 if quick else 4096, "repeat": repeat}
         yield {"what": "start", "cascade": str(cascade.relative_to(ROOT))} | start
     for captions in (600, 1200) if quick else (10**4, 10**5, 10**6):
-        yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": Stub.embed_dim}
+        yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": WIDTH}
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

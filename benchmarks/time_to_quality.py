@@ -105,7 +105,7 @@ def train_ours(case: Case, started: float) -> Trained:
     """Train with the minutes that are left of the budget once text can be encoded."""
     config, training, data = cascade_of(case)
     imagen = Imagen(config, seed=case["seed"])
-    imagen.text_encoder([""])
+    imagen.text_encoder.encode([""])
     size = config.image_sizes[-1]
     dataset = ShapesDataset("train", size=size[0], seed=case["seed"], epoch_size=data.epoch_size)
     left = max(0.01, case["budget"] - (time.time() - started)) / 60

@@ -6,12 +6,17 @@ stored generator, gradient accumulation and batch splits change nothing, and a p
 depend on its neighbours. All numbers come from CPU generators, so every device sees the same ones.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def derive_seed(*key: int | str) -> int:
@@ -20,18 +25,25 @@ def derive_seed(*key: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def rng(*key: int | str) -> Random:
+    """Return a fresh generator of Python's, for draws that need no torch, seeded by ``key``."""
+    return Random(" ".join(map(str, key)))
+
+
 def generator(*key: int | str) -> torch.Generator:
-    """Return a fresh CPU generator seeded by ``key``."""
+    """Return a fresh CPU generator of torch's, seeded by ``key``."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of one optimizer step of one stage, for the rows ``start ... start + size``.
+    """The draws of one optimizer step of one learner, for the rows ``start ... start + size``.
 
     Args:
         seed: The run's seed.
-        stage: The stage's index in the cascade.
+        learner: The stage's index in the cascade, or the name of another learner.
         step: The optimizer step, from 0.
         batch_size: Rows of the global batch.
         start: First row of this micro-batch in the global batch.
@@ -39,7 +51,7 @@ class Draws:
     """
 
     seed: int
-    stage: int
+    learner: int | str
     step: int
     batch_size: int
     start: int = 0
@@ -51,15 +63,17 @@ class Draws:
         size = self.batch_size - self.start if self.size is None else self.size
         return range(self.start, self.start + size)
 
-    def slice(self, start: int, size: int) -> "Draws":
+    def slice(self, start: int, size: int) -> Draws:
         """Return the draws of ``size`` rows from row ``start`` of the global batch."""
-        return Draws(self.seed, self.stage, self.step, self.batch_size, start, size)
+        return Draws(self.seed, self.learner, self.step, self.batch_size, start, size)
 
     def _generator(self, name: str, *key: int) -> torch.Generator:
-        return generator(self.seed, self.stage, self.step, name, *key)
+        return generator(self.seed, self.learner, self.step, name, *key)
 
     def uniform(self, name: str) -> Tensor:
         """Return independent uniform numbers in [0, 1), float64 [size]."""
+        import torch
+
         numbers = torch.rand(self.batch_size, generator=self._generator(name), dtype=torch.float64)
         return numbers[self.rows.start : self.rows.stop]
 
@@ -69,6 +83,8 @@ class Draws:
         Each row is uniform by itself; together the rows of the global batch cover [0, 1) evenly,
         which lowers the variance of the loss (VDM, arXiv 2107.00630, appendix I.1). float64 [size].
         """
+        import torch
+
         random = self._generator(name)
         strata = torch.randperm(self.batch_size, generator=random)
         jitter = torch.rand(self.batch_size, generator=random, dtype=torch.float64)
@@ -77,22 +93,40 @@ class Draws:
 
     def normal(self, name: str, shape: Sequence[int]) -> Tensor:
         """Return standard normal numbers, float32 [size, *shape], each row from its own seed."""
+        import torch
+
         return torch.stack(
             [torch.randn(*shape, generator=self._generator(name, row)) for row in self.rows]
         )
 
     def network_seed(self) -> int:
         """Return the seed of the network's own randomness (dropout) in this micro-batch."""
-        return derive_seed(self.seed, self.stage, self.step, "network", self.start)
+        return derive_seed(self.seed, self.learner, self.step, "network", self.start)
 
 
-def normal_per_seed(
-    seeds: Sequence[int], stage: int, name: str | int, shape: Sequence[int]
-) -> Tensor:
-    """Return standard normal numbers for sampling, float32 [len(seeds), *shape].
+class Noise(Protocol):
+    """The standard normal numbers that one stage samples a batch of images with."""
 
-    Row i depends on ``seeds[i]``, ``stage`` and ``name`` only.
+    def __call__(self, name: int | str, shape: Sequence[int]) -> Tensor:
+        """Return the numbers called ``name``, float32 [b, *shape] on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """Noise of which row i depends on ``seeds[i]``, ``stage`` and the name only.
+
+    Args:
+        seeds: One per image.
+        stage: The stage's index in the cascade.
     """
-    return torch.stack(
-        [torch.randn(*shape, generator=generator(seed, stage, name)) for seed in seeds]
-    )
+
+    seeds: Sequence[int]
+    stage: int
+
+    def __call__(self, name: int | str, shape: Sequence[int]) -> Tensor:
+        """Return the numbers called ``name``, float32 [b, *shape] on the CPU."""
+        import torch
+
+        keys = [generator(seed, self.stage, name) for seed in self.seeds]
+        return torch.stack([torch.randn(*shape, generator=key) for key in keys])

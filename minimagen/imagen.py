@@ -29,14 +29,14 @@ from minimagen.config.sizes import nearest, scaled
 from minimagen.device import autocast, resolve_device
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
-from minimagen.images import to_uint8
+from minimagen.images import to_pil
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Condition
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.text.encoding import TextEncoder, TextEncoding
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.build import build
+from minimagen.text.encoding import TextEncoder, TextEncoding, encode_batch
 
 Callback = Callable[[int, int, int, Tensor], None]
 """Called after each step with (stage, step, number of steps, the estimate of the pictures)."""
@@ -57,9 +57,7 @@ class Imagen(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.text_encoder = text_encoder or T5Encoder(
-            config.text_encoder_name, config.max_num_words
-        )
+        self.text_encoder = text_encoder or build(config.text_encoder_name, config.max_num_words)
         sizes = config.image_sizes
         self._links = nn.ModuleList()
         for i, stage in enumerate(config.stages):
@@ -169,7 +167,7 @@ class Imagen(nn.Module):
         painted: list[list[Image.Image]] = [[] for _ in samplings]
         for start in range(0, len(captions), batch_size):
             rows = slice(start, start + batch_size)
-            text = self.text_encoder(captions[rows])
+            text = encode_batch(self.text_encoder, captions[rows])
             with autocast(device or self.device, precision):
                 batch = self.paint(text, seeds[rows], samplings, callback, device, size)
             for pictures, tensor in zip(painted, batch, strict=True):
@@ -269,11 +267,6 @@ class Imagen(nn.Module):
             del stage["loss"]["time_shift"]
         sizes = [list(size) for size in config.image_sizes[max(0, i - 1) : i + 1]]
         return stage | {"image_sizes": sizes, "text_encoder_name": config.text_encoder_name}
-
-
-def to_pil(pictures: Tensor) -> list[Image.Image]:
-    """Return model-space pictures [b 3 h w] as Pillow images."""
-    return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in to_uint8(pictures).cpu()]
 
 
 def _seeds(seed: int | None, count: int) -> list[int]:

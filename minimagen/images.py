@@ -1,47 +1,57 @@
-"""A batch of pictures with the encodings of their captions, and the two spaces pictures live in.
+"""A batch of images with the encodings of their captions, and the two spaces that images are in.
 
-Model space is [-1, 1], float. Everywhere else pictures are uint8 in [0, 255].
+Model space is [-1, 1], float. Everywhere else images are uint8 in [0, 255].
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures and what conditions them.
+    """Images and what conditions them.
 
     Attributes:
-        images: uint8 [b 3 h w], at the size of the cascade's last stage.
+        images: [b 3 h w] at the learner's own size: uint8 where that is the data's, else float32 in
+            model space, resized.
         text_embeds: float [b n d], zero where ``text_mask`` is False.
         text_mask: bool [b n], True = real token.
+        captions: The captions, one per row; empty where nobody asks for them.
+        low_res: The same images at the size of the stage before, like ``images``; None where the
+            learner has no such stage.
     """
 
     images: Tensor
     text_embeds: Tensor
     text_mask: Tensor
+    captions: Sequence[str] = ()
+    low_res: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        return Batch(self.images[rows], self.text_embeds[rows], self.text_mask[rows])
+        return self._map(lambda tensor: tensor[rows], self.captions[rows])
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the same batch on ``device``."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.text_embeds.to(device, non_blocking=True),
-            self.text_mask.to(device, non_blocking=True),
-        )
+        """Return the same batch on ``device``; from pinned memory the copy is asynchronous."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.captions)
+
+    def _map(self, change: Callable[[Tensor], Tensor], captions: Sequence[str]) -> "Batch":
+        low_res = None if self.low_res is None else change(self.low_res)
+        text = change(self.text_embeds), change(self.text_mask)
+        return Batch(change(self.images), *text, captions, low_res)
 
 
 def to_model_space(images: Tensor) -> Tensor:
-    """Map uint8 [0, 255] to float32 [-1, 1]."""
-    return images.float() / 127.5 - 1.0
+    """Map uint8 [0, 255] to float32 [-1, 1]; floats are in model space already."""
+    return images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -52,9 +62,9 @@ def to_uint8(images: Tensor) -> Tensor:
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize float [b c h w] to ``size`` = (h, w): bicubic, antialiased when it shrinks.
 
-    The one resize of the project: training targets, low-resolution conditions and the
-    enlargement inside a super-resolution network all come from here. The result is clamped to
-    [-1, 1] when the input is in [-1, 1] only by the caller: bicubic overshoots at edges.
+    The one resize of the project: training targets, low-resolution conditions and the enlarged
+    condition of super-resolution all come from here. Bicubic interpolation overshoots at edges:
+    ``resize_clamped`` brings the result back to [-1, 1].
     """
     if images.shape[-2:] == torch.Size(size):
         return images
@@ -62,5 +72,11 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_clamped(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize model-space pictures and clamp the overshoot, so that they are pictures again."""
+    """Resize model-space images and clamp the overshoot of bicubic interpolation to [-1, 1]."""
     return resize(images, size).clamp(-1.0, 1.0)
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Return model-space images [b 3 h w] as Pillow images."""
+    pixels = rearrange(to_uint8(images), "b c h w -> b h w c").cpu().numpy()
+    return [Image.fromarray(image) for image in pixels]

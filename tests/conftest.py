@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from minimagen.draws import generator
 from minimagen.images import Batch
-from minimagen.text.encoding import TextEncoding, pad_and_stack
+from minimagen.text.encoding import TokenReport, encode_batch
 
 
 class HashTextEncoder:
     """A deterministic stand-in for T5: every word has its own random vector."""
 
-    name = "hash"
-    cut_captions = 0
+    name = fingerprint = "hash"
 
     def __init__(self, embed_dim: int = 12) -> None:
         self.embed_dim = embed_dim
@@ -31,11 +30,31 @@ class HashTextEncoder:
     def to(self, device: torch.device | str) -> "HashTextEncoder":
         return self
 
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        return pad_and_stack(self.encode(captions))
+    def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
+        return [TokenReport(len(caption.split()), False) for caption in captions]
+
+    def notes(self) -> list[str]:
+        return []
 
     def _word(self, word: str) -> Tensor:
         return torch.randn(self.embed_dim, generator=generator("word", word))
+
+
+class SpyEncoder(HashTextEncoder):
+    """Remembers every caption that it was asked for, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        self.asked += captions
+        return super().encode(captions)
+
+
+@pytest.fixture
+def spy_encoder() -> SpyEncoder:
+    return SpyEncoder()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +103,7 @@ def make_batch(text_encoder: HashTextEncoder) -> Callable[[int, int], Batch]:
         pictures = torch.randint(0, 256, (size, 3, side, side), generator=generator("pictures"))
         words = ("a large red star on a blue background " * 2).split()
         captions = [" ".join(words[: 1 + i % len(words)]) for i in range(size)]
-        text = text_encoder(captions)
+        text = encode_batch(text_encoder, captions)
         return Batch(pictures.to(torch.uint8), text.embeds, text.mask)
 
     return make

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from minimagen.draws import Draws, derive_seed, normal_per_seed
+from minimagen.draws import Draws, SeededNoise, derive_seed
 
-DRAWS = Draws(seed=7, stage=1, step=42, batch_size=12)
+DRAWS = Draws(seed=7, learner=1, step=42, batch_size=12)
 KINDS = {
     "uniform": lambda draws: draws.uniform("time"),
     "stratified": lambda draws: draws.stratified("time"),
@@ -47,9 +47,9 @@ def test_draws_do_not_depend_on_the_number_of_threads(draw):
 
 
 @kinds
-@pytest.mark.parametrize("change", ["seed", "stage", "step"])
+@pytest.mark.parametrize("change", ["seed", "learner", "step"])
 def test_every_part_of_the_key_matters(draw, change):
-    key = {"seed": 7, "stage": 1, "step": 42, "batch_size": 12}
+    key = {"seed": 7, "learner": 1, "step": 42, "batch_size": 12}
     assert not torch.equal(draw(Draws(**(key | {change: 3}))), draw(DRAWS))
 
 
@@ -82,12 +82,12 @@ def test_normal_draws_are_standard():
 
 
 def test_sampling_noise_depends_on_seed_stage_and_name_only():
-    together = normal_per_seed([5, 9, 5], 0, "start", (3, 4, 4))
+    together = SeededNoise([5, 9, 5], 0)("start", (3, 4, 4))
     assert torch.equal(together[0], together[2])
     assert not torch.equal(together[0], together[1])
-    assert torch.equal(together[1:2], normal_per_seed([9], 0, "start", (3, 4, 4)))
+    assert torch.equal(together[1:2], SeededNoise([9], 0)("start", (3, 4, 4)))
     for stage, name in ((1, "start"), (0, 0), (0, "aug")):
-        assert not torch.equal(normal_per_seed([5], stage, name, (3, 4, 4)), together[:1])
+        assert not torch.equal(SeededNoise([5], stage)(name, (3, 4, 4)), together[:1])
 
 
 def test_seeds_are_stable_between_versions_of_the_program():

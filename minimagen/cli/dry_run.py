@@ -20,7 +20,7 @@ from minimagen.config.sizes import scaled
 from minimagen.networks.attention import Attention
 from minimagen.networks.unet import UNet, count_parameters
 from minimagen.storage.directory import Parameters
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.build import build as build_encoder
 
 PAPER_SIZES = ((64, 64), (256, 256), (1024, 1024))
 PAPER_PARAMETERS = (2.0e9, 600e6, 400e6)  # Imagen, arXiv 2205.11487
@@ -74,7 +74,7 @@ def report(parameters: Parameters) -> str:
     """
     config = parameters.imagen
     training = parameters.training.for_stages(len(config.stages))
-    width = T5Encoder(config.text_encoder_name, config.max_num_words).embed_dim
+    width = build_encoder(config.text_encoder_name, config.max_num_words).embed_dim
     networks = build(parameters, width)
     costs = [
         measure(network, stage, size, low, (config.max_num_words, width))

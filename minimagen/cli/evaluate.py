@@ -100,8 +100,7 @@ def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
 
 def _write_sheet(path: Path, samples: Sequence, painted: Sequence, judge: "Judge") -> None:
     """Write the first 50 pictures; under each its caption and what the judge takes it for."""
-    from minimagen.imagen import to_pil
-    from minimagen.images import to_model_space
+    from minimagen.images import to_model_space, to_pil
     from minimagen.storage.image_files import contact_sheet, save_png
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in painted]

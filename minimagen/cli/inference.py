@@ -153,8 +153,8 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
         )[-1]
 
     stopped_by = _write_batches(folder, captions, seed, arguments.BATCH_SIZE or 64, batch)
-    if cut := imagen.text_encoder.cut_captions:
-        print(f"{cut} of the captions were cut to {imagen.config.max_num_words} tokens")
+    for note in imagen.text_encoder.notes():
+        print(note)
     stopped = f"interrupted: {folder.written} of " if stopped_by else ""
     print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")
     if folder.written:

@@ -16,6 +16,7 @@ from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
 from minimagen.stages.stage import Condition
+from minimagen.text.encoding import encode_batch
 
 Scores = dict[str, float]
 
@@ -83,7 +84,7 @@ def _paint(
     batches = []
     for start in range(0, len(captions), batch_size):
         rows = range(start, min(start + batch_size, len(captions)))
-        text = imagen.text_encoder([captions[i] for i in rows])
+        text = encode_batch(imagen.text_encoder, [captions[i] for i in rows])
         with autocast(imagen.device, precision):
             batches.append([p.cpu() for p in imagen.paint(text, rows, samplings)])
     return [torch.cat(stage) for stage in zip(*batches, strict=True)]
@@ -123,7 +124,8 @@ def against_truth(
         pictures = to_model_space(collate(rows)[0])
         truth = resize_clamped(pictures, imagen.config.image_sizes[i])
         low_res = resize_clamped(pictures, imagen.config.image_sizes[i - 1])
-        text = imagen.text_encoder([sample.caption for sample in rows]).to(imagen.device)
+        text = encode_batch(imagen.text_encoder, [sample.caption for sample in rows])
+        text = text.to(imagen.device)
         condition = Condition(text.embeds, text.mask, low_res.to(imagen.device))
         with autocast(imagen.device, precision):
             seeds = range(start, start + len(rows))

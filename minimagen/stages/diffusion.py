@@ -13,7 +13,7 @@ from minimagen.diffusion.loss import loss_weight, per_example_squared_error, tra
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import SAMPLERS, Denoiser
 from minimagen.diffusion.schedule import Schedule, noise_level, sampling_times
-from minimagen.draws import Draws, normal_per_seed
+from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
@@ -174,7 +174,7 @@ class DiffusionStage(nn.Module):
         shape = (self.config.unet.channels, *(condition.size or self.size))
 
         def noise(name: str | int) -> Tensor:
-            numbers = normal_per_seed(seeds, self.index, name, shape)
+            numbers = SeededNoise(seeds, self.index)(name, shape)
             return numbers.to(self.device)
 
         x = SAMPLERS[sampling.sampler](
@@ -196,7 +196,7 @@ class DiffusionStage(nn.Module):
         low_res = aug_log_snr = None
         if self.low_res_size is not None:
             assert condition.low_res is not None
-            noise = normal_per_seed(seeds, self.index, "aug", condition.low_res.shape[1:])
+            noise = SeededNoise(seeds, self.index)("aug", condition.low_res.shape[1:])
             aug_level = torch.full((rows,), sampling.aug_level, device=self.device)
             low_res, aug_log_snr = self._augmented(condition.low_res, aug_level, noise)
         text = (condition.text_embeds, condition.text_mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
@@ -28,24 +28,32 @@ class TextEncoding:
         return TextEncoding(self.embeds.to(device), self.mask.to(device))
 
 
+class TokenReport(NamedTuple):
+    """What an encoder makes of one caption."""
+
+    tokens: int
+    """Tokens before anything is cut, the end-of-sequence token included."""
+    unknown: bool
+    """The vocabulary has none of the caption's letters: all such captions are encoded alike."""
+
+
 class TextEncoder(Protocol):
-    """Anything that turns captions into sequences of embeddings.
+    """A frozen model that turns captions into sequences of embeddings.
 
     Attributes:
-        name: what the user calls it, for example ``"t5_mini"``.
-        embed_dim: ``d``, known without loading any weights.
+        name: What the user calls it, for example ``"t5_mini"``.
     """
 
     name: str
 
     @property
     def embed_dim(self) -> int:
-        """The width ``d`` of an embedding."""
+        """The width ``d`` of an embedding, known without loading any weights."""
         ...
 
     @property
-    def cut_captions(self) -> int:
-        """How many different captions were longer than it takes, and were cut, so far."""
+    def fingerprint(self) -> str:
+        """What changes whenever the embeddings of a caption would; loads no weights."""
         ...
 
     def to(self, device: torch.device | str) -> Self:
@@ -56,9 +64,18 @@ class TextEncoder(Protocol):
         """Return one ``[n_i, d]`` float32 CPU tensor per caption, ``n_i >= 1``, without padding."""
         ...
 
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        """Return all captions in one padded batch."""
+    def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
+        """Return how each caption is cut into tokens; encodes nothing."""
         ...
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of the captions encoded so far, one line each."""
+        ...
+
+
+def encode_batch(encoder: TextEncoder, captions: Sequence[str]) -> TextEncoding:
+    """Return the encodings of ``captions`` as one padded batch on the CPU."""
+    return pad_and_stack(encoder.encode(captions))
 
 
 BUCKETS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)

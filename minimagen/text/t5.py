@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from minimagen.errors import UserError
-from minimagen.text.encoding import TextEncoding, pad_and_stack
+from minimagen.text.encoding import TokenReport
 from minimagen.text.fingerprint import fingerprint_of
 from minimagen.text.t5_files import (
     HUB_ENCODERS,
     T5_VOCAB_SIZE,
-    Tokenize,
+    Tokenizer,
     cannot_fetch,
     choose_dtype,
     find_file,
@@ -48,7 +48,7 @@ class T5Encoder:
         device: where the network runs; the embeddings always come back on the CPU.
 
     Raises:
-        UserError: nobody could mean this ``name``, or ``max_num_words`` is below 1.
+        UserError: no encoder has this ``name``, or ``max_num_words`` is below 1.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class T5Encoder:
         self.device = device
         self._source = find_source(name)
         self._model: Any = None
-        self._tokenize: Tokenize | None = None
+        self._tokenizer: Tokenizer | None = None
         self._cut_before: set[int] = set()
+        self._unknown_before: set[int] = set()
 
     @property
     def embed_dim(self) -> int:
@@ -73,11 +74,6 @@ class T5Encoder:
         """
         known = {hub_id: width for hub_id, width in HUB_ENCODERS.values()}
         return known.get(self._source) or int(read_config(self._source)["d_model"])
-
-    @property
-    def cut_captions(self) -> int:
-        """How many different captions were longer than ``max_num_words``, and were cut, so far."""
-        return len(self._cut_before)
 
     @property
     def fingerprint(self) -> str:
@@ -98,8 +94,7 @@ class T5Encoder:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
         """
         if self._model is None:
-            vocab_size = read_config(self._source).get("vocab_size", T5_VOCAB_SIZE)
-            self._tokenize = load_tokenizer(self._source, vocab_size)
+            self._loaded_tokenizer()
             self._model = load_model(self._source, self.device)
 
     def to(self, device: torch.device | str) -> Self:
@@ -116,7 +111,7 @@ class T5Encoder:
         """Encode captions; what a caption gets does not depend on the others.
 
         A matrix product may round differently at another shape. So a caption always runs in a
-        block whose shape its own length decides, and is the same to the bit in any company.
+        block whose shape its own length decides, and is the same to the bit in any batch.
 
         Returns:
             One ``[n_i, d]`` float32 CPU tensor per caption, ``1 <= n_i <= max_num_words``.
@@ -124,7 +119,10 @@ class T5Encoder:
         Raises:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
         """
-        tokens = self._cut(self.tokenize(captions))
+        self.load()
+        uncut = self.tokenize(captions)
+        self._note(captions, uncut)
+        tokens = [self._cut(ids) for ids in uncut]
         of_one_length = defaultdict(list)
         for index, ids in enumerate(tokens):
             of_one_length[_round_up(len(ids))].append(index)
@@ -135,35 +133,78 @@ class T5Encoder:
                 embeds.update(zip(block, self._embed([tokens[i] for i in block]), strict=True))
         return [embeds[index] for index in range(len(tokens))]
 
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        """Encode captions into one padded batch on the CPU."""
-        return pad_and_stack(self.encode(captions))
-
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """Return each caption's token ids, uncut; the last one ends the sequence."""
-        self.load()
-        assert self._tokenize is not None
-        return self._tokenize(list(captions))
+        return self._loaded_tokenizer().encode(list(captions))
 
-    def _cut(self, tokens: list[list[int]]) -> list[list[int]]:
-        """Shorten what is too long, keep its last token (end of sequence), and count it.
+    def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
+        """Return how each caption is cut into tokens; needs the tokenizer only."""
+        tokenizer = self._loaded_tokenizer()
+        return [
+            TokenReport(len(ids), self._is_unknown(ids, tokenizer))
+            for ids in tokenizer.encode(list(captions))
+        ]
 
-        The first one is told at once, the others only by ``cut_captions``: in a run of thousands
-        of batches a line each would bury everything else.
-        """
-        limit = self.max_num_words
-        too_long = [ids for ids in tokens if len(ids) > limit]
-        if too_long and not self._cut_before:
-            logger.warning(
-                "a caption of %d tokens was cut to %d (MAX_NUM_WORDS); further ones are counted",
-                len(too_long[0]),
-                limit,
+    def notes(self) -> list[str]:
+        """Return how many different captions were cut, and how many are unknown, so far."""
+        notes = []
+        if self._cut_before:
+            notes.append(
+                f"{len(self._cut_before)} different captions were cut to {self.max_num_words} "
+                "tokens"
             )
-        self._cut_before.update(hash(tuple(ids)) for ids in too_long)
-        return [ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:] for ids in tokens]
+        if self._unknown_before:
+            notes.append(
+                f"{len(self._unknown_before)} different captions are unknown to the text encoder "
+                f"{self.name} and all give the same images; t5_mini knows every letter"
+            )
+        return notes
+
+    def _loaded_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            vocab_size = read_config(self._source).get("vocab_size", T5_VOCAB_SIZE)
+            self._tokenizer = load_tokenizer(self._source, vocab_size)
+        return self._tokenizer
+
+    @staticmethod
+    def _is_unknown(ids: list[int], tokenizer: Tokenizer) -> bool:
+        """Whether a caption's tokens, without the end, are unknown ones and blanks only."""
+        words = set(ids[:-1]) - {tokenizer.blank}
+        return words == {tokenizer.unknown}
+
+    def _note(self, captions: Sequence[str], tokens: list[list[int]]) -> None:
+        """Count captions that will be cut or are unknown; log the first of each kind at once.
+
+        Later ones are only counted: in a run of thousands of batches a line each would bury
+        everything else.
+        """
+        tokenizer = self._loaded_tokenizer()
+        for caption, ids in zip(captions, tokens, strict=True):
+            if len(ids) > self.max_num_words:
+                if not self._cut_before:
+                    logger.warning(
+                        "a caption of %d tokens is cut to max_num_words = %d; others are counted",
+                        len(ids),
+                        self.max_num_words,
+                    )
+                self._cut_before.add(hash(caption))
+            if self._is_unknown(ids, tokenizer):
+                if not self._unknown_before:
+                    logger.warning(
+                        "the text encoder %s knows no letter of the caption %r: all such captions "
+                        "are encoded alike; t5_mini knows every letter",
+                        self.name,
+                        caption,
+                    )
+                self._unknown_before.add(hash(caption))
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """Return at most ``max_num_words`` tokens, the last of them the end of the sequence."""
+        limit = self.max_num_words
+        return ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
 
     def _block_size(self) -> int:
-        """Captions per run; on a CPU, where wide encoders gain nothing from company, one."""
+        """Captions per run: one for wide encoders on a CPU, which are no faster with more."""
         import torch
 
         wide = self._model.config.d_model >= WIDE

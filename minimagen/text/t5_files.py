@@ -9,14 +9,23 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minimagen.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
 
-Tokenize = Callable[[Sequence[str]], list[list[int]]]
+
+class Tokenizer(NamedTuple):
+    """From captions to token ids, each list ending with end-of-sequence."""
+
+    encode: Callable[[Sequence[str]], list[list[int]]]
+    unknown: int | None
+    """The token of everything that is not in the vocabulary; None where there is no such token."""
+    blank: int | None
+    """The token of a word boundary alone."""
+
 
 T5_MINI = Path(__file__).parent / "t5_mini"
 """The bundled encoder, which needs no network."""
@@ -38,6 +47,7 @@ HUB_ENCODERS = {
 SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")
 BUCKETS, DISTANCE = "relative_attention_num_buckets", "relative_attention_max_distance"
 LARGEST = 1 << 20  # of any of these
+BLANK = "\u2581"  # how sentencepiece writes the space before a word
 T5_VOCAB_SIZE = 32_128  # where config.json gives none
 KNOWN_NAMES = ("t5_mini", *HUB_ENCODERS)
 BFLOAT16_ABOVE = 1_000_000_000
@@ -125,8 +135,8 @@ def read_config(source: str) -> dict[str, Any]:
     return config
 
 
-def load_tokenizer(source: str, vocab_size: int) -> Tokenize:
-    """Return the function from captions to token ids, each list ending with end-of-sequence.
+def load_tokenizer(source: str, vocab_size: int) -> Tokenizer:
+    """Return the tokenizer of the encoder at ``source``.
 
     ``vocab_size`` is the encoder's; a tokenizer with more tokens belongs to another.
 
@@ -142,15 +152,19 @@ def load_tokenizer(source: str, vocab_size: int) -> Tokenize:
         except (RuntimeError, OSError) as error:
             raise _damaged_tokenizer(path, error) from error
         _check_tokens(path, processor.vocab_size(), vocab_size)
-        return lambda captions: processor.encode(list(captions), add_eos=True)
+        return Tokenizer(
+            lambda captions: processor.encode(list(captions), add_eos=True),
+            processor.unk_id(),
+            processor.piece_to_id(BLANK),
+        )
     path = find_file(source, "tokenizer.json")
     if path is None:
         raise UserError(f"{source!r} holds neither spiece.model nor tokenizer.json")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data loaders warn otherwise
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer as FastTokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = FastTokenizer.from_file(str(path))
     except Exception as error:
         if type(error) is not Exception:  # which is all that tokenizers raises
             raise
@@ -158,7 +172,11 @@ def load_tokenizer(source: str, vocab_size: int) -> Tokenize:
     _check_tokens(path, tokenizer.get_vocab_size(), vocab_size)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))]
+    return Tokenizer(
+        lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))],
+        tokenizer.token_to_id("<unk>"),
+        tokenizer.token_to_id(BLANK),
+    )
 
 
 def _damaged_tokenizer(path: Path, error: Exception) -> UserError:

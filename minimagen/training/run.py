@@ -121,9 +121,8 @@ class _Run:
                 self._train_stage(i)
             else:
                 self.keeper.load_weights(i)
-        if cut := self.inputs.encode.cut_captions:
-            most = self.imagen.config.max_num_words
-            self.tracker.say(f"{cut} different captions were cut to {most} tokens")
+        for note in self.inputs.encode.notes():
+            self.tracker.say(note)
         self.tracker.end()
         self.tracker.say("training finished")
 

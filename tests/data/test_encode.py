@@ -24,6 +24,7 @@ from minimagen.data.open import load_dataset
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.text.encoding import encode_batch
 from minimagen.text.t5 import T5Encoder
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ def test_training_after_encoding_asks_t5_for_nothing(
     assert "encoded now: 0 (" in capsys.readouterr().out
     monkeypatch.setattr(T5Encoder, "_embed", None)  # a call would fail
     cache = EmbeddingCache.on_disk(T5Encoder("t5_mini", 16))
-    assert cache([text for captions in CAPTIONS for text in captions]).mask.sum() > 8
+    assert encode_batch(cache, [text for captions in CAPTIONS for text in captions]).mask.sum() > 8
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Numbers and images of an earlier version (commit 8840539): a refactoring must give the same.
 
-``testing.json`` and ``testing.png`` are what the testing preset trained and sampled. ``trained`` and
-``distilled`` are training directories without logs and checkpoints; the images beside them are
-``inference.py -c "a large red star on a blue background" -n 4 --SEED 3``. All on a CPU.
+``testing.json`` and ``testing.png`` are what the testing preset trained and sampled. ``trained``
+and ``distilled`` are training directories without logs and checkpoints; the images beside them
+are ``inference.py -c "a large red star on a blue background" -n 4 --SEED 3``. All on a CPU.
 """
 
 import json

@@ -9,11 +9,12 @@ from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.schedule import Schedule, noise_level
-from minimagen.draws import Draws, normal_per_seed
+from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.stages import diffusion
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.stage import Condition
+from minimagen.text.encoding import encode_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +37,7 @@ def make_stage(wake, text_encoder):
 @pytest.fixture
 def condition(text_encoder):
     def make(link, rows=3):
-        text = text_encoder(["a red star", "blue", "two green cats sleep"][:rows])
+        text = encode_batch(text_encoder, ["a red star", "blue", "two green cats sleep"][:rows])
         low_res = None
         if link[2]:
             random = torch.Generator().manual_seed(2)
@@ -57,14 +58,14 @@ def estimates(stage, condition, seeds=(1, 2, 3), **sampling):
 def first_estimate(stage, condition, drop):
     """Return x_0_hat at t = 1 by a call of the network of its own."""
     rows = len(condition.text_mask)
-    x = normal_per_seed((1, 2, 3)[:rows], stage.index, "start", (3, *stage.size))
+    x = SeededNoise((1, 2, 3)[:rows], stage.index)("start", (3, *stage.size))
     log_snr = stage.schedule.log_snr(torch.ones(1))
     context = stage.unet.encode_text(
         condition.text_embeds, condition.text_mask, torch.full((rows,), drop)
     )
     low, known = (), torch.zeros_like(x)
     if condition.low_res is not None:
-        noise = normal_per_seed((1, 2, 3)[:rows], stage.index, "aug", condition.low_res.shape[1:])
+        noise = SeededNoise((1, 2, 3)[:rows], stage.index)("aug", condition.low_res.shape[1:])
         level = torch.zeros(rows)
         low = (
             augment(condition.low_res, level, noise, Schedule("cosine")),
@@ -97,7 +98,7 @@ def inputs_of_the_network(stage, batch, given):
     x_0 = resize_clamped(to_model_space(batch.images), stage.size)
     eps = Draws(0, stage.index, 0, len(batch)).normal("noise", x_0.shape[1:])
     x_t = add_noise(x_0, eps, noise_level(seen[0][1]))
-    start = normal_per_seed((1, 2, 3), stage.index, "start", (3, *stage.size))
+    start = SeededNoise((1, 2, 3), stage.index)("start", (3, *stage.size))
     return (seen[0], x_t), (seen[1], start)
 
 
@@ -290,14 +291,16 @@ def test_training_and_sampling_give_the_network_the_same_low_resolution_picture(
     def normal(draws, name, shape):
         return noise if name == "aug_noise" else plain_normal(draws, name, shape)
 
-    def per_seed(seeds, index, name, shape):
-        return noise if name == "aug" else normal_per_seed(seeds, index, name, shape)
+    plain_noise = SeededNoise.__call__
+
+    def seeded(own, name, shape):
+        return noise if name == "aug" else plain_noise(own, name, shape)
 
     monkeypatch.setattr(Draws, "normal", normal)
     monkeypatch.setattr(
         Draws, "uniform", lambda draws, name: torch.full((3,), level, dtype=torch.float64)
     )
-    monkeypatch.setattr(diffusion, "normal_per_seed", per_seed)
+    monkeypatch.setattr(SeededNoise, "__call__", seeded)
     spy = Spy(stage)
     stage.loss(batch, Draws(0, 1, 0, 3))
     low_res = resize_clamped(to_model_space(batch.images), (8, 8))
@@ -316,7 +319,7 @@ def test_the_low_resolution_picture_is_noised_in_model_space(
     t = 0.5
     link = (1, (64, 64), (32, 32))
     stage = make_stage(link)
-    text = text_encoder(["white"])
+    text = encode_batch(text_encoder, ["white"])
     spy = Spy(stage)
     if path == "training":
         monkeypatch.setattr(

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from minimagen.config import SamplingConfig, StageConfig
-from minimagen.draws import Draws, normal_per_seed
+from minimagen.draws import Draws, SeededNoise
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Condition
+from minimagen.text.encoding import encode_batch
 from tests.stages.test_diffusion_stage import BASE, SUPER, UNET, links
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,10 +96,10 @@ def test_training_brings_the_student_to_where_its_teacher_arrives(
 
 def test_it_paints_with_one_call_of_the_network_a_step(make_pair, text_encoder):
     _, student = make_pair(SUPER, 3, timesteps=6, guidance_scale=2.0)
-    text = text_encoder(["a red star", "blue"])
+    text = encode_batch(text_encoder, ["a red star", "blue"])
     calls = []
     student.unet.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
-    low_res = normal_per_seed((1, 2), 0, "low", (3, 8, 8))
+    low_res = SeededNoise((1, 2), 0)("low", (3, 8, 8))
     student.sample(Condition(text.embeds, text.mask, low_res), (1, 2))
     assert calls == [2, 2, 2]
 

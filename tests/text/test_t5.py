@@ -17,6 +17,7 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 
 from minimagen.errors import UserError
 from minimagen.shapes import objects
+from minimagen.text.encoding import encode_batch
 from minimagen.text.t5 import T5Encoder
 from minimagen.text.t5_files import HUB_ENCODERS, T5_MINI
 
@@ -63,7 +64,7 @@ def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(t5_min
         expected = model(input_ids=ids, attention_mask=mask).last_hidden_state
     embeds = torch.cat(t5_mini.encode(CAPTIONS))
     torch.testing.assert_close(embeds, expected[mask], rtol=0, atol=1e-4)
-    encoding = t5_mini(CAPTIONS)
+    encoding = encode_batch(t5_mini, CAPTIONS)
     assert torch.equal(encoding.mask[:, : mask.shape[1]], mask)
     assert torch.equal(encoding.embeds[encoding.mask], embeds.bfloat16().float())
     assert not encoding.embeds[~encoding.mask].any()
@@ -97,7 +98,7 @@ def test_the_same_words_in_another_order_mean_something_else(t5_mini: T5Encoder)
 
 
 def test_embeddings_are_frozen_yet_usable_in_training(t5_mini: T5Encoder):
-    embeds = t5_mini(["a red star"]).embeds
+    embeds = encode_batch(t5_mini, ["a red star"]).embeds
     assert not embeds.requires_grad and embeds.dtype == torch.float32
     layer = torch.nn.Linear(t5_mini.embed_dim, 1)
     layer(embeds).sum().backward()
@@ -110,19 +111,20 @@ def test_long_captions_are_cut_counted_and_told_once_in_a_run(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, logger="minimagen"):
         for batch in ([CAPTIONS[3]], CAPTIONS, CAPTIONS[::-1], [CAPTIONS[0] + " again"]):
             assert max(len(embeds) for embeds in encoder.encode(batch)) <= 6
-            counts.append(encoder.cut_captions)
-    assert counts == [0, 3, 3, 4]  # different captions: encoded again, they count once
+            counts.append(encoder.notes())
+    noted = [[f"{n} different captions were cut to 6 tokens"] if n else [] for n in (0, 3, 3, 4)]
+    assert counts == noted  # different captions: encoded again, they count once
     length = len(encoder.tokenize(CAPTIONS)[0])
     assert [record.getMessage() for record in caplog.records] == [
-        f"a caption of {length} tokens was cut to 6 (MAX_NUM_WORDS); further ones are counted"
+        f"a caption of {length} tokens is cut to max_num_words = 6; others are counted"
     ]
-    assert encoder._cut([[7, 8, 9, 10, 11, 12, 1]]) == [[7, 8, 9, 10, 11, 1]]
+    assert encoder._cut([7, 8, 9, 10, 11, 12, 1]) == [7, 8, 9, 10, 11, 1]
 
 
 def test_a_folder_of_the_user_is_loaded(own_folder: Path):
     encoder = T5Encoder(str(own_folder), max_num_words=16)
     assert encoder.embed_dim == 8
-    assert encoder(["a red star"]).embeds.shape[-1] == 8
+    assert encode_batch(encoder, ["a red star"]).embeds.shape[-1] == 8
 
 
 @pytest.mark.parametrize("given", ["t5_smal", "T5 small", "./nowhere", "a/b/c", "xl1_1"])

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.images import Batch
 from minimagen.sample import Sample
-from minimagen.text.encoding import TextEncoding
+from minimagen.text.encoding import TextEncoder, encode_batch
 
 ENCODED_AT_ONCE = 512  # captions, where the pictures that are read with them are small
 READ_AHEAD = 64 << 20  # bytes of pictures
@@ -102,7 +102,7 @@ def collate_loaded(loaded: Sequence[Loaded]) -> Collated:
 
 def training_batches(
     dataset: TrainingData,
-    encode: Callable[[Sequence[str]], TextEncoding],
+    encoder: TextEncoder,
     batch_size: int,
     seed: int,
     start: int,
@@ -115,7 +115,7 @@ def training_batches(
 
     Args:
         dataset: What to train on.
-        encode: Captions -> embeddings.
+        encoder: Captions -> embeddings.
         batch_size: Rows of a global batch; ``world`` divides it.
         seed: Of the order and of what samples leave open.
         start: First step.
@@ -146,14 +146,12 @@ def training_batches(
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         generator=torch.Generator(),  # the workers' base seed must not draw from the global one
     )
-    for batch in _encoded_ahead(itertools.islice(_in_one_line(loader), stop - start), encode):
-        text = encode(batch.captions)
-        yield Batch(batch.images, text.embeds, text.mask)
+    for batch in _encoded_ahead(itertools.islice(_in_one_line(loader), stop - start), encoder):
+        text = encode_batch(encoder, batch.captions)
+        yield Batch(batch.images, text.embeds, text.mask, batch.captions)
 
 
-def _encoded_ahead(
-    batches: Iterable[Collated], encode: Callable[[Sequence[str]], TextEncoding]
-) -> Iterator[Collated]:
+def _encoded_ahead(batches: Iterable[Collated], encoder: TextEncoder) -> Iterator[Collated]:
     """Read some batches ahead, and have their captions encoded together: T5 wants company.
 
     Once they are there, each step reads one more, so that workers are kept busy evenly.
@@ -164,7 +162,7 @@ def _encoded_ahead(
 
     def encode_read() -> None:
         watch.add(read)
-        encode([caption for batch in read for caption in batch.captions])
+        encoder.encode([caption for batch in read for caption in batch.captions])
         ready.extend(read)
         read.clear()
 
@@ -304,7 +302,7 @@ def good_samples(dataset: CaptionedDataset, count: int) -> Iterator[Sample]:
 
 def validation_batches(
     dataset: CaptionedDataset,
-    encode: Callable[[Sequence[str]], TextEncoding],
+    encoder: TextEncoder,
     batch_size: int,
     count: int,
 ) -> list[Batch]:
@@ -317,8 +315,8 @@ def validation_batches(
 
     def add(rows: list[Sample]) -> None:
         collated = collate(rows)
-        text = encode(collated.captions)
-        batches.append(Batch(collated.images, text.embeds, text.mask))
+        text = encode_batch(encoder, collated.captions)
+        batches.append(Batch(collated.images, text.embeds, text.mask, collated.captions))
 
     for sample in good_samples(dataset, count):
         rows = waiting[sample.image.shape]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minimagen.errors import UserError
 from minimagen.text.cache.store import EmbeddingStore, hash_of, store_folder
-from minimagen.text.encoding import TextEncoder, TextEncoding, pad_and_stack
+from minimagen.text.encoding import TextEncoder, TokenReport
 
 BESIDE_DISK, ALONE = 32 * 2**20, 512 * 2**20  # bytes in memory, with and without a disk
 DRAWN_ON_DISK = 256 * 2**20  # bytes of captions that never end
@@ -44,15 +44,11 @@ class EmbeddingCache:
         """Return a cache in the cache folder, or in memory where that cannot be written.
 
         Args:
-            encoder: One without a ``fingerprint`` cannot be told from others of its name: its
-                encodings stay in memory.
+            encoder: Its ``fingerprint`` names the folder.
             endless: The captions are drawn without end: only the first 256 MiB go to the disk.
         """
-        fingerprint = getattr(encoder, "fingerprint", None)
-        if fingerprint is None:
-            return cls(encoder)
         try:
-            folder = store_folder(encoder.name, fingerprint)
+            folder = store_folder(encoder.name, encoder.fingerprint)
         except UserError as error:
             log.warning("text embeddings are kept in memory only: %s", error)
             return cls(encoder)
@@ -64,18 +60,22 @@ class EmbeddingCache:
         return self.encoder.embed_dim
 
     @property
-    def cut_captions(self) -> int:
-        """How many different captions the encoder has cut so far; those found here were before."""
-        return self.encoder.cut_captions
+    def fingerprint(self) -> str:
+        """That of the encoder."""
+        return self.encoder.fingerprint
+
+    def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
+        """Return how each caption is cut into tokens."""
+        return self.encoder.inspect(captions)
+
+    def notes(self) -> list[str]:
+        """Return what there is to say of the captions that were encoded anew."""
+        return self.encoder.notes()
 
     def to(self, device: torch.device | str) -> Self:
         """Move the encoder to ``device``; returns itself."""
         self.encoder.to(device)
         return self
-
-    def __call__(self, captions: Sequence[str]) -> TextEncoding:
-        """Return the padded encodings of ``captions``."""
-        return pad_and_stack(self._get(captions))
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return one ``[n_i, d]`` float32 tensor per caption."""

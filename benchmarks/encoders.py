@@ -1,0 +1,78 @@
+"""Text encoders that the benchmarks measure with."""
+
+import time
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from minimagen.text.encoding import TextEncoder, TokenReport
+from minimagen.text.t5 import T5Encoder
+
+
+class FixedEncoder:
+    """A text encoder that costs nothing: ``tokens`` ones of width ``embed_dim`` per caption."""
+
+    fingerprint = "fixed"
+
+    def __init__(self, tokens: int, embed_dim: int) -> None:
+        self.name, self.tokens, self.embed_dim = "fixed", tokens, embed_dim
+
+    def to(self, device: torch.device | str) -> Self:
+        """Stay on the CPU."""
+        return self
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return [tokens embed_dim] per caption."""
+        return list(torch.ones(len(captions), self.tokens, self.embed_dim))
+
+    def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
+        """Return the fixed number of tokens of each caption."""
+        return [TokenReport(self.tokens, False)] * len(captions)
+
+    def notes(self) -> list[str]:
+        """Return nothing."""
+        return []
+
+
+class WideEncoder(FixedEncoder):
+    """The bundled T5's embeddings in the shape of t5_small's, zeros behind them: 32 x 512.
+
+    The cost is that of t5_small, whose weights the benchmark does not need then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(32, 512)
+        self.name, self._t5 = "t5_mini, widened", T5Encoder("t5_mini", 32)
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return [32 512] per caption."""
+        pad = torch.nn.functional.pad
+        rows, width = self.tokens, self.embed_dim
+        return [
+            pad(e, (0, width - e.shape[1], 0, rows - len(e))) for e in self._t5.encode(captions)
+        ]
+
+
+class Clock(FixedEncoder):
+    """Counts the seconds that another encoder takes.
+
+    Args:
+        encoder: The one that is timed.
+        batch: Without a cache, the size of a batch: other calls, which read ahead to fill a cache,
+            are answered at once with ones.
+    """
+
+    def __init__(self, encoder: TextEncoder, batch: int | None = None) -> None:
+        super().__init__(1, encoder.embed_dim)
+        self.encoder, self.batch, self.seconds = encoder, batch, 0.0
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return the other encoder's embeddings."""
+        if self.batch is not None and len(captions) != self.batch:
+            return super().encode(captions)
+        started = time.perf_counter()
+        embeds = self.encoder.encode(captions)
+        self.seconds += time.perf_counter() - started
+        return embeds
