@@ -14,6 +14,7 @@ FLOORS = [
     {"checked", "draws", "device", "sample"},
     {"config"},
     {"images"},
+    {"learner"},
     {"diffusion", "networks", "shapes", "storage"},
     {"text"},
     {"data", "stages"},

@@ -138,7 +138,7 @@ def test_inference_says_once_how_many_captions_were_cut(
     argv = ["-d", str(trained), "-c", "captions.txt", "-t", "1", "-n", "2", "-b", "1", "-o", "out"]
     with caplog.at_level(logging.WARNING, logger="minimagen"):
         assert inference.entry(argv) == 0
-    assert "3 of the captions were cut to 64 tokens" in capsys.readouterr().out
+    assert "3 different captions were cut to 64 tokens" in capsys.readouterr().out
     assert len(caplog.records) == 1
     lines = Path("out", "captions.txt").read_text().splitlines()
     assert len(lines) == 8 == len(list(Path("out", "generated_images").iterdir()))
