@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from minimagen.checked import per_stage
 from minimagen.cli.arguments import (
@@ -102,10 +101,6 @@ ITS_OWN = (  # what --DISTILL does not let one change
     "PARAMETERS", "RESTART_DIRECTORY", "T5_NAME", "MAX_NUM_WORDS", "IMG_SIDE_LEN", "TESTING",
 )  # fmt: skip
 TESTING_CAPTIONS = ["a large red star on a blue background", "a small green heart"]
-ON_RESUME = {
-    "EPOCHS", "STEPS", "CHCKPT_NUM", "NUM_WORKERS", "ACCUM_ITER", "ACTIVATION_CHECKPOINTING",
-    "TRACKER",
-}  # fmt: skip
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -128,9 +123,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             continue  # they are in the stages that it distils
         if value is not None and value is not False:  # a switch that is not given is False
             settings.set(target, value, f"--{name}")
-    if arguments.BATCH_SIZE is not None and arguments.RESTART_DIRECTORY is None:
+    if arguments.BATCH_SIZE is not None:
         settings.set(("training", "stages", "*", "batch_size"), None, "--BATCH_SIZE")
-    if arguments.SEED is not None and arguments.RESTART_DIRECTORY is None:
+    if arguments.SEED is not None:
         settings.set(("data", "seed"), arguments.SEED, "--SEED")
     if given:
         for name in LENGTHS:
@@ -167,30 +162,17 @@ def _one_training_entry_per_stage(settings: Settings) -> None:
 
 
 def _restarted(arguments: argparse.Namespace) -> Settings:
-    """Return the values of the directory to resume, after refusing what may not change."""
+    """Return the values of the directory to resume."""
     from minimagen.storage.directory import TrainingDirectory, read_parameter_values
 
-    if arguments.PARAMETERS is not None:
-        raise UserError("--RESTART_DIRECTORY has its own parameters; leave out --PARAMETERS")
+    for name in ("PARAMETERS", "TESTING", "MINUTES"):
+        if getattr(arguments, name) not in (None, False):
+            raise UserError(
+                f"--RESTART_DIRECTORY has its own parameters; leave out --{name} (--STEPS or "
+                "--EPOCHS make the run longer)"
+            )
     directory = TrainingDirectory.open(arguments.RESTART_DIRECTORY)
-    settings = Settings(read_parameter_values(directory.parameters), str(directory))
-    saved = settings.parameters()
-    for name, target in TARGETS.items():
-        value = getattr(arguments, name)
-        given = value is not None and value is not False
-        if not given or name in ON_RESUME or _saved(saved, target, value):
-            continue
-        raise UserError(
-            f"--{name} {value} differs from {directory}; a resumed run may change only "
-            f"{', '.join(sorted(ON_RESUME))}"
-        )
-    if arguments.MINUTES is not None:
-        raise UserError("--MINUTES cannot be used on resume; give --STEPS or --EPOCHS")
-    if arguments.IMG_SIDE_LEN not in (None, max(saved.imagen.image_sizes[-1])):
-        raise UserError(f"--IMG_SIDE_LEN {arguments.IMG_SIDE_LEN} differs from {directory}")
-    if arguments.TESTING:
-        raise UserError("--TESTING cannot be used with --RESTART_DIRECTORY; give --STEPS")
-    return settings
+    return Settings(read_parameter_values(directory.parameters), str(directory))
 
 
 def _distilling(arguments: argparse.Namespace) -> Settings:
@@ -215,14 +197,6 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
             if value != before[name]:
                 settings.set((*place, "sampling", name), value, "--DISTILL")
     return settings
-
-
-def _saved(parameters: Parameters, target: KeyPath, value: Any) -> bool:
-    """Tell whether every saved value at ``target`` equals ``value``."""
-    values: list[Any] = [parameters._asdict()[str(target[0])].model_dump()]
-    for part in target[1:]:
-        values = [v for x in values for v in x] if part == "*" else [x[part] for x in values]
-    return values == per_stage(str(target[-1]), value, len(values))
 
 
 def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Namespace:

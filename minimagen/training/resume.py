@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minimagen.config import DataConfig, TrainingConfig
+from minimagen.config import DataConfig, StageConfig, StageTrainingConfig, TrainingConfig
 from minimagen.data.images.buckets import Buckets
 from minimagen.data.images.stream import PictureStream, TrainingData
 from minimagen.errors import UserError
@@ -13,28 +13,52 @@ from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
 
+MAY_CHANGE = "steps, epochs, chckpt_num, num_workers, accum_iter, activation_checkpointing, tracker"
+OF_CASCADE = ("image_sizes", "text_encoder_name")  # beside the fields of a stage's configuration
+
 
 def run_identity(
     imagen: Imagen, config: TrainingConfig, data: DataConfig, training: TrainingData, i: int
 ) -> dict[str, Any]:
     """Return what must not change when stage ``i`` is resumed; kept in its checkpoints, JSON.
 
-    A resumed run goes on with the same bits only from the same pictures in the same order, drawn
+    A resumed run goes on with the same bits only from the same images in the same order, drawn
     with the same seed in the same batches, with the same network, objective and optimizer. The
     data may have moved to another folder.
     """
-    stage = config.stages[i].model_dump(mode="json", exclude={"share", "batch_size"})
-    told = data.model_dump(mode="json") | {"dataset": Path(data.dataset).name}
-    if not data.aspect_buckets:
-        del told["aspect_buckets"]  # as in checkpoints from before there were buckets
+    cascade = imagen.config
+    sizes = [list(size) for size in cascade.image_sizes[max(0, i - 1) : i + 1]]
     return {
-        "stage": imagen.stage_identity(i),
-        "max_num_words": imagen.config.max_num_words,
-        "optimization": stage | {"batch_size": config.batch_size_of(i)},
+        "stage": _stage(cascade.stages[i])
+        | dict(zip(OF_CASCADE, (sizes, cascade.text_encoder_name), strict=True)),
+        "max_num_words": cascade.max_num_words,
+        "optimization": _optimization(config.stages[i]) | {"batch_size": config.batch_size_of(i)},
         "seed": config.seed,
         "precision": config.precision,
-        "data": told,
+        "data": data.model_dump(mode="json") | {"dataset": Path(data.dataset).name},
         "pictures": _count(training),
+    }
+
+
+def _stage(stage: StageConfig) -> dict[str, Any]:
+    return stage.model_dump(mode="json", exclude={"sampling"})
+
+
+def _optimization(stage: StageTrainingConfig) -> dict[str, Any]:
+    return stage.model_dump(mode="json", exclude={"share", "batch_size"})
+
+
+def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved identity, with the defaults of fields that it is too old to have."""
+    stage, optimization = dict(saved["stage"]), dict(saved["optimization"])
+    cascade = {name: stage.pop(name) for name in OF_CASCADE}
+    size = {"batch_size": optimization.pop("batch_size")}
+    where = "its run"
+    return {
+        **saved,
+        "stage": _stage(StageConfig.read(stage, where)) | cascade,
+        "optimization": _optimization(StageTrainingConfig.read(optimization, where)) | size,
+        "data": DataConfig.read(saved["data"], where).model_dump(mode="json"),
     }
 
 
@@ -66,23 +90,26 @@ def check_resumable(
         folder = find_newest(resume.tmp, resume.checkpoint_prefix(i))
         if folder is None:
             continue
+        checkpoints = f"the checkpoints of stage {i} in {resume}"
         state = read_json(folder / STATE)
-        if difference := _difference(state.get("run"), identities[i]):
+        if "run" not in state:
+            raise UserError(f"{checkpoints} are too old to say of which run they are")
+        if difference := _difference(_completed(state["run"]), identities[i]):
             raise UserError(
-                f"the checkpoints of stage {i} in {resume} belong to another run: {difference}; "
-                "restore what was changed, or train anew without --RESTART_DIRECTORY"
+                f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
+                f"may change {MAY_CHANGE} and the place of the data), or train a new one"
             )
         shapes = {f"model.{n}": p.shape for n, p in imagen.stages[i].named_parameters()}
         found = {n: s for n, s in saved_shapes(folder).items() if n.startswith("model.")}
         if found != shapes:
             raise UserError(
-                f"the checkpoints of stage {i} in {resume} hold another network than this "
-                "version of the program builds from its parameters"
+                f"{checkpoints} hold another network than this version of the program builds from "
+                "its parameters"
             )
         if state["step"] > steps[i]:
             raise UserError(
-                f"stage {i} of {resume} already has {state['step']} steps, more than "
-                f"the {steps[i]} asked for; give more STEPS or EPOCHS"
+                f"stage {i} of {resume} already has {state['step']} steps, more than the "
+                f"{steps[i]} asked for; give more steps or epochs"
             )
 
 
@@ -94,4 +121,4 @@ def _difference(saved: Any, now: Any, name: str = "") -> str:
             if found := _difference(saved.get(key), now.get(key), part):
                 return found
         return ""
-    return "" if saved == now else f"{name or 'run'} was {saved!r}, is {now!r}"
+    return "" if saved == now else f"{name} was {saved!r}, is {now!r}"

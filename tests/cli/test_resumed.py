@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,25 +10,65 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from minimagen.cli import train
 from minimagen.storage import checkpoint
 from minimagen.storage.checkpoint import load_newest
-from minimagen.storage.directory import TrainingDirectory
-from tests.cli.conftest import QUICK, TESTING, contents
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from tests.cli.conftest import QUICK, TESTING, contents, same, weights
 
 Refused = Callable[..., str]
 
 
-def test_a_resumed_run_may_not_change(refused: Refused, trained: Path) -> None:
-    refused(train.entry, ["-rd", trained, "-b", "4"], "--BATCH_SIZE 4 differs", "ACCUM_ITER")
-    refused(train.entry, ["-rd", trained, "--SEED", "9"], "--SEED 9 differs")
-    refused(train.entry, ["-rd", trained, "-p", TESTING], "leave out --PARAMETERS")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["-b", "4"], "optimization.batch_size was 2, is 4"),
+        (["--SEED", "9"], "seed was 0, is 9"),
+        (["--DATASET", "shapes:scenes"], "data.dataset was 'shapes', is 'shapes:scenes'"),
+        (["--CROP", "random"], "data.crop was 'centre', is 'random'"),
+        (["--IMG_SIDE_LEN", "64"], "stage.image_sizes was [[16, 16]], is [[32, 32]]"),
+        (["-mw", "8"], "max_num_words was 64, is 8"),
+        (["-p", str(TESTING)], "leave out --PARAMETERS"),
+        (["--MINUTES", "1"], "leave out --MINUTES"),
+        (["--TESTING"], "leave out --TESTING"),
+    ],
+)
+def test_a_resumed_run_may_not_change(
+    refused: Refused, trained: Path, flags: list[str], words: str
+) -> None:
+    message = refused(train.entry, ["-rd", trained, *flags], words)
+    assert "leave out" in message or "may change steps, epochs" in message
+
+
+def test_a_resumed_run_may_repeat_what_it_was_given(trained: Path) -> None:
+    again = ["-b", "2", "--SEED", "0", "-ds", "shapes", "-s", "32", "-t", "1", "-cr", "centre"]
+    assert train.entry(["-rd", str(trained), *again, "--STEPS", "2", "-o", "longer"]) == 0
+
+
+def test_a_resumed_run_finds_data_that_was_moved(here: Path) -> None:
+    """Under another parent folder, by another spelling, from another working directory."""
+    images = here / "one" / "stars"
+    images.mkdir(parents=True)
+    for i in range(10):
+        Image.new("RGB", (32, 32), (25 * i, 0, 99)).save(images / f"{i}.png")
+        (images / f"{i}.txt").write_text(f"number {i}")
+    assert train.entry([*QUICK, "-ds", "one/stars", "-o", "first"]) == 0
+    moved = here / "two" / "stars"
+    shutil.copytree(images, moved)
+    onward = ["-rd", str(here / "first"), "--STEPS", "2"]
+    assert train.entry([*onward, "-ds", "two/stars", "-o", "second"]) == 0
+    (here / "elsewhere").mkdir()
+    os.chdir(here / "elsewhere")
+    assert train.entry([*onward, "-ds", "../two/stars/", "-o", "third"]) == 0
+    for i in range(2):
+        assert same(weights(here / "second", i), weights("third", i))
 
 
 def test_a_resumed_run_that_is_past_its_end(refused: Refused, trained: Path) -> None:
     assert train.entry(["-rd", str(trained), "--IN_PLACE", "--STEPS", "2"]) == 0
-    refused(train.entry, ["-rd", trained, "--STEPS", "1"], "already has 2 steps", "more STEPS")
+    refused(train.entry, ["-rd", trained, "--STEPS", "1"], "already has 2 steps", "more steps")
 
 
 def test_a_resumed_run_of_another_configuration(refused: Refused, trained: Path) -> None:
@@ -81,8 +122,8 @@ def test_a_resumed_run_keeps_its_stages_batch_sizes(trained: Path) -> None:
         stage["batch_size"] = 2
     path.write_text(json.dumps(values))
     assert train.entry(["-rd", str(trained), "-b", "2", "--STEPS", "2", "-o", "longer"]) == 0
-    kept = json.loads(Path("longer/parameters/training.json").read_text())
-    assert [stage["batch_size"] for stage in kept["stages"]] == [2, 2]
+    kept = read_parameters(Path("longer/parameters")).training
+    assert [kept.batch_size_of(i) for i in range(2)] == [2, 2]
 
 
 def test_a_damaged_newest_checkpoint_does_not_outlive_the_good_ones(trained: Path) -> None:

@@ -1,0 +1,46 @@
+"""May a run be continued? Identities of runs, also of those that earlier versions began."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.shapes.dataset import ShapesDataset
+from minimagen.storage.checkpoint import save_checkpoint
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.resume import check_resumable, run_identity
+from tests.conftest import HashTextEncoder
+
+TESTING = Path(__file__).parents[2] / "parameters" / "testing"
+EARLIER = Path(__file__).parent / "earlier" / "state.json"  # of 28 November 2026, --TESTING
+
+
+def test_the_checkpoint_of_an_earlier_version_is_of_the_same_run(tmp_path: Path) -> None:
+    """Its record lacks the fields that came later and equals ours in all others."""
+    imagen_config, training, data = read_parameters(TESTING)
+    imagen = Imagen(imagen_config, HashTextEncoder(24))
+    training = training.replace(stages=training.for_stages(2).stages)
+    state = json.loads(EARLIER.read_text())
+    data = data.replace(epoch_size=64, valid_num=16, max_samples=64)
+    training_data = ShapesDataset(size=32, epoch_size=64)
+    directory = TrainingDirectory(tmp_path)
+    directory.make()
+    tensors = {f"model.{n}": p for n, p in imagen.stages[1].named_parameters()}
+
+    def check(**changes: object) -> None:
+        identities = [
+            run_identity(imagen, training, data.replace(**changes), training_data, i)
+            for i in range(2)
+        ]
+        check_resumable(imagen, directory, identities, (4, 4), [1])
+
+    save_checkpoint(directory.checkpoint(1, 2), tensors, state)
+    check()
+    with pytest.raises(UserError, match="data.seed was 0, is 1"):
+        check(seed=1)
+    del state["run"]
+    save_checkpoint(directory.checkpoint(1, 3), tensors, state)
+    with pytest.raises(UserError, match="too old"):
+        check()
