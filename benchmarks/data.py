@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
 
 if TYPE_CHECKING:
-    from minimagen.data.images.stream import TrainingData
+    from minimagen.data.dataset import IndexedDataset, StreamedDataset
 
 SIDE, BATCH = 64, 64
 PICTURES = 4096
@@ -115,14 +115,15 @@ WRITERS: dict[str, Callable[[Path, int, int], Path]] = {
 }
 
 
-def opened(source: str, folder: Path, stored: int, count: int, side: int) -> "TrainingData":
+def opened(
+    source: str, folder: Path, stored: int, count: int, side: int
+) -> "IndexedDataset | StreamedDataset":
     """Return the training part of freshly written data."""
-    from minimagen.data.loading.split import split_train_valid
     from minimagen.data.open import load_dataset
 
     path = source if source == "shapes" else WRITERS[source](folder, stored, count)
     dataset = load_dataset(path, (side, side))
-    return split_train_valid(dataset, 0.9, 0, 8)[0]
+    return dataset.split(0.9, 0, 8)[0]
 
 
 def speed(case: Case) -> Row:
@@ -193,7 +194,7 @@ def waiting(case: Case) -> Row:
 
 def memory(case: Case) -> Row:
     """Return the private memory that a long list takes once it is stored, and while it is read."""
-    from minimagen.data.images.dataset import PictureDataset
+    from minimagen.data.images.dataset import ImageDataset
     from minimagen.data.sources.file_table import FileTable
     from minimagen.data.sources.folder import load_folder
 
@@ -217,7 +218,7 @@ def memory(case: Case) -> Row:
         started = time.perf_counter()
         again = load_folder(folder)
         seconds_again = time.perf_counter() - started
-        uncached = PictureDataset(again.table, cache_bytes=0)
+        uncached = ImageDataset(again.table, cache_bytes=0)
         for index in range(0, len(uncached), max(1, len(uncached) // 5000)):
             uncached[index]
         return {

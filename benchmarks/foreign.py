@@ -188,16 +188,13 @@ def _write_table(path: Path, rows: list[dict[str, str]]) -> None:
 def _read_data(folder: Path) -> None:
     """Open data and read all its samples, as training does."""
     from minimagen.data.dataset import BadSampleError
-    from minimagen.data.images.dataset import PictureDataset
-    from minimagen.data.images.stream import PictureStream
     from minimagen.data.open import load_dataset
 
     dataset = load_dataset(folder, (8, 8))
-    if isinstance(dataset, PictureStream):
-        for row in dataset.source.once():
+    if not dataset.repeatable:
+        for row in dataset.rows():
             assert isinstance(row, BadSampleError) or row.captions
         return
-    assert isinstance(dataset, PictureDataset)
     for index in range(min(len(dataset), 50)):
         with contextlib.suppress(BadSampleError):
             assert dataset[index].caption.strip()

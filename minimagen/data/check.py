@@ -6,11 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minimagen.data.dataset import BadSampleError
-from minimagen.data.images.dataset import PictureDataset, Row
+from minimagen.data.dataset import BadSampleError, Dataset, Row
 from minimagen.data.images.decoding import DAMAGE, load_rgb, open_image
-from minimagen.data.images.stream import PictureStream, TrainingData
-from minimagen.errors import UserError
 
 SHOWN = 20  # unreadable files named; the rest is counted
 COUNTED_AT_ONCE = 1000  # captions tokenized together
@@ -60,7 +57,7 @@ class Report:
         return "\n".join(lines)
 
 
-def check(dataset: TrainingData, count_tokens: CountTokens, side: int | None) -> list[Report]:
+def check(dataset: Dataset, count_tokens: CountTokens, side: int | None) -> list[Report]:
     """Read every picture and caption once.
 
     Args:
@@ -71,27 +68,11 @@ def check(dataset: TrainingData, count_tokens: CountTokens, side: int | None) ->
     Raises:
         UserError: the data is not made of files.
     """
-    if isinstance(dataset, PictureStream):
-        parts = {"training": dataset.source.once()}
-        if dataset.validation:
-            parts["validation"] = dataset.validation.once()
-    elif isinstance(dataset, PictureDataset):
-        parts = {"training": rows_of(dataset)}
-        if dataset.validation:
-            parts["validation"] = rows_of(dataset.validation)
-    else:
-        raise UserError("the embedded data is drawn, not read: there is nothing to check")
+    parts = {"training": dataset.rows()}
+    if dataset.validation is not None:
+        parts["validation"] = dataset.validation.rows()
     seen: set[bytes] = set()  # of all parts: a validation picture that is trained on is a mistake
     return [_check_part(name, rows, count_tokens, side, seen) for name, rows in parts.items()]
-
-
-def rows_of(dataset: PictureDataset) -> Iterator[Row | BadSampleError]:
-    """Go through a table; what is bad is yielded as its reason."""
-    for index in range(len(dataset)):
-        try:
-            yield dataset.table[index]
-        except BadSampleError as error:
-            yield error
 
 
 def _check_part(

@@ -1,21 +1,101 @@
-"""What every data set hands over: one captioned picture."""
+"""What a data set is and what it says of itself: protocols, from rows to captioned images.
 
+A source gives rows: a `Table` by index, a `Stream` in some order. A data set makes samples of them:
+an `IndexedDataset` gives any of them at any time, so that every step of a run can be repeated; a
+`StreamedDataset` gives them as they come. `minimagen.data.indexed` has what indexed ones share.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Literal, Protocol, Union, runtime_checkable
 
+from minimagen.config import Size
 from minimagen.sample import Sample
+
+Description = Mapping[str, str | int | bool]
+"""What a data set was opened with, by the name of `DataConfig`'s field."""
 
 
 class BadSampleError(Exception):
     """A sample that cannot be used; the message names it and says why."""
 
 
-class CaptionedDataset(Protocol):
-    """Captioned pictures by index; the same index always gives the same sample.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image, not yet decoded, with all its captions.
 
-    A data set that leaves a choice (several captions, where to crop) may also have
-    ``draw(index, rng)``, which makes the choice with ``rng``: training uses it.
+    Attributes:
+        image: the file, or its content.
+        captions: one or more are wanted; several are variants of which training draws one.
+        name: what messages call the image.
+        attributes: what else the table says in words.
     """
+
+    image: Path | bytes
+    captions: tuple[str, ...]
+    name: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def content(self) -> bytes:
+        """The image file's bytes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+
+
+class Table(Protocol):
+    """Rows by index, read from disk when asked for: memory does not grow with their number."""
+
+    @property
+    def identity(self) -> str:
+        """Return what changes whenever the rows do: results kept on disk are found by it."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def __getitem__(self, index: int) -> Row:
+        """Return one row.
+
+        Raises:
+            BadSampleError: it holds no image.
+        """
+        ...
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield each row's captions, no image read; an empty tuple for a bad row."""
+        ...
+
+
+class Stream(Protocol):
+    """Rows in some order, read from wherever they are."""
+
+    @property
+    def identity(self) -> str:
+        """Return what stays the same when the rows move to another place."""
+        ...
+
+    def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Row | BadSampleError]:
+        """Yield rows without end, in a seeded order; ``readers`` share the work."""
+        ...
+
+    def once(self) -> Iterator[Row | BadSampleError]:
+        """Yield every row once, always in the same order."""
+        ...
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield each row's captions once; an empty tuple for a bad row."""
+        ...
+
+
+class Samples(Protocol):
+    """Captioned images by index; the same index always gives the same sample."""
 
     def __len__(self) -> int:
         """Return the number of samples in one epoch."""
@@ -30,11 +110,120 @@ class CaptionedDataset(Protocol):
         ...
 
 
-def draw(dataset: CaptionedDataset, index: int, rng: Random) -> Sample:
-    """Return a sample as training sees it, with what the data leaves open drawn with ``rng``.
+class _Described(Protocol):
+    """What training, checking and encoding ask of any data set."""
 
-    Raises:
-        BadSampleError: it cannot be used.
-    """
-    own = getattr(dataset, "draw", None)
-    return dataset[index] if own is None else own(index, rng)
+    @property
+    def description(self) -> Description:
+        """Return what it was opened with, for ``data.json``."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Return what tells its content from another's, wherever the files are."""
+        ...
+
+    @property
+    def sizes(self) -> Mapping[Size, int | None]:
+        """Return how many samples of each size come in an epoch, in the order of their indices.
+
+        All samples of a batch have one size. None: nobody has counted, as in a stream.
+        """
+        ...
+
+    @property
+    def endless(self) -> bool:
+        """Tell whether samples are drawn without end, an epoch being an agreement."""
+        ...
+
+    @property
+    def validation(self) -> Union["IndexedDataset", "StreamedDataset", None]:
+        """Return the data's own validation set, if it has one."""
+        ...
+
+    def at_most(self, count: int, seed: int = 0) -> "Dataset":
+        """Return ``count`` samples drawn at random, or all: where there are fewer or no end."""
+        ...
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each image of an epoch, no image decoded; () for a bad one."""
+        ...
+
+    def rows(self) -> Iterator[Row | BadSampleError]:
+        """Yield every row of an epoch as it is in its source; a bad one as its reason.
+
+        Raises:
+            UserError: it has no rows, as it is not read from files.
+        """
+        ...
+
+
+@runtime_checkable
+class IndexedDataset(Samples, _Described, Protocol):
+    """Samples by index: any step of a run can be repeated."""
+
+    @property
+    def repeatable(self) -> Literal[True]:
+        """Tell that it is not a stream."""
+        ...
+
+    def draw(self, index: int, rng: Random) -> Sample:
+        """Return a sample as training sees it, with what the data leaves open drawn with ``rng``.
+
+        Raises:
+            BadSampleError: it cannot be used.
+        """
+        ...
+
+    def split(
+        self, fraction: float = 0.9, seed: int = 0, count: int = 512
+    ) -> tuple["IndexedDataset", Samples]:
+        """Return the training and the validation part.
+
+        Args:
+            fraction: the training share, in (0, 1), where the data has no division of its own.
+            seed: of the random division.
+            count: how many samples of the validation part will be used at most.
+
+        Raises:
+            UserError: the fraction is out of range, or there are fewer than two samples.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamedDataset(_Described, Protocol):
+    """Samples as they come: the order depends on the seed and on where a run starts."""
+
+    @property
+    def repeatable(self) -> Literal[False]:
+        """Tell that it is a stream."""
+        ...
+
+    def samples(self, seed: int, reader: int, readers: int) -> Iterator[Sample | BadSampleError]:
+        """Yield training samples without end; what is bad is yielded as its reason."""
+        ...
+
+    def split(
+        self, fraction: float = 0.9, seed: int = 0, count: int = 512
+    ) -> tuple["StreamedDataset", Samples]:
+        """Return the training part and up to ``count`` samples for validation.
+
+        Args:
+            fraction: the training share, in (0, 1), where the data has no division of its own.
+            seed: of no effect: a row belongs to one part forever, by its name.
+            count: the largest number of validation samples; they are kept in memory, undecoded.
+
+        Raises:
+            UserError: there are none for validation.
+        """
+        ...
+
+
+Dataset = IndexedDataset | StreamedDataset
+
+
+def count_of(dataset: Dataset) -> int | None:
+    """Return the number of samples in an epoch, None where nobody has counted."""
+    counts = [count for count in dataset.sizes.values() if count is not None]
+    return sum(counts) if len(counts) == len(dataset.sizes) else None

@@ -5,12 +5,10 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from minimagen.data.images.dataset import PictureDataset
-from minimagen.data.images.stream import PictureStream, TrainingData
+from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import EmbeddingStore, store_folder
@@ -48,7 +46,7 @@ class EncodingReport:
         return "\n".join(lines)
 
 
-def encode_captions(dataset: TrainingData, encoder: T5Encoder) -> EncodingReport:
+def encode_captions(dataset: Dataset, encoder: T5Encoder) -> EncodingReport:
     """Encode those captions of a data set that are not on the disk yet; Ctrl-C ends it early.
 
     Args:
@@ -79,22 +77,14 @@ def encode_captions(dataset: TrainingData, encoder: T5Encoder) -> EncodingReport
     return report
 
 
-def walk_captions(dataset: TrainingData) -> Iterator[tuple[str, ...]]:
+def walk_captions(dataset: Dataset) -> Iterator[tuple[str, ...]]:
     """Go through every picture's captions, its variants too, and decode no picture.
 
     The data set's own validation set comes last. A row without a usable caption is an empty tuple.
     """
-    if isinstance(dataset, PictureDataset):
-        parts: list[Any] = [dataset.table, dataset.validation and dataset.validation.table]
-    elif isinstance(dataset, PictureStream):
-        parts = [dataset.source, dataset.validation]
-    else:
-        parts = [dataset]
-    for part in parts:
-        if hasattr(part, "captions"):
-            yield from part.captions()
-        elif part is not None:  # a data set of the user's own
-            yield from ((part[index].caption,) for index in range(len(part)))
+    yield from dataset.captions()
+    if dataset.validation is not None:
+        yield from dataset.validation.captions()
 
 
 def _counted(
@@ -106,8 +96,6 @@ def _counted(
         yield from captions
 
 
-def _length(dataset: TrainingData) -> int | None:
-    if isinstance(dataset, PictureStream):
-        return None
-    held_out = dataset.validation if isinstance(dataset, PictureDataset) else None
-    return len(dataset) + (len(held_out) if held_out else 0)
+def _length(dataset: Dataset) -> int | None:
+    counts = [count_of(part) for part in (dataset, dataset.validation) if part is not None]
+    return None if None in counts else sum(filter(None, counts))

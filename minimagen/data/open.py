@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minimagen.config import Size
+from minimagen.data.dataset import Dataset
 from minimagen.data.images.buckets import bucketed
-from minimagen.data.images.dataset import PictureDataset
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import CROPS, Framing
-from minimagen.data.images.stream import PictureStream, TrainingData
+from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources.table import parquet_columns
 from minimagen.errors import UserError, did_you_mean
 from minimagen.shapes.dataset import ShapesDataset
@@ -30,7 +31,7 @@ def load_dataset(
     flip: bool = False,
     buckets: Sequence[Size] = (),
     streaming: bool = False,
-) -> TrainingData:
+) -> Dataset:
     """Open the data to train on; docs/data.md has the table of what it may be.
 
     Args:
@@ -65,7 +66,11 @@ def load_dataset(
         )
     framing = Framing(size, crop, flip, tuple(buckets))
     dataset = _load_pictures(str(name_or_path), framing, caption_column, streaming)
-    if buckets and isinstance(dataset, PictureDataset):
+    dataset.opened = {
+        "dataset": _absolute(str(name_or_path)), "caption_column": caption_column, "crop": crop,
+        "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
+    }  # fmt: skip
+    if buckets and dataset.repeatable:
         return bucketed(dataset)
     return dataset
 
@@ -80,9 +85,15 @@ def _checked_size(size: Size | int) -> Size:
     return sides[0], sides[1]
 
 
+def _absolute(name: str) -> str:
+    """Return a name that means the same in another working directory."""
+    local = Path(name).exists() or (name.endswith(TAR) and "://" not in name)
+    return str(Path(name).absolute()) if local else name
+
+
 def _load_pictures(
     name: str, framing: Framing, caption_column: str, streaming: bool
-) -> PictureDataset | PictureStream:
+) -> ImageDataset | ImageStream:
     """Open pictures that are not drawn."""
     path = Path(name)
     if path.exists():
@@ -104,7 +115,7 @@ def _load_pictures(
 
 def _load_path(
     path: Path, framing: Framing, caption_column: str, streaming: bool
-) -> PictureDataset | PictureStream:
+) -> ImageDataset | ImageStream:
     """Open a file or a folder by what is in it."""
     from minimagen.data.download.download import download
     from minimagen.data.download.url_table import fingerprint, is_url_table

@@ -7,7 +7,9 @@ divided into three splits: what `heldout` asks for was never painted in training
 
 import random
 from collections.abc import Iterator
+from typing import Literal, NoReturn
 
+from minimagen.config import Size
 from minimagen.errors import UserError, did_you_mean
 from minimagen.sample import Sample
 from minimagen.shapes import objects, scenes
@@ -27,7 +29,9 @@ class ShapesDataset:
     `len()` is the number of pictures that count as an epoch; any index >= 0 can be drawn.
     """
 
+    repeatable: Literal[True] = True
     endless = True  # training sees every index once instead of an epoch again and again
+    validation = None  # `split` draws one
 
     def __init__(
         self,
@@ -55,11 +59,30 @@ class ShapesDataset:
             raise UserError(
                 f"shapes: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
             )
-        self.split, self.level, self.size = split, level, size
+        self._split, self.level, self.size = split, level, size
         self.seed, self.epoch_size = seed, epoch_size
 
+    @property
+    def description(self) -> dict[str, str | int | bool]:
+        """Return what opens it again, by the name of ``DataConfig``'s field."""
+        return {"dataset": self._name, "seed": self.seed, "epoch_size": self.epoch_size}
+
+    @property
+    def identity(self) -> str:
+        """Return level and split; what else its samples depend on is in the description."""
+        return f"{self._name} {self._split}"
+
+    @property
+    def _name(self) -> str:
+        return "shapes" if self.level == "simple" else f"shapes:{self.level}"
+
+    @property
+    def sizes(self) -> dict[Size, int]:
+        """Return the number of images in one epoch, by their one size."""
+        return {(self.size, self.size): self.epoch_size}
+
     def __len__(self) -> int:
-        """Return the number of pictures in one epoch."""
+        """Return the number of images in one epoch."""
         return self.epoch_size
 
     def __iter__(self) -> Iterator[Sample]:
@@ -72,8 +95,31 @@ class ShapesDataset:
         paint = scenes.draw if self.level == "scenes" else objects.draw
         return Sample(paint(attributes, rng, self.size), caption, attributes, str(int(index)))
 
+    def draw(self, index: int, rng: random.Random) -> Sample:
+        """Return ``self[index]``: an endless stream leaves nothing open."""
+        return self[index]
+
+    def split(
+        self, fraction: float = 0.9, seed: int = 0, count: int = 512
+    ) -> "tuple[ShapesDataset, ShapesDataset]":
+        """Return this data set, and the combinations of ``tune`` for validation."""
+        tune = ShapesDataset("tune", self.level, self.size, self.seed, self.epoch_size)
+        return self, tune
+
+    def at_most(self, count: int, seed: int = 0) -> "ShapesDataset":
+        """Return the whole stream: it has no end."""
+        return self
+
+    def rows(self) -> NoReturn:
+        """Refuse: there are no files.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("the embedded data is drawn, not read: there is nothing to check")
+
     def captions(self) -> Iterator[tuple[str, ...]]:
-        """Go through one epoch without drawing pictures."""
+        """Go through one epoch without drawing images."""
         return ((self._told(index)[1],) for index in range(self.epoch_size))
 
     def _told(self, index: int) -> tuple[dict[str, str], str, random.Random]:
@@ -81,11 +127,11 @@ class ShapesDataset:
         if index < 0:
             raise IndexError(f"index {index}: the stream starts at 0")
         # Python's generator: cheap to seed, and its stream is the same in every version.
-        rng = random.Random(f"{self.level} {self.split} {self.seed} {int(index)}")
+        rng = random.Random(f"{self.level} {self._split} {self.seed} {int(index)}")
         if self.level == "scenes":
-            attributes = scenes.attributes_for(self.split, rng)
+            attributes = scenes.attributes_for(self._split, rng)
             return attributes, scenes.caption_for(attributes, rng), rng
-        attributes = objects.attributes_for(self.split, rng)
+        attributes = objects.attributes_for(self._split, rng)
         return attributes, objects.caption_for(attributes, rng), rng
 
 

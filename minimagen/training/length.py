@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 
 from minimagen.config import TrainingConfig
-from minimagen.data.images.buckets import Buckets
-from minimagen.data.images.stream import TrainingData
+from minimagen.data.dataset import Dataset, count_of
 from minimagen.data.loading.batches import training_batches
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -23,7 +22,7 @@ OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, 
 
 def steps_of(
     imagen: Imagen,
-    dataset: TrainingData,
+    dataset: Dataset,
     config: TrainingConfig,
     encode: TextEncoder,
     chosen: Sequence[int],
@@ -51,7 +50,10 @@ def steps_of(
     if config.steps is not None:
         return (config.steps,) * count
     if config.epochs is not None:
-        images = config.epochs * len(dataset)
+        counted = count_of(dataset)
+        if counted is None:
+            raise UserError("a stream has no length, so no epochs: give steps or minutes instead")
+        images = config.epochs * counted
         return tuple(math.ceil(images / config.batch_size_of(i)) for i in range(count))
     assert config.minutes is not None
     if processes.sharded:
@@ -68,14 +70,14 @@ def steps_of(
 
 def _seconds_per_step(
     imagen: Imagen,
-    dataset: TrainingData,
+    dataset: Dataset,
     config: TrainingConfig,
     encode: TextEncoder,
     i: int,
     processes: Processes,
 ) -> float:
     """Time a few steps of a copy of stage ``i``: each reads one batch; text is encoded before."""
-    sizes = len(dataset.parts) if isinstance(dataset, Buckets) else 1
+    sizes = len(dataset.sizes)
     untimed, timed = UNTIMED_STEPS * sizes, max(TIMED_STEPS, UNTIMED_STEPS * sizes)
     trainer = Trainer(
         copy.deepcopy(imagen.stages[i]),

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.config import DataConfig, StageConfig, StageTrainingConfig, TrainingConfig
-from minimagen.data.images.buckets import Buckets
-from minimagen.data.images.stream import PictureStream, TrainingData
+from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
@@ -18,7 +17,7 @@ OF_CASCADE = ("image_sizes", "text_encoder_name")  # beside the fields of a stag
 
 
 def run_identity(
-    imagen: Imagen, config: TrainingConfig, data: DataConfig, training: TrainingData, i: int
+    imagen: Imagen, config: TrainingConfig, data: DataConfig, training: Dataset, i: int
 ) -> dict[str, Any]:
     """Return what must not change when stage ``i`` is resumed; kept in its checkpoints, JSON.
 
@@ -36,7 +35,8 @@ def run_identity(
         "seed": config.seed,
         "precision": config.precision,
         "data": data.model_dump(mode="json") | {"dataset": Path(data.dataset).name},
-        "pictures": _count(training),
+        "content": training.identity,
+        "pictures": _count(training) if data.aspect_buckets else count_of(training),
     }
 
 
@@ -62,10 +62,17 @@ def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _count(training: TrainingData) -> int | dict[str, int] | None:
-    if isinstance(training, Buckets):
-        return training.counts
-    return None if isinstance(training, PictureStream) else len(training)
+def _count(training: Dataset) -> dict[str, int] | None:
+    """Return the number of images of each size, None where nobody has counted."""
+    counts = {f"{h} x {w}": n for (h, w), n in training.sizes.items() if n is not None}
+    return counts or None
+
+
+def _comparable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``now`` with what ``saved`` has too: data is known by its content, earlier by name."""
+    if "content" not in saved:
+        return {key: value for key, value in now.items() if key != "content"}
+    return {**now, "data": {**now["data"], "dataset": saved["data"]["dataset"]}}
 
 
 def check_resumable(
@@ -94,7 +101,8 @@ def check_resumable(
         state = read_json(folder / STATE)
         if "run" not in state:
             raise UserError(f"{checkpoints} are too old to say of which run they are")
-        if difference := _difference(_completed(state["run"]), identities[i]):
+        saved = _completed(state["run"])
+        if difference := _difference(saved, _comparable(saved, identities[i])):
             raise UserError(
                 f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"

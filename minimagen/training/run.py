@@ -9,8 +9,9 @@ import torch
 from PIL.Image import Image
 
 from minimagen.config import DataConfig, TrainingConfig
-from minimagen.data.images.buckets import Buckets
-from minimagen.data.images.stream import PROMISE, PictureStream, TrainingData
+from minimagen.data.dataset import Dataset, Samples
+from minimagen.data.images.stream import PROMISE
+from minimagen.data.indexed import as_dataset
 from minimagen.data.loading.batches import training_batches
 from minimagen.imagen import Imagen
 from minimagen.images import Batch
@@ -40,7 +41,7 @@ class OutOfMemory(Exception):
 
 def train(
     imagen: Imagen,
-    dataset: TrainingData,
+    dataset: Dataset | Samples,
     config: TrainingConfig,
     *,
     data: DataConfig | None = None,
@@ -56,9 +57,10 @@ def train(
 
     Args:
         imagen: The cascade; its stages are trained in place and end with the averaged weights.
-        dataset: Captioned pictures of the size of the last stage, or of its aspect buckets.
+        dataset: Captioned images of the size of the last stage, or of its aspect buckets: from
+            `load_dataset`, or your own class with ``__len__`` and ``__getitem__``.
         config: Steps, rates, batch size.
-        data: What is written to ``data.json``, the share for validation and its size.
+        data: The share for validation and its size; what the data set says of itself counts.
         output: The training directory, ``training_<time>`` by default; other stages' is joined.
         stages: Which stages to train; all by default.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
@@ -72,7 +74,8 @@ def train(
         NonFiniteLossError: If the loss is no longer a number; the weights before are saved.
         OutOfMemory: If a step needs more memory than the device has.
     """
-    data = data or DataConfig()
+    dataset = as_dataset(dataset)
+    data = (data or DataConfig()).replace(**dataset.description)
     processes = launched(device, fsdp)
     teacher = kept_teacher(resume) or teacher
     with processes.together():
@@ -271,7 +274,7 @@ def _announced(
     teacher: TrainingDirectory | None,
     imagen: Imagen,
     processes: Processes,
-    training: TrainingData,
+    training: Dataset,
 ) -> Tracker:
     """Return what tells and records the run, once it has told what is trained."""
     board = start_board(config.tracker, directory, processes)
@@ -286,11 +289,10 @@ def _announced(
     for i, stage in enumerate(imagen.stages):
         size = " x ".join(map(str, imagen.config.image_sizes[i]))
         tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
-    if isinstance(training, Buckets):
-        tracker.say(
-            "pictures by size: " + ", ".join(f"{n} of {s}" for s, n in training.counts.items())
-        )
-    if isinstance(training, PictureStream):
+    if len(training.sizes) > 1 and training.repeatable:
+        counts = ", ".join(f"{n} of {h} x {w}" for (h, w), n in training.sizes.items())
+        tracker.say(f"images by size: {counts}")
+    if not training.repeatable:
         tracker.say(PROMISE)
     return tracker
 

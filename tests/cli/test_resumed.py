@@ -88,7 +88,7 @@ def test_a_resumed_run_of_another_configuration(refused: Refused, trained: Path)
         ("training.json", ["seed"], 7, "seed was 0, is 7"),
         ("training.json", ["stages", 0, "optimizer"], "adamw", "was 'muon', is 'adamw'"),
         ("data.json", ["epoch_size"], 65, "data.epoch_size was 64, is 65"),
-        ("data.json", ["dataset"], "shapes:scenes", "was 'shapes', is 'shapes:scenes'"),
+        ("data.json", ["dataset"], "shapes:scenes", "was 'shapes train', is 'shapes:scenes train'"),
     ],
 )
 def test_a_resumed_run_whose_parameters_were_edited(

@@ -20,6 +20,7 @@ from minimagen.__main__ import main
 from minimagen.data import encode
 from minimagen.data.encode import encode_captions, walk_captions
 from minimagen.data.images import decoding as transforms
+from minimagen.data.indexed import as_dataset
 from minimagen.data.open import load_dataset
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
@@ -105,7 +106,7 @@ def test_drawn_captions_are_those_of_the_samples() -> None:
 
 def test_a_data_set_of_the_users_own_is_walked() -> None:
     samples = [Sample(np.zeros((4, 4, 3), np.uint8), caption) for caption in ("a", "b")]
-    assert list(walk_captions(samples)) == [("a",), ("b",)]
+    assert list(walk_captions(as_dataset(samples))) == [("a",), ("b",)]
 
 
 def test_training_after_encoding_asks_t5_for_nothing(

@@ -10,9 +10,10 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,9 +24,18 @@ from PIL import Image
 from minimagen.config import Size
 from minimagen.config.sizes import nearest
 from minimagen.data.bad_samples import BAD_SHARE, JUDGED_FROM
-from minimagen.data.dataset import BadSampleError, CaptionedDataset, draw
-from minimagen.data.images.dataset import CACHE_BYTES, PictureDataset, PictureTable, Row
+from minimagen.data.dataset import (
+    BadSampleError,
+    Description,
+    IndexedDataset,
+    Row,
+    Samples,
+    Table,
+)
+from minimagen.data.images.dataset import CACHE_BYTES, ImageDataset, captions_at
 from minimagen.data.images.decoding import DAMAGE, upright_size
+from minimagen.data.indexed import BaseDataset, Subset, check_division, divide
+from minimagen.data.permutation import Permutation
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 from minimagen.storage.cache import cache_folder
@@ -40,29 +50,38 @@ FORMAT = 1  # of what stays on the disk
 log = logging.getLogger(__name__)
 
 
-class Buckets:
+class Buckets(BaseDataset):
     """Data sets whose samples have one size each, one after the other.
 
     Args:
         parts: the data set of each size; empty ones are left out.
         validation: the data's own validation set, if it has one; its samples may have any size.
+        opened: what `load_dataset` was asked for.
     """
 
     def __init__(
-        self, parts: Mapping[Size, CaptionedDataset], validation: PictureDataset | None = None
+        self,
+        parts: Mapping[Size, IndexedDataset],
+        validation: IndexedDataset | None = None,
+        opened: Description | None = None,
     ) -> None:
         self.parts = {size: part for size, part in parts.items() if len(part)}
-        self.validation = validation
+        self.validation, self.opened = validation, opened or {}
         self._in_order = list(self.parts.values())
         self._starts = [0, *itertools.accumulate(map(len, self._in_order))]
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Return the number of pictures of each size."""
-        return {f"{height} x {width}": len(part) for (height, width), part in self.parts.items()}
+    def sizes(self) -> Mapping[Size, int]:
+        """Return the number of images of each size."""
+        return {size: len(part) for size, part in self.parts.items()}
+
+    @cached_property
+    def identity(self) -> str:
+        """Return those of the parts."""
+        return ", ".join(part.identity for part in self._in_order)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -72,7 +91,7 @@ class Buckets:
             BadSampleError: it cannot be used.
         """
         part, place = self._find(index)
-        return self._in_order[part][place]
+        return part[place]
 
     def draw(self, index: int, rng: Random) -> Sample:
         """Return one sample with what it leaves open drawn with ``rng``.
@@ -81,24 +100,63 @@ class Buckets:
             BadSampleError: it cannot be used.
         """
         part, place = self._find(index)
-        return draw(self._in_order[part], place, rng)
+        return part.draw(place, rng)
 
-    def after(self, index: int) -> int:
-        """Return the index of the next sample of the same size; after the last comes the first."""
-        part, place = self._find(index)
-        return self._starts[part] + (place + 1) % len(self._in_order[part])
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each image, size by size."""
+        return itertools.chain.from_iterable(part.captions() for part in self._in_order)
 
-    def _find(self, index: int) -> tuple[int, int]:
+    def rows(self) -> Iterator[Row | BadSampleError]:
+        """Yield every row, size by size."""
+        return itertools.chain.from_iterable(part.rows() for part in self._in_order)
+
+    def _find(self, index: int) -> tuple[IndexedDataset, int]:
         part = bisect.bisect_right(self._starts, index) - 1
-        return part, index - self._starts[part]
+        return self._in_order[part], index - self._starts[part]
+
+    def at_most(self, count: int, seed: int = 0) -> "Buckets":
+        """Return ``count`` images of all sizes together, of each its share."""
+        if count >= len(self):
+            return self
+        parts: dict[Size, IndexedDataset] = {}
+        seen = kept = 0
+        for size, part in self.parts.items():
+            seen += len(part)
+            more = count * seen // len(self) - kept
+            order = Permutation(len(part), "at most", seed)
+            parts[size], kept = Subset(part, order, range(more)), kept + more
+        return Buckets(parts, self.validation, self.opened)
+
+    def split(
+        self, fraction: float = 0.9, seed: int = 0, count: int = 512
+    ) -> tuple[IndexedDataset, Samples]:
+        """Divide the images of each size, or return the data's own validation set.
+
+        Raises:
+            UserError: the fraction is out of range, or there are fewer than two images.
+        """
+        if self.validation is not None:
+            return self, self.validation
+        check_division(len(self), fraction)
+        pairs = {size: divide(part, fraction, seed) for size, part in self.parts.items()}
+        validation = Buckets({size: pair[1] for size, pair in pairs.items()})
+        order = Permutation(len(validation), "mixed", seed)  # its first rows are of all sizes
+        training = Buckets({size: pair[0] for size, pair in pairs.items()}, None, self.opened)
+        return training, Subset(validation, order, range(len(validation)))
 
 
 @dataclass(frozen=True)
-class Rows:
+class SomeRows:
     """Some rows of a table."""
 
-    table: PictureTable
+    table: Table
     indices: Sequence[int]
+
+    @property
+    def identity(self) -> str:
+        """Return that of the table, and which rows."""
+        rows = hashlib.blake2b(np.asarray(self.indices).tobytes(), digest_size=16)
+        return f"{self.table.identity} {rows.hexdigest()}"
 
     def __len__(self) -> int:
         """Return their number."""
@@ -108,24 +166,28 @@ class Rows:
         """Return one row."""
         return self.table[int(self.indices[index])]
 
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each row."""
+        return (captions_at(self, index) for index in range(len(self)))
 
-def bucketed(dataset: PictureDataset) -> Buckets:
-    """Divide a data set by the sizes that its framing gives to pictures (``Framing.buckets``).
+
+def bucketed(dataset: ImageDataset) -> Buckets:
+    """Divide a data set by the sizes that its framing gives to images (``Framing.buckets``).
 
     Raises:
-        UserError: too many pictures cannot be read, or what was found cannot be kept.
+        UserError: too many images cannot be read, or what was found cannot be kept.
     """
     sizes = dataset.framing.buckets
-    parts: dict[Size, CaptionedDataset] = {}
+    parts: dict[Size, IndexedDataset] = {}
     for size, indices in zip(sizes, rows_of_sizes(dataset.table, sizes), strict=True):
         framing = replace(dataset.framing, size=size, buckets=())
         room = CACHE_BYTES * len(indices) // max(1, len(dataset))
-        rows = Rows(dataset.table, indices)
-        parts[size] = PictureDataset(rows, framing, None, room, dataset.files)
-    return Buckets(parts, dataset.validation)
+        rows = SomeRows(dataset.table, indices)
+        parts[size] = ImageDataset(rows, framing, None, room, dataset.files)
+    return Buckets(parts, dataset.validation, dataset.opened)
 
 
-def rows_of_sizes(table: PictureTable, sizes: Sequence[Size]) -> list[Sequence[int]]:
+def rows_of_sizes(table: Table, sizes: Sequence[Size]) -> list[Sequence[int]]:
     """Return the rows whose aspect ratio is nearest to that of each size.
 
     A size that fewer than ``LEAST`` pictures have goes without; they get the nearest other one.
@@ -134,10 +196,7 @@ def rows_of_sizes(table: PictureTable, sizes: Sequence[Size]) -> list[Sequence[i
     Raises:
         UserError: too many pictures cannot be read, or what was found cannot be kept.
     """
-    identity = getattr(table, "identity", None)
-    if identity is None:  # a list in memory
-        return _divided(_sorted(_look(table, sizes), len(sizes)), len(sizes))
-    digest = hashlib.blake2b(repr((FORMAT, identity, list(sizes))).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((FORMAT, table.identity, list(sizes))).encode(), digest_size=16)
     path = cache_folder("buckets") / f"{digest.hexdigest()}.npy"
     found = _stored(path, len(sizes), len(table))
     if found is None:
@@ -147,14 +206,14 @@ def rows_of_sizes(table: PictureTable, sizes: Sequence[Size]) -> list[Sequence[i
     return _divided(found, len(sizes))
 
 
-def _look(table: PictureTable, sizes: Sequence[Size]) -> np.ndarray:
+def _look(table: Table, sizes: Sequence[Size]) -> np.ndarray:
     """Return the number of each row's size."""
 
     def number(row: Row | None) -> int:
         if row is None:
             return UNREADABLE
         try:
-            height, width = upright_size(row.picture)
+            height, width = upright_size(row.image)
         except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning):
             return UNREADABLE
         return sizes.index(nearest(sizes, width / height))
@@ -174,7 +233,7 @@ def _look(table: PictureTable, sizes: Sequence[Size]) -> np.ndarray:
     return _merged(numbers, sizes)
 
 
-def _row(table: PictureTable, index: int) -> Row | None:
+def _row(table: Table, index: int) -> Row | None:
     try:
         return table[index]
     except BadSampleError:

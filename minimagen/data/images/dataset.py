@@ -1,78 +1,63 @@
-"""Captioned pictures by index, whatever table they come from."""
+"""Captioned images by index, whatever table they come from."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from minimagen.data.dataset import BadSampleError
+from minimagen.config import Size
+from minimagen.data.dataset import BadSampleError, Row, Table
 from minimagen.data.images.absence import FileReader
 from minimagen.data.images.decoding import BadImageError, Framing, crop_resize, load_rgb
+from minimagen.data.indexed import BaseDataset
 from minimagen.sample import Sample
 
-CACHE_BYTES = 2**28  # decoded pictures kept in memory; beyond it they are decoded when asked for
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One picture, not yet decoded, with all its captions.
-
-    Attributes:
-        picture: the file, or its content.
-        captions: one or more are wanted; several are variants of which training draws one.
-        name: what messages call the picture.
-        attributes: what else the table says in words.
-    """
-
-    picture: Path | bytes
-    captions: tuple[str, ...]
-    name: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def content(self) -> bytes:
-        """The picture file's bytes.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        return self.picture if isinstance(self.picture, bytes) else self.picture.read_bytes()
-
-
-class PictureTable(Protocol):
-    """Rows by index, read from disk when asked for: memory does not grow with their number."""
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        ...
-
-    def __getitem__(self, index: int) -> Row:
-        """Return one row.
-
-        Raises:
-            BadSampleError: it holds no picture.
-        """
-        ...
+CACHE_BYTES = 2**28  # decoded images kept in memory; beyond it they are decoded when asked for
 
 
 class Pixels(NamedTuple):
-    """A picture of the wanted size, and whether it had to be enlarged."""
+    """An image of the wanted size, and whether it had to be enlarged."""
 
     image: np.ndarray
     enlarged: bool
 
 
-class PictureDataset:
-    """A table's pictures at one size, each with one of its captions."""
+@dataclass(frozen=True)
+class MemoryTable:
+    """Rows that are in memory, not on disk."""
+
+    memory: Sequence[Row]
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of the rows."""
+        return hashlib.blake2b(repr(self.memory).encode(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.memory)
+
+    def __getitem__(self, index: int) -> Row:
+        """Return one row."""
+        return self.memory[index]
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield each row's captions."""
+        return (row.captions for row in self.memory)
+
+
+class ImageDataset(BaseDataset):
+    """A table's images at one size, each with one of its captions."""
 
     def __init__(
         self,
-        table: PictureTable,
+        table: Table,
         framing: Framing | None = None,
-        validation: "PictureDataset | None" = None,
+        validation: "ImageDataset | None" = None,
         cache_bytes: int = CACHE_BYTES,
         files: FileReader | None = None,
     ) -> None:
@@ -82,7 +67,7 @@ class PictureDataset:
             table: where the rows come from.
             framing: size, crop and flip.
             validation: the data's own validation set, if it has one.
-            cache_bytes: how many bytes of decoded pictures are kept.
+            cache_bytes: how many bytes of decoded images are kept.
             files: knows what other data sets of the same source could read.
         """
         self.table, self.validation = table, validation
@@ -92,31 +77,47 @@ class PictureDataset:
         self._cache: dict[int, Pixels] = {}
         self.files = files or FileReader()
 
+    @property
+    def sizes(self) -> Mapping[Size, int]:
+        """Return the number of images by their one size."""
+        return {self.framing.size: len(self)}
+
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.table)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return a picture, cropped in the middle, with its first caption.
+        """Return an image, cropped in the middle, with its first caption.
 
         Raises:
             BadSampleError: it cannot be read, or has no caption.
-            UserError: the folder that it is in went away and did not come back.
+            UserError: its folder became unavailable and did not come back.
         """
         return self._sample(index, None)
 
     def draw(self, index: int, rng: Random) -> Sample:
-        """Return a picture with caption, crop and flip drawn with ``rng``.
+        """Return an image with caption, crop and flip drawn with ``rng``.
 
         Raises:
             BadSampleError: it cannot be read, or has no caption.
-            UserError: the folder that it is in went away and did not come back.
+            UserError: its folder became unavailable and did not come back.
         """
         return self._sample(index, rng)
 
-    def __iter__(self) -> Iterator[Sample]:
-        """Go through all pictures once."""
-        return (self[index] for index in range(len(self)))
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each image, its variants too, and decode none; () for a bad row."""
+        return self.table.captions()
+
+    def rows(self) -> Iterator[Row | BadSampleError]:
+        """Yield every row; a bad one as its reason."""
+        for index in range(len(self)):
+            try:
+                yield self.table[index]
+            except BadSampleError as error:
+                yield error
+
+    def _captions_of(self, index: int) -> tuple[str, ...]:
+        return captions_at(self.table, index)
 
     def _sample(self, index: int, rng: Random | None) -> Sample:
         row = self.table[index]
@@ -129,18 +130,26 @@ class PictureDataset:
         return finish(row, pixels, self.framing, rng)
 
     def _content(self, row: Row) -> bytes:
-        if isinstance(row.picture, bytes):
-            return row.picture
+        if isinstance(row.image, bytes):
+            return row.image
         try:
-            return self.files.read(row.picture)
+            return self.files.read(row.image)
         except OSError as error:
             raise BadImageError(f"{row.name}: {error.strerror}") from error
+
+
+def captions_at(table: Table, index: int) -> tuple[str, ...]:
+    """Return the captions of one row; none of a bad one."""
+    try:
+        return table[index].captions
+    except BadSampleError:
+        return ()
 
 
 def read_pixels(
     source: Path | bytes, name: str, framing: Framing, place: tuple[float, float]
 ) -> tuple[Pixels, bool]:
-    """Decode, crop and resize a picture; also tell whether any ``place`` gives the same.
+    """Decode, crop and resize an image; also return whether every ``place`` gives the same.
 
     Raises:
         BadImageError: it cannot be read.

@@ -19,9 +19,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minimagen.data.bad_samples import BadSamples
-from minimagen.data.dataset import BadSampleError, CaptionedDataset, draw
-from minimagen.data.images.buckets import Buckets
-from minimagen.data.images.stream import PictureStream, TrainingData
+from minimagen.data.dataset import (
+    BadSampleError,
+    Dataset,
+    IndexedDataset,
+    Samples,
+    StreamedDataset,
+)
 from minimagen.data.loading.order import Order
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
@@ -60,7 +64,8 @@ class Drawn:
     run, so that it differs between epochs and is the same after a resume.
     """
 
-    dataset: CaptionedDataset
+    dataset: IndexedDataset
+    order: Order
     seed: int
 
     def __getitem__(self, key: tuple[int, int]) -> Loaded:
@@ -70,13 +75,10 @@ class Drawn:
         while len(bad) < TRIES:
             rng = Random(f"{self.seed} sample {position} {len(bad)}")
             try:
-                return Loaded(draw(self.dataset, index, rng), bad)
+                return Loaded(self.dataset.draw(index, rng), bad)
             except BadSampleError as error:
                 bad.append(str(error))
-            if isinstance(self.dataset, Buckets):
-                index = self.dataset.after(index)
-            else:
-                index = (index + 1) % len(self.dataset)
+            index = self.order.after(index)
         return Loaded(None, bad)
 
 
@@ -101,7 +103,7 @@ def collate_loaded(loaded: Sequence[Loaded]) -> Collated:
 
 
 def training_batches(
-    dataset: TrainingData,
+    dataset: Dataset,
     encoder: TextEncoder,
     batch_size: int,
     seed: int,
@@ -128,14 +130,13 @@ def training_batches(
         UserError: more than 5 % of the samples are bad.
     """
     options: dict[str, Any]
-    if isinstance(dataset, PictureStream):
+    if not dataset.repeatable:
         stream_seed = derive_seed(seed, "stream", start * batch_size)
         source: Any = Streamed(dataset, stream_seed, batch_size // world, rank, world)
         options = {"batch_size": None}  # it makes the batches itself
     else:
-        source = Drawn(dataset, seed)
-        parts = dataset.parts.values() if isinstance(dataset, Buckets) else [dataset]
-        order = Order(tuple(map(len, parts)), seed, getattr(dataset, "endless", False))
+        order = Order(tuple(filter(None, dataset.sizes.values())), seed, dataset.endless)
+        source = Drawn(dataset, order, seed)
         options = {"batch_sampler": order.batches(batch_size, start, stop, rank, world)}
     loader: DataLoader[Any] = DataLoader(
         source,
@@ -217,7 +218,7 @@ class Streamed(IterableDataset):
     """
 
     def __init__(
-        self, stream: PictureStream, seed: int, batch_size: int, rank: int = 0, world: int = 1
+        self, stream: StreamedDataset, seed: int, batch_size: int, rank: int = 0, world: int = 1
     ) -> None:
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
         self.rank, self.world = rank, world
@@ -278,7 +279,7 @@ class Watch:
             self._told = True
 
 
-def good_samples(dataset: CaptionedDataset, count: int) -> Iterator[Sample]:
+def good_samples(dataset: Samples, count: int) -> Iterator[Sample]:
     """Yield the first ``count`` samples that are good, or all, where there are fewer.
 
     Raises:
@@ -301,7 +302,7 @@ def good_samples(dataset: CaptionedDataset, count: int) -> Iterator[Sample]:
 
 
 def validation_batches(
-    dataset: CaptionedDataset,
+    dataset: Samples,
     encoder: TextEncoder,
     batch_size: int,
     count: int,

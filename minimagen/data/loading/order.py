@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from minimagen.data.loading.permutation import Permutation
+from minimagen.data.permutation import Permutation
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,17 @@ class Order:
         length = self.lengths[group]
         epoch, place = divmod(position, length)
         return sum(self.lengths[:group]) + Permutation(length, self.seed, "order", epoch)[place]
+
+    def after(self, index: int) -> int:
+        """Return the next index of the same group; after its last comes its first."""
+        start = 0
+        for length in self.lengths[:-1]:
+            if index < start + length:
+                break
+            start += length
+        else:
+            length = self.lengths[-1]
+        return start + (index - start + 1) % length
 
     def group_of(self, step: int) -> tuple[int, int]:
         """Return the group of a step, and how many steps before it were of that group.

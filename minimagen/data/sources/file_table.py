@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from minimagen.data.images.dataset import Row
+from minimagen.data.dataset import Row
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import cannot_write
 

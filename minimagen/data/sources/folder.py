@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from minimagen.data.images.dataset import PictureDataset
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
 from minimagen.data.sources.captions import captions_of
 from minimagen.data.sources.file_table import FileRow, FileTable, file_table
@@ -17,7 +17,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 def load_folder(
     path: str | Path, framing: Framing | None = None, caption_column: str = "text"
-) -> PictureDataset:
+) -> ImageDataset:
     """Open a folder of pictures with captions.
 
     The captions come from `metadata.jsonl`, `.csv` or `.parquet` (`file_name`, `text` and, if you
@@ -37,16 +37,16 @@ def load_folder(
     """
     path = Path(path)
     if path.is_file():
-        return PictureDataset(_metadata_table(path, caption_column), framing)
+        return ImageDataset(_metadata_table(path, caption_column), framing)
     if not path.is_dir():
         raise UserError(f"no folder {str(path)!r}: give a folder with pictures and captions")
     train, validation = path / "train", path / "validation"
     if train.is_dir() and validation.is_dir():
         held_out = load_folder(validation, framing, caption_column)
-        return PictureDataset(_table(train, caption_column), framing, held_out)
+        return ImageDataset(_table(train, caption_column), framing, held_out)
     if find_metadata(path) is None and find_metadata(train) is not None:
         path = train
-    return PictureDataset(_table(path, caption_column), framing)
+    return ImageDataset(_table(path, caption_column), framing)
 
 
 def find_metadata(folder: Path) -> Path | None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimagen.data.dataset import BadSampleError
+from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.download.download import download
 from minimagen.data.download.url_table import url_column
-from minimagen.data.images.dataset import PictureDataset, Row
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
-from minimagen.data.images.stream import PictureStream
+from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources.captions import ALSO, DEFAULT, caption_column, captions_of
 from minimagen.data.sources.shards import load_shards
 from minimagen.errors import UserError
@@ -115,6 +115,11 @@ class HubStream:
     columns: Columns
     name: str
 
+    @property
+    def identity(self) -> str:
+        """Return the name that it was opened by."""
+        return self.name
+
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Row | BadSampleError]:
         """Yield rows without end, each epoch in another order; none if there are too few shards."""
         from datasets.distributed import split_dataset_by_node
@@ -155,7 +160,7 @@ class HubStream:
 
 def load_parquet(
     path: Path, framing: Framing, caption_column: str, streaming: bool = False
-) -> PictureDataset | PictureStream:
+) -> ImageDataset | ImageStream:
     """Open a parquet file, or a folder of them, with a column of pictures.
 
     Raises:
@@ -168,7 +173,7 @@ def load_parquet(
     return _opened(loaded, path.name, framing, caption_column)
 
 
-def load_saved(path: Path, framing: Framing, caption_column: str) -> PictureDataset | PictureStream:
+def load_saved(path: Path, framing: Framing, caption_column: str) -> ImageDataset | ImageStream:
     """Open what ``datasets``' ``save_to_disk`` wrote.
 
     Raises:
@@ -185,7 +190,7 @@ def load_saved(path: Path, framing: Framing, caption_column: str) -> PictureData
 
 def load_hub(
     name: str, framing: Framing, caption_column: str, streaming: bool = False
-) -> PictureDataset | PictureStream:
+) -> ImageDataset | ImageStream:
     """Open a data set of the Hugging Face hub.
 
     Args:
@@ -244,7 +249,7 @@ def _line(error: BaseException) -> str:
 
 def _opened(
     loaded: Any, name: str, framing: Framing, caption_column: str
-) -> PictureDataset | PictureStream:
+) -> ImageDataset | ImageStream:
     """Choose splits and columns."""
     import datasets
 
@@ -262,10 +267,13 @@ def _opened(
     if isinstance(rows[0], datasets.Dataset):
         _check_arrow(rows, name)
     if isinstance(rows[0], datasets.IterableDataset):
-        streams = [HubStream(r, c, name) for r, c in zip(rows, columns, strict=True)]
-        return PictureStream(streams[0], framing, streams[1] if len(streams) > 1 else None)
+        streams = [
+            ImageStream(HubStream(r, c, name), framing) for r, c in zip(rows, columns, strict=True)
+        ]
+        streams[0].validation = streams[1] if len(streams) > 1 else None
+        return streams[0]
     parts = [
-        PictureDataset(HubTable(r, c, name), framing) for r, c in zip(rows, columns, strict=True)
+        ImageDataset(HubTable(r, c, name), framing) for r, c in zip(rows, columns, strict=True)
     ]
     parts[0].validation = parts[1] if len(parts) > 1 else None
     return parts[0]
@@ -291,7 +299,7 @@ def _addresses(rows: Any, name: str, wanted: str) -> list[str] | None:
     return [address, caption_column(features, wanted, name)]
 
 
-def _fetched(rows: Any, columns: list[str], framing: Framing) -> PictureStream:
+def _fetched(rows: Any, columns: list[str], framing: Framing) -> ImageStream:
     """Fetch the pictures of a table of addresses, such as Conceptual Captions."""
     import datasets
 

@@ -5,6 +5,7 @@ and json are read, everything else is passed over unread, and nothing is ever ex
 """
 
 import glob
+import hashlib
 import itertools
 import json
 import logging
@@ -20,11 +21,10 @@ from random import Random
 from tarfile import TarError
 from typing import IO, Any, NamedTuple
 
-from minimagen.data.dataset import BadSampleError
+from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
-from minimagen.data.images.dataset import Row
 from minimagen.data.images.decoding import Framing
-from minimagen.data.images.stream import PictureStream
+from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources.captions import ALSO, DEFAULT, captions_of
 from minimagen.errors import UserError
 
@@ -63,6 +63,13 @@ class TarStream:
 
     shards: tuple[str, ...]
     column: str = DEFAULT
+
+    @property
+    def identity(self) -> str:
+        """Return the names of the shards, without their folder."""
+        names = [shard.rpartition("/")[2] for shard in self.shards]
+        digest = hashlib.blake2b(repr((names, self.column)).encode(), digest_size=8)
+        return f"{len(names)} shards, names {digest.hexdigest()}"
 
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Found]:
         """Yield rows without end from shards drawn again and again, shuffled in a buffer.
@@ -122,7 +129,7 @@ def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:
 
 
 def _bytes_of(row: Found) -> int:
-    return len(row.picture) if isinstance(row, Row) and isinstance(row.picture, bytes) else 0
+    return len(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else 0
 
 
 def load_shards(
@@ -130,7 +137,7 @@ def load_shards(
     framing: Framing,
     column: str = DEFAULT,
     validation: Sequence[str] = (),
-) -> PictureStream:
+) -> ImageStream:
     """Open tar shards.
 
     Args:
@@ -144,8 +151,9 @@ def load_shards(
         UserError: there are none, or a name would start a program.
     """
     found = TarStream(expand(shards), column)
-    rest = TarStream(expand(validation), column) if validation else None
-    return PictureStream(found, framing, rest)
+    held_out = validation and TarStream(expand(validation), column)
+    rest = ImageStream(held_out, framing) if held_out else None
+    return ImageStream(found, framing, rest)
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:

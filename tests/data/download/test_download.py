@@ -17,8 +17,7 @@ from minimagen.data.download import download as downloading
 from minimagen.data.download.download import download
 from minimagen.data.download.fetch import FetchError, Limits, fetch_picture, retry_after
 from minimagen.data.download.url_table import is_url_table, url_rows
-from minimagen.data.images.stream import PictureStream
-from minimagen.data.loading.split import split_train_valid
+from minimagen.data.images.stream import ImageStream
 from minimagen.data.open import load_dataset
 from minimagen.data.sources.shards import read_shard
 from minimagen.errors import UserError
@@ -268,8 +267,8 @@ def test_a_folder_is_for_one_table(tmp_path: Path, server: Server) -> None:
 
 def test_a_table_is_trained_on_like_shards(tmp_path: Path, server: Server) -> None:
     dataset = load_dataset(table(tmp_path / "t.csv", server, 40), (8, 8))
-    assert isinstance(dataset, PictureStream)
-    train, valid = split_train_valid(dataset, 0.5)
+    assert isinstance(dataset, ImageStream)
+    train, valid = dataset.split(0.5)
     assert 5 < len(valid) < 35
     asked = server.asked.total()
     sample = next(iter(train.samples(0, 0, 1)))  # type: ignore[union-attr]

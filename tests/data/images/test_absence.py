@@ -11,7 +11,7 @@ from PIL import Image
 
 from minimagen.data.dataset import BadSampleError
 from minimagen.data.images import absence
-from minimagen.data.images.dataset import PictureDataset
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
 from minimagen.data.loading.batches import training_batches
 from minimagen.data.sources import shards
@@ -41,9 +41,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
     return events
 
 
-def uncached(folder: Path) -> PictureDataset:
+def uncached(folder: Path) -> ImageDataset:
     """Every picture is read again each time."""
-    return PictureDataset(load_folder(folder).table, Framing((8, 8)), cache_bytes=0)
+    return ImageDataset(load_folder(folder).table, Framing((8, 8)), cache_bytes=0)
 
 
 def batches(dataset: Any, encode: Any, workers: int = 0) -> list[Batch]:

@@ -18,7 +18,6 @@ from minimagen.data.images.buckets import Buckets
 from minimagen.data.images.decoding import upright_size
 from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.loading.order import Order
-from minimagen.data.loading.split import at_most, split_train_valid
 from minimagen.data.open import load_dataset
 from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
@@ -56,7 +55,7 @@ def test_every_picture_gets_the_size_of_the_nearest_shape(tmp_path: Path) -> Non
         half = sample.image.shape[1] // 2  # uncut: what was in the middle still is
         assert sample.image[:, : half - 1].max() < 40 and sample.image[:, half + 1 :].min() > 215
     assert len({sample.caption for sample in samples}) == 32
-    assert dataset.counts == {"20 x 12": 8, "16 x 16": 16, "12 x 20": 8}
+    assert dataset.sizes == {(20, 12): 8, (16, 16): 16, (12, 20): 8}
 
 
 def test_a_camera_held_upright_makes_a_tall_picture(tmp_path: Path) -> None:
@@ -97,11 +96,11 @@ def test_rare_shapes_and_unreadable_pictures_join_others(tmp_path: Path) -> None
     (folder / "tall_0.png").write_bytes(b"")
     dataset = load_dataset(folder, (16, 16), buckets=SIZES)
     assert isinstance(dataset, Buckets)
-    assert dataset.counts == {"16 x 16": 14, "12 x 20": 22}
+    assert dataset.sizes == {(16, 16): 14, (12, 20): 22}
     joined = {row.captions[0] for row in map(dataset.parts[16, 16].table.__getitem__, range(14))}  # type: ignore[attr-defined]
     assert joined == {f"tall {i}" for i in range(1, 7)} | {f"square {i}" for i in range(1, 9)}
     few = load_dataset(write(tmp_path / "few", tall=1, wide=2), (16, 16), buckets=SIZES)
-    assert isinstance(few, Buckets) and few.counts == {"12 x 20": 3}
+    assert isinstance(few, Buckets) and few.sizes == {(12, 20): 3}
 
 
 def test_data_that_is_away_is_not_taken_for_square(tmp_path: Path, cache: Path) -> None:
@@ -166,7 +165,7 @@ def test_batches_have_one_size_and_a_run_may_start_anywhere(
     tmp_path: Path, text_encoder: Any
 ) -> None:
     data = load_dataset(write(tmp_path, 40), (16, 16), crop="random", flip=True, buckets=SIZES)
-    training, validation = split_train_valid(data, 0.8)
+    training, validation = data.split(0.8)
     assert len(training) == 32 and len(validation) == 8
     whole = _batches(training, text_encoder, 0, 16)
     shapes = Counter(tuple(images.shape[-2:]) for images in whole)
@@ -181,9 +180,9 @@ def test_batches_have_one_size_and_a_run_may_start_anywhere(
 
 def test_both_sides_of_a_division_have_all_shapes(tmp_path: Path, text_encoder: Any) -> None:
     data = load_dataset(write(tmp_path, tall=8, square=20, wide=10), (16, 16), buckets=SIZES)
-    training, validation = split_train_valid(data, 0.8)
+    training, validation = data.split(0.8)
     assert isinstance(training, Buckets)
-    assert training.counts == {"20 x 12": 6, "16 x 16": 16, "12 x 20": 8}
+    assert training.sizes == {(20, 12): 6, (16, 16): 16, (12, 20): 8}
     names = [
         {s.name for s in map(part.__getitem__, range(len(part)))} for part in (training, validation)
     ]
@@ -191,16 +190,16 @@ def test_both_sides_of_a_division_have_all_shapes(tmp_path: Path, text_encoder: 
     batches = validation_batches(validation, text_encoder, 3, 7)
     assert sum(len(batch) for batch in batches) == 7
     assert {tuple(batch.images.shape[-2:]) for batch in batches} == set(SIZES)
-    some = at_most(training, 10)
+    some = training.at_most(10)
     assert isinstance(some, Buckets)
-    assert some.counts == {"20 x 12": 2, "16 x 16": 5, "12 x 20": 3}
-    assert len(at_most(training, 1)) == 1 and at_most(training, 30) is training
+    assert some.sizes == {(20, 12): 2, (16, 16): 5, (12, 20): 3}
+    assert len(training.at_most(1)) == 1 and training.at_most(30) is training
 
 
 def test_own_validation_pictures_keep_their_shapes_too(tmp_path: Path, text_encoder: Any) -> None:
     write(tmp_path / "train", wide=8)
     write(tmp_path / "validation", tall=2, wide=2)
-    training, validation = split_train_valid(load_dataset(tmp_path, (16, 16), buckets=SIZES))
+    training, validation = load_dataset(tmp_path, (16, 16), buckets=SIZES).split()
     assert len(training) == 8
     shapes = {
         tuple(b.images.shape[-2:]) for b in validation_batches(validation, text_encoder, 4, 4)
@@ -217,7 +216,8 @@ def test_a_bad_picture_is_replaced_by_one_of_its_size(tmp_path: Path, spy_encode
     file.write_bytes(file.read_bytes()[:2000])
     dataset = load_dataset(folder, (16, 16), buckets=SIZES)
     assert isinstance(dataset, Buckets)
-    assert dataset.after(29) == 0 and dataset.after(59) == 30 and dataset.after(30) == 31
+    order = Order(tuple(dataset.sizes.values()), 0)
+    assert [order.after(index) for index in (29, 59, 30)] == [0, 30, 31]
     for images in _batches(dataset, spy_encoder, 0, 16):
         assert images.shape[-2:] in ((20, 12), (12, 20))
     asked = set(spy_encoder.asked)
@@ -236,7 +236,7 @@ def test_a_stream_fills_batches_of_each_size(tmp_path: Path, text_encoder: Any) 
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     stream = load_dataset(tmp_path / "shards", (16, 16), buckets=SIZES)
-    training, validation = split_train_valid(stream, 0.8, count=10)
+    training, validation = stream.split(0.8, count=10)
     batches = list(islice(training_batches(training, text_encoder, 4, 0, 0, 60), 60))
     shapes = Counter(tuple(batch.images.shape[-2:]) for batch in batches)
     assert shapes.keys() == set(SIZES) and all(len(batch) == 4 for batch in batches)

@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from minimagen.config import Size
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.dataset import BadSampleError
-from minimagen.data.images.dataset import PictureDataset
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
+from minimagen.data.indexed import BaseDataset
 from minimagen.data.loading import batches as loader
 from minimagen.data.loading.batches import Drawn, training_batches, validation_batches
 from minimagen.data.loading.order import Order
-from minimagen.data.loading.permutation import Permutation
-from minimagen.data.loading.split import at_most
+from minimagen.data.permutation import Permutation
 from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
 from minimagen.images import Batch
@@ -31,11 +32,15 @@ from minimagen.shapes.dataset import ShapesDataset
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 
 
-class Numbers:
+class Numbers(BaseDataset):
     """Sample i is grey i with caption i; some of them are bad."""
 
     def __init__(self, length: int, bad: set[int] | None = None) -> None:
         self.length, self.bad, self.read = length, bad or set(), 0
+
+    @property
+    def sizes(self) -> dict[Size, int]:
+        return {(4, 4): self.length}
 
     def __len__(self) -> int:
         return self.length
@@ -125,9 +130,9 @@ def test_what_is_drawn_does_not_depend_on_what_is_in_memory(tmp_path: Path) -> N
     Image.fromarray(np.tile(np.arange(20, dtype=np.uint8), (20, 1))).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("\n".join("abcdefgh"))
     table = load_folder(tmp_path).table
-    kept = PictureDataset(table, Framing((10, 10), "random", flip=True))
+    kept = ImageDataset(table, Framing((10, 10), "random", flip=True))
     for i in range(20):
-        fresh = PictureDataset(table, kept.framing).draw(0, Random(i))
+        fresh = ImageDataset(table, kept.framing).draw(0, Random(i))
         again = kept.draw(0, Random(i))
         assert again.caption == fresh.caption
         assert np.array_equal(again.image, fresh.image)
@@ -138,12 +143,12 @@ def test_crops_and_flips_come_out_as_drawn(tmp_path: Path) -> None:
     Image.fromarray(ramp).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a ramp")
     table = load_folder(tmp_path).table
-    free = PictureDataset(table, Framing((20, 20), "random", flip=True))
+    free = ImageDataset(table, Framing((20, 20), "random", flip=True))
     rows = [free.draw(0, Random(i)).image[0, :, 0].astype(int) for i in range(200)]
     assert {int(np.sign(row[-1] - row[0])) for row in rows} == {-1, 1}
     starts = [min(row[0], row[-1]) for row in rows]
     assert min(starts) <= 2 and max(starts) >= 38 and 15 < np.mean(starts) < 25
-    fixed = PictureDataset(table, Framing((20, 20)))
+    fixed = ImageDataset(table, Framing((20, 20)))
     assert all(np.array_equal(fixed.draw(0, Random(i)).image, fixed[0].image) for i in range(5))
     assert fixed[0].image[0, 0, 0] == 20
 
@@ -204,8 +209,8 @@ def test_at_most_ten_bad_samples_are_named(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_an_epoch_of_many_needs_no_memory() -> None:
-    dataset = Drawn(Numbers(10**12), 0)
     order = Order((10**12,), 0)
+    dataset = Drawn(Numbers(10**12), order, 0)
     (keys,) = order.batches(4, 10**6, 10**6 + 1)
     sample = dataset[keys[0]].sample
     assert sample is not None and sample.caption == str(keys[0][1])
@@ -236,9 +241,9 @@ def test_what_is_read_ahead_is_bounded_and_each_step_reads_one_batch_more(
 
 def test_a_part_of_the_data_is_drawn_at_random_and_stays_the_same() -> None:
     numbers = Numbers(1000)
-    some = at_most(numbers, 10, seed=1)
+    some = numbers.at_most(10, seed=1)
     drawn = [some[i].caption for i in range(len(some))]
     assert len(set(drawn)) == 10 and max(map(int, drawn)) > 100
-    again = at_most(numbers, 10, seed=1)
+    again = numbers.at_most(10, seed=1)
     assert drawn == [again[i].caption for i in range(10)]
-    assert at_most(numbers, 1000) is numbers and at_most(numbers, None) is numbers
+    assert numbers.at_most(1000) is numbers

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimagen.data.images.dataset import PictureDataset
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import BadImageError, Framing, crop_resize, load_rgb
 from minimagen.data.loading.batches import good_samples
-from minimagen.data.loading.split import split_train_valid
 from minimagen.data.open import load_dataset
 from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
@@ -221,7 +220,7 @@ def test_the_crop_is_the_middle_and_the_resize_keeps_the_mean() -> None:
 
 def test_beyond_the_cache_pictures_are_the_same(tmp_path: Path) -> None:
     table = load_folder(_write(tmp_path, _pictures(tmp_path, 10))).table
-    cached, lazy = (PictureDataset(table, Framing((8, 8)), cache_bytes=n) for n in (6000, 600))
+    cached, lazy = (ImageDataset(table, Framing((8, 8)), cache_bytes=n) for n in (6000, 600))
     for _ in range(2):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(cached, lazy, strict=True))
     assert (len(cached._cache), len(lazy._cache)) == (10, 3)
@@ -231,24 +230,26 @@ def test_a_random_split_is_seeded_and_never_divides_a_picture(tmp_path: Path) ->
     rows = _pictures(tmp_path, 20)
     rows += [row | {"text": row["text"] + " again"} for row in rows]
     dataset = load_folder(_write(tmp_path, rows), Framing((8, 8)))
-    train, valid = split_train_valid(dataset, 0.9, seed=1)
+    train, valid = dataset.split(0.9, seed=1)
     names = [{part[i].name for i in range(len(part))} for part in (train, valid)]
     assert (len(train), len(valid)) == (18, 2)
     assert len(names[0] | names[1]) == 20
-    again = split_train_valid(dataset, 0.9, seed=1)[1]
+    again = dataset.split(0.9, seed=1)[1]
     assert [again[i].caption for i in range(2)] == [valid[i].caption for i in range(2)]
     with pytest.raises(UserError, match="between 0 and 1"):
-        split_train_valid(dataset, 1.0)
+        dataset.split(1.0)
 
 
 def test_data_with_its_own_validation_set_keeps_it(tmp_path: Path) -> None:
     for name, count in (("train", 5), ("validation", 2)):
         _write(tmp_path / name, _pictures(tmp_path / name, count))
-    train, valid = split_train_valid(load_dataset(tmp_path), 0.5)
+    train, valid = load_dataset(tmp_path).split(0.5)
     assert (len(train), len(valid)) == (5, 2)
-    train, valid = split_train_valid(load_dataset("shapes:scenes", (16, 16), epoch_size=9))
+    train, valid = load_dataset("shapes:scenes", (16, 16), epoch_size=9).split()
     assert isinstance(train, ShapesDataset) and isinstance(valid, ShapesDataset)
-    assert (train.split, valid.split, valid.level, valid.size) == ("train", "tune", "scenes", 16)
+    assert (train.identity, valid.identity, valid.level, valid.size) == (
+        "shapes:scenes train", "shapes:scenes tune", "scenes", 16
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(not EMOJI.is_dir(), reason="the emoji are not beside this checkout")

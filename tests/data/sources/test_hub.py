@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minimagen.data.images.dataset import PictureDataset
-from minimagen.data.images.stream import PictureStream
+from minimagen.data.images.dataset import ImageDataset
+from minimagen.data.images.stream import ImageStream
 from minimagen.data.loading.batches import training_batches, validation_batches
-from minimagen.data.loading.split import split_train_valid
 from minimagen.data.open import load_dataset
 from minimagen.data.sources import hub
 from minimagen.errors import UserError
@@ -71,7 +70,7 @@ def test_every_form_gives_pictures_and_captions_by_index(tmp_path: Path, form: s
         path = path if form == "folder" else path / "any.parquet"
         table.to_parquet(path / "train.parquet" if form == "folder" else path)
     dataset = load_dataset(path, (8, 8), caption_column="captions")
-    assert isinstance(dataset, PictureDataset)
+    assert isinstance(dataset, ImageDataset)
     assert _greys(dataset) == list(range(5))
     assert dataset[3].caption == "3 a"
     assert {dataset.draw(3, Random(i)).caption for i in range(20)} == {"3 a", "3 b"}
@@ -80,7 +79,7 @@ def test_every_form_gives_pictures_and_captions_by_index(tmp_path: Path, form: s
 def test_labels_become_words(tmp_path: Path) -> None:
     _table(4).remove_columns("captions").to_parquet(tmp_path / "a.parquet")
     dataset = load_dataset(tmp_path / "a.parquet", (8, 8))
-    assert isinstance(dataset, PictureDataset)
+    assert isinstance(dataset, ImageDataset)
     assert [sample.caption for sample in dataset] == ["seven", "ice cream", "dog", "seven"]
     _table(4).to_parquet(tmp_path / "b.parquet")
     assert load_dataset(tmp_path / "b.parquet", (8, 8), caption_column="label")[1].caption == (
@@ -93,11 +92,11 @@ def test_splits_are_found_and_a_changed_file_is_noticed(tmp_path: Path) -> None:
     folder.mkdir()
     _table(6).to_parquet(folder / "train.parquet")
     _table(2).to_parquet(folder / "test.parquet")
-    train, valid = split_train_valid(load_dataset(folder, (8, 8)))
+    train, valid = load_dataset(folder, (8, 8)).split()
     assert (len(train), len(valid)) == (6, 2)
     saved = datasets.DatasetDict({"train": _table(3), "validation": _table(1), "test": _table(2)})
     saved.save_to_disk(tmp_path / "saved")
-    train, valid = split_train_valid(load_dataset(tmp_path / "saved", (8, 8)))
+    train, valid = load_dataset(tmp_path / "saved", (8, 8)).split()
     assert (len(train), len(valid)) == (3, 1)
     _table(9).to_parquet(folder / "train.parquet")
     assert len(load_dataset(folder, (8, 8))) == 9
@@ -187,8 +186,8 @@ def test_a_picture_that_is_a_pickle_is_only_a_bad_picture(tmp_path: Path) -> Non
 def test_a_streamed_file_trains_in_a_seeded_order(tmp_path: Path, text_encoder: Any) -> None:
     _table(60).to_parquet(tmp_path / "a.parquet")
     stream = load_dataset(tmp_path / "a.parquet", (8, 8), caption_column="captions", streaming=True)
-    assert isinstance(stream, PictureStream)
-    train, valid = split_train_valid(stream, 0.8, count=10)
+    assert isinstance(stream, ImageStream)
+    train, valid = stream.split(0.8, count=10)
 
     def greys(seed: int, start: int, workers: int = 0) -> list[int]:
         batches = training_batches(train, text_encoder, 8, seed, start, start + 12, workers)
@@ -202,8 +201,7 @@ def test_a_streamed_file_trains_in_a_seeded_order(tmp_path: Path, text_encoder: 
     assert not set(seen) & held_out
     assert len(set(seen)) >= 60 - 20  # all that are not held out
     assert set(greys(0, 0, workers=2)) == set(seen)
-    with pytest.raises(UserError, match="no epochs: give --STEPS or --MINUTES"):
-        len(train)
+    assert train.sizes == {(8, 8): None}
 
 
 def test_the_hub_is_asked_with_config_and_revision(
@@ -237,7 +235,7 @@ def test_addresses_of_the_hub_are_fetched(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": table})
     monkeypatch.setattr(download, "fetch_picture", lambda url, _: _png(int(url[-1])))
     stream = load_dataset("conceptual_captions", (8, 8))
-    assert isinstance(stream, PictureStream)
+    assert isinstance(stream, ImageStream)
     captions = [row.captions[0] for row in stream.source.once() if not isinstance(row, Exception)]
     assert captions == list("abcdef")
 
@@ -268,7 +266,7 @@ def test_real_parquet_folders_load(
     name: str, lengths: tuple[int, int] | None, caption: str | None
 ) -> None:
     dataset = load_dataset(SHARED / name, (32, 32))
-    train, valid = split_train_valid(dataset)
+    train, valid = dataset.split()
     assert lengths is None or (len(train), len(valid)) == lengths
     assert caption is None or train[0].caption == caption
     assert np.ptp(train[0].image) > 10 and train[0].image.shape == (32, 32, 3)

@@ -16,9 +16,8 @@ from PIL import Image
 
 from minimagen.data.dataset import BadSampleError
 from minimagen.data.images.dataset import Row
-from minimagen.data.images.stream import PictureStream
+from minimagen.data.images.stream import ImageStream
 from minimagen.data.loading.batches import training_batches
-from minimagen.data.loading.split import split_train_valid
 from minimagen.data.open import load_dataset
 from minimagen.data.sources import shards
 from minimagen.data.sources.shards import Member, expand, read_shard
@@ -70,7 +69,7 @@ def test_a_shard_gives_its_pictures_and_captions(tmp_path: Path, mode: str) -> N
     path = str(write_tar(tmp_path / "a.tar", img2dataset(range(3)), mode))
     rows = [row for row in read_shard(path) if isinstance(row, Row)]
     assert [row.captions for row in rows] == [("grey 0",), ("grey 1",), ("grey 2",)]
-    assert [row.picture for row in rows] == [png(i) for i in range(3)]
+    assert [row.image for row in rows] == [png(i) for i in range(3)]
     assert rows[1].name == f"{path}/000000001"
     variants = [row for row in read_shard(path, "variants") if isinstance(row, Row)]
     assert variants[2].captions == ("2 a", "2 b")
@@ -86,7 +85,7 @@ def test_every_way_to_name_shards_means_the_same(folder: Path) -> None:
     )  # fmt: skip
     for name in (folder, f"file://{folder}/{{00000..00003}}.tar", folder / "{00000..00003}.tar"):
         stream = load_dataset(name, (8, 8))
-        assert isinstance(stream, PictureStream)
+        assert isinstance(stream, ImageStream)
         assert captions(stream.source.once()) == [f"grey {i}" for i in range(200)]
 
 
@@ -94,7 +93,7 @@ def test_shards_are_resampled_and_shuffled_by_the_seed(
     folder: Path, text_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "BUFFER", 60)
-    train, valid = split_train_valid(load_dataset(folder, (8, 8)), 0.8, count=20)
+    train, valid = load_dataset(folder, (8, 8)).split(0.8, count=20)
 
     def greys(seed: int, start: int, workers: int = 0) -> list[int]:
         batches = training_batches(train, text_encoder, 50, seed, start, start + 20, workers)
@@ -116,8 +115,8 @@ def test_validation_shards_stay_apart(folder: Path) -> None:
         (folder / f"{shard:05d}.tar").rename(folder / "train" / f"{shard:05d}.tar")
     (folder / "validation").mkdir()
     (folder / "00003.tar").rename(folder / "validation" / "00003.tar")
-    train, valid = split_train_valid(load_dataset(folder, (8, 8)), 0.5)
-    assert isinstance(train, PictureStream)
+    train, valid = load_dataset(folder, (8, 8)).split(0.5)
+    assert isinstance(train, ImageStream)
     assert len(captions(train.source.once())) == 150
     assert [valid[i].caption for i in range(len(valid))] == [f"grey {i}" for i in range(150, 200)]
 
@@ -131,7 +130,7 @@ def test_programs_are_refused_and_missing_shards_explained(tmp_path: Path) -> No
     with pytest.raises(UserError, match="no tar shards"):
         load_dataset(str(tmp_path / "*.tar"))
     stream = load_dataset(str(tmp_path / "{0..9}.tar"))
-    assert isinstance(stream, PictureStream)
+    assert isinstance(stream, ImageStream)
     with pytest.raises(UserError, match="5 shards in a row cannot be read.*No such file"):
         list(stream.source.shuffled(0, 0, 1))
 
@@ -177,7 +176,7 @@ def test_a_truncated_shard_gives_what_it_has_and_is_told(folder: Path) -> None:
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[: len(whole) // 2 + 100])
     stream = load_dataset(folder, (8, 8))
-    assert isinstance(stream, PictureStream)
+    assert isinstance(stream, ImageStream)
     rows = list(stream.source.once())
     assert 165 < len(captions(iter(rows))) < 180
     (lost,) = [str(row) for row in rows if isinstance(row, BadSampleError)]
