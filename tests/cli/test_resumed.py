@@ -26,7 +26,7 @@ Refused = Callable[..., str]
     [
         (["-b", "4"], "optimization.batch_size was 2, is 4"),
         (["--SEED", "9"], "seed was 0, is 9"),
-        (["--DATASET", "shapes:scenes"], "data.dataset was 'shapes', is 'shapes:scenes'"),
+        (["--DATASET", "shapes:scenes"], "content was 'shapes train', is 'shapes:scenes train'"),
         (["--CROP", "random"], "data.crop was 'centre', is 'random'"),
         (["--IMG_SIDE_LEN", "64"], "stage.image_sizes was [[16, 16]], is [[32, 32]]"),
         (["-mw", "8"], "max_num_words was 64, is 8"),
