@@ -117,7 +117,7 @@ def test_longer_runs_continue_and_other_changes_are_refused(
     steps = json.loads((longer / "parameters" / "training.json").read_text())["steps"]
     assert steps == [44, 44]
     message = run(tmp_path, "train.py", "-rd", str(uninterrupted), "--SEED", "4", code=2)
-    assert "--SEED 4 differs" in message and message.count("\n") == 1
+    assert "seed was 3, is 4" in message and message.count("\n") == 1
 
 
 def test_the_demo_leaves_pictures_and_says_where(tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def test_a_table_without_a_place_is_an_error() -> None:
 
 
 def test_every_flag_of_the_page_exists() -> None:
-    from minimagen.cli.train import FLAGS
+    from minimagen.cli.train import options
 
-    known = {flag.name for flag in FLAGS}
+    known = {option.name for group in options().values() for option in group}
     text = scale_table.PAGE.read_text("utf-8")
     used = {word[2:] for word in text.replace("`", " ").split() if word.startswith("--")}
     assert {"FSDP", "T5_NAME"} <= {word for word in used if word.isupper()} <= known

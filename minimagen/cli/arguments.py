@@ -1,134 +1,115 @@
-"""Flags in three spellings (``--BATCH_SIZE``, ``--batch-size``, ``-b``), errors in one line.
+"""The command line itself: parsing, help, errors in one line.
 
 Nothing here imports torch: ``--help`` and mistakes answer at once.
 """
 
 import argparse
+import difflib
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from minimagen.errors import UserError, did_you_mean
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One flag; ``kind`` turns its text into a value, None makes it a switch."""
-
-    name: str
-    short: str | None
-    kind: Callable[[str], Any] | None
-    help: str
-    choices: tuple[str, ...] | None = None
-
-    @property
-    def spellings(self) -> list[str]:
-        """Return ``--NAME``, ``--name`` with dashes, and the short form."""
-        long = [f"--{self.name}", f"--{self.name.lower().replace('_', '-')}"]
-        return long + ([f"-{self.short}"] if self.short else [])
+from minimagen.cli.options import Option
+from minimagen.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, exit code 2."""
+    """A parser of options in groups; its errors are UserErrors.
+
+    Args:
+        prog: What the user typed to start the program.
+        description: What it does, one line.
+        examples: Shown below the help.
+        groups: Options by the heading that the help shows them under. One that is not given has
+            its default (switches: False).
+        positional: Name and help of each argument before them.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        examples: str,
+        groups: Mapping[str, Sequence[Option]],
+        positional: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            usage=" ".join(["%(prog)s", *(positional or ()), "[options]"]),
+        )
+        self.options = [option for options in groups.values() for option in options]
+        for name, text in (positional or {}).items():
+            self.add_argument(name.lower(), metavar=name, help=text)
+        for heading, options in groups.items():
+            group = self.add_argument_group(heading)
+            for option in options:
+                names = (f"--{option.name}", f"-{option.short}")
+                common: dict[str, Any] = {"dest": option.name, "help": option.described}
+                if option.is_switch:
+                    group.add_argument(*names, action="store_true", **common)
+                else:
+                    common |= {"metavar": option.values, "default": option.default}
+                    group.add_argument(*names, type=option.parse, **common)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError with ``message``."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Return the values; an unknown option is an error that names the one that is meant."""
+        names = {option.name for option in self.options}
+        arguments, unknown = self.parse_known_args([_in_capitals(each, names) for each in argv])
+        if unknown:
+            hint = self._meant(unknown[0])
+            raise UserError(f"unknown argument {unknown[0]!r}{hint} (see {self.prog} --help)")
+        return arguments
 
-def build_parser(prog: str, description: str, examples: str, flags: Sequence[Flag]) -> Parser:
-    """Return a parser for ``flags``; flags that are not given are None (switches: False)."""
-    parser = Parser(
-        prog=prog,
-        description=description,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for flag in flags:
-        common: dict[str, Any] = {"dest": flag.name, "help": flag.help}
-        if flag.kind is None:
-            parser.add_argument(*flag.spellings, action="store_true", **common)
-        else:
-            metavar = None if flag.choices else flag.name
-            common |= {"type": flag.kind, "choices": flag.choices, "metavar": metavar}
-            parser.add_argument(*flag.spellings, **common)
-    return parser
-
-
-def parse(parser: Parser, flags: Sequence[Flag], argv: Sequence[str]) -> argparse.Namespace:
-    """Parse ``argv``; an unknown flag is an error that names the nearest valid one."""
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        spellings = [spelling for flag in flags for spelling in flag.spellings]
-        given = unknown[0].partition("=")[0]
-        hint = did_you_mean(given, spellings) or did_you_mean(given.upper(), spellings)
-        raise UserError(f"unknown argument {unknown[0]!r}{hint} (see {parser.prog} --help)")
-    return arguments
+    def _meant(self, given: str) -> str:
+        names = {
+            other.upper(): option.name
+            for option in self.options
+            for other in (option.short, *option.also, option.name)
+        }
+        key = given.partition("=")[0].lstrip("-").replace("-", "_").upper()
+        nearest = [key] if key in names else difflib.get_close_matches(key, names, n=1)
+        return f"; did you mean '--{names[nearest[0]]}'?" if nearest else ""
 
 
-def positive_int(text: str) -> int:
-    """Return a whole number >= 1."""
-    return _number(text, int, lambda n: n >= 1, "a whole number of at least 1")
+def _in_capitals(argument: str, names: Iterable[str]) -> str:
+    """Return ``--batch-size=4`` and ``--batch_size=4`` as ``--BATCH_SIZE=4``."""
+    option, equals, value = argument.partition("=")
+    name = option[2:].replace("-", "_").upper()
+    return f"--{name}{equals}{value}" if option[:2] == "--" and name in names else argument
 
 
-def natural(text: str) -> int:
-    """Return a whole number >= 0."""
-    return _number(text, int, lambda n: n >= 0, "a whole number of at least 0")
+def is_given(arguments: argparse.Namespace, name: str) -> bool:
+    """Return whether ``--NAME`` was typed, for an option without a default of its own."""
+    return getattr(arguments, name) not in (None, False)
 
 
-def positive(text: str) -> float:
-    """Return a finite number > 0."""
-    return _number(text, float, lambda x: 0 < x < float("inf"), "a number above 0")
+def with_flags(message: str) -> str:
+    """Return ``message`` with every `parameter` in back quotes as the flag that sets it.
 
+    The library names parameters, as its callers know them; only here they become flags.
+    """
+    from minimagen.cli import inference, train
 
-def at_least_zero(text: str) -> float:
-    """Return a finite number >= 0."""
-    return _number(text, float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-
-
-def share(text: str) -> float:
-    """Return a number strictly between 0 and 1."""
-    return _number(text, float, lambda x: 0 < x < 1, "a number between 0 and 1")
-
-
-def level(text: str) -> float:
-    """Return a number from 0 to 1."""
-    return _number(text, float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
-
-
-def several(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a parser of one value, or of one per stage with commas between them."""
-
-    def parse_several(text: str) -> Any:
-        values = tuple(kind(part.strip()) for part in text.split(","))
-        return values[0] if len(values) == 1 else values
-
-    return parse_several
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Return whole numbers >= 0 with commas between them."""
-    return tuple(natural(part.strip()) for part in text.split(","))
-
-
-def _number(text: str, kind: type, valid: Callable[[Any], bool], wanted: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not valid(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return value
+    groups = [*inference.OPTIONS.values(), *train.options().values()]
+    options = [option for group in groups for option in group]
+    flags = {name.lower(): f"--{o.name}" for o in options for name in (*o.also, o.name)}
+    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[1]), message)
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command; what ends it early becomes one line on standard error.
 
-    Of several processes the first one tells it: the others have the same, or have told it theirs.
-    The last net: what reads and writes files says itself what was lost and what to do.
+    Of several ranks only rank 0 prints an error: all ranks raise the same one.
 
     Returns:
         The command's exit code, 2 after a user's mistake or where the disk or the system says no
@@ -141,7 +122,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
         return main(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         why = " ".join((error.strerror or str(error) or type(error).__name__).split())

@@ -5,30 +5,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimagen.cli.arguments import Flag, build_parser, natural, parse, positive_int, run
-from minimagen.cli.inference import SAMPLING_FLAGS
+from minimagen.checked import PositiveInt
+from minimagen.cli.arguments import Parser, run
+from minimagen.cli.options import (
+    CONFIGURED,
+    DEVICE,
+    PRECISION,
+    SAMPLING,
+    TRAINING_DIRECTORY,
+    Option,
+)
+from minimagen.config.data import ShapesSplit
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
     from minimagen.evaluation.evaluate import Evaluation
     from minimagen.evaluation.judge import Judge
 
-FLAGS = (
-    Flag("TRAINING_DIRECTORY", "d", Path, "what train.py made on the embedded data [the newest]"),
-    Flag("COUNT", "n", positive_int, "captions to paint [200]"),
-    Flag("SPLIT", "sp", str, "combinations to paint [heldout]", ("train", "tune", "heldout")),
-    Flag("SEED", "sd", natural, "of the captions drawn; picture i has seed i [1]"),
-    *SAMPLING_FLAGS,
-    Flag("SHEET", "o", Path, "also write a sheet of the first 50 pictures with verdicts (PNG)"),
-)
+OPTIONS = {
+    "what to sample": (
+        TRAINING_DIRECTORY,
+        Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
+        Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
+        CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
+    ),
+    "sampling": SAMPLING,
+    "run": (
+        DEVICE,
+        PRECISION,
+        Option("SHEET", "o", "PNG for the first 50 images with verdicts", Path),
+    ),
+}
 EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
   python -m minimagen evaluate --SPLIT tune --GUIDANCE_SCALE 5,1"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate; return the exit code."""
-    parser = build_parser("python -m minimagen evaluate", __doc__ or "", EXAMPLES, FLAGS)
-    arguments = parse(parser, FLAGS, argv)
+    program = "python -m minimagen evaluate"
+    arguments = Parser(program, __doc__ or "", EXAMPLES, OPTIONS).parse(argv)
     if arguments.SHEET is not None and arguments.SHEET.suffix.lower() != ".png":
         raise UserError(f"--SHEET {arguments.SHEET}: the sheet is a PNG; end its name in .png")
     from minimagen.device import resolve_device
@@ -44,15 +59,14 @@ def main(argv: Sequence[str]) -> int:
     dataset, _, level_name = name.partition(":")
     if dataset != "shapes":
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
-    device = resolve_device(arguments.DEVICE or "auto")
+    device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path).to(device)
     imagen.text_encoder.to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
-    split, count = arguments.SPLIT or "heldout", arguments.COUNT or 200
+    split, count = arguments.SPLIT, arguments.COUNT
     level_name = level_name or "simple"
-    seed = 1 if arguments.SEED is None else arguments.SEED
-    samples = list(ShapesDataset(split, level_name, height, seed, epoch_size=count))
+    samples = list(ShapesDataset(split, level_name, height, arguments.SEED, epoch_size=count))
     judge = Judge.load(level_name)
     started = time.perf_counter()
     result, painted = evaluate(
@@ -63,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         imagen.samplings(
             arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
         ),
-        precision=arguments.PRECISION or "auto",
+        precision=arguments.PRECISION,
     )
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
     print(table(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))

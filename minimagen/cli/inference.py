@@ -5,21 +5,14 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import BeforeValidator, Field
 from tqdm import tqdm
 
-from minimagen.cli.arguments import (
-    Flag,
-    at_least_zero,
-    build_parser,
-    level,
-    natural,
-    parse,
-    positive_int,
-    run,
-    several,
-)
+from minimagen.checked import PositiveInt
+from minimagen.cli.arguments import Parser, run
+from minimagen.cli.options import DEVICE, PRECISION, SAMPLING, TRAINING_DIRECTORY, Option
 from minimagen.errors import UserError
 from minimagen.storage.files import read_lines
 
@@ -29,7 +22,6 @@ if TYPE_CHECKING:
     from minimagen.imagen import Callback
     from minimagen.storage.image_files import ImageFolder
 
-SAMPLERS = ("ddpm", "ddim", "dpm++", "heun")
 OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".text", ".caption", ".xlsx"}
 
 
@@ -41,36 +33,31 @@ def aspect_ratio(text: str) -> float:
     except (ValueError, ZeroDivisionError):
         ratio = 0.0
     if not 0 < ratio < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not width:height, such as 3:2")
+        raise ValueError("must be width:height, such as 3:2")
     return ratio
 
 
-def sampler(text: str) -> str:
-    """Return the name of a sampler."""
-    if text not in SAMPLERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(SAMPLERS)}")
-    return text
-
-
-SAMPLING_FLAGS = (
-    Flag("TIMESTEPS", "t", several(positive_int), "sampling steps: one number, or one per stage"),
-    Flag("GUIDANCE_SCALE", "g", several(at_least_zero), "w, 1 = off: one number, or one per stage"),
-    Flag("SAMPLER", "sa", several(sampler), f"{', '.join(SAMPLERS)}: one, or one per stage"),
-    Flag("AUG_LEVEL", "al", several(level), "noise time of the low-resolution pictures, 0 to 1"),
-    Flag("DEVICE", "dev", str, "auto, cuda, cuda:1, mps or cpu [auto]"),
-    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
-)
-FLAGS = (
-    Flag("TRAINING_DIRECTORY", "d", Path, "what train.py made [the newest one here]"),
-    Flag("CAPTIONS", "c", str, "a caption, or a .txt file with one per line [the sample sheet's]"),
-    Flag("IMAGES_PER_CAPTION", "n", positive_int, "pictures of each caption [1]"),
-    Flag("SEED", "sd", natural, "picture i gets SEED + i [a fresh one]"),
-    *SAMPLING_FLAGS,
-    Flag("ASPECT_RATIO", "ar", aspect_ratio, "width:height of the pictures [the cascade's own]"),
-    Flag("BATCH_SIZE", "b", positive_int, "pictures painted at once [64]"),
-    Flag("OFFLOAD", "off", None, "keep one stage at a time on the device"),
-    Flag("OUTPUT", "o", Path, "the directory to write [generated_images_<time>]"),
-)
+OPTIONS = {
+    "what to sample": (
+        TRAINING_DIRECTORY,
+        Option("CAPTIONS", "c", "Caption, or .txt file with one caption per line",
+               shown="the sample sheet's", also=("prompt", "prompts", "text")),
+        Option("IMAGES_PER_CAPTION", "n", "Images of each caption", PositiveInt, 1,
+               also=("num_images", "num_samples")),
+        Option("SEED", "sd", "Seed; image i has SEED + i", Annotated[int, Field(ge=0)],
+               shown="a fresh one"),
+        Option("ASPECT_RATIO", "ar", "Width:height of the images",
+               Annotated[float, BeforeValidator(aspect_ratio)], shown="the cascade's own"),
+    ),
+    "sampling": SAMPLING,
+    "run": (
+        DEVICE,
+        PRECISION,
+        Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
+        Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
+        Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
+    ),
+}  # fmt: skip
 EXAMPLES = """  python inference.py --CAPTIONS "a large red star on a blue background"
   python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
   python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7"""
@@ -101,9 +88,8 @@ def read_captions(given: str) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Paint; return the exit code."""
-    parser = build_parser("inference.py", __doc__ or "", EXAMPLES, FLAGS)
-    arguments = parse(parser, FLAGS, argv)
+    """Sample; return the exit code."""
+    arguments = Parser("inference.py", __doc__ or "", EXAMPLES, OPTIONS).parse(argv)
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
     from minimagen.storage.directory import TrainingDirectory
 
@@ -125,7 +111,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     from minimagen.storage.directory import new_output, read_parameters
     from minimagen.storage.image_files import GRID_IMAGES, ImageFolder
 
-    device = resolve_device(arguments.DEVICE or "auto")
+    device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory)
     imagen.text_encoder.to(device)
     if not arguments.OFFLOAD:
@@ -137,7 +123,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     )
     output = new_output(arguments.OUTPUT, "generated_images")
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
-    captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION or 1)]
+    captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]
     settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
     folder = ImageFolder(output, directory, settings)
 
@@ -147,19 +133,20 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
             samplings,
             seeds=range(seed, seed + len(captions))[rows],
             aspect_ratio=arguments.ASPECT_RATIO,
-            precision=arguments.PRECISION or "auto",
+            precision=arguments.PRECISION,
             callback=callback,
             device=device if arguments.OFFLOAD else None,
         )[-1]
 
-    stopped_by = _write_batches(folder, captions, seed, arguments.BATCH_SIZE or 64, batch)
+    stopped_by = _write_batches(folder, captions, seed, arguments.BATCH_SIZE, batch)
     for note in imagen.text_encoder.notes():
         print(note)
     stopped = f"interrupted: {folder.written} of " if stopped_by else ""
     print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")
     if folder.written:
+        width, height = folder.size
         first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""
-        print(f"grid{first}: {folder.write_grid()}")
+        print(f"{width} x {height} px; grid{first}: {folder.write_grid()}")
     return 128 + stopped_by if stopped_by else 0
 
 

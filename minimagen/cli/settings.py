@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.checked import per_stage
+from minimagen.cli.options import KeyPath
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.errors import UserError
-from minimagen.storage.directory import Parameters, read_parameter_values
+from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameter_values
 
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED, _CLONED = _PACKAGE / "parameters", _PACKAGE.parent / "parameters"
 PRESETS = _INSTALLED if _INSTALLED.is_dir() else _CLONED  # the wheel has them in the package
 DEMO, TESTING = PRESETS, PRESETS / "testing"
-
-KeyPath = tuple[str | int, ...]
 
 
 class Settings:
@@ -53,6 +52,14 @@ class Settings:
             else:
                 value = value[part]
         return value
+
+    def write_out_stages(self) -> None:
+        """Give every stage training settings of its own, so that each can be changed."""
+        parameters = self.parameters()
+        count, entries = len(parameters.imagen.stages), parameters.training.stages
+        if len(entries) != count and len(entries) <= 1:
+            entry = entries[0].model_dump() if entries else {}
+            self.set(("training", "stages"), [dict(entry) for _ in range(count)], "default")
 
     def parameters(self) -> Parameters:
         """Return the checked configuration."""
@@ -95,6 +102,20 @@ class Settings:
             except (KeyError, IndexError, TypeError):
                 return "default"
         return self._sources[path[:1]]
+
+
+def values_at(parameters: Parameters, path: KeyPath) -> Any:
+    """Return the value at ``path``; where that holds ``"*"`` every stage's, if they differ."""
+    values: list[Any] = [getattr(parameters, str(path[0])).model_dump(mode="json")]
+    for part in path[1:]:
+        values = [v for x in values for v in x] if part == "*" else [x[part] for x in values]
+    return values if any(value != values[0] for value in values) else values[0]
+
+
+def saved_settings(path: Path) -> Settings:
+    """Return the values of the training directory at ``path``."""
+    directory = TrainingDirectory.open(path)
+    return Settings(read_parameter_values(directory.parameters), str(directory))
 
 
 def read_settings(folder: Path | None, testing: bool) -> Settings:

@@ -4,188 +4,121 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from minimagen.checked import per_stage
-from minimagen.cli.arguments import (
-    Flag,
-    build_parser,
-    integers,
-    natural,
-    parse,
-    positive,
-    positive_int,
-    run,
-    several,
-    share,
-)
-from minimagen.cli.settings import KeyPath, Settings, read_settings
+from minimagen.cli.arguments import Parser, is_given, run
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
+from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters
 from minimagen.training.settings import chosen_stages
 
-FLAGS = (
-    Flag("PARAMETERS", "p", Path, "directory of parameters, ours or MinImagen's [the demo's]"),
-    Flag("NUM_WORKERS", "n", natural, "data loader workers [0]"),
-    Flag("BATCH_SIZE", "b", positive_int, "images per optimizer step, of all processes together"),
-    Flag("MAX_NUM_WORDS", "mw", positive_int, "longest caption in tokens [64]"),
-    Flag("IMG_SIDE_LEN", "s", positive_int, "side of the final images in px; stages scale with it"),
-    Flag("EPOCHS", "e", positive_int, "passes over the training set, or give STEPS or MINUTES"),
-    Flag("T5_NAME", "t5", str, "text encoder: t5_mini, t5_small ..., a hub id, a folder [t5_mini]"),
-    Flag("TRAIN_VALID_FRAC", "f", share, "training share where the data has no split [0.9]"),
-    Flag("TIMESTEPS", "t", several(positive_int), "default sampling steps, for all stages or each"),
-    Flag("OPTIM_LR", "lr", positive, "peak learning rate of every stage"),
-    Flag("ACCUM_ITER", "ai", positive_int, "micro-batches per optimizer step [1]"),
-    Flag("CHCKPT_NUM", "cn", positive_int, "optimizer steps between checkpoints [500]"),
-    Flag("VALID_NUM", "vn", positive_int, "validation images [512]"),
-    Flag("RESTART_DIRECTORY", "rd", Path, "training directory to resume from"),
-    Flag("DISTILL", "di", Path, "training directory whose stages learn to paint in TIMESTEPS"),
-    Flag("TESTING", "test", None, "everything once, in under a minute; tiny cascade by default"),
-    Flag("DATASET", "ds", str, "shapes, shapes:scenes, a folder, a file, a hub id: docs/data.md"),
-    Flag("STREAMING", "sr", None, "read parquet files and the hub while training, not before"),
-    Flag("CAPTION_COLUMN", "cc", str, "of the captions, in data with columns [text]"),
-    Flag("CROP", "cr", str, "of pictures with another aspect ratio [centre]", ("centre", "random")),
-    Flag("ASPECT_BUCKETS", "ab", None, "keep pictures' aspect ratios: batches of several sizes"),
-    Flag("FLIP", "fl", None, "mirror every second picture; captions must not say left or right"),
-    Flag("STEPS", "st", positive_int, "optimizer steps of every stage"),
-    Flag("MINUTES", "m", positive, "time for all stages; the first steps are timed"),
-    Flag(
-        "STAGES", "sg", integers, "which to train, such as 0 or 0,1; jobs may share an OUTPUT [all]"
-    ),
-    Flag("SEED", "sd", natural, "of every random draw [0]"),
-    Flag("DEVICE", "dev", str, "auto, cuda, mps or cpu [auto]"),
-    Flag("PRECISION", "pr", str, "auto: bf16 where native [auto]", ("auto", "fp32", "bf16")),
-    Flag("IN_PLACE", "ip", None, "resume in RESTART_DIRECTORY itself instead of a new one"),
-    Flag("OUTPUT", "o", Path, "the training directory [training_<time>]"),
-    Flag(
-        "FSDP", "fs", None, "share each network out among the processes (FSDP2), which needs adamw"
-    ),
-    Flag("ACTIVATION_CHECKPOINTING", "ac", None, "less memory, about a third more time"),
-    Flag("TRACKER", "tr", str, "where curves go too [none]", ("tensorboard", "wandb", "none")),
-    Flag("DRY_RUN", "dr", None, "build on no device, print sizes, memory and FLOPs, and stop"),
-    Flag("PRINT_CONFIG", "pc", None, "print every value with its source, and stop"),
-)
+RUN = (
+    Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
+           shown="the demo's"),
+    Option("TESTING", "test", "Everything once, in under a minute; tiny cascade by default", bool),
+    Option("RESTART_DIRECTORY", "rd", "Training directory to resume from", Path,
+           also=("resume", "resume_from", "checkpoint")),
+    Option("IN_PLACE", "ip", "Resume in RESTART_DIRECTORY itself instead of a new one", bool),
+    Option("DISTILL", "di", "Training directory whose stages learn to sample in TIMESTEPS", Path,
+           also=("teacher",)),
+    Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
+           tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
+    Option("OUTPUT", "o", "Training directory to make", Path, shown="training_<time>",
+           also=("output_dir",)),
+    DEVICE,
+    Option("FSDP", "fs", "Networks sharded over all ranks (FSDP2), which needs adamw", bool),
+    Option("DRY_RUN", "dr", "Print sizes, memory and FLOPs of the cascade, and stop", bool),
+    Option("PRINT_CONFIG", "pc", "Print every value with its source, and stop", bool),
+)  # fmt: skip
 EXAMPLES = """  python train.py --MINUTES 5
-  python train.py --DATASET my_pictures --IMG_SIDE_LEN 128 --MINUTES 60
+  python train.py --DATASET my_images --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
   python train.py --RESTART_DIRECTORY training_20261120_220000
   python train.py --DISTILL training_20261120_220000 --TIMESTEPS 4,1 --MINUTES 3
-  torchrun --nproc_per_node 4 train.py --DATASET my_pictures --BATCH_SIZE 256 --STEPS 100000"""
+  torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
-TARGETS: dict[str, KeyPath] = {
-    "NUM_WORKERS": ("training", "num_workers"),
-    "BATCH_SIZE": ("training", "batch_size"),
-    "MAX_NUM_WORDS": ("imagen", "max_num_words"),
-    "T5_NAME": ("imagen", "text_encoder_name"),
-    "TRAIN_VALID_FRAC": ("data", "train_valid_frac"),
-    "TIMESTEPS": ("imagen", "stages", "*", "sampling", "timesteps"),
-    "OPTIM_LR": ("training", "stages", "*", "optim_lr"),
-    "ACCUM_ITER": ("training", "accum_iter"),
-    "CHCKPT_NUM": ("training", "chckpt_num"),
-    "VALID_NUM": ("data", "valid_num"),
-    "DATASET": ("data", "dataset"),
-    "CAPTION_COLUMN": ("data", "caption_column"),
-    "CROP": ("data", "crop"),
-    "ASPECT_BUCKETS": ("data", "aspect_buckets"),
-    "FLIP": ("data", "flip"),
-    "STREAMING": ("data", "streaming"),
-    "SEED": ("training", "seed"),
-    "PRECISION": ("training", "precision"),
-    "ACTIVATION_CHECKPOINTING": ("training", "activation_checkpointing"),
-    "TRACKER": ("training", "tracker"),
-}
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
-ITS_OWN = (  # what --DISTILL does not let one change
-    "PARAMETERS", "RESTART_DIRECTORY", "T5_NAME", "MAX_NUM_WORDS", "IMG_SIDE_LEN", "TESTING",
-)  # fmt: skip
-TESTING_CAPTIONS = ["a large red star on a blue background", "a small green heart"]
+CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
+CONTRADICTIONS = {
+    "RESTART_DIRECTORY": ("PARAMETERS", "DISTILL", "TESTING", "MINUTES"),
+    "DISTILL": ("PARAMETERS", "TESTING", "IMG_SIDE_LEN", *CASCADE),
+    "IN_PLACE": ("OUTPUT",),
+}
+SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
+    ("training", "steps"): 4,
+    ("training", "epochs"): None,
+    ("training", "minutes"): None,
+    ("training", "chckpt_num"): 2,
+    ("training", "sample_num"): 2,
+    ("training", "sample_captions"): [
+        "a large red star on a blue background",
+        "a small green heart",
+    ],
+    ("data", "valid_num"): 16,
+    ("data", "epoch_size"): 64,
+    ("data", "max_samples"): 64,
+}
+
+
+HEADINGS = {"imagen": "cascade", "training": "training", "data": "data"}
+
+
+def options() -> dict[str, tuple[Option, ...]]:
+    """Return the options by heading; the demo preset's values are the defaults that help shows."""
+    demo = read_settings(None, testing=False).parameters()
+    groups: dict[str, tuple[Option, ...]] = {"run": RUN}
+    for section, heading in HEADINGS.items():
+        groups[heading] = tuple(
+            option.but(default=None, shown=shown(values_at(demo, option.path)))
+            for option in CONFIGURED.values()
+            if option.path[0] == section
+        )
+    side = shown(max(demo.imagen.image_sizes[-1]))
+    groups["cascade"] = (IMG_SIDE_LEN.but(shown=side), *groups["cascade"])
+    return groups
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """Return the run's values, each with its source."""
-    given = [name for name in LENGTHS if getattr(arguments, name) is not None]
-    if len(given) > 1:
-        raise UserError(f"--{given[0]} and --{given[1]} contradict each other; give one of them")
     if arguments.DISTILL is not None:
         settings = _distilling(arguments)
     elif arguments.RESTART_DIRECTORY is not None:
-        settings = _restarted(arguments)
+        settings = saved_settings(arguments.RESTART_DIRECTORY)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
-    if arguments.TESTING:
-        _shorten(settings)
-    _one_training_entry_per_stage(settings)
-    for name, target in TARGETS.items():
-        value = getattr(arguments, name)
-        if name == "TIMESTEPS" and arguments.DISTILL is not None:
-            continue  # they are in the stages that it distils
-        if value is not None and value is not False:  # a switch that is not given is False
-            settings.set(target, value, f"--{name}")
-    if arguments.BATCH_SIZE is not None:
+    for path, value in SHORT.items() if arguments.TESTING else ():
+        settings.set(path, value, "--TESTING")
+    settings.write_out_stages()
+    given = {name: o.path for name, o in CONFIGURED.items() if is_given(arguments, name)}
+    if arguments.DISTILL is not None:
+        given.pop("TIMESTEPS", None)  # they are in the stages that it distils
+    for name in given.keys() & LENGTHS:
+        for each in LENGTHS:
+            settings.set(CONFIGURED[each].path, None, f"--{name}")
+    for name, path in given.items():
+        settings.set(path, getattr(arguments, name), f"--{name}")
+    if "BATCH_SIZE" in given:
         settings.set(("training", "stages", "*", "batch_size"), None, "--BATCH_SIZE")
-    if arguments.SEED is not None:
+    if "SEED" in given:
         settings.set(("data", "seed"), arguments.SEED, "--SEED")
-    if given:
-        for name in LENGTHS:
-            value = getattr(arguments, name)
-            settings.set(("training", name.lower()), value, f"--{given[0]}")
     if arguments.IMG_SIDE_LEN is not None:
         sizes = with_side(settings.parameters().imagen, arguments.IMG_SIDE_LEN).image_sizes
         settings.set(("imagen", "image_sizes"), [list(s) for s in sizes], "--IMG_SIDE_LEN")
     return settings
 
 
-def _shorten(settings: Settings) -> None:
-    for path, value in (
-        (("training", "steps"), 4),
-        (("training", "epochs"), None),
-        (("training", "minutes"), None),
-        (("training", "chckpt_num"), 2),
-        (("training", "sample_num"), 2),
-        (("training", "sample_captions"), TESTING_CAPTIONS),
-        (("data", "valid_num"), 16),
-        (("data", "epoch_size"), 64),
-        (("data", "max_samples"), 64),
-    ):
-        settings.set(path, value, "--TESTING")
-
-
-def _one_training_entry_per_stage(settings: Settings) -> None:
-    """Write out the training settings of every stage, so that flags can change them."""
-    parameters = settings.parameters()
-    count, entries = len(parameters.imagen.stages), parameters.training.stages
-    if len(entries) != count and len(entries) <= 1:
-        entry = entries[0].model_dump() if entries else {}
-        settings.set(("training", "stages"), [dict(entry) for _ in range(count)], "default")
-
-
-def _restarted(arguments: argparse.Namespace) -> Settings:
-    """Return the values of the directory to resume."""
-    from minimagen.storage.directory import TrainingDirectory, read_parameter_values
-
-    for name in ("PARAMETERS", "TESTING", "MINUTES"):
-        if getattr(arguments, name) not in (None, False):
-            raise UserError(
-                f"--RESTART_DIRECTORY has its own parameters; leave out --{name} (--STEPS or "
-                "--EPOCHS make the run longer)"
-            )
-    directory = TrainingDirectory.open(arguments.RESTART_DIRECTORY)
-    return Settings(read_parameter_values(directory.parameters), str(directory))
-
-
 def _distilling(arguments: argparse.Namespace) -> Settings:
-    """Return the values of the directory to distil, the chosen stages to paint in few steps."""
-    from minimagen.storage.directory import TrainingDirectory, read_parameter_values
-
-    for name in ITS_OWN:
-        if getattr(arguments, name) not in (None, False):
-            raise UserError(f"--DISTILL takes a cascade as it is; leave out --{name}")
-    if all(getattr(arguments, name) is None for name in LENGTHS):
+    """Return the values of the directory to distill, the chosen stages to sample in few steps."""
+    if not any(is_given(arguments, name) for name in LENGTHS):
         raise UserError(f"--DISTILL needs a length; give one of --{', --'.join(LENGTHS)}")
-    directory = TrainingDirectory.open(arguments.DISTILL)
-    settings = Settings(read_parameter_values(directory.parameters), str(directory))
+    settings = saved_settings(arguments.DISTILL)
     stages = settings.parameters().imagen.stages
     chosen = chosen_stages(arguments.STAGES, len(stages))
     default = [FEW_STEPS[min(i, 1)] for i in chosen]
@@ -201,12 +134,13 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
 
 def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Namespace:
     """Return the flags, those that contradict each other refused."""
-    parser = build_parser(program, __doc__ or "", EXAMPLES, FLAGS)
-    arguments = parse(parser, FLAGS, argv)
+    arguments = Parser(program, __doc__ or "", EXAMPLES, options()).parse(argv)
+    for name, others in CONTRADICTIONS.items():
+        for other in others if is_given(arguments, name) else ():
+            if is_given(arguments, other):
+                raise UserError(f"--{name} contradicts --{other}; leave out --{other}")
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
-    if arguments.IN_PLACE and arguments.OUTPUT is not None:
-        raise UserError("--IN_PLACE and --OUTPUT contradict each other; give one of them")
     return arguments
 
 
@@ -232,10 +166,10 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 
 
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
-    from minimagen.text.t5 import T5Encoder
+    from minimagen.text.build import build
 
     # The first thing, before torch is imported: a misspelt name answers at once.
-    encoder = T5Encoder(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
+    encoder = build(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
     from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
@@ -244,7 +178,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.training.run import OutOfMemory, train
     from minimagen.training.trainer import NonFiniteLossError
 
-    device = arguments.DEVICE or "auto"
+    device = arguments.DEVICE
     processes = launched(device, arguments.FSDP)
     data = parameters.data
     dataset = processes.first_here(

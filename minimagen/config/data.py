@@ -6,6 +6,9 @@ from pydantic import Field
 
 from minimagen.checked import Config, Flag, PositiveInt
 
+ShapesSplit = Literal["train", "tune", "heldout"]
+ShapesLevel = Literal["simple", "scenes"]
+
 
 class DataConfig(Config):
     """What a cascade trains on."""

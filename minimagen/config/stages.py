@@ -37,7 +37,7 @@ class SamplingConfig(Config):
     sampler: Annotated[SamplerName, Flag("sa")] = "dpm++"
     """Sampler."""
     timesteps: Annotated[PositiveInt, Flag("t")] = 20
-    """Number of sampling steps; training times are continuous and do not depend on it."""
+    """Sampling steps; training does not depend on them."""
     eta: Fraction = 0.0
     """DDIM's noise: 0 = deterministic, 1 = the variance of DDPM. Only ddim reads it."""
     guidance_scale: Annotated[float, Field(ge=0.0), Flag("g")] = 1.0

@@ -7,15 +7,15 @@ divided into three splits: what `heldout` asks for was never painted in training
 
 import random
 from collections.abc import Iterator
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 from minimagen.config import Size
+from minimagen.config.data import ShapesLevel, ShapesSplit
 from minimagen.errors import UserError, did_you_mean
 from minimagen.sample import Sample
 from minimagen.shapes import objects, scenes
 
-SPLITS = ("train", "tune", "heldout")
-LEVELS = ("simple", "scenes")
+SPLITS, LEVELS = get_args(ShapesSplit), get_args(ShapesLevel)
 
 
 def attribute_names(level: str) -> tuple[str, ...]:

@@ -29,11 +29,12 @@ class ImageFolder:
     Attributes:
         images: The folder of the PNG files.
         written: How many there are.
+        size: (width, height) of the last one.
     """
 
     def __init__(self, path: Path, training_directory: Path, settings: dict[str, Any]) -> None:
         self.path, self.images = path, path / "generated_images"
-        self.written = 0
+        self.written, self.size = 0, (0, 0)
         self._training_directory, self._settings = training_directory, settings
         self._first: list[tuple[str, Image.Image]] = []
 
@@ -51,7 +52,7 @@ class ImageFolder:
         save_png(self.images / name, image, line)
         self._append("captions.txt", caption + "\n")
         self._append("images.jsonl", line + "\n")
-        self.written += 1
+        self.written, self.size = self.written + 1, image.size
         if self.written <= GRID_IMAGES:
             self._first.append((caption, image))
 

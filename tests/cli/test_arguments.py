@@ -9,6 +9,7 @@ from PIL import Image
 
 from minimagen.__main__ import main as minimagen
 from minimagen.cli.arguments import run
+from minimagen.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,17 @@ def test_what_the_system_refuses_is_one_line(
 
     assert run(main, []) == 2
     assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_parameter_in_back_quotes_is_printed_as_the_flag_that_sets_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main(argv: list[str]) -> int:
+        raise UserError("batch_size 3: `batch_size`, `text_encoder_name`, `resume` or `nothing`")
+
+    assert run(main, []) == 2
+    printed = "error: batch_size 3: --BATCH_SIZE, --T5_NAME, --RESTART_DIRECTORY or nothing\n"
+    assert capsys.readouterr().err == printed
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

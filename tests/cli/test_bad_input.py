@@ -31,16 +31,17 @@ def preset(here: Path, file: str, **changes: Any) -> Path:
     ("argv", "words"),
     [
         (["--BATCHSIZE", "4"], ["'--BATCHSIZE'", "did you mean '--BATCH_SIZE'"]),
-        (["--batch_size", "4"], ["did you mean '--batch-size'"]),
-        (["--BATCH_SIZE", "0"], ["--BATCH_SIZE", "'0' is not a whole number of at least 1"]),
-        (["--OPTIM_LR", "-1"], ["--OPTIM_LR", "'-1' is not a number above 0"]),
-        (["--OPTIM_LR=-1e-4"], ["'-1e-4' is not a number above 0"]),
-        (["--OPTIM_LR", "nan"], ["'nan' is not a number above 0"]),
-        (["--TRAIN_VALID_FRAC", "1.5"], ["'1.5' is not a number between 0 and 1"]),
-        (["--PRECISION", "fp8"], ["'fp8'", "bf16"]),
-        (["--EPOCHS", "1", "--STEPS", "5"], ["--EPOCHS and --STEPS", "one of them"]),
-        (["--STEPS", "1", "--MINUTES", "5"], ["--STEPS and --MINUTES"]),
-        (["--EPOCHS", "1", "--MINUTES", "5"], ["--EPOCHS and --MINUTES"]),
+        (["--BATCH_SIZE", "0"], ["--BATCH_SIZE must be greater than or equal to 1, given '0'"]),
+        (["--BATCH_SIZE", "4.5"], ["--BATCH_SIZE must be a valid integer", "given '4.5'"]),
+        (["--OPTIM_LR", "-1"], ["--OPTIM_LR must be greater than 0, given '-1'"]),
+        (["--OPTIM_LR=-1e-4"], ["greater than 0, given '-1e-4'"]),
+        (["--OPTIM_LR", "nan"], ["must be a finite number, given 'nan'"]),
+        (["--OPTIM_LR", "1e-3,0"], ["--OPTIM_LR must be greater than 0, given '0'"]),
+        (["--TRAIN_VALID_FRAC", "1.5"], ["must be less than 1, given '1.5'"]),
+        (["--PRECISION", "fp8"], ["--PRECISION must be 'auto', 'fp32' or 'bf16', given 'fp8'"]),
+        (["--EPOCHS", "1", "--STEPS", "5"], ["one of epochs, steps and minutes", "'epochs', 's"]),
+        (["--STEPS", "1", "--MINUTES", "5"], ["one of", "given ['steps', 'minutes']"]),
+        (["--EPOCHS", "1", "--MINUTES", "5"], ["one of", "given ['epochs', 'minutes']"]),
         (["--IN_PLACE"], ["--RESTART_DIRECTORY"]),
         (["--IMG_SIDE_LEN", "30"], ["stage 0", "15 x 15", "not divisible by 2"]),
         (["--BATCH_SIZE", "4", "--ACCUM_ITER", "3"], ["4 is not divisible by accum_iter 3"]),
@@ -50,7 +51,6 @@ def preset(here: Path, file: str, **changes: Any) -> Path:
         (["--DEVICE", "cpu:x"], ["'cpu:x' is not available"]),
         (["--DEVICE", "cpu:"], ["'cpu:' is not available"]),
         (["--PARAMETERS", "nowhere"], ["no parameters directory nowhere"]),
-        (["--RESTART_DIRECTORY", "nowhere"], ["no training directory nowhere"]),
         (["--DATASET", "nowhere"], ["'nowhere'", "shapes"]),
         (["--ASPECT_BUCKETS"], ["shapes are square", "pictures of your own"]),
         (["--T5_NAME", "t5_mimi"], ["'t5_mimi'", "did you mean 't5_mini'"]),
@@ -64,12 +64,28 @@ def test_a_mistaken_flag_of_train(refused: Refused, argv: list[str], words: list
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
+        (["-rd", "nowhere"], ["no training directory nowhere"]),
+        (["-rd", "x", "--TESTING"], ["--RESTART_DIRECTORY contradicts --TESTING"]),
+        (["-rd", "x", "--IN_PLACE", "-o", "y"], ["--IN_PLACE contradicts --OUTPUT"]),
+        (["-di", "x", "-mw", "3"], ["--DISTILL contradicts --MAX_NUM_WORDS"]),
+        (["-di", "x"], ["--DISTILL needs a length", "--STEPS"]),
+    ],
+)
+def test_flags_that_contradict_each_other(
+    refused: Refused, argv: list[str], words: list[str]
+) -> None:
+    refused(train.entry, argv, *words)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
         (["--CAPTION", "a star"], ["did you mean '--CAPTIONS'"]),
-        (["--AUG_LEVEL", "2"], ["'2' is not a number from 0 to 1"]),
-        (["--AUG_LEVEL", "0,2"], ["'2' is not a number from 0 to 1"]),
+        (["--AUG_LEVEL", "2"], ["--AUG_LEVEL must be less than or equal to 1, given '2'"]),
+        (["--AUG_LEVEL", "0,2"], ["must be less than or equal to 1, given '2'"]),
         (["--SAMPLER", "dimm"], ["'dimm'", "ddim"]),
-        (["--ASPECT_RATIO", "3:0"], ["'3:0' is not width:height, such as 3:2"]),
-        (["--ASPECT_RATIO", "wide"], ["'wide' is not width:height"]),
+        (["--ASPECT_RATIO", "3:0"], ["must be width:height, such as 3:2, given '3:0'"]),
+        (["--ASPECT_RATIO", "wide"], ["must be width:height", "'wide'"]),
         (["--CAPTIONS", " "], ["blank"]),
         (["--CAPTIONS", "nowhere.txt"], ["nowhere.txt"]),
         (["--TRAINING_DIRECTORY", "nowhere"], ["no training directory nowhere"]),

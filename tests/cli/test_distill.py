@@ -123,9 +123,13 @@ def test_what_would_be_distilled_is_printed(
 def test_what_cannot_be_distilled_is_told(many_steps: Path, refused: Refused) -> None:
     asked = [*FEW, "--STEPS", "1"]
     refused(train.entry, FEW, "--DISTILL needs a length", "--EPOCHS, --STEPS, --MINUTES")
-    refused(train.entry, [*asked, "-p", "here"], "leave out --PARAMETERS")
-    refused(train.entry, [*asked, "-rd", "training_mine"], "leave out --RESTART_DIRECTORY")
-    refused(train.entry, [*asked, "-s", "64"], "leave out --IMG_SIDE_LEN")
+    refused(train.entry, [*asked, "-p", "here"], "--DISTILL contradicts --PARAMETERS")
+    refused(
+        train.entry,
+        [*asked, "-rd", "training_mine"],
+        "--RESTART_DIRECTORY contradicts --DISTILL",
+    )
+    refused(train.entry, [*asked, "-s", "64"], "--DISTILL contradicts --IMG_SIDE_LEN")
     refused(train.entry, [*asked, "-t", "2,1,1"], "--TIMESTEPS: 3 values for 2 stages")
     refused(train.entry, [*asked, "-sg", "2"], "there is no stage 2")
     refused(train.entry, ["--DISTILL", "nowhere", "--STEPS", "1"], "no training directory nowhere")

@@ -8,57 +8,120 @@ from typing import Any
 
 import pytest
 
-from minimagen.cli import evaluate, inference, train
-from minimagen.cli.arguments import Flag, build_parser, parse
+from minimagen.cli import data, evaluate, inference, train
+from minimagen.cli.arguments import Parser
+from minimagen.cli.options import CONFIGURED, Option
+from minimagen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TESTING = ROOT / "parameters" / "testing"
-DOORS = {"train": train.FLAGS, "inference": inference.FLAGS, "evaluate": evaluate.FLAGS}
-EACH = [(door, flag) for door, flags in DOORS.items() for flag in flags]
+COMMANDS = {
+    "train": train.options(), "inference": inference.OPTIONS, "evaluate": evaluate.OPTIONS,
+    "check": data.CHECK, "download": data.DOWNLOAD, "encode": data.ENCODE, "export": data.EXPORT,
+}  # fmt: skip
+OPTIONS = {
+    command: [o for group in groups.values() for o in group] for command, groups in COMMANDS.items()
+}
+EACH = [(command, option) for command, options in OPTIONS.items() for option in options]
 
 
-def parsed(flags: tuple[Flag, ...], argv: list[str]) -> argparse.Namespace:
-    return parse(build_parser("door.py", "", "", flags), flags, argv)
+def parsed(command: str, argv: list[str]) -> argparse.Namespace:
+    return Parser("command.py", "", "", COMMANDS[command]).parse(argv)
 
 
-def example(flag: Flag) -> str:
-    """A text that the flag takes."""
-    if flag.choices:
-        return flag.choices[-1]
-    assert flag.kind is not None
-    for text in ("7", "0.7", "ddim"):
+def example(option: Option) -> str:
+    """A text that the option takes."""
+    for text in ("7", "0.7", "ddim", "cpu", "bf16", "random", "wandb", "tune", "scenes"):
         try:
-            flag.kind(text)
+            option.parse(text)
             return text
-        except argparse.ArgumentTypeError:
+        except UserError:
             continue
-    raise AssertionError(f"no example for {flag.name}")
+    raise AssertionError(f"no example for {option.name}")
 
 
-@pytest.mark.parametrize(("door", "flag"), EACH, ids=lambda x: getattr(x, "name", x))
-def test_three_spellings_parse_alike(door: str, flag: Flag) -> None:
-    given = [] if flag.kind is None else [example(flag)]
-    dashed = "--" + flag.name.lower().replace("_", "-")
-    spellings = [f"--{flag.name}", dashed, f"-{flag.short}"]
-    values = [vars(parsed(DOORS[door], [spelling, *given])) for spelling in spellings]
-    assert values[0] == values[1] == values[2]
-    assert values[0][flag.name] not in (None, False)
+@pytest.mark.parametrize(("command", "option"), EACH, ids=lambda x: getattr(x, "name", x))
+def test_all_spellings_parse_alike(command: str, option: Option) -> None:
+    given = [] if option.is_switch else [example(option)]
+    lower = option.name.lower()
+    spellings = [
+        f"--{option.name}",
+        f"--{lower}",
+        f"--{lower.replace('_', '-')}",
+        f"-{option.short}",
+    ]
+    values = [vars(parsed(command, [spelling, *given])) for spelling in spellings]
+    if given:
+        values += [vars(parsed(command, [f"{spelling}={given[0]}"])) for spelling in spellings[:3]]
+    assert all(value == values[0] for value in values)
+    assert values[0][option.name] not in (None, False, option.default)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_no_two_flags_share_a_spelling(door: str) -> None:
-    spellings = [spelling for flag in DOORS[door] for spelling in flag.spellings]
-    assert len(spellings) == len(set(spellings))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_two_options_share_a_spelling(command: str) -> None:
+    for spellings in ([o.name for o in OPTIONS[command]], [o.short for o in OPTIONS[command]]):
+        assert len(spellings) == len(set(spellings))
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_what_is_not_given_is_none(door: str) -> None:
-    assert set(vars(parsed(DOORS[door], [])).values()) <= {None, False}
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_option_with_its_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parsed(command, ["--help"])
+    text = capsys.readouterr().out
+    assert all(f"{heading}:" in text for heading in COMMANDS[command])
+    shown = text.split("\n  --")[1:]
+    assert [part.split()[0].rstrip(",") for part in shown] == [o.name for o in OPTIONS[command]]
+    for part, option in zip(shown, OPTIONS[command], strict=True):
+        default = part.partition("\n\n")[0].rpartition("[")[2].removesuffix("]")
+        assert default and (option.default in (None, False) or default == str(option.default))
+
+
+def test_what_is_not_given_to_train_is_none() -> None:
+    given = vars(parsed("train", []))
+    assert {name: v for name, v in given.items() if v not in (None, False)} == {"DEVICE": "auto"}
+
+
+def test_a_flag_sets_the_field_that_it_was_made_from() -> None:
+    values = {"BATCH_SIZE": "6", "TIMESTEPS": "3", "OPTIM_LR": "0.5,0.25", "CROP": "random",
+              "T5_NAME": "t5_small", "GUIDANCE_SCALE": "2,3", "DATASET": "a,b"}  # fmt: skip
+    argv = [part for name, value in values.items() for part in (f"--{name}", value)]
+    parameters, rows = settings(["--TESTING", "--FLIP", *argv])
+    assert parameters.training.batch_size == 6
+    assert parameters.data.flip and parameters.data.dataset == "a,b"
+    assert [stage.optim_lr for stage in parameters.training.stages] == [0.5, 0.25]
+    assert [stage.sampling.guidance_scale for stage in parameters.imagen.stages] == [2.0, 3.0]
+    for name in (*values, "FLIP"):
+        places = [".".join(map(str, CONFIGURED[name].path)).replace("*", i) for i in "01"]
+        assert all(rows[place][1] == f"--{name}" for place in places)
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"),
+    [
+        ("train", "--lr", "OPTIM_LR"),
+        ("train", "--learning-rate", "OPTIM_LR"),
+        ("train", "--resume", "RESTART_DIRECTORY"),
+        ("train", "--text_encoder_name", "T5_NAME"),
+        ("train", "--epoch=3", "EPOCHS"),
+        ("train", "--image_size", "IMG_SIDE_LEN"),
+        ("inference", "--prompt", "CAPTIONS"),
+        ("inference", "--cfg", "GUIDANCE_SCALE"),
+        ("inference", "BATCH_SIZE", "BATCH_SIZE"),
+        ("evaluate", "--t", "TIMESTEPS"),
+    ],
+)
+def test_another_name_of_an_option_is_answered_with_the_option(
+    command: str, typed: str, meant: str
+) -> None:
+    with pytest.raises(UserError, match=f"did you mean '--{meant}'"):
+        parsed(command, [typed, "3"])
 
 
 def settings(argv: list[str]) -> tuple[Any, dict[str, tuple[str, str]]]:
     """The configuration, and name -> (value, source) as --PRINT_CONFIG shows it."""
-    settings = train.settings_of(parsed(train.FLAGS, argv))
+    settings = train.settings_of(train.parse_flags(argv))
     parameters = settings.parameters()
     rows = {}
     for line in settings.table(parameters).splitlines():

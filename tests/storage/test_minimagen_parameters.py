@@ -220,8 +220,7 @@ def test_the_documents_table_is_the_mapping() -> None:
 def test_flags_win_over_the_directory(tmp_path: Path) -> None:
     written(tmp_path, imagen={"text_encoder_name": "t5_small"})
     argv = ["-p", str(tmp_path), "-t5", "t5_mini", "-b", "8", "-t", "3", "-s", "32", "-e", "1"]
-    parser = train.build_parser("train.py", "", "", train.FLAGS)
-    arguments = train.parse(parser, train.FLAGS, argv)
+    arguments = train.parse_flags(argv)
     imagen, training, _ = train.settings_of(arguments).parameters()
     assert imagen.text_encoder_name == "t5_mini"
     assert imagen.image_sizes == ((16, 16), (32, 32))

@@ -1,0 +1,172 @@
+"""What one may type: options, those of configuration fields generated from the fields."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from minimagen.checked import Config, Flag, PositiveInt
+from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+
+ALSO = {
+    "OPTIM_LR": ("learning_rate",), "STEPS": ("max_steps", "iterations"),
+    "GUIDANCE_SCALE": ("cond_scale", "cfg"), "TIMESTEPS": ("num_inference_steps", "sample_steps"),
+    "DATASET": ("data", "data_dir"), "NUM_WORKERS": ("workers",), "MAX_NUM_WORDS": ("max_tokens",),
+    "T5_NAME": ("text_encoder_name", "text_encoder"),
+}  # fmt: skip
+"""Names in Python and in other programs that differ from the flag's."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    Attributes:
+        name: ``BATCH_SIZE`` is typed ``--BATCH_SIZE``, ``--batch-size`` or ``--batch_size``.
+        short: Its short form, without the dash.
+        help: What it is.
+        type: Annotation that the value is checked against; bool makes a switch, a tuple takes
+            values with commas between them.
+        default: Its value where it is not given.
+        shown: What the help shows as the default, instead of ``default``.
+        path: Of the configuration value that it sets; ``"*"`` stands for every stage.
+        also: Other names of it, in Python or in other programs; who types one is told this one.
+    """
+
+    name: str
+    short: str
+    help: str
+    type: Any = str
+    default: Any = None
+    shown: str | None = None
+    path: KeyPath = ()
+    also: tuple[str, ...] = ()
+
+    def but(self, **changes: Any) -> "Option":
+        """Return a copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def is_switch(self) -> bool:
+        """Return whether it takes no value."""
+        return _plain(self.type) is bool
+
+    @property
+    def values(self) -> str:
+        """Return what the help shows for its value."""
+        kind = _plain(self.type)
+        letters = {int: "N", float: "X", Path: "PATH"}
+        return f"{{{','.join(get_args(kind))}}}" if get_args(kind) else letters.get(kind, "TEXT")
+
+    @property
+    def described(self) -> str:
+        """Return the help with the default."""
+        default = bool(self.default) if self.is_switch else self.default
+        return f"{self.help} [{self.shown or shown(default)}]".replace("%", "%%")
+
+    def parse(self, text: str) -> Any:
+        """Return the value of ``text``.
+
+        Raises:
+            UserError: It is not valid; the message says what is.
+        """
+        parts = [part.strip() for part in text.split(",")]
+        is_list = get_origin(self.type) is tuple or len(parts) > 1
+        value = parts if is_list and _takes_several(self.type) else text
+        try:
+            adapter = TypeAdapter(self.type, config=ConfigDict(allow_inf_nan=False))
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[-1 if isinstance(value, list) else 0]
+            message = first["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+            given = first["input"]
+            raise UserError(f"--{self.name} {message}, given {given!r}") from None
+
+
+def _takes_several(kind: Any) -> bool:
+    return get_origin(kind) is tuple or any(map(_takes_several, get_args(kind)))
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type of one value: without metadata, alternatives and tuples."""
+    return kind if get_origin(kind) in (None, Literal) else _plain(get_args(kind)[0])
+
+
+def shown(value: Any) -> str:
+    """Return a value as the help shows it."""
+    if isinstance(value, bool | None):
+        return {True: "on", False: "off", None: "none"}[value]
+    return ",".join(map(shown, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def field_options(config: type[Config], *path: str) -> Iterator[Option]:
+    """Yield an option for each field with a ``Flag``, of ``config`` and of the parts inside it.
+
+    Args:
+        config: One part of the configuration.
+        path: Where it is.
+    """
+    for name, field in config.model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, Flag):
+                kind: Any = Annotated[(field.annotation, *field.metadata)]
+                kind = kind | tuple[kind, ...] if "*" in path else kind
+                place, text = (*path, name), " ".join((field.description or "").split())
+                each = "; one value, or one per stage" * ("*" in path)
+                flag = mark.name or name.upper()
+                also = ALSO.get(flag, ())
+                yield Option(
+                    flag,
+                    mark.short,
+                    text.rstrip(".") + each,
+                    kind,
+                    field.default,
+                    None,
+                    place,
+                    also,
+                )
+        stages = ("*",) if get_origin(field.annotation) is tuple else ()
+        for inner in _configs(field.annotation):
+            yield from field_options(inner, *path, name, *stages)
+
+
+def _configs(annotation: Any) -> Iterator[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _configs(part)
+
+
+SECTIONS: dict[str, type[Config]] = {
+    "imagen": ImagenConfig,
+    "training": TrainingConfig,
+    "data": DataConfig,
+}
+CONFIGURED = {
+    option.name: option
+    for section, config in SECTIONS.items()
+    for option in field_options(config, section)
+}
+"""The options of all configuration fields, by name; the default is the field's."""
+
+DEVICE = Option("DEVICE", "dev", "Device: auto, cuda, cuda:1, mps or cpu", default="auto")
+PRECISION = CONFIGURED["PRECISION"]
+TRAINING_DIRECTORY = Option(
+    "TRAINING_DIRECTORY", "d", "Directory that train.py made", Path, shown="the newest one here"
+)
+SAMPLING = tuple(
+    option.but(default=None, shown="the stage's own")
+    for option in CONFIGURED.values()
+    if "sampling" in option.path
+)
+IMG_SIDE_LEN = Option(
+    "IMG_SIDE_LEN", "s", "Longer side of the final images in px; all stages scale with it",
+    PositiveInt, also=("image_sizes", "image_size", "resolution"),
+)  # fmt: skip
