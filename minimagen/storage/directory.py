@@ -86,8 +86,12 @@ class TrainingDirectory:
         return len(stages) > 0 and all(self.weights(stage).is_file() for stage in stages)
 
     def weights(self, stage: int) -> Path:
-        """Return where the trained (EMA) weights of a stage are."""
+        """Return where the averaged (EMA) weights are: of the newest checkpoint or the end."""
         return self.state_dicts / f"unet_{stage}.safetensors"
+
+    def best_weights(self, stage: int) -> Path:
+        """Return where the averaged weights with the lowest validation loss are."""
+        return self.state_dicts / f"unet_{stage}.best.safetensors"
 
     def checkpoint(self, stage: int, step: int) -> Path:
         """Return where the checkpoint of a stage after ``step`` optimizer steps is."""

@@ -193,27 +193,30 @@ class _Run:
         return sum(self.config.steps[:stage])
 
     def _checkpoint(self, trainer: Trainer, loss: float) -> None:
-        """Validate, keep the best averaged weights, and save everything."""
-        valid_loss = trainer.validate(self.inputs.valid)
-        self._record(trainer, loss=loss, valid_loss=valid_loss)
+        """Validate and save everything."""
+        valid_loss = self._validated(trainer, loss=loss)
         self.tracker.say(
             f"stage {trainer.index}, step {trainer.step} of {trainer.total_steps}: "
             f"loss {loss:.4f}, validation {valid_loss:.4f}"
         )
-        if valid_loss < trainer.best_loss:
-            trainer.best_loss = valid_loss
-            self.keeper.save_weights(trainer)
         self.keeper.save(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
         """Save the end of a stage and let it keep the averaged weights."""
-        valid_loss = trainer.validate(self.inputs.valid)
-        self._record(trainer, valid_loss=valid_loss)
+        valid_loss = self._validated(trainer)
         self.tracker.say(f"stage {trainer.index} ended: validation {valid_loss:.4f}")
         self.keeper.save(trainer)
-        self.keeper.save_weights(trainer)
         trainer.ema.keep()
         self._sheet(trainer.index, trainer.step)
+
+    def _validated(self, trainer: Trainer, **values: float) -> float:
+        """Return the validation loss of the averaged weights, after recording it and them."""
+        valid_loss = trainer.validate(self.inputs.valid)
+        self._record(trainer, **values, valid_loss=valid_loss)
+        best = valid_loss < trainer.best_loss
+        trainer.best_loss = min(valid_loss, trainer.best_loss)
+        self.keeper.save_weights(trainer, best)
+        return valid_loss
 
     def _sheet_of_average(self, trainer: Trainer) -> None:
         """Paint the fixed captions with the averaged weights of a stage that still trains."""

@@ -73,12 +73,17 @@ class Keeper:
                 raise
         self.processes.on_main(write)
 
-    def save_weights(self, trainer: Trainer) -> None:
-        """Write the averaged weights for inference, whole."""
+    def save_weights(self, trainer: Trainer, best: bool) -> None:
+        """Write the averaged weights for inference, whole; also as the best ones if they are."""
         header = {"stage": self.imagen.stage_identity(trainer.index), "step": trainer.step}
-        path = self.directory.weights(trainer.index)
         average = self.processes.whole(trainer.ema.state())
-        self.processes.on_main(lambda: save_weights(path, average, header))
+
+        def write() -> None:
+            save_weights(self.directory.weights(trainer.index), average, header)
+            if best:
+                save_weights(self.directory.best_weights(trainer.index), average, header)
+
+        self.processes.on_main(write)
 
     def restore(self, trainer: Trainer) -> bool:
         """Let the trainer continue after the newest checkpoint; False where there is none."""

@@ -1,0 +1,59 @@
+"""train(): what a run leaves in its directory."""
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from minimagen.imagen import Imagen
+from minimagen.shapes.dataset import ShapesDataset
+from minimagen.storage.checkpoint import load_checkpoint, load_weights
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.run import train
+from minimagen.training.trainer import Trainer
+from tests.conftest import HashTextEncoder
+
+TESTING = Path(__file__).parents[2] / "parameters" / "testing"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def averages(directory: TrainingDirectory, step: int) -> dict[str, Tensor]:
+    tensors = load_checkpoint(directory.checkpoint(0, step)).tensors
+    return {k.removeprefix("ema."): t for k, t in tensors.items() if k.startswith("ema.")}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(t.equal(other[name]) for name, t in one.items())
+
+
+def test_the_best_weights_and_the_final_ones_are_both_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation 0.2, 0.1 after 2 and 4 steps, 0.15 at the end; resumed, 0.12 beats no record."""
+    losses = {2: 0.2, 4: 0.1, 6: 0.15, 8: 0.12}
+    monkeypatch.setattr(Trainer, "validate", lambda trainer, _: losses[trainer.step])
+    imagen_config, training, data = read_parameters(TESTING)
+    training = training.replace(steps=6, chckpt_num=2, sample_num=100, batch_size=2)
+    data = data.replace(valid_num=2)
+
+    def run(name: str, steps: int, resume: TrainingDirectory | None = None) -> TrainingDirectory:
+        return train(
+            Imagen(imagen_config, HashTextEncoder(24)),
+            ShapesDataset(size=32),
+            training.replace(steps=steps),
+            data=data,
+            output=tmp_path / name,
+            stages=[0],
+            device="cpu",
+            resume=resume,
+        )
+
+    first = run("first", 6)
+    for path, step in ((first.best_weights(0), 4), (first.weights(0), 6)):
+        weights = load_weights(path)
+        assert weights.state["step"] == step
+        assert equal(weights.tensors, averages(first, step))
+    longer = run("longer", 8, first)
+    assert longer.best_weights(0).read_bytes() == first.best_weights(0).read_bytes()
+    assert load_weights(longer.weights(0)).state["step"] == 8
