@@ -182,7 +182,7 @@ def waiting(case: Case) -> Row:
         before = started = time.perf_counter()
         for batch in itertools.islice(batches, case["steps"]):
             waited += time.perf_counter() - before
-            trainer.train_step(batch)
+            trainer.train_step(batch.at(imagen.stages[i].image_sizes, config.image_sizes[-1]))
             before = time.perf_counter()
         seconds = before - started
     return {

@@ -19,7 +19,7 @@ from benchmarks.peer_recipes import Recipe
 from minimagen.device import autocast
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import to_v
-from minimagen.diffusion.schedule import NoiseLevel
+from minimagen.diffusion.schedule import Level
 from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.text.encoding import TextEncoding
@@ -151,9 +151,9 @@ class PeerStage(nn.Module):
             return capped.clamp(min=1.0)  # a weight of 0 at pure noise would teach it nothing there
         return capped / (snr + 1 if self.recipe.prediction == "v_prediction" else snr)
 
-    def _level(self, times: Tensor) -> NoiseLevel:
+    def _level(self, times: Tensor) -> Level:
         kept = self.scheduler.alphas_cumprod.to(self.device)[times].reshape(-1, 1, 1, 1)
-        return NoiseLevel(kept.sqrt(), (1 - kept).sqrt())
+        return Level(kept.sqrt(), (1 - kept).sqrt(), torch.log(kept / (1 - kept)))
 
     def _augmented(self, pictures: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
         """Return low-resolution pictures noised as on our side, enlarged, and their times."""

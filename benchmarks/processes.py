@@ -76,7 +76,7 @@ def work(case: Case, told: Path) -> None:
     )
     began = time.perf_counter()
     for batch in processes.in_step(batches):
-        trainer.train_step(batch)
+        trainer.train_step(batch.at(stage.image_sizes, imagen.config.image_sizes[-1]))
         if trainer.step == case["warmup"]:
             synchronize(processes.device)
             began = time.perf_counter()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -35,13 +35,13 @@ from benchmarks.measuring import (
     run_cases,
 )
 from minimagen import Imagen, Judge, ShapesDataset
-from minimagen.config import SamplingConfig
+from minimagen.config import SamplerName, SamplingConfig
 from minimagen.data.loading.batches import collate
 from minimagen.device import resolve_device
-from minimagen.diffusion.samplers import SAMPLERS
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import kid
 from minimagen.images import resize_clamped, to_model_space, to_uint8
+from minimagen.networks.unet import UNet
 from minimagen.sample import Sample
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.distillation import kept_teacher
@@ -57,7 +57,7 @@ class CallCounter:
 
     def __init__(self, imagen: Imagen) -> None:
         self.calls = [0] * len(imagen.stages)
-        self._networks = [stage.unet for stage in imagen.stages]
+        self._networks = [module for module in imagen.modules() if isinstance(module, UNet)]
         self._hooks = ExitStack()
 
     def __enter__(self) -> "CallCounter":
@@ -80,8 +80,8 @@ def measure(case: Case, started: float) -> Row:
     """Paint and judge with one setting."""
     device, stage = resolve_device(), case["stage"]
     imagen = Imagen.from_directory(case["directory"]).to(device)
-    samplings = imagen.samplings()[: stage + 1]
-    samplings[stage] = SamplingConfig.read(case["sampling"], "case")
+    own = SamplingConfig.read(case["sampling"], "case")
+    samplings = [*imagen.samplings()[:stage], own]
     samples = _captions(imagen, case["split"], case["n"], PAINTED_SEED)
     captions = [sample.caption for sample in samples]
     options: dict[str, Any] = {"batch_size": case["batch"]}
@@ -139,7 +139,9 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
         if arguments.stage not in (None, i) or (taught and stage.distilled_steps is None):
             continue  # what is not distilled is its teacher's
         reference = (REFERENCE[0], arguments.reference)
-        settings = [(name, n) for n in arguments.steps or STEPS[min(i, 1)] for name in SAMPLERS]
+        settings = [
+            (name, n) for n in arguments.steps or STEPS[min(i, 1)] for name in get_args(SamplerName)
+        ]
         settings += [reference]
         if stage.distilled_steps is not None:
             settings = [(stage.sampling.sampler, stage.sampling.timesteps)]

@@ -44,6 +44,7 @@ from minimagen.device import autocast, has_native_bf16, resolve_device
 from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
+from minimagen.stages.build import build_stages
 from minimagen.storage.directory import read_parameters
 from minimagen.training.trainer import Trainer
 
@@ -65,7 +66,9 @@ class Ours:
     def __init__(self, case: Case, total_steps: int) -> None:
         index, device = case["stage"], resolve_device()
         config = read_parameters(Path(case["cascade"])).training.stages[index]
-        self.stage = Imagen.from_parameters(case["cascade"], WideEncoder()).stages[index].to(device)
+        cascade = read_parameters(Path(case["cascade"])).imagen
+        self.stage = build_stages(cascade, WideEncoder().embed_dim, 0)[index].to(device)
+        self.full = cascade.image_sizes[-1]
         self.unet = self.stage.unet
         self.trainer = Trainer(
             self.stage, index, config, total_steps, SEED, precision=case["precision"]
@@ -73,17 +76,20 @@ class Ours:
 
     def train_step(self, batch: Batch) -> float:
         """Make one optimizer step."""
-        return self.trainer.train_step(batch)
+        return self.trainer.train_step(self._own(batch))
+
+    def _own(self, batch: Batch) -> Batch:
+        return batch.at(self.stage.image_sizes, self.full)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the training loss of every example."""
-        return self.stage.loss(batch, Draws(SEED, self.stage.index, 0, len(batch)))
+        return self.stage.loss(self._own(batch), Draws(SEED, self.stage.index, 0, len(batch)))
 
     def v_loss(self, batches: Sequence[Batch]) -> float:
         """Return the averaged weights' error in v, whatever they were trained on."""
         plain = {"space": "v", "weight": "simple"}
         self.stage.config = self.stage.config.replace(loss=plain, cond_drop_prob=0.0)
-        return self.trainer.validate(batches)
+        return self.trainer.validate([self._own(batch) for batch in batches])
 
 
 class Diffusers:

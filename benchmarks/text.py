@@ -116,11 +116,11 @@ def _step(case: Case, folder: Path) -> Row:
     clock = Clock(encoder, batch) if mode == "without" else Clock(cached)
     warmup = list(training_batches(dataset, encoder, batch, 1, 0, 2))
     for each in warmup:
-        trainer.train_step(each)
+        trainer.train_step(each.at(imagen.stages[0].image_sizes, imagen.config.image_sizes[-1]))
     synchronize(device)
     started = time.perf_counter()
     for each in training_batches(dataset, clock, batch, 0, 0, case["steps"]):
-        trainer.train_step(each)
+        trainer.train_step(each.at(imagen.stages[0].image_sizes, imagen.config.image_sizes[-1]))
     synchronize(device)
     seconds = time.perf_counter() - started
     return {

@@ -18,7 +18,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,7 +52,7 @@ from minimagen.images import to_uint8
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, read_parameters
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.text.encoding import TextEncoding
+from minimagen.text.encoding import encode_batch
 from minimagen.text.t5 import T5Encoder
 
 BUDGETS = (60, 90, 120, 180, 240, 300, 420, 600)  # seconds
@@ -68,9 +68,8 @@ SHIPPED_COUNT = 100  # captions judged of diffusers' own recipe: 1,000 steps eac
 class Trained:
     """What a side hands to the judge."""
 
-    paint: Any
-    """(text, seeds) -> pictures of the last stage, [b 3 h w] in [-1, 1]."""
-    encode: Any
+    sample: Callable[[Sequence[str], Sequence[int]], Tensor]
+    """(captions, seeds) -> images of the last stage, [b 3 h w] in [-1, 1]."""
     images: list[int]
     """Trained per stage."""
     parameters: list[int]
@@ -116,10 +115,14 @@ def train_ours(case: Case, started: float) -> Trained:
         directory = train(imagen, dataset, training.replace(**change), data=data, output=folder)
         done = read_parameters(directory.parameters).training
     assert isinstance(done.steps, tuple)
-    samplings = imagen.samplings()
+    imagen.eval()
+
+    def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        options = {"batch_size": len(captions), "precision": done.precision}
+        return next(imagen.sample_batches(captions, imagen.samplings(), seeds, **options))[-1]
+
     return Trained(
-        lambda text, seeds: imagen.eval().paint(text, seeds, samplings)[-1],
-        imagen.text_encoder,
+        sample,
         [n * done.batch_size_of(i) for i, n in enumerate(done.steps)],
         [count_parameters(stage) for stage in imagen.stages],
         done.precision,
@@ -152,15 +155,16 @@ def train_peer(case: Case, started: float) -> Trained:
         stages.append(stage)
         images.append(trainer.step * recipe.batch_size)
 
-    def paint(text: TextEncoding, seeds: Sequence[int]) -> Tensor:
-        picture = None
-        for stage in stages:
-            picture = stage.sample(text, seeds, picture)
-        assert picture is not None
-        return picture
+    def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        text, image = encode_batch(encode, captions).to(device), None
+        with autocast(device, recipe.precision):
+            for stage in stages:
+                image = stage.sample(text, seeds, image)
+        assert image is not None
+        return image
 
     counts = [count_parameters(stage) for stage in stages]
-    return Trained(paint, encode, images, counts, recipe.precision)
+    return Trained(sample, images, counts, recipe.precision)
 
 
 SIDES = {"ours": train_ours, "diffusers": train_peer}
@@ -181,9 +185,8 @@ def _judge(trained: Trained, case: Case, device: torch.device) -> Row:
     painted, begun = [], time.perf_counter()
     for start in range(0, len(samples), PAINTED_AT_ONCE):
         rows = range(start, min(start + PAINTED_AT_ONCE, len(samples)))
-        text = trained.encode([samples[i].caption for i in rows]).to(device)
-        with autocast(device, trained.precision):
-            painted.append(to_uint8(trained.paint(text, rows)).cpu())
+        captions = [samples[i].caption for i in rows]
+        painted.append(to_uint8(trained.sample(captions, rows)).cpu())
     seconds = time.perf_counter() - begun
     scores = score(Judge.load()(torch.cat(painted)), [s.attributes for s in samples])
     low, high = wilson_interval(round(scores["all"] * len(samples)), len(samples))

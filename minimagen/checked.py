@@ -1,7 +1,8 @@
 """Values that are checked when they are read, and do not change after that."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -9,6 +10,8 @@ from minimagen.errors import UserError, did_you_mean
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,31 @@ class Config(BaseModel):
         return type(self).read(self.model_dump() | changes, type(self).__name__)
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return ``value`` as an int; a UserError unless it is a whole number of at least ``least``."""
+    number = getattr(value, "__index__", lambda: None)()
+    if number is None or number < least:
+        raise UserError(f"{name} is {value!r}; give a whole number of at least {least}")
+    return number
+
+
+def changes_per_stage(values: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return for each of ``count`` stages its own of named values; None changes nothing."""
+    each = {name: per_stage(name, value, count) for name, value in values.items()}
+    return [{n: own[i] for n, own in each.items() if own[i] is not None} for i in range(count)]
+
+
 def per_stage(name: str, value: Any, count: int) -> list[Any]:
-    """Return the value of each of ``count`` stages, given one for all or a sequence of them."""
-    if not isinstance(value, list | tuple):
+    """Return the value of each of ``count`` stages, given one for all or several, one for each.
+
+    An interval (low, high) of numbers is one value.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
         return [value] * count
+    value = list(value)
+    if name.endswith("_interval") and not any(isinstance(each, Iterable) for each in value):
+        return [tuple(value)] * count
     if len(value) != count:
         stages = f"{count} stage{'s' * (count > 1)}"
         raise UserError(f"{name}: {len(value)} values for {stages}; give one, or one each")
-    return list(value)
+    return value

@@ -1,9 +1,13 @@
 """Where the numbers are computed, and how precisely."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import get_args
 
 import torch
+from torch import nn
 
+from minimagen.checked import Precision
 from minimagen.errors import UserError
 
 
@@ -42,11 +46,31 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+@contextmanager
+def visiting(module: nn.Module, device: torch.device | None) -> Iterator[torch.device]:
+    """Move ``module`` to ``device`` inside the ``with``, if one is given; yields where it is."""
+    home = next(module.parameters()).device
+    if device is None:
+        yield home
+        return
+    try:
+        module.to(device)
+        yield device
+    finally:
+        module.to(home)
+
+
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
     """Return the context that networks run in: bf16 autocast, or nothing (fp32).
 
     ``auto`` is bf16 where the device has it natively. Weights stay in fp32 in either case.
+
+    Raises:
+        UserError: If there is no such precision.
     """
+    if precision not in get_args(Precision):
+        valid = ", ".join(get_args(Precision))
+        raise UserError(f"precision {precision!r} is not one of {valid}")
     if precision == "bf16" or (precision == "auto" and has_native_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()

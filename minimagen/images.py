@@ -4,13 +4,15 @@ Model space is [-1, 1], float. Everywhere else images are uint8 in [0, 255].
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
+
+from minimagen.config.sizes import Size, scaled
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class Batch:
     def __getitem__(self, rows: slice) -> "Batch":
         return self._map(lambda tensor: tensor[rows], self.captions[rows])
 
+    def at(self, sizes: Sequence[Size], full: Size) -> "Batch":
+        """Return the batch as a learner takes it: resized in float32, always from ``images``.
+
+        Args:
+            sizes: The learner's ``image_sizes``.
+            full: The size of the cascade's last stage. Where the images have another one, as in
+                aspect buckets, all sizes scale with it.
+        """
+        given = (self.images.shape[-2], self.images.shape[-1])
+        own = [scaled(size, full, given) for size in sizes]
+        low_res = at_size(self.images, own[1]) if len(own) > 1 else None
+        return replace(self, images=at_size(self.images, own[0]), low_res=low_res)
+
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on ``device``; from pinned memory the copy is asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.captions)
@@ -59,7 +74,7 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(images: Tensor, size: Size) -> Tensor:
     """Resize float [b c h w] to ``size`` = (h, w): bicubic, antialiased when it shrinks.
 
     The one resize of the project: training targets, low-resolution conditions and the enlarged
@@ -71,9 +86,16 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
 
 
-def resize_clamped(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_clamped(images: Tensor, size: Size) -> Tensor:
     """Resize model-space images and clamp the overshoot of bicubic interpolation to [-1, 1]."""
     return resize(images, size).clamp(-1.0, 1.0)
+
+
+def at_size(images: Tensor, size: Size) -> Tensor:
+    """Return images as they are where they have ``size``, else resized, in model space."""
+    if images.shape[-2:] == torch.Size(size):
+        return images
+    return resize_clamped(to_model_space(images), size)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

@@ -75,7 +75,10 @@ def main(argv: Sequence[str]) -> int:
         judge,
         split,
         imagen.samplings(
-            arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
+            guidance_scale=arguments.GUIDANCE_SCALE,
+            timesteps=arguments.TIMESTEPS,
+            sampler=arguments.SAMPLER,
+            aug_level=arguments.AUG_LEVEL,
         ),
         precision=arguments.PRECISION,
     )

@@ -19,7 +19,7 @@ from minimagen.storage.files import read_lines
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from minimagen.imagen import Callback
+    from minimagen.arguments import Callback
     from minimagen.storage.image_files import ImageFolder
 
 OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".text", ".caption", ".xlsx"}
@@ -119,7 +119,10 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     if arguments.ASPECT_RATIO and not read_parameters(directory / "parameters").data.aspect_buckets:
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     samplings = imagen.samplings(
-        arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
+        guidance_scale=arguments.GUIDANCE_SCALE,
+        timesteps=arguments.TIMESTEPS,
+        sampler=arguments.SAMPLER,
+        aug_level=arguments.AUG_LEVEL,
     )
     output = new_output(arguments.OUTPUT, "generated_images")
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED

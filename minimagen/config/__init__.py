@@ -10,19 +10,26 @@ from minimagen.config.imagen import ImagenConfig
 from minimagen.config.networks import UNetConfig
 from minimagen.config.sizes import Size
 from minimagen.config.stages import (
+    DiffusionConfig,
+    DistilledConfig,
     LossConfig,
+    LossWeight,
     Prediction,
     SamplerName,
     SamplingConfig,
     ScheduleConfig,
     StageConfig,
+    Thresholding,
 )
 from minimagen.config.training import StageTrainingConfig, TrainingConfig
 
 __all__ = [
     "DataConfig",
+    "DiffusionConfig",
+    "DistilledConfig",
     "ImagenConfig",
     "LossConfig",
+    "LossWeight",
     "Prediction",
     "SamplerName",
     "SamplingConfig",
@@ -30,6 +37,7 @@ __all__ = [
     "Size",
     "StageConfig",
     "StageTrainingConfig",
+    "Thresholding",
     "TrainingConfig",
     "UNetConfig",
 ]

@@ -3,7 +3,7 @@
 import math
 
 from minimagen.config.imagen import ImagenConfig
-from minimagen.config.sizes import Size
+from minimagen.config.sizes import Size, nearest
 from minimagen.errors import UserError
 
 WIDEST = 2.5  # the longer side of a bucket's pictures, in shorter ones
@@ -27,6 +27,19 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
             )
         sizes.append([int(n) for n in scaled])
     return config.replace(image_sizes=sizes)
+
+
+def size_of_ratio(config: ImagenConfig, aspect_ratio: float | None) -> Size:
+    """Return the size of the last stage's images nearest to width : height; its own for None.
+
+    Raises:
+        UserError: The ratio is no number above 0.
+    """
+    if aspect_ratio is None:
+        return config.image_sizes[-1]
+    if not isinstance(aspect_ratio, int | float) or not 0 < aspect_ratio < math.inf:
+        raise UserError(f"aspect_ratio {aspect_ratio!r} is not a number above 0, such as 1.5")
+    return nearest(aspect_buckets(config), aspect_ratio)
 
 
 def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:
@@ -64,6 +77,6 @@ def _step(config: ImagenConfig) -> int:
                 f"aspect buckets need stages that grow by whole factors, the same in both "
                 f"directions, given {first[0]} x {first[1]} and {size[0]} x {size[1]}"
             )
-        divisor = stage.unet.divisor
+        divisor = stage.divisor
         step = math.lcm(step, divisor // math.gcd(divisor, size[0] // first[0]))
     return step * math.ceil(min(first) / 8 / step)

@@ -36,7 +36,7 @@ class ImagenConfig(Config):
                 f"image_sizes has {len(self.image_sizes)} entries for {len(self.stages)} stages"
             )
         for i, (size, stage) in enumerate(zip(self.image_sizes, self.stages, strict=True)):
-            check_size(size, stage.unet.divisor, i)
+            check_size(size, stage.divisor, i)
             if stage.unet.channels != 3:
                 raise ValueError(
                     f"stage {i}: unet.channels is {stage.unet.channels}; pictures are RGB, give 3"
@@ -60,7 +60,7 @@ class ImagenConfig(Config):
                 f"stage {i}: crops need sizes that grow by one whole factor, "
                 f"here {factors[0]:g} and {factors[1]:g}; give null for crop"
             )
-        step = math.lcm(self.stages[i].unet.divisor, int(factors[0]))
+        step = math.lcm(self.stages[i].divisor, int(factors[0]))
         if crop % step:
             raise ValueError(f"stage {i}: crop is {crop}, must be a multiple of {step}")
 

@@ -1,16 +1,19 @@
-"""One stage of the cascade: a network, a noise process, an objective, a sampler."""
+"""The stages of a cascade, a union of configurations that ``kind`` tells apart."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from minimagen.checked import Config, Flag, Fraction, PositiveInt
 from minimagen.config.networks import UNetConfig
 from minimagen.config.sizes import Size
-from minimagen.errors import UserError
+from minimagen.errors import UserError, did_you_mean
 
 Prediction = Literal["eps", "x_0", "v"]
 SamplerName = Literal["ddpm", "ddim", "dpm++", "heun"]
+Thresholding = Literal["none", "static", "dynamic"]
+LossWeight = Literal["simple", "min_snr", "clamped_snr"]
 
 
 class ScheduleConfig(Config):
@@ -25,16 +28,16 @@ class LossConfig(Config):
     """The space the error is measured in, its weight over noise levels, and training's times."""
 
     space: Prediction = "v"
-    weight: Literal["simple", "min_snr", "clamped_snr"] = "simple"
+    weight: LossWeight = "simple"
     min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
     time_shift: Annotated[float, Field(gt=0.0)] = 1.0
     """Above 1 training sees more noise: its times are uniform ones, shifted (arXiv 2403.03206)."""
 
 
 class SamplingConfig(Config):
-    """How a stage paints; everything here can be changed per call of ``Imagen.sample``."""
+    """How a diffusion stage samples; ``Imagen.sample`` can change everything here per call."""
 
-    sampler: Annotated[SamplerName, Flag("sa")] = "dpm++"
+    sampler: Annotated[SamplerName | Callable[..., Any], Flag("sa")] = "dpm++"
     """Sampler."""
     timesteps: Annotated[PositiveInt, Flag("t")] = 20
     """Sampling steps; training does not depend on them."""
@@ -44,7 +47,7 @@ class SamplingConfig(Config):
     """Imagen's w: 1 = no guidance."""
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Guidance acts at times t inside this interval; outside, the conditional half is used."""
-    thresholding: Literal["none", "static", "dynamic"] = "dynamic"
+    thresholding: Thresholding = "dynamic"
     dynamic_thresholding_percentile: Annotated[float, Field(gt=0.0, le=1.0)] = 0.995
     """A fraction, not per cent."""
     aug_level: Annotated[Fraction, Flag("al")] = 0.0
@@ -57,14 +60,19 @@ class SamplingConfig(Config):
             raise ValueError(f"guidance_interval ({low}, {high}) must be (low, high)")
         return self
 
+    @field_serializer("sampler")
+    def _name_of(self, sampler: Any) -> str:
+        return sampler if isinstance(sampler, str) else sampler.__name__
+
     def distilled(self, steps: int) -> Self:
-        """Return how a stage paints that was distilled to ``steps``."""
+        """Return how a stage samples that was distilled to ``steps``."""
         return self.replace(sampler="ddim", timesteps=steps, eta=0.0, guidance_scale=1.0)
 
 
-class StageConfig(Config):
-    """One stage of the cascade: a network, a noise process, an objective, a sampler."""
+class DiffusionConfig(Config):
+    """A diffusion stage: a network, a noise process, an objective, a sampler."""
 
+    kind: Literal["diffusion"] = "diffusion"
     unet: UNetConfig
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = "v"
@@ -75,50 +83,128 @@ class StageConfig(Config):
     aug_level_max: Fraction = 1.0
     """Noise augmentation levels are drawn uniformly from [0, this] in training."""
     crop: PositiveInt | None = None
-    """Super-resolution is trained on squares of this side, cut out anywhere; None: on whole
-    pictures, as it paints (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024). A side
-    that is shorter stays whole."""
-    distilled_steps: PositiveInt | None = None
-    """Learns to paint in so many steps, its teacher's guidance folded in (docs/sampling.md)."""
+    """Super-resolution is trained on squares of this side, cut out anywhere; None: on whole images,
+    as it samples (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024). A side that is
+    shorter stays whole."""
 
-    @model_validator(mode="after")
-    def _paints_as_distilled(self) -> Self:
-        self.checked(self.sampling, "the stage")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _without_distilled_steps(cls, values: Any) -> Any:
+        """Accept what earlier versions wrote: ``distilled_steps``, null in stages like this."""
+        if isinstance(values, dict) and values.get("distilled_steps", 0) is None:
+            return {key: value for key, value in values.items() if key != "distilled_steps"}
+        return values
+
+    @property
+    def distilled_steps(self) -> int | None:
+        """Return in how many steps a distilled stage samples; None for a stage that is not."""
+        return None
+
+    @property
+    def divisor(self) -> int:
+        """Return what both sides of an image must be divisible by."""
+        return self.unet.divisor
 
     def checked(self, sampling: SamplingConfig, name: str) -> SamplingConfig:
-        """Return ``sampling``; a UserError if the stage, called ``name``, cannot paint so."""
-        steps = self.distilled_steps
-        if steps is not None and sampling != sampling.distilled(steps):
-            raise UserError(
-                f"{name} is distilled: it paints in {steps} step{'s' * (steps > 1)} of ddim with "
-                "guidance_scale 1 (its teacher's is folded in) and nothing else; leave that as it "
-                "is, or give one value per stage"
-            )
+        """Return ``sampling``; a UserError if the stage, called ``name``, cannot sample so."""
         return sampling
 
-    def distilled(self, steps: int) -> Self:
-        """Return the stage that learns to paint in ``steps`` what this one paints.
+    def distilled(self, steps: int) -> "DistilledConfig":
+        """Return the stage that learns to sample in ``steps`` steps what this one samples.
 
         Raises:
-            UserError: If it cannot be distilled, or not to so many steps.
+            UserError: If it cannot be distilled.
         """
         if self.prediction == "eps":
             raise UserError(
-                "a stage with eps output cannot be distilled: where all is noise eps says nothing "
-                "of the picture; train it with v or x_0 output"
+                "a stage with eps output cannot be distilled: eps says nothing of the image where "
+                "all is noise; train it with v or x_0 output"
             )
-        if self.distilled_steps is not None and self.distilled_steps % steps:
-            raise UserError(
-                f"a stage that was distilled to {self.distilled_steps} steps can teach a divisor "
-                f"of them, not {steps}"
-            )
-        return self.replace(distilled_steps=steps, sampling=self.sampling.distilled(steps))
+        sampling = self.sampling.distilled(steps).model_dump()
+        values = self.model_dump() | {"kind": "distilled", "steps": steps, "sampling": sampling}
+        return DistilledConfig.read(values, "the distilled stage")
 
     def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:
-        """Return what is left of pictures of these sizes where training cuts them."""
+        """Return the sizes of what training cuts out of images of these sizes."""
         if self.crop is None or low_res_size is None:
             return size, low_res_size
         factor = size[0] // low_res_size[0]
         height, width = (min(self.crop, side) for side in size)
         return (height, width), (height // factor, width // factor)
+
+
+class DistilledConfig(DiffusionConfig):
+    """A stage that learns to sample in few steps what its trained self samples in many."""
+
+    kind: Literal["distilled"] = "distilled"  # type: ignore[assignment]  # narrows the union's tag
+    steps: PositiveInt
+    """Sampling steps, its teacher's guidance folded in (docs/sampling.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_distilled_steps(cls, values: Any) -> Any:
+        """Accept what earlier versions wrote: ``distilled_steps`` instead of kind and steps."""
+        if isinstance(values, dict) and "distilled_steps" in values:
+            rest = {key: value for key, value in values.items() if key != "distilled_steps"}
+            values = {"kind": "distilled", "steps": values["distilled_steps"]} | rest
+        if isinstance(values, dict) and "sampling" not in values and "steps" in values:
+            values = values | {"sampling": SamplingConfig().distilled(values["steps"])}
+        return values
+
+    @property
+    def distilled_steps(self) -> int:
+        """Return in how many steps the stage samples."""
+        return self.steps
+
+    @model_validator(mode="after")
+    def _samples_as_distilled(self) -> Self:
+        self.checked(self.sampling, "the stage")
+        return self
+
+    def checked(self, sampling: SamplingConfig, name: str) -> SamplingConfig:
+        """Return ``sampling``; a UserError if the stage, called ``name``, cannot sample so."""
+        if sampling != sampling.distilled(self.steps):
+            raise UserError(
+                f"{name} is distilled: it samples in {self.steps} step{'s' * (self.steps > 1)} of "
+                "ddim with guidance_scale 1 (its teacher's is folded in) and nothing else; leave "
+                "that as it is, or give one value per stage"
+            )
+        return sampling
+
+    def distilled(self, steps: int) -> "DistilledConfig":
+        """Return the stage that learns to sample in fewer steps still.
+
+        Raises:
+            UserError: If ``steps`` is no divisor of this stage's.
+        """
+        if self.steps % steps:
+            raise UserError(
+                f"a stage that was distilled to {self.steps} steps can teach a divisor of them, "
+                f"not {steps}"
+            )
+        return super().distilled(steps)
+
+
+def read_stage(values: Any, where: str) -> DiffusionConfig | DistilledConfig:
+    """Check the values of one stage (parsed JSON); a UserError names ``where`` and the key.
+
+    Files from before there were kinds have none: they are diffusion stages, or distilled ones.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must be a JSON object of a stage's settings")
+    kinds = ("diffusion", "distilled")
+    kind = values.get("kind") or ("distilled" if values.get("distilled_steps") else "diffusion")
+    if kind not in kinds:
+        raise UserError(
+            f"{where}: kind {kind!r} is not one of {', '.join(kinds)}{did_you_mean(kind, kinds)}"
+        )
+    config = DistilledConfig if kind == "distilled" else DiffusionConfig
+    return config.read(values, where)
+
+
+def _read(values: Any) -> Any:
+    return read_stage(values, "a stage") if isinstance(values, dict) else values
+
+
+StageConfig = Annotated[DiffusionConfig | DistilledConfig, BeforeValidator(_read)]
+"""A stage of any kind; ``read_stage`` chooses the kind."""

@@ -1,14 +1,30 @@
-"""Classifier-free guidance and the thresholding that strong guidance needs."""
-
-from typing import Literal
+"""Wrappers of a denoiser: classifier-free guidance, and the thresholding that it needs."""
 
 import torch
 from torch import Tensor
 
+from minimagen.config import Thresholding
+from minimagen.diffusion.samplers import Denoiser
 
-def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float | Tensor) -> Tensor:
-    """Return uncond + w (cond - uncond): Imagen's form, eq. 2 of arXiv 2205.11487; w = 1 is off."""
-    return torch.lerp(unconditional, conditional, guidance_scale)
+
+def guided(denoise: Denoiser, guidance_scale: float, interval: tuple[float, float]) -> Denoiser:
+    """Return the denoiser uncond + w (cond - uncond) (Imagen, eq. 2 of arXiv 2205.11487).
+
+    Args:
+        denoise: Takes b rows with their captions, or 2 b rows: the same b, then b that it has to
+            denoise without captions. Both halves run as one batch.
+        guidance_scale: w; 1 changes nothing.
+        interval: Times between which guidance acts; at others w is 1 (arXiv 2404.07724).
+    """
+
+    def guide(x_t: Tensor, t: Tensor) -> Tensor:
+        scale = guidance_at(t, guidance_scale, interval)
+        if bool((scale == 1.0).all()):
+            return denoise(x_t, t)
+        cond, uncond = denoise(torch.cat([x_t, x_t]), torch.cat([t, t])).chunk(2)
+        return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, *[1] * (cond.ndim - 1)))
+
+    return guide
 
 
 def guidance_at(t: Tensor, guidance_scale: float, interval: tuple[float, float]) -> Tensor:
@@ -17,9 +33,12 @@ def guidance_at(t: Tensor, guidance_scale: float, interval: tuple[float, float])
     return torch.where(inside, guidance_scale, 1.0)
 
 
-def threshold(
-    x_0_hat: Tensor, kind: Literal["none", "static", "dynamic"], percentile: float = 0.995
-) -> Tensor:
+def thresholded(denoise: Denoiser, kind: Thresholding, percentile: float = 0.995) -> Denoiser:
+    """Return the denoiser with its estimates brought back into [-1, 1], see ``threshold``."""
+    return lambda x_t, t: threshold(denoise(x_t, t), kind, percentile)
+
+
+def threshold(x_0_hat: Tensor, kind: Thresholding, percentile: float = 0.995) -> Tensor:
     """Bring an estimate of x_0 back into [-1, 1] (Imagen, section 2.3).
 
     Args:

@@ -9,12 +9,11 @@ so a loss in any space is the network's own squared error times a weight.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from minimagen.diffusion.prediction import Prediction
+from minimagen.config import LossWeight, Prediction
 
 
 def training_times(uniform: Tensor, shift: float) -> Tensor:
@@ -43,7 +42,7 @@ def space_weight(output: Prediction, space: Prediction, log_snr: Tensor) -> Tens
 def loss_weight(
     output: Prediction,
     space: Prediction,
-    weight: Literal["simple", "min_snr", "clamped_snr"],
+    weight: LossWeight,
     log_snr: Tensor,
     min_snr_gamma: float = 5.0,
 ) -> Tensor:
@@ -52,7 +51,7 @@ def loss_weight(
     ``simple`` weighs every noise level alike in ``space``. ``min_snr`` weighs the x_0 error by
     min(snr, gamma) (arXiv 2303.09556, eq. 7), whatever the output and the space. ``clamped_snr``
     does so too, but with at least 1, as the truncated SNR of arXiv 2202.00512 (section 4): a
-    network that outputs x_0 must also learn what to paint from pure noise, where the SNR is 0.
+    network that outputs x_0 must also learn what to estimate from pure noise, where the SNR is 0.
     """
     if weight == "simple":
         return space_weight(output, space, log_snr)

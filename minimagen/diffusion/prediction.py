@@ -2,24 +2,22 @@
 
     x_t = alpha x_0 + sigma eps          v = alpha eps - sigma x_0      (arXiv 2202.00512, app. D)
 
-Given x_t, each of eps, x_0 and v determines the other two.
+Given x_t, each of eps, x_0 and v determines the other two. Levels must be shaped to multiply the
+images, see ``Level.like``.
 """
-
-from typing import Literal
 
 from torch import Tensor
 
-from minimagen.diffusion.schedule import NoiseLevel
+from minimagen.config import Prediction
+from minimagen.diffusion.schedule import Level
 
-Prediction = Literal["eps", "x_0", "v"]
 
-
-def add_noise(x_0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+def add_noise(x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """Return x_t = alpha x_0 + sigma eps (DDPM, eq. 4)."""
     return level.alpha * x_0 + level.sigma * eps
 
 
-def target(kind: Prediction, x_0: Tensor, eps: Tensor, level: NoiseLevel) -> Tensor:
+def target(kind: Prediction, x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """Return what a network of this ``kind`` should output."""
     if kind == "x_0":
         return x_0
@@ -28,7 +26,7 @@ def target(kind: Prediction, x_0: Tensor, eps: Tensor, level: NoiseLevel) -> Ten
     return level.alpha * eps - level.sigma * x_0
 
 
-def to_x_0(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+def to_x_0(kind: Prediction, value: Tensor, x_t: Tensor, level: Level) -> Tensor:
     """Return x_0 from a ``value`` of this ``kind``."""
     if kind == "x_0":
         return value
@@ -37,7 +35,7 @@ def to_x_0(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> T
     return level.alpha * x_t - level.sigma * value
 
 
-def to_eps(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+def to_eps(kind: Prediction, value: Tensor, x_t: Tensor, level: Level) -> Tensor:
     """Return eps from a ``value`` of this ``kind``."""
     if kind == "eps":
         return value
@@ -46,7 +44,7 @@ def to_eps(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> T
     return level.sigma * x_t + level.alpha * value
 
 
-def to_v(kind: Prediction, value: Tensor, x_t: Tensor, level: NoiseLevel) -> Tensor:
+def to_v(kind: Prediction, value: Tensor, x_t: Tensor, level: Level) -> Tensor:
     """Return v from a ``value`` of this ``kind``."""
     if kind == "v":
         return value

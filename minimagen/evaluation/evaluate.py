@@ -1,22 +1,20 @@
-"""Does the picture show what the caption says, and is super-resolution faithful?"""
+"""Does the image show what the caption says, and is super-resolution faithful?"""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.batches import collate
-from minimagen.device import autocast
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.metrics import colour_shift, psnr, wilson_interval
 from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
-from minimagen.stages.stage import Condition
-from minimagen.text.encoding import encode_batch
 
 Scores = dict[str, float]
 
@@ -28,11 +26,11 @@ class Evaluation:
     count: int
     split: str
     stages: list[Scores] = field(default_factory=list)
-    """Accuracy per attribute and ``all`` of every stage's pictures."""
+    """Accuracy per attribute and ``all`` of every stage's images."""
     real: list[Scores] = field(default_factory=list)
     """The judge on real renders of the same captions at every stage's size."""
     shuffled: Scores = field(default_factory=dict)
-    """The last stage's verdicts against other pictures' captions: chance."""
+    """The last stage's verdicts against other images' captions: chance."""
     interval: tuple[float, float] = (0.0, 0.0)
     """95 % interval of the last stage's ``all``."""
     super_resolution: list[Scores] = field(default_factory=list)
@@ -51,89 +49,70 @@ def evaluate(
     """Paint the captions of ``samples`` (seed i for caption i), judge and compare.
 
     Returns:
-        The evaluation, and every stage's pictures, uint8 [b 3 h w].
+        The evaluation, and every stage's images, uint8 [b 3 h w].
     """
     samplings = samplings or imagen.samplings()
     captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
-    painted = _paint(imagen, captions, samplings, batch_size, precision)
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
+    batches = imagen.sample_batches(captions, samplings, range(len(captions)), **options)
+    sampled = [torch.cat(stage) for stage in zip(*batches, strict=True)]
     shuffled = random.Random(0).sample(truth, len(truth))
     result = Evaluation(count=len(samples), split=split)
-    pictures = to_model_space(collate(samples)[0])
-    for stage, size in zip(painted, imagen.config.image_sizes, strict=True):
+    images = to_model_space(collate(samples)[0])
+    for stage, size in zip(sampled, imagen.config.image_sizes, strict=True):
         verdicts = judge(to_uint8(stage))
         result.stages.append(score(verdicts, truth))
-        result.real.append(score(judge(to_uint8(resize_clamped(pictures, size))), truth))
+        result.real.append(score(judge(to_uint8(resize_clamped(images, size))), truth))
         result.shuffled = score(verdicts, shuffled)
     right = round(result.stages[-1]["all"] * len(samples))
     result.interval = wilson_interval(right, len(samples))
-    for i in range(1, len(painted)):
+    for i in range(1, len(sampled)):
         result.super_resolution.append(
-            faithfulness(painted[i], painted[i - 1])
-            | against_truth(imagen, i, samples, samplings[i], batch_size, precision)
+            faithfulness(sampled[i], sampled[i - 1])
+            | against_truth(imagen, i, samples, samplings[i], **options)
         )
-    return result, [to_uint8(stage) for stage in painted]
+    return result, [to_uint8(stage) for stage in sampled]
 
 
-def _paint(
-    imagen: Imagen,
-    captions: Sequence[str],
-    samplings: Sequence[SamplingConfig],
-    batch_size: int,
-    precision: str,
-) -> list[Tensor]:
-    batches = []
-    for start in range(0, len(captions), batch_size):
-        rows = range(start, min(start + batch_size, len(captions)))
-        text = encode_batch(imagen.text_encoder, [captions[i] for i in rows])
-        with autocast(imagen.device, precision):
-            batches.append([p.cpu() for p in imagen.paint(text, rows, samplings)])
-    return [torch.cat(stage) for stage in zip(*batches, strict=True)]
-
-
-def faithfulness(pictures: Tensor, low_res: Tensor) -> Scores:
-    """Compare super-resolved pictures with the low-resolution ones that they were made from.
+def faithfulness(images: Tensor, low_res: Tensor) -> Scores:
+    """Compare super-resolved images with the low-resolution ones that they were made from.
 
     Returns:
-        ``colour_shift``: mean over pictures of the largest difference of a channel's mean, in
-        1/255. ``psnr_input``: PSNR of the down-sampled pictures against their input, dB.
+        ``colour_shift``: mean over images of the largest difference of a channel's mean, in
+        1/255. ``psnr_input``: PSNR of the down-sampled images against their input, dB.
     """
-    down = resize_clamped(pictures, (low_res.shape[-2], low_res.shape[-1]))
+    down = resize_clamped(images, (low_res.shape[-2], low_res.shape[-1]))
     return {
-        "colour_shift": float(colour_shift(pictures, low_res).mean()),
+        "colour_shift": float(colour_shift(images, low_res).mean()),
         "psnr_input": float(psnr(down, low_res).mean()),
     }
 
 
 def against_truth(
-    imagen: Imagen,
-    i: int,
-    samples: Sequence[Sample],
-    sampling: SamplingConfig,
-    batch_size: int,
-    precision: str,
+    imagen: Imagen, i: int, samples: Sequence[Sample], sampling: SamplingConfig, **options: Any
 ) -> Scores:
-    """Enlarge down-sampled real pictures, guidance 1 and aug level 0, and compare with the truth.
+    """Enlarge down-sampled real images, guidance 1 and aug level 0, and compare with the truth.
+
+    Args:
+        imagen: The cascade.
+        i: The stage that enlarges.
+        samples: Real images with their captions.
+        sampling: How the stage samples otherwise.
+        options: Of ``Imagen.sample_batches``.
 
     Returns:
         ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB.
     """
     sampling = sampling.replace(guidance_scale=1.0, aug_level=0.0)
-    enlarged, bicubic = [], []
-    for start in range(0, len(samples), batch_size):
-        rows = samples[start : start + batch_size]
-        pictures = to_model_space(collate(rows)[0])
-        truth = resize_clamped(pictures, imagen.config.image_sizes[i])
-        low_res = resize_clamped(pictures, imagen.config.image_sizes[i - 1])
-        text = encode_batch(imagen.text_encoder, [sample.caption for sample in rows])
-        text = text.to(imagen.device)
-        condition = Condition(text.embeds, text.mask, low_res.to(imagen.device))
-        with autocast(imagen.device, precision):
-            seeds = range(start, start + len(rows))
-            painted = imagen.stages[i].sample(condition, seeds, sampling).cpu()
-        enlarged.append(psnr(painted, truth))
-        plain = resize_clamped(low_res, imagen.config.image_sizes[i])
-        bicubic.append(psnr(plain, truth))
+    images = to_model_space(collate(samples)[0])
+    size, low_res_size = imagen.config.image_sizes[i], imagen.config.image_sizes[i - 1]
+    truth, low_res = resize_clamped(images, size), resize_clamped(images, low_res_size)
+    captions, seeds = [sample.caption for sample in samples], range(len(samples))
+    batches = imagen.sample_batches(
+        captions, [sampling], seeds, first=i, low_res=low_res, **options
+    )
+    enlarged = torch.cat([batch[0] for batch in batches])
     return {
-        "psnr_truth": float(torch.cat(enlarged).mean()),
-        "psnr_bicubic": float(torch.cat(bicubic).mean()),
+        "psnr_truth": float(psnr(enlarged, truth).mean()),
+        "psnr_bicubic": float(psnr(resize_clamped(low_res, size), truth).mean()),
     }

@@ -6,6 +6,7 @@ where a level has no self-attention the same module attends to the text alone.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from minimagen.networks.embeddings import KeysValues, TextContext, split_heads
@@ -52,7 +53,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: TextContext) -> Tensor:
         """Attend; the shape of ``x`` stays."""
         height, width = x.shape[-2:]
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [b (h w) c]
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
         queries = split_heads(self.to_q(tokens), self.heads, self.q_norm)
         pairs: list[KeysValues] = []
         masks: list[Tensor] = []
@@ -64,7 +65,7 @@ class Attention(nn.Module):
             masks.append(context.mask)
         keys = torch.cat([k for k, _ in pairs], dim=2)
         values = torch.cat([v for _, v in pairs], dim=2)
-        mask = torch.cat(masks, dim=1)[:, None, None, :] if self.text_to_kv is not None else None
-        attended = F.scaled_dot_product_attention(queries, keys, values, mask)  # [b heads hw d]
-        update = self.to_out(attended.transpose(1, 2).flatten(2))  # [b (h w) c]
-        return x + update.transpose(1, 2).unflatten(2, (height, width))
+        mask = rearrange(torch.cat(masks, dim=1), "b n -> b 1 1 n") if self.text_to_kv else None
+        attended = F.scaled_dot_product_attention(queries, keys, values, mask)
+        update = self.to_out(rearrange(attended, "b heads n d -> b n (heads d)"))
+        return x + rearrange(update, "b (h w) c -> b c h w", h=height)

@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -33,7 +34,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map [b channels_in h w] to [b channels h w]; ``embedding`` [b embed_dim] after SiLU."""
-        scale, shift = self.embed(embedding)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = rearrange(self.embed(embedding), "b c -> b c 1 1").chunk(2, dim=1)
         h = self.conv_in(F.silu(self.norm_in(x)))
         h = torch.addcmul(shift, self.norm_out(h), scale + 1.0)
         return self.skip(x) + self.conv_out(self.dropout(F.silu(h)))

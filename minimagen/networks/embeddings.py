@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]  # each [b heads n head_dim]
@@ -31,7 +32,7 @@ class NoiseLevelEmbedding(nn.Module):
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """Embed ``log_snr`` [b]."""
-        angles = log_snr.float()[:, None] * self.frequencies
+        angles = rearrange(log_snr.float(), "b -> b 1") * self.frequencies
         features = torch.cat([angles.sin(), angles.cos()], dim=1)
         return self.mlp(self.project(features.to(self.project.weight.dtype)))
 
@@ -75,8 +76,9 @@ class TextTokens(nn.Module):
         """
         tokens = self.norm(self.project(embeds))
         first = torch.arange(embeds.shape[1], device=mask.device) == 0
-        tokens = torch.where(drop[:, None, None], self.null_token.to(tokens.dtype), tokens)
-        return tokens, torch.where(drop[:, None], first, mask)
+        dropped = rearrange(drop, "b -> b 1 1")
+        tokens = torch.where(dropped, self.null_token.to(tokens.dtype), tokens)
+        return tokens, torch.where(rearrange(drop, "b -> b 1"), first, mask)
 
 
 class AttentionPooling(nn.Module):
@@ -102,8 +104,10 @@ class AttentionPooling(nn.Module):
         """Pool ``tokens`` where ``mask`` is True."""
         keys, values = (split_heads(x, self.heads) for x in self.to_kv(tokens).chunk(2, dim=-1))
         query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)
-        pooled = F.scaled_dot_product_attention(query, keys, values, mask[:, None, None, :])
-        return self.mlp(pooled.transpose(1, 2).flatten(1))
+        pooled = F.scaled_dot_product_attention(
+            query, keys, values, rearrange(mask, "b n -> b 1 1 n")
+        )
+        return self.mlp(rearrange(pooled, "b heads n d -> b (n heads d)"))
 
 
 def split_heads(x: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
@@ -111,5 +115,5 @@ def split_heads(x: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
 
     (In this order gradients arrive as they lie in memory, and need not be copied first.)
     """
-    x = x.unflatten(-1, (heads, -1))
-    return (x if norm is None else norm(x)).transpose(1, 2)
+    x = rearrange(x, "b n (heads d) -> b n heads d", heads=heads)
+    return rearrange(x if norm is None else norm(x), "b n heads d -> b heads n d")

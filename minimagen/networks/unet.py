@@ -1,9 +1,9 @@
 """The U-Net of every stage: Imagen's base network and its Efficient U-Net from one config.
 
-    picture, noise level, captions (, low-resolution picture, its level) -> output like picture
+    image, noise level, captions (, low-resolution image, its level) -> output like image
 
-The network knows nothing of noise processes: it sees two log-SNRs as numbers, and what its output
-means (eps, x_0, v) is its stage's affair.
+The network knows nothing of noise processes: it sees two log-SNRs as numbers, and its
+stage gives its output a meaning (eps, x_0, v).
 """
 
 import math
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minimagen.config import UNetConfig
-from minimagen.images import resize
 from minimagen.networks.attention import Attention
 from minimagen.networks.blocks import Downsample, ResBlock, Upsample, group_norm
 from minimagen.networks.embeddings import (
@@ -210,16 +209,16 @@ class UNet(nn.Module):
         """Return the network's output, like ``x``.
 
         Args:
-            x: Noised pictures [b c h w]; h and w multiples of ``config.divisor``.
+            x: Noised images [b c h w]; h and w multiples of ``config.divisor``.
             log_snr: Their noise levels [b].
             context: The captions, from ``encode_text``.
-            low_res: Pictures of the stage before [b c h' w'], noised at ``aug_log_snr``.
+            low_res: Images of the stage before, noised at ``aug_log_snr``, enlarged to [b c h w].
             aug_log_snr: Noise levels of ``low_res`` [b].
         """
         embedding = self.time(log_snr) + context.pooled
         if self.aug is not None:
             assert low_res is not None and aug_log_snr is not None
-            x = torch.cat([x, resize(low_res, (x.shape[-2], x.shape[-1]))], dim=1)
+            x = torch.cat([x, low_res], dim=1)
             embedding = embedding + self.aug(aug_log_snr)
         embedding = F.silu(embedding)
         h = first = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))

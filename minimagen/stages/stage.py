@@ -1,32 +1,35 @@
-"""The contract of one link of the cascade: condition -> pictures, and its training loss.
+"""The contract of one link of the cascade: from a condition to images, and its training loss.
 
-The trainer asks only for ``loss``, the cascade only for ``sample``; a stage's contract is pictures,
-so any kind of stage can be followed by super-resolution stages.
+The trainer asks for what a ``Learner`` is, the cascade for ``settings`` and ``sample``. A stage's
+contract is images, so any kind of stage can be followed by super-resolution stages.
 """
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from minimagen.config import SamplingConfig, Size
-from minimagen.draws import Draws
-from minimagen.images import Batch
+from minimagen.config import Size
+from minimagen.draws import Noise
+from minimagen.learner import Learner
 
+Sampling = TypeVar("Sampling")
+"""The sampling settings of a kind of stage."""
 Callback = Callable[[int, int, Tensor], None]
-"""Called after each sampling step with (step, number of steps, the estimate of the pictures)."""
+"""Called after each sampling step with (step, number of steps, the estimate of the images)."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a stage paints from.
+    """What a stage samples from.
 
     Attributes:
         text_embeds: float [b n d].
         text_mask: bool [b n], True = real token.
-        low_res: The previous stage's pictures in model space [b 3 h w]; None for the first stage.
-        size: (height, width) of the pictures to paint, where they are not the stage's own.
+        low_res: The previous stage's images in model space [b 3 h w]; None for the first stage.
+        size: (height, width) of the images to sample, where they are not the stage's own.
     """
 
     text_embeds: Tensor
@@ -35,17 +38,41 @@ class Condition:
     size: Size | None = None
 
 
-class Stage(Protocol):
+class Start(NamedTuple):
+    """Where sampling begins instead of at pure noise: noised images and their time."""
+
+    x_t: Tensor
+    """[b c h w], what the stage's network sees."""
+    t: float
+    """In (0, 1]."""
+
+
+class Stage(Learner, Generic[Sampling]):
     """One link of the cascade."""
 
-    def loss(self, batch: Batch, draws: Draws) -> Tensor:
-        """Return the training loss of every example, float32 [b]."""
+    @abstractmethod
+    def settings(self, **changes: Any) -> Sampling:
+        """Return the stage's sampling settings, with ``changes`` to some of them.
 
+        Raises:
+            UserError: There is no such setting, or a value is not valid.
+        """
+
+    @abstractmethod
     def sample(
         self,
         condition: Condition,
-        seeds: Sequence[int],
-        sampling: SamplingConfig | None = None,
+        noise: Noise,
+        sampling: Sampling,
+        start: Start | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Return one picture per row of ``condition``, model space, clamped to [-1, 1]."""
+        """Return one image per row of ``condition``: model space, [b 3 h w] in [-1, 1].
+
+        Args:
+            condition: Captions and, for super-resolution, images of the stage before.
+            noise: All randomness: each image's numbers depend on its own seed alone.
+            sampling: From ``settings``.
+            start: Where to begin, instead of at noise.
+            callback: Called after each step.
+        """

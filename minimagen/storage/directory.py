@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimagen.config import DataConfig, ImagenConfig, StageConfig, TrainingConfig
+from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.config.stages import read_stage
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
@@ -165,7 +166,7 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     stages: list[dict[str, Any]] = []
     while (path := folder / f"unet_{len(stages)}.json").is_file():
         stages.append(read_json(path))
-        StageConfig.read(stages[-1], str(path))  # a mistake names its file
+        read_stage(stages[-1], str(path))  # a mistake names its file
     if not isinstance(imagen, dict) or "stages" in imagen:
         raise UserError(f"{folder / 'imagen.json'}: the stages belong in unet_0.json ...")
     values: dict[str, Any] = {"imagen": imagen | {"stages": stages}}
@@ -175,6 +176,16 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
             if not isinstance(values[name], dict):
                 raise UserError(f"{folder / f'{name}.json'} must be a JSON object of settings")
     return values
+
+
+def read_imagen_config(folder: Path) -> ImagenConfig:
+    """Return the checked configuration of the cascade alone.
+
+    Raises:
+        UserError: If a file is missing, is not JSON, or a value is not valid; it names which.
+    """
+    values = read_parameter_values(folder)
+    return ImagenConfig.read(values["imagen"], str(folder / "imagen.json"))
 
 
 def read_parameters(folder: Path) -> Parameters:

@@ -7,7 +7,7 @@ import torch
 
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.stages.distilled import DistilledStage
+from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.files import cannot_write
 from minimagen.training.settings import chosen_stages
@@ -65,10 +65,7 @@ def stages_to_teach(
 def learn(imagen: Imagen, teacher: TrainingDirectory, device: torch.device) -> None:
     """Let every stage begin as its teacher, and distilled ones learn from it on ``device``."""
     trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
-    for stage, its_teacher in zip(imagen.stages, trained.stages, strict=True):
-        stage.load_state_dict(its_teacher.state_dict())
-        if isinstance(stage, DistilledStage):
-            stage.learn_from(its_teacher.to(device))
+    teach(imagen.stages, trained.stages, device)
 
 
 def keep_teacher(

@@ -102,7 +102,7 @@ def _seconds_per_step(
     )
     started = time.perf_counter()
     for batch in processes.in_step(batches):
-        trainer.train_step(batch)
+        trainer.train_step(batch.at(imagen.stages[i].image_sizes, imagen.config.image_sizes[-1]))
         if trainer.step == untimed:
             started = time.perf_counter()
         if trainer.done:

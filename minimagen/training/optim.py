@@ -1,25 +1,25 @@
 """The optimizers of a stage and their learning rate over the run."""
 
 import torch
-from torch import nn
 
 from minimagen.config import StageTrainingConfig
+from minimagen.learner import Learner
 from minimagen.training.muon import Muon
 from minimagen.training.processes.alone import Processes
 
 
 def build_optimizers(
-    stage: nn.Module, config: StageTrainingConfig, processes: Processes
+    learner: Learner, config: StageTrainingConfig, processes: Processes
 ) -> list[torch.optim.Optimizer]:
-    """Return the optimizers that together train every parameter of ``stage``.
+    """Return the optimizers that together train every parameter of ``learner``.
 
-    ``muon`` trains ``stage.hidden_matrices()`` (none, where the stage names none) with Muon and all
-    else with AdamW, ``adamw`` all with AdamW. Weight decay acts on matrices and kernels only.
-    The processes share out what Muon computes.
+    ``muon`` trains the hidden matrices of ``learner.parameter_groups()``, if there are any, with
+    Muon and all else with AdamW, ``adamw`` all with AdamW. Weight decay acts on matrices and
+    kernels only. All ranks share the work of Muon.
     """
-    every = [p for p in stage.parameters() if p.requires_grad]
+    every = [p for p in learner.parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer] = []
-    hidden: list[nn.Parameter] = getattr(stage, "hidden_matrices", list)()
+    hidden = learner.parameter_groups().hidden
     if hidden and config.optimizer == "muon":
         momentum, decay = config.betas[0], config.weight_decay
         optimizers.append(Muon(hidden, config.optim_lr, momentum, decay, processes))

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minimagen.config import DataConfig, StageConfig, StageTrainingConfig, TrainingConfig
+from minimagen.config import DataConfig, StageTrainingConfig, TrainingConfig
 from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
+from minimagen.storage.pretrained import Identity, first_difference
 
 MAY_CHANGE = "steps, epochs, chckpt_num, num_workers, accum_iter, activation_checkpointing, tracker"
-OF_CASCADE = ("image_sizes", "text_encoder_name")  # beside the fields of a stage's configuration
 
 
 def run_identity(
@@ -25,12 +25,9 @@ def run_identity(
     with the same seed in the same batches, with the same network, objective and optimizer. The
     data may have moved to another folder.
     """
-    cascade = imagen.config
-    sizes = [list(size) for size in cascade.image_sizes[max(0, i - 1) : i + 1]]
     return {
-        "stage": _stage(cascade.stages[i])
-        | dict(zip(OF_CASCADE, (sizes, cascade.text_encoder_name), strict=True)),
-        "max_num_words": cascade.max_num_words,
+        "stage": _stage(imagen.identity(i)),
+        "max_num_words": imagen.config.max_num_words,
         "optimization": _optimization(config.stages[i]) | {"batch_size": config.batch_size_of(i)},
         "seed": config.seed,
         "precision": config.precision,
@@ -40,8 +37,8 @@ def run_identity(
     }
 
 
-def _stage(stage: StageConfig) -> dict[str, Any]:
-    return stage.model_dump(mode="json", exclude={"sampling"})
+def _stage(identity: Identity) -> dict[str, Any]:
+    return identity.model_dump(mode="json", exclude={"stage": {"sampling"}})
 
 
 def _optimization(stage: StageTrainingConfig) -> dict[str, Any]:
@@ -50,13 +47,11 @@ def _optimization(stage: StageTrainingConfig) -> dict[str, Any]:
 
 def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved identity, with the defaults of fields that it is too old to have."""
-    stage, optimization = dict(saved["stage"]), dict(saved["optimization"])
-    cascade = {name: stage.pop(name) for name in OF_CASCADE}
+    optimization = dict(saved["optimization"])
     size = {"batch_size": optimization.pop("batch_size")}
     where = "its run"
     return {
         **saved,
-        "stage": _stage(StageConfig.read(stage, where)) | cascade,
         "optimization": _optimization(StageTrainingConfig.read(optimization, where)) | size,
         "data": DataConfig.read(saved["data"], where).model_dump(mode="json"),
     }
@@ -101,8 +96,7 @@ def check_resumable(
         state = read_json(folder / STATE)
         if "run" not in state:
             raise UserError(f"{checkpoints} are too old to say of which run they are")
-        saved = _completed(state["run"])
-        if difference := _difference(saved, _comparable(saved, identities[i])):
+        if difference := _difference(state["run"], identities[i], imagen.identity(i)):
             raise UserError(
                 f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"
@@ -121,12 +115,10 @@ def check_resumable(
             )
 
 
-def _difference(saved: Any, now: Any, name: str = "") -> str:
-    """Return the first difference between two nested values in words; "" where there is none."""
-    if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        for key in {**now, **saved}:
-            part = f"{name}.{key}" if name else key
-            if found := _difference(saved.get(key), now.get(key), part):
-                return found
-        return ""
-    return "" if saved == now else f"{name} was {saved!r}, is {now!r}"
+def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identity) -> str:
+    """Return the first difference between two runs in words; "" where there is none."""
+    if found := Identity.read(saved["stage"], "its run").difference(stage):
+        return found
+    before = _completed(saved)
+    after = {**_comparable(before, now), "stage": before["stage"]}
+    return first_difference(before, after)

@@ -154,8 +154,11 @@ class _Run:
         bar = self.tracker.bar(f"stage {i}", trainer.step, trainer.total_steps, images)
         with bar as progress:
             for batch in processes.in_step(batches):
-                self._step(trainer, batch, progress)
+                self._step(trainer, self._own(batch, i), progress)
         self._finish(trainer)
+
+    def _own(self, batch: Batch, i: int) -> Batch:
+        return batch.at(self.imagen.stages[i].image_sizes, self.imagen.config.image_sizes[-1])
 
     def _step(self, trainer: Trainer, batch: Batch, progress: Bar) -> None:
         """Make one step, then whatever is due after it."""
@@ -211,7 +214,8 @@ class _Run:
 
     def _validated(self, trainer: Trainer, **values: float) -> float:
         """Return the validation loss of the averaged weights, after recording it and them."""
-        valid_loss = trainer.validate(self.inputs.valid)
+        batches = [self._own(batch, trainer.index) for batch in self.inputs.valid]
+        valid_loss = trainer.validate(batches)
         self._record(trainer, **values, valid_loss=valid_loss)
         best = valid_loss < trainer.best_loss
         trainer.best_loss = min(valid_loss, trainer.best_loss)
@@ -327,7 +331,7 @@ def _make_ready(
     if teacher is not None:
         learn(imagen, teacher, processes.device)
     for i, stage in enumerate(imagen.stages):
-        stage.unet.recompute_activations(recompute)
+        stage.recompute_activations(recompute)
         if not (processes.sharded and i in chosen):
             stage.to(processes.device)
     imagen.text_encoder.to(processes.device)

@@ -23,6 +23,7 @@ from minimagen.storage.checkpoint import (
 )
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import cannot_write, read_json
+from minimagen.storage.pretrained import load_stage
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 
@@ -75,7 +76,8 @@ class Keeper:
 
     def save_weights(self, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""
-        header = {"stage": self.imagen.stage_identity(trainer.index), "step": trainer.step}
+        identity = self.imagen.identity(trainer.index).model_dump(mode="json")
+        header = {"stage": identity, "step": trainer.step}
         average = self.processes.whole(trainer.ema.state())
 
         def write() -> None:
@@ -116,7 +118,8 @@ class Keeper:
     def load_weights(self, i: int) -> None:
         """Load what the directory holds of a stage that another job trains, if it does."""
         if self.directory.weights(i).is_file():
-            self.imagen.load_stage(i, self.directory.weights(i))
+            stage, path = self.imagen.stages[i], self.directory.weights(i)
+            load_stage(stage, path, self.imagen.identity(i))
 
 
 def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:

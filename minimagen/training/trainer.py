@@ -16,6 +16,7 @@ from minimagen.config import StageTrainingConfig
 from minimagen.device import autocast
 from minimagen.draws import Draws
 from minimagen.images import Batch
+from minimagen.learner import Learner
 from minimagen.training.ema import EMA
 from minimagen.training.optim import build_optimizers, learning_rate
 from minimagen.training.processes.alone import LossFunction, Processes
@@ -41,7 +42,7 @@ class Trainer:
 
     def __init__(
         self,
-        stage: nn.Module,
+        stage: Learner,
         index: int,
         config: StageTrainingConfig,
         total_steps: int,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from minimagen.cli import dry_run, train
-from minimagen.config import StageConfig, StageTrainingConfig, UNetConfig
+from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import UNet, count_parameters
@@ -43,7 +43,7 @@ def test_flops_of_a_convolutional_network_are_those_counted_by_hand() -> None:
     up = conv(16, 8) + conv(8, 8) + conv(16, 8, kernel=1)  # the skip joins: 8 + 8 channels
     noise_level = linear(64, 32) + linear(32, 32)
     scale_and_shift = 4 * linear(32, 16)
-    stage = StageConfig(unet=config)
+    stage = DiffusionConfig(unet=config)
     cost = dry_run.measure(on_meta(config), stage, (side, side), None, (5, 12))
     assert cost.flops == stem_and_end + down_and_middle + up + noise_level + scale_and_shift
 
@@ -60,9 +60,9 @@ def test_parameters_are_those_of_the_real_cascade() -> None:
 
 def test_activations_are_what_a_real_backward_pass_keeps() -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
-    stage = StageConfig(unet=config, crop=16)
+    stage = DiffusionConfig(unet=config, crop=16)
     cost = dry_run.measure(on_meta(config, lowres_cond=True), stage, (32, 32), (16, 16), (5, 12))
-    whole = StageConfig(unet=config)
+    whole = DiffusionConfig(unet=config)
     small = dry_run.measure(on_meta(config, lowres_cond=True), whole, (16, 16), (8, 8), (5, 12))
     assert cost.training_flops == small.training_flops == small.flops < cost.flops / 4
     network = UNet(config, 12, lowres_cond=True)
@@ -89,7 +89,7 @@ def test_activations_are_what_a_real_backward_pass_keeps() -> None:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_what_training_keeps_of_the_parameters_is_what_a_real_step_leaves(optimizer: str) -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
-    stage = StageConfig(unet=config)
+    stage = DiffusionConfig(unet=config)
     cost = dry_run.measure(on_meta(config, lowres_cond=True), stage, (16, 16), (8, 8), (5, 12))
     real = DiffusionStage(1, stage, (16, 16), (8, 8), 12)
     trainer = Trainer(real, 1, StageTrainingConfig(optimizer=optimizer), total_steps=1, seed=0)

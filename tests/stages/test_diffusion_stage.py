@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minimagen.config import SamplingConfig, StageConfig
+from minimagen.config import DiffusionConfig, SamplingConfig
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
@@ -28,7 +28,7 @@ def make_stage(wake, text_encoder):
     def make(link, **options):
         torch.manual_seed(0)
         index, size, low_res_size = link
-        config = StageConfig(unet=UNET, **options)
+        config = DiffusionConfig(unet=UNET, **options)
         return wake(DiffusionStage(index, config, size, low_res_size, text_encoder.embed_dim))
 
     return make
@@ -82,7 +82,7 @@ def first_estimate(stage, condition, drop):
 def test_a_silent_super_resolution_network_paints_the_enlarged_picture(text_encoder, condition):
     """A fresh network outputs 0: with x_0 output, what is left is bicubic enlargement."""
     given = condition(SUPER)
-    stage = DiffusionStage(1, StageConfig(unet=UNET, prediction="x_0"), (16, 16), (8, 8), 12)
+    stage = DiffusionStage(1, DiffusionConfig(unet=UNET, prediction="x_0"), (16, 16), (8, 8), 12)
     painted = stage.sample(given, (1, 2, 3), SamplingConfig(timesteps=4, thresholding="none"))
     enlarged = resize_clamped(given.low_res, (16, 16))
     torch.testing.assert_close(painted, enlarged, rtol=0, atol=5e-4)
@@ -227,7 +227,7 @@ def test_the_loss_of_a_silent_network_is_the_weighted_power_of_its_target(
 ):
     """A fresh network outputs 0, so the loss is known from the draws alone."""
     loss = {"space": "x_0", "time_shift": shift}
-    config = StageConfig(unet=UNET, prediction=prediction, loss=loss)
+    config = DiffusionConfig(unet=UNET, prediction=prediction, loss=loss)
     stage = DiffusionStage(0, config, (8, 8), None, text_encoder.embed_dim)
     batch, draws = make_batch(4, 16), Draws(0, 0, 0, 4)
     x_0 = resize_clamped(to_model_space(batch.images), (8, 8))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from minimagen.config import SamplingConfig, StageConfig
+from minimagen.config import DiffusionConfig, SamplingConfig
 from minimagen.draws import Draws, SeededNoise
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
@@ -21,7 +21,9 @@ def make_pair(wake, text_encoder):
         torch.manual_seed(0)
         index, size, low_res_size = link
         sampling = {"thresholding": "none"} | sampling
-        config = StageConfig(unet=UNET, prediction=prediction, sampling=sampling, loss=loss or {})
+        config = DiffusionConfig(
+            unet=UNET, prediction=prediction, sampling=sampling, loss=loss or {}
+        )
         place = (size, low_res_size, text_encoder.embed_dim)
         teacher = wake(DiffusionStage(index, config, *place))
         student = DistilledStage(index, config.distilled(steps), *place)
@@ -105,7 +107,7 @@ def test_it_paints_with_one_call_of_the_network_a_step(make_pair, text_encoder):
 
 
 def test_it_paints_as_it_learned_and_in_no_other_way():
-    config = StageConfig(unet=UNET).distilled(4)
+    config = DiffusionConfig(unet=UNET).distilled(4)
     assert config.sampling == SamplingConfig(sampler="ddim", timesteps=4, guidance_scale=1.0)
     for change in ({"timesteps": 8}, {"guidance_scale": 2.0}, {"sampler": "dpm++"}, {"eta": 0.5}):
         other = config.sampling.replace(**change)
@@ -117,7 +119,7 @@ def test_it_paints_as_it_learned_and_in_no_other_way():
         config.distilled(3)
     assert config.distilled(2).sampling.timesteps == 2
     with pytest.raises(UserError, match="eps output cannot be distilled"):
-        StageConfig(unet=UNET, prediction="eps").distilled(4)
+        DiffusionConfig(unet=UNET, prediction="eps").distilled(4)
 
 
 @pytest.mark.parametrize("weight", ["min_snr", "simple"])
@@ -135,7 +137,7 @@ def test_what_is_painted_from_pure_noise_is_learned_whatever_the_loss_was(
 
 
 def test_without_a_teacher_there_is_no_loss(make_batch, text_encoder):
-    config = StageConfig(unet=UNET).distilled(2)
+    config = DiffusionConfig(unet=UNET).distilled(2)
     student = DistilledStage(0, config, (8, 8), None, text_encoder.embed_dim)
     with pytest.raises(UserError, match="stage 0 is to be distilled and has no teacher"):
         losses(student, make_batch(2, 8))

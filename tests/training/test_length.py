@@ -2,7 +2,7 @@
 
 import pytest
 
-from minimagen.config import ImagenConfig, StageConfig, TrainingConfig
+from minimagen.config import DiffusionConfig, ImagenConfig, TrainingConfig
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.text.cache.cache import EmbeddingCache
@@ -10,7 +10,7 @@ from minimagen.training import length
 from minimagen.training.length import steps_of
 from minimagen.training.processes.alone import Processes
 
-STAGE = StageConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
+STAGE = DiffusionConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
 STAGES = ({"share": 3.0, "batch_size": 5}, {"share": 1.0})
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from minimagen.config import StageConfig, StageTrainingConfig
+from minimagen.config import DiffusionConfig, StageTrainingConfig
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.muon import Muon
 from minimagen.training.optim import build_optimizers, learning_rate
@@ -62,7 +62,7 @@ def test_a_module_that_names_no_hidden_matrices_is_trained_by_adamw_alone():
 
 
 def test_muon_trains_the_hidden_matrices_and_adamw_every_other_parameter_once():
-    stage = DiffusionStage(1, StageConfig(unet=SHAPE), (16, 16), (8, 8), 12)
+    stage = DiffusionStage(1, DiffusionConfig(unet=SHAPE), (16, 16), (8, 8), 12)
     muon, adamw = build_optimizers(stage, CONFIG, Processes())
     assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
     names = {id(p): name for name, p in stage.named_parameters()}
@@ -80,7 +80,7 @@ def test_muon_trains_the_hidden_matrices_and_adamw_every_other_parameter_once():
 
 
 def test_muons_momentum_is_the_first_beta():
-    stage = DiffusionStage(0, StageConfig(unet=SHAPE), (8, 8), None, 12)
+    stage = DiffusionStage(0, DiffusionConfig(unet=SHAPE), (8, 8), None, 12)
     config = CONFIG.replace(optimizer="muon", betas=(0.7, 0.99))
     muon, adamw = build_optimizers(stage, config, Processes())
     assert isinstance(muon, Muon)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from minimagen.config import StageConfig, StageTrainingConfig, UNetConfig
+from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.images import to_model_space
 from minimagen.networks.unet import UNet
 from minimagen.stages.diffusion import DiffusionStage
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_the_mean_loss_clipped_to_its_norm(make_batch):
 def make_trainer(text_encoder):
     def make(steps=12, **options):
         torch.manual_seed(0)
-        config = StageConfig(unet=SHAPE | {"dropout": 0.1})
+        config = DiffusionConfig(unet=SHAPE | {"dropout": 0.1})
         stage = DiffusionStage(1, config, (8, 8), (4, 4), text_encoder.embed_dim)
         settings = StageTrainingConfig(optim_lr=3e-3, ema_decay=0.9)
         return Trainer(stage, 1, settings, steps, seed=5, precision="fp32", **options)

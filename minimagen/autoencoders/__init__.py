@@ -1,0 +1,1 @@
+"""Between images and what a diffusion stage denoises."""

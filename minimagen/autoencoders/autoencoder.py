@@ -1,0 +1,29 @@
+"""The contract of an autoencoder: images to latents and back."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from minimagen.draws import Draws
+
+
+class Autoencoder(Protocol):
+    """Maps images [b 3 h w] in model space to latents [b channels h/factor w/factor] and back.
+
+    Attributes:
+        channels: Of the latents.
+        factor: Pixels of a latent's side.
+        bounded: Whether latents lie in [-1, 1], so that clamping and thresholding make sense.
+    """
+
+    channels: int
+    factor: int
+    bounded: bool
+
+    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return latents; with ``draws``, in training, they may be random."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images."""
+        ...

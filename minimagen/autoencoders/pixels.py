@@ -1,0 +1,19 @@
+"""The identity: a diffusion stage that denoises the pixels themselves."""
+
+from torch import Tensor
+
+from minimagen.draws import Draws
+
+
+class Pixels:
+    """An autoencoder whose latents are the images."""
+
+    channels, factor, bounded = 3, 1, True
+
+    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return the images."""
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the latents."""
+        return latents
