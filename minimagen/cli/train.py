@@ -125,7 +125,8 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(chosen))
     for i, n in zip(chosen, steps, strict=True):
         place, before = ("imagen", "stages", i), stages[i].sampling.model_dump(mode="json")
-        settings.set((*place, "distilled_steps"), n, "--DISTILL")
+        settings.set((*place, "kind"), "distilled", "--DISTILL")
+        settings.set((*place, "steps"), n, "--DISTILL")
         for name, value in stages[i].distilled(n).sampling.model_dump(mode="json").items():
             if value != before[name]:
                 settings.set((*place, "sampling", name), value, "--DISTILL")
