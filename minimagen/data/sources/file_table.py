@@ -7,7 +7,6 @@ A million captions then cost no more memory than ten, and the next start reads n
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 
 from minimagen.data.dataset import Row
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.files import cannot_write
+from minimagen.storage.files import replacing
 
 SCHEMA = pa.schema(
     [("file", pa.string()), ("captions", pa.list_(pa.string())), ("attributes", pa.string())]
@@ -100,17 +99,14 @@ def _mapped(path: Path) -> pa.Table:
 
 def _store(path: Path, rows: Iterable[FileRow]) -> None:
     """Write the list, all of it or nothing; processes that do so at once do not disturb another."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     remaining = _merged(rows)
-    try:
-        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-            while some := list(itertools.islice(remaining, WRITTEN_AT_ONCE)):
-                writer.write_batch(_batch(some))
-        part.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        replacing(path, shared=True) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, SCHEMA) as writer,
+    ):
+        while some := list(itertools.islice(remaining, WRITTEN_AT_ONCE)):
+            writer.write_batch(_batch(some))
 
 
 def _batch(rows: Sequence[FileRow]) -> pa.RecordBatch:

@@ -18,6 +18,7 @@ from minimagen.data.sources.captions import ALSO, DEFAULT, caption_column, capti
 from minimagen.data.sources.shards import load_shards
 from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import replacing
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<config>[^@]+))?(@(?P<revision>.+))?")
 TRAINING = ("train", "training")
@@ -308,9 +309,8 @@ def _fetched(rows: Any, columns: list[str], framing: Framing) -> ImageStream:
     folder = cache_folder("downloads")
     table = folder / f"{rows._fingerprint}.parquet"
     if not table.is_file():
-        part = table.with_suffix(".part")
-        rows.select_columns(columns).to_parquet(str(part))
-        part.replace(table)
+        with replacing(table, shared=True) as part:
+            rows.select_columns(columns).to_parquet(str(part))
     return load_shards(download(table, table.with_suffix(""), columns[1]).shards, framing)
 
 
