@@ -241,7 +241,7 @@ class Imagen(nn.Module):
         if not path.is_file():
             raise UserError(
                 f"{path.parents[1]} has no trained weights for stage {i} ({path.name} is missing); "
-                f"train it with python train.py --RESTART_DIRECTORY {path.parents[1]}"
+                f"train it: `resume` {path.parents[1]}"
             )
         weights = load_weights(path)
         if weights.state.get("stage") != self.stage_identity(i):

@@ -21,7 +21,7 @@ from minimagen.storage.directory import (
 )
 from minimagen.storage.files import locked, write_json
 
-TAKEN = "OUTPUT {} exists and is not empty; choose another name"
+TAKEN = "`output` {} exists and is not empty; choose another name"
 Filling = Callable[[TrainingDirectory], None]
 LONGEST_WAIT = 10.0  # s; another job joins in a fraction of that
 
@@ -85,7 +85,7 @@ def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence
         if not _claim(directory, stages):
             raise UserError(
                 f"{taken} (it already has stage {', '.join(map(str, stages))}; to go on with it "
-                f"use --RESTART_DIRECTORY {directory})"
+                f"`resume` {directory})"
             )
         steps = list(_steps(theirs))
         for i in stages:

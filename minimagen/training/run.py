@@ -338,7 +338,7 @@ def _too_large(trainer: Trainer, config: TrainingConfig) -> str:
     micro = config.batch_size_of(trainer.index) // config.accum_iter // trainer.processes.world
     return (
         f"stage {trainer.index}, step {trainer.step}: {trainer.device} has not enough memory for "
-        f"{micro} pictures at once; give a larger --ACCUM_ITER (now {config.accum_iter}: more, "
-        "smaller pieces, the same result), --ACTIVATION_CHECKPOINTING, --PRECISION bf16 or a "
-        "smaller --BATCH_SIZE (the last checkpoint is unharmed)"
+        f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "
+        "smaller pieces, the same result), `activation_checkpointing`, `precision` bf16 or a "
+        "smaller `batch_size` (the last checkpoint is unharmed)"
     )

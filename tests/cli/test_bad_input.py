@@ -235,7 +235,7 @@ def test_a_data_folder_without_captions(refused: Refused, here: Path) -> None:
 def test_a_data_folder_too_small_to_divide(refused: Refused, here: Path) -> None:
     folder = pictures(here / "data", count=1)
     (folder / "0.txt").write_text("black")
-    refused(train.entry, [*QUICK, "-ds", folder], "1 pictures")
+    refused(train.entry, [*QUICK, "-ds", folder], "1 images")
 
 
 def test_a_text_encoder_that_cannot_be_fetched(

@@ -273,7 +273,7 @@ class Watch:
             height, width = batches[0].images.shape[-2:]
             log.warning(
                 "%d of the first %d pictures are smaller than %d x %d and were enlarged: "
-                "super-resolution learns their blur; a smaller --IMG_SIDE_LEN avoids it",
+                "super-resolution learns their blur; smaller image_sizes avoid it",
                 enlarged, good, height, width,
             )  # fmt: skip
             self._told = True

@@ -28,7 +28,7 @@ def caption_column(columns: Collection[str], wanted: str, where: str) -> str:
     names = ", ".join(map(str, columns))
     raise UserError(
         f"{where} has no column {wanted!r} among {names}{did_you_mean(wanted, columns)} "
-        "(--CAPTION_COLUMN names it)"
+        "(`caption_column` names it)"
     )
 
 

@@ -305,7 +305,7 @@ def _fetched(rows: Any, columns: list[str], framing: Framing) -> ImageStream:
     import datasets
 
     if isinstance(rows, datasets.IterableDataset):
-        raise UserError("a table of addresses is fetched before training: leave out --STREAMING")
+        raise UserError("a table of addresses is fetched before training: leave out `streaming`")
     folder = cache_folder("downloads")
     table = folder / f"{rows._fingerprint}.parquet"
     if not table.is_file():

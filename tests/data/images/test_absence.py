@@ -88,7 +88,7 @@ def test_a_folder_that_stays_away_ends_the_run_in_one_line(
     dataset = uncached(folder)
     assert dataset[0].caption == "red 0"
     folder.rename(folder.with_name("away"))
-    with pytest.raises(UserError, match="the data has been away for 0 s.*--RESTART_DIR") as error:
+    with pytest.raises(UserError, match="the data has been away for 0 s.*`resume`") as error:
         batches(dataset, text_encoder, workers)
     assert "\n" not in str(error.value)
 
