@@ -36,7 +36,7 @@ from benchmarks.measuring import (
 )
 from minimagen import Imagen, Judge, ShapesDataset
 from minimagen.config import SamplingConfig
-from minimagen.data.loading.batches import collate
+from minimagen.data.loading.reading import stack_images
 from minimagen.device import resolve_device
 from minimagen.diffusion.samplers import SAMPLERS
 from minimagen.evaluation.judge import score
@@ -105,7 +105,7 @@ def _quality(
     judge, size = Judge.load(), imagen.config.image_sizes[case["stage"]]
     images = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
     verdicts, truth = judge(images), [sample.attributes for sample in samples]
-    real = collate(_captions(imagen, case["split"], case["n"], REAL_SEED))[0]
+    real = stack_images(_captions(imagen, case["split"], case["n"], REAL_SEED))
     real = to_uint8(resize_clamped(to_model_space(real), size))
     a, b = judge.features(images), judge.features(real)
     scale = b.square().mean().sqrt()  # the kernel (x . y / d + 1)^3 expects numbers around 1

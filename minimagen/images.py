@@ -43,6 +43,10 @@ class Batch:
         """Return the same batch on ``device``; from pinned memory the copy is asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.captions)
 
+    def pin_memory(self) -> "Batch":
+        """Return the same batch in page-locked memory, from where a GPU copies by itself."""
+        return self._map(lambda tensor: tensor.pin_memory(), self.captions)
+
     def _map(self, change: Callable[[Tensor], Tensor], captions: Sequence[str]) -> "Batch":
         low_res = None if self.low_res is None else change(self.low_res)
         text = change(self.text_embeds), change(self.text_mask)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minimagen.config import SamplingConfig
-from minimagen.data.loading.batches import collate
+from minimagen.data.loading.reading import stack_images
 from minimagen.device import autocast
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.metrics import colour_shift, psnr, wilson_interval
@@ -58,7 +58,7 @@ def evaluate(
     painted = _paint(imagen, captions, samplings, batch_size, precision)
     shuffled = random.Random(0).sample(truth, len(truth))
     result = Evaluation(count=len(samples), split=split)
-    pictures = to_model_space(collate(samples)[0])
+    pictures = to_model_space(stack_images(samples))
     for stage, size in zip(painted, imagen.config.image_sizes, strict=True):
         verdicts = judge(to_uint8(stage))
         result.stages.append(score(verdicts, truth))
@@ -121,7 +121,7 @@ def against_truth(
     enlarged, bicubic = [], []
     for start in range(0, len(samples), batch_size):
         rows = samples[start : start + batch_size]
-        pictures = to_model_space(collate(rows)[0])
+        pictures = to_model_space(stack_images(rows))
         truth = resize_clamped(pictures, imagen.config.image_sizes[i])
         low_res = resize_clamped(pictures, imagen.config.image_sizes[i - 1])
         text = encode_batch(imagen.text_encoder, [sample.caption for sample in rows])

@@ -57,7 +57,7 @@ def test_a_folder_that_vanishes_and_comes_back_changes_nothing(
     away = folder.with_name("away")
     dataset = uncached(folder)
     running = training_batches(dataset, text_encoder, 4, 0, 0, 30)
-    # T5 wants company: batches are read 128 ahead, so the folder goes away while they are.
+    # Captions of 128 batches are encoded together, so the folder goes away while they are read.
     read = dataset.files.read
     count = 0
 

@@ -20,8 +20,9 @@ from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
 from minimagen.data.indexed import BaseDataset
 from minimagen.data.loading import batches as loader
-from minimagen.data.loading.batches import Drawn, training_batches, validation_batches
+from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.loading.order import Order
+from minimagen.data.loading.reading import IndexedReader
 from minimagen.data.open import load_dataset
 from minimagen.data.permutation import Permutation
 from minimagen.errors import UserError
@@ -166,13 +167,13 @@ def test_bad_samples_are_replaced_counted_and_named_once(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_bad_samples_end_the_run_in_one_line(text_encoder: Any, workers: int) -> None:
-    with pytest.raises(UserError, match=r"of \d+ pictures are bad, more than 5%") as error:
+    with pytest.raises(UserError, match=r"of \d+ images are bad, more than 5%") as error:
         _captions(Numbers(1000, bad=set(range(100))), text_encoder, 0, 200, workers)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="100 bad pictures in a row|are bad") as error:
+    with pytest.raises(UserError, match="100 bad images in a row|are bad") as error:
         _captions(Numbers(1000, bad=set(range(1000))), text_encoder, 0, 1, workers)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="all of the 9 pictures are bad"):
+    with pytest.raises(UserError, match="all 9 images are bad; the first: number 0: bad"):
         validation_batches(Numbers(9, bad=set(range(9))), text_encoder, 4, 9)
 
 
@@ -210,7 +211,7 @@ def test_at_most_ten_bad_samples_are_named(caplog: pytest.LogCaptureFixture) -> 
 
 def test_an_epoch_of_many_needs_no_memory() -> None:
     order = Order((10**12,), 0)
-    dataset = Drawn(Numbers(10**12), order, 0)
+    dataset = IndexedReader(Numbers(10**12), order, 0)
     (keys,) = order.batches(4, 10**6, 10**6 + 1)
     sample = dataset[keys[0]].sample
     assert sample is not None and sample.caption == str(keys[0][1])
@@ -225,7 +226,7 @@ def test_enlarged_pictures_are_told_once(
     dataset = load_dataset(tmp_path, 16)
     with caplog.at_level(logging.WARNING):
         _captions(dataset, text_encoder, 0, 300)
-    assert caplog.text.count("smaller than 16 x 16 and were enlarged") == 1
+    assert caplog.text.count("smaller than they are trained at and were enlarged") == 1
 
 
 @pytest.mark.parametrize(("pictures", "ahead"), [(512, 512), (12, 12), (1, 4)])

@@ -104,7 +104,7 @@ def test_too_many_bad_pictures_are_fatal(tmp_path: Path) -> None:
     for i in range(6):
         (tmp_path / f"{i}.png").write_text("no picture")
     folder = load_dataset(_write(tmp_path, rows))
-    with pytest.raises(UserError, match="6 of 100 pictures are bad.*more than 5%.*0.png"):
+    with pytest.raises(UserError, match="6 of 100 images are bad.*more than 5%.*0.png"):
         list(good_samples(folder, 100))
 
 
@@ -226,6 +226,17 @@ def test_beyond_the_cache_pictures_are_the_same(tmp_path: Path) -> None:
     for _ in range(2):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(cached, lazy, strict=True))
     assert (len(cached._cache), len(lazy._cache)) == (10, 3)
+
+
+def test_cached_images_lie_in_one_block(tmp_path: Path) -> None:
+    """A million small arrays would keep the heap from being reused."""
+    dataset = load_folder(_write(tmp_path, _pictures(tmp_path, 10)), Framing((8, 8)))
+    whole = [sample.image.copy() for sample in dataset]
+    images = [sample.image for sample in dataset]
+    block = images[0].base
+    assert block is not None and block.shape == (10, 8, 8, 3)
+    assert all(image.base is block for image in images)
+    assert all(np.array_equal(a, b) for a, b in zip(images, whole, strict=True))
 
 
 def test_a_random_split_is_seeded_and_never_divides_a_picture(tmp_path: Path) -> None:
