@@ -230,7 +230,7 @@ def test_beyond_the_cache_pictures_are_the_same(tmp_path: Path) -> None:
 
 def test_cached_images_lie_in_one_block(tmp_path: Path) -> None:
     """A million small arrays would keep the heap from being reused."""
-    dataset = load_folder(_write(tmp_path, _pictures(tmp_path, 10)), Framing((8, 8)))
+    dataset = load_dataset(_write(tmp_path, _pictures(tmp_path, 10)), 8)
     whole = [sample.image.copy() for sample in dataset]
     images = [sample.image for sample in dataset]
     block = images[0].base
