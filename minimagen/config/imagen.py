@@ -71,6 +71,6 @@ def check_size(size: Size, divisor: int, stage: int) -> None:
         below = [side // divisor * divisor for side in size]
         near = [[n + more for n in below] for more in (0, divisor) if min(below) + more]
         raise ValueError(
-            f"stage {stage}: {size[0]} x {size[1]} pixels is not divisible by {divisor} (the levels "
-            f"and patch_size of its U-Net); use {' or '.join(f'{h} x {w}' for h, w in near)}"
+            f"stage {stage}: {size[0]} x {size[1]} pixels is not divisible by {divisor} (the "
+            f"U-Net's levels and patch_size); use {' or '.join(f'{h} x {w}' for h, w in near)}"
         )
