@@ -1,16 +1,16 @@
-"""How fast do pictures come, how long does training wait for them, and what do long lists cost?
+"""How fast are images read, how long does training wait for them, and what do long lists cost?
 
     taskset -c 0 python -m benchmarks.data      # samples/s are meant per core
     python -m benchmarks.data --only waiting    # with all cores, as the demo runs
 
 * speed: samples/s of every source through the whole pipeline (order, captions, decoding, batches)
-  at 64 px, and of large pictures at their own size. The first pass decodes files that the system
-  has in its cache; later passes find decoded pictures in memory. Text encoding is left out:
+  at 64 px, and of large images at their own size. The first pass decodes files that the system
+  has in its cache; later passes find decoded images in memory. Text encoding is left out:
   ``benchmarks.text`` measures it.
 * waiting: the share of the demo's training time that is spent waiting for the next batch, and how
-  much of that is text, by stage and number of workers, once every picture of a folder has been
-  seen (drawn ones are always new).
-* memory: private memory that a list of 10^4 ... 10^6 captioned pictures takes.
+  much of that is text, by stage and number of workers, after every image of a folder has been
+  read once (drawn ones are always new).
+* memory: private memory that a list of 10^4 ... 10^6 captioned images takes.
 """
 
 import io
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from minimagen.data.dataset import IndexedDataset, StreamedDataset
 
 SIDE, BATCH = 64, 64
-PICTURES = 4096
-LARGE, LARGE_PICTURES = 1024, 192  # what the last stage of a large cascade reads
-SHARD = 1024  # pictures in one
-PASSES = 3  # through decoded pictures
+IMAGES = 4096
+LARGE, LARGE_IMAGES = 1024, 192  # what the last stage of a large cascade reads
+SHARD = 1024  # images in one
+PASSES = 3  # through decoded images
 SOURCES = ("shapes", "folder", "parquet", "saved", "shards")
 ROWS = (10**4, 10**5, 10**6)
-FILES = 1000  # of which the long lists' files are links
+FILES = 1000  # to which the files of the long lists are links
 
 
 def photos(count: int, side: int) -> Iterator[bytes]:
@@ -56,12 +56,12 @@ def photos(count: int, side: int) -> Iterator[bytes]:
 
 
 def caption(number: int) -> str:
-    """Return the caption of a picture."""
+    """Return the caption of an image."""
     return f"photograph number {number} of a thing on a background"
 
 
 def write_folder(folder: Path, side: int, count: int) -> Path:
-    """Write pictures and metadata.jsonl."""
+    """Write images and metadata.jsonl."""
     rows = []
     for i, content in enumerate(photos(count, side)):
         (folder / f"{i}.jpg").write_bytes(content)
@@ -71,13 +71,16 @@ def write_folder(folder: Path, side: int, count: int) -> Path:
 
 
 def write_shards(folder: Path, side: int, count: int) -> Path:
-    """Write tar shards as img2dataset does: picture, json, txt."""
+    """Write tar shards as img2dataset does: image, json, txt."""
     content = photos(count, side)
     for first in range(0, count, SHARD):
         with tarfile.open(folder / f"{first // SHARD:05d}.tar", "w") as tar:
             for i in range(first, min(first + SHARD, count)):
-                told = json.dumps({"caption": caption(i), "key": f"{i:09d}", "status": "success"})
-                members = {"jpg": next(content), "json": told.encode(), "txt": caption(i).encode()}
+                metadata = json.dumps(
+                    {"caption": caption(i), "key": f"{i:09d}", "status": "success"}
+                )
+                text = caption(i).encode()
+                members = {"jpg": next(content), "json": metadata.encode(), "txt": text}
                 for suffix, part in members.items():
                     info = tarfile.TarInfo(f"{i:09d}.{suffix}")
                     info.size = len(part)
@@ -89,14 +92,14 @@ def _table(folder: Path, side: int, count: int) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-    pictures = [{"bytes": content, "path": None} for content in photos(count, side)]
-    rows = {"image": pictures, "text": [caption(i) for i in range(count)]}
+    images = [{"bytes": content, "path": None} for content in photos(count, side)]
+    rows = {"image": images, "text": [caption(i) for i in range(count)]}
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     return datasets.Dataset.from_dict(rows, features)
 
 
 def write_parquet(folder: Path, side: int, count: int) -> Path:
-    """Write one parquet file with pictures in it."""
+    """Write one parquet file with images in it."""
     _table(folder, side, count).to_parquet(str(folder / "data.parquet"))
     return folder
 
@@ -177,7 +180,7 @@ def waiting(case: Case) -> Row:
         ahead = first + case["steps"] + ENCODED_AT_ONCE  # steps that are not reached
         batches = training_batches(data, encode, size, 0, 0, ahead, case["num_workers"])
         for _ in range(first):
-            next(batches)  # every picture of a folder, none of it trained on
+            next(batches)  # every image of a folder, none of them trained on
         encode.seconds = waited = 0.0
         before = started = time.perf_counter()
         for batch in itertools.islice(batches, case["steps"]):
@@ -195,8 +198,7 @@ def waiting(case: Case) -> Row:
 def memory(case: Case) -> Row:
     """Return the private memory that a long list takes once it is stored, and while it is read."""
     from minimagen.data.images.dataset import ImageDataset
-    from minimagen.data.sources.file_table import FileTable
-    from minimagen.data.sources.folder import load_folder
+    from minimagen.data.sources.folder import metadata_table
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -209,16 +211,16 @@ def memory(case: Case) -> Row:
                 link = folder / f"link_{i}.jpg"
                 os.link(originals[i % len(originals)], link)
                 file.write(json.dumps({"file_name": link.name, "text": caption(i)}) + "\n")
-        small = load_folder(_one_picture(folder / "warm"))  # what reading any list allocates
-        assert isinstance(small.table, FileTable) and small[0].caption
+        small = metadata_table(_one_image(folder / "warm") / "metadata.jsonl", "text")
+        assert ImageDataset(small)[0].caption  # what reading any list allocates is in use now
         before = private()
         started = time.perf_counter()
-        dataset = load_folder(folder)
+        table = metadata_table(folder / "metadata.jsonl", "text")
         seconds, after_list = time.perf_counter() - started, private()
         started = time.perf_counter()
-        again = load_folder(folder)
+        again = metadata_table(folder / "metadata.jsonl", "text")
         seconds_again = time.perf_counter() - started
-        uncached = ImageDataset(again.table, cache_bytes=0)
+        uncached = ImageDataset(again, cache_bytes=0)
         for index in range(0, len(uncached), max(1, len(uncached) // 5000)):
             uncached[index]
         return {
@@ -226,11 +228,11 @@ def memory(case: Case) -> Row:
             "read_bytes": private() - before,
             "seconds": seconds,
             "seconds_again": seconds_again,
-            "length": len(dataset),
+            "length": len(table),
         }
 
 
-def _one_picture(folder: Path) -> Path:
+def _one_image(folder: Path) -> Path:
     folder.mkdir()
     return write_folder(folder, SIDE, 1)
 
@@ -239,7 +241,7 @@ def private() -> int:
     """Return this process's anonymous memory in bytes: what is not a mapped file."""
     status = Path("/proc/self/status").read_text("ascii")
     match = re.search(r"RssAnon:\s+(\d+) kB", status)
-    assert match is not None, "Linux tells it"
+    assert match is not None, "needs Linux"
     return 1024 * int(match[1])
 
 
@@ -253,13 +255,13 @@ def measure(case: Case, started: float) -> Row:
 
 def cases(quick: bool, only: Sequence[str]) -> Iterator[Case]:
     """Yield what to measure."""
-    count = 128 if quick else PICTURES
+    count = 128 if quick else IMAGES
     for source in SOURCES if "speed" in only else ():
         asked = {"what": "speed", "source": source, "side": SIDE, "count": count}
         for stored in (SIDE,) if quick or source == "shapes" else (SIDE, 256):
             yield asked | {"stored": stored}
         if source == "folder" and not quick:
-            yield asked | {"stored": LARGE, "side": LARGE, "count": LARGE_PICTURES}
+            yield asked | {"stored": LARGE, "side": LARGE, "count": LARGE_IMAGES}
     demo = {"parameters": "parameters/testing" if quick else "parameters", "count": count // 4}
     for stage in (0,) if quick else (0, 1):
         for source in (("shapes",) if quick else ("shapes", "folder")) if "waiting" in only else ():

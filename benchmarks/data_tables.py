@@ -1,4 +1,4 @@
-"""The report's tables of data, faults and foreign files; the first row of each is its head."""
+"""The report's tables of data, faults and foreign files; the first row of each is its header."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ def waiting(rows: list[Row]) -> Table:
     for row in (row for row in rows if row["case"]["what"] == "waiting"):
         case = row["case"]
         shares = (f"{row[name]:.1%}" for name in ("share", "text_share"))
-        head = (case["stage"], case["source"], case["num_workers"])
-        table.append((*head, f"{row['step_seconds']:.3f}", *shares))
+        columns = (case["stage"], case["source"], case["num_workers"])
+        table.append((*columns, f"{row['step_seconds']:.3f}", *shares))
     return table
 
 
 def memory(rows: list[Row]) -> Table:
     """Return what long lists cost."""
     table: Table = [
-        ("pictures in metadata.jsonl", "private memory of the list, MB",
+        ("images in metadata.jsonl", "private memory of the list, MB",
          "after 5,000 were read, MB", "first start, s", "next start, s")
     ]  # fmt: skip
     for row in (row for row in rows if row["case"]["what"] == "memory"):
@@ -58,7 +58,7 @@ def faults(rows: list[Row]) -> Table:
         groups[row["case"]["fault"]].append(row)
     table: Table = [
         ("fault", "times", "checkpoints lost", "unreadable by inference.py",
-         "resumed to other bits", "not told", "foreign code run", "of them")
+         "resumed to other bits", "not reported", "foreign code run", "of them")
     ]  # fmt: skip
     for name, members in groups.items():
         counts = (
@@ -73,13 +73,13 @@ def faults(rows: list[Row]) -> Table:
 
 
 def _of_them(rows: list[Row]) -> str:
-    told = {
+    counts = {
         "inside the write of a checkpoint": sum(_written(row, "tmp/") for row in rows),
         "of weights": sum(_written(row, "state_dicts/") for row in rows),
         "before there was anything to save": sum(not row.get("began", True) for row in rows),
         "on a tmpfs": sum(row.get("mounted", False) for row in rows),
     }
-    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _written(row: Row, folder: str) -> bool:

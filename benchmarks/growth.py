@@ -2,12 +2,12 @@
 
     python -m benchmarks.growth
 
-Against pixels (of a picture), parameters (of the first stage, by width), text length (tokens) and
+Against pixels (of an image), parameters (of the first stage, by width), text length (tokens) and
 the number of stages. Every point is the first stage of ``parameters/`` with that one thing changed,
-in its own process. Time and memory above what was there before are fitted by c x^k, least squares
-of the logarithms; fixed costs make k smaller than the true exponent, so k well above 1 tells. For
-stages, one step of every stage is timed and divided by the mean number of pixels of a stage: the
-sizes of a cascade must grow, and that growth is the first measurement's affair.
+in its own process. Time, and memory beyond that in use before, are fitted by c x^k, least squares
+of the logarithms. Fixed costs make k smaller than the true exponent, so only k well above 1 shows
+superlinear growth. For stages, one step of every stage is timed and divided by the mean number of
+pixels of a stage: the sizes of a cascade must grow, and the first measurement covers that growth.
 """
 
 from collections.abc import Iterator, Sequence
@@ -94,7 +94,7 @@ def measure(case: Case, started: float) -> Row:
 
 
 def _load_what_a_step_needs(device: torch.device) -> None:
-    """Make one tiny step, so that libraries loaded by the first one are not taken for growth."""
+    """Make one tiny step, so that libraries that the first one loads do not count as growth."""
     config, training, _ = read_parameters(ROOT / "parameters" / "testing")
     imagen = Imagen(_cut(config)).to(device)
     batch = _batch(_cut(config), imagen.text_encoder.embed_dim, 4, 2)
@@ -106,7 +106,7 @@ def _cut(config: ImagenConfig) -> ImagenConfig:
 
 
 def _x(case: Case, imagen: Imagen, pixels: float) -> float:
-    """Return what the case's measure is plotted against."""
+    """Return the size that the case's measure is fitted against."""
     if case["against"] == "parameters":
         return count_parameters(imagen.stages[0])
     return pixels if case["against"] == "pixels" else case["value"]

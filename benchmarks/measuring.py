@@ -35,14 +35,14 @@ PACKAGES = ("torch", "diffusers", "transformers", "minimagen")
 
 
 def build_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark understands."""
+    """Return a parser with the flags of every benchmark."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="tiny, in seconds: a smoke test")
-    parser.add_argument("--again", action="store_true", help="also measure what has a row already")
+    parser.add_argument("--again", action="store_true", help="also measure cases that have a row")
     parser.add_argument("--results", type=Path, help="where the rows go [benchmarks/results]")
-    parser.add_argument("--case", help=argparse.SUPPRESS)  # the two of a benchmark's own processes
+    parser.add_argument("--case", help=argparse.SUPPRESS)  # both for a benchmark's own processes
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     return parser
 
@@ -88,10 +88,10 @@ def answer(arguments: argparse.Namespace, measure: Measure) -> bool:
 
 
 def in_own_process(module: str, case: Case) -> Row:
-    """Measure a case in a fresh Python, so that no side leaves memory or caches to the next.
+    """Measure a case in a new process, so that no memory or cache stays from the one before.
 
     Raises:
-        RuntimeError: If the process fails; its own message is above.
+        RuntimeError: The process failed; its own message is above.
     """
     command = [sys.executable, "-m", module, "--case", json.dumps(case)]
     done = subprocess.run(
@@ -113,11 +113,26 @@ def append(name: str, case: Case, measured: Row, folder: Path = RESULTS) -> Row:
 
 
 def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
-    """Return all rows of a benchmark, oldest first; none where it never ran."""
+    """Return all rows of a benchmark, oldest first; none if it never ran."""
     path = folder / f"{name}.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [_renamed(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+
+
+RENAMED = {
+    "all_right": "fully_correct",
+    "calls_per_picture": "calls_per_image",
+    "pictures": "images",
+    "sampling_seconds_per_picture": "sampling_seconds_per_image",
+    "seconds_per_picture": "seconds_per_image",
+}
+"""Keys of rows and cases that were stored under another name -> their name today."""
+
+
+def _renamed(row: Row) -> Row:
+    case = {RENAMED.get(key, key): value for key, value in row["case"].items()}
+    return {RENAMED.get(key, key): value for key, value in row.items()} | {"case": case}
 
 
 def find(rows: Sequence[Row], case: Case) -> Row | None:
@@ -128,7 +143,7 @@ def find(rows: Sequence[Row], case: Case) -> Row | None:
 
 
 def machine() -> Row:
-    """Return what the figures depend on: processor, its cores, threads, versions."""
+    """Return what the figures depend on: processor, its cores, versions."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"
     torch = sys.modules.get("torch")  # the start-up benchmark must not wait for torch
@@ -170,7 +185,7 @@ def time_steps(
 
 
 def synchronize(device: "torch.device") -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         import torch
 
@@ -180,8 +195,8 @@ def synchronize(device: "torch.device") -> None:
 class PeakMemory:
     """``with PeakMemory(device) as peak: ...``; then ``peak.row()``, bytes.
 
-    On a GPU what torch allocated there. On a CPU the resident memory of this whole process, with
-    what it was before beside it: libraries alone take some hundred megabytes.
+    On a GPU it is what torch allocated there. On a CPU it is the resident memory of the whole
+    process; the row also has its value before, as libraries alone take some hundred megabytes.
     """
 
     def __init__(self, device: "torch.device") -> None:
@@ -219,9 +234,9 @@ class PeakMemory:
 
 
 def private_bytes() -> int:
-    """Return this process's anonymous memory: what no file backs, such as mapped ones do.
+    """Return this process's anonymous memory in bytes: that of no mapped file.
 
-    Where the system does not tell it apart (not Linux), its largest resident memory so far.
+    On systems other than Linux it is the largest resident memory so far.
     """
     return _resident("RssAnon")
 
@@ -283,5 +298,5 @@ def _version(package: str) -> str | None:
 
 
 def _numbers(measured: Row) -> Row:
-    """Return what fits on a line of the screen."""
+    """Return the values that fit on a line of the screen."""
     return {key: v for key, v in measured.items() if isinstance(v, int | float | str)}

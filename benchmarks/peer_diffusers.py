@@ -29,10 +29,10 @@ GROUPS = WIDTH_STEP = 8  # of GroupNorm; narrow, so that our number of parameter
 
 
 def build_unet(side: int, low_res: bool, text_width: int, width: int, recipe: Recipe) -> Any:
-    """Return a U-Net for pictures of ``side`` px whose first level has ``width`` channels.
+    """Return a U-Net for images of ``side`` px whose first level has ``width`` channels.
 
-    Levels go down to 4 px, at most four of them. Super-resolution sees the enlarged low-resolution
-    picture beside its own and the noise level of it as diffusers' IF does (``class_embed_type``).
+    There are at most four levels, down to 4 px. A super-resolution network has two more inputs, as
+    diffusers' IF: the enlarged low-resolution image and its noise level (``class_embed_type``).
     """
     sides = [side >> i for i in range(len(recipe.mults)) if side >> i >= 4]
     attends = [s <= recipe.attention_side for s in sides]
@@ -64,7 +64,7 @@ def matching_width(
             unet = build_unet(side, low_res, text_width, width, recipe)
         return sum(p.numel() for p in unet.parameters())
 
-    # the number is a w^2 + b w up to a few biases: two networks tell a and b
+    # the number is a w^2 + b w up to a few biases: two networks determine a and b
     one, two = WIDTH_STEP, 8 * WIDTH_STEP
     a = (count(two) / two - count(one) / one) / (two - one)
     b = count(one) / one - a * one
@@ -77,12 +77,12 @@ class PeerStage(nn.Module):
     """One stage of the peer: base or super-resolution.
 
     Args:
-        side: Of its pictures, px.
-        low_res_side: Of the pictures before; None for the first stage.
+        side: Side of its images, px.
+        low_res_side: Side of the images of the stage before; None for the first stage.
         text_width: Channels of the text embeddings.
         width: Channels of the first level.
         recipe: Everything else.
-        aug_level_max: The low-resolution picture is noised in training up to this time of our
+        aug_level_max: In training the low-resolution image is noised up to this time of our
             cosine schedule, as on our side.
     """
 
@@ -107,17 +107,17 @@ class PeerStage(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Return where the network is."""
+        """The device of the network."""
         return next(self.unet.parameters()).device
 
     def loss(self, batch: Batch, draws: Draws | None = None) -> Tensor:
         """Return the training loss of every example [b].
 
-        With ``draws``, which our side's validation uses too, it is instead the plain error in v
-        without dropped captions: the figure that both sides can be compared by.
+        With ``draws``, which our side's validation uses too, it is the plain error in v without
+        dropped captions, by which both sides are compared.
         """
-        pictures = to_model_space(batch.images)
-        x_0 = resize_clamped(pictures, (self.side, self.side))
+        images = to_model_space(batch.images)
+        x_0 = resize_clamped(images, (self.side, self.side))
         fixed = draws or Draws(int(torch.randint(2**62, ())), 0, 0, len(batch))
         shift = self.recipe.time_shift if draws is None else 1.0
         times = training_times(fixed.stratified("time"), shift)
@@ -130,16 +130,16 @@ class PeerStage(nn.Module):
         if draws is None:
             keep = fixed.uniform("drop") >= self.recipe.caption_drop
             text = TextEncoding(text.embeds * keep.to(self.device)[:, None, None], text.mask)
-        output = self._predict(x_t, times, text, *self._augmented(pictures, fixed))
+        output = self._predict(x_t, times, text, *self._augmented(images, fixed))
         if draws is not None:
             names = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
             error = to_v(names[self.recipe.prediction], output, x_t, level)  # type: ignore[arg-type]
             error = error - self.scheduler.get_velocity(x_0, noise, times)
             return error.square().flatten(1).mean(1)
-        wanted = {"epsilon": noise, "sample": x_0}.get(self.recipe.prediction)
-        if wanted is None:
-            wanted = self.scheduler.get_velocity(x_0, noise, times)
-        return (output - wanted).square().flatten(1).mean(1) * self._weight(times)
+        goal = {"epsilon": noise, "sample": x_0}.get(self.recipe.prediction)
+        if goal is None:
+            goal = self.scheduler.get_velocity(x_0, noise, times)
+        return (output - goal).square().flatten(1).mean(1) * self._weight(times)
 
     def _weight(self, times: Tensor) -> Tensor:
         """Return diffusers' min-SNR weights (examples/text_to_image/train_text_to_image.py)."""
@@ -148,18 +148,18 @@ class PeerStage(nn.Module):
             return torch.ones_like(snr)
         capped = snr.clamp(max=self.recipe.min_snr_gamma)
         if self.recipe.prediction == "sample":
-            return capped.clamp(min=1.0)  # a weight of 0 at pure noise would teach it nothing there
+            return capped.clamp(min=1.0)  # 0 would teach it nothing at pure noise
         return capped / (snr + 1 if self.recipe.prediction == "v_prediction" else snr)
 
     def _level(self, times: Tensor) -> Level:
         kept = self.scheduler.alphas_cumprod.to(self.device)[times].reshape(-1, 1, 1, 1)
         return Level(kept.sqrt(), (1 - kept).sqrt(), torch.log(kept / (1 - kept)))
 
-    def _augmented(self, pictures: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
-        """Return low-resolution pictures noised as on our side, enlarged, and their times."""
+    def _augmented(self, images: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
+        """Return low-resolution images noised as on our side, enlarged, and their times."""
         if self.low_res_side is None:
             return None, None
-        low_res = resize_clamped(pictures, (self.low_res_side,) * 2)
+        low_res = resize_clamped(images, (self.low_res_side,) * 2)
         level = (draws.uniform("aug_level") * self.aug_level_max).float().to(self.device)
         angle = level.reshape(-1, 1, 1, 1) * (math.pi / 2)
         noise = draws.normal("aug_noise", low_res.shape[1:]).to(self.device)
@@ -190,7 +190,7 @@ class PeerStage(nn.Module):
     def sample(
         self, text: TextEncoding, seeds: Sequence[int], low_res: Tensor | None = None
     ) -> Tensor:
-        """Return one picture per caption, [b 3 side side] in [-1, 1].
+        """Return one image per caption, [b 3 side side] in [-1, 1].
 
         Guidance acts in the first stage only, as on our side, both halves in one batch.
         """
@@ -263,7 +263,7 @@ class PeerTrainer:
         return float(loss.detach())
 
     def finish(self) -> None:
-        """Let the stage have the averaged weights, where there are some."""
+        """Copy the averaged weights, if there are any, into the stage."""
         if self.ema is not None:
             self.ema.copy_to(self.stage.unet.parameters())
         self.stage.eval()

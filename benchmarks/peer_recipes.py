@@ -1,8 +1,8 @@
-"""How the peer is tuned: every recipe that is tried, and the one that diffusers ships.
+"""How the peer (diffusers) is tuned: all recipes that are tried, and the one that it ships.
 
 ``TRIALS`` are screened at one budget with one seed on the ``tune`` split; the best is confirmed.
 ``AS_SHIPPED`` is the recipe of diffusers' ``examples/unconditional_image_generation`` with captions
-added; its network is that of the tuned recipe, since the example's would not train on a CPU at all.
+added. Its network is that of the tuned recipe: the example's is too large to train on a CPU.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -39,10 +39,10 @@ class Recipe:
     super_resolution_share: float = 0.4
     """Of the training time, in a cascade of two."""
     time_shift: float = 1.0
-    """What our own recipe owes most to; nothing of diffusers' examples has it."""
+    """Our own recipe gains most from it; no example of diffusers uses it."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what makes a run of it; fields that came later only where they change it."""
+        """Return the fields that identify a run; later fields only if they change it."""
         values = asdict(self)
         if self.time_shift == 1.0:
             del values["time_shift"]
@@ -98,5 +98,5 @@ AS_SHIPPED = Recipe(
     sampling_steps=1000,
 )
 FOR_STEPS = replace(_TUNED, name="plain v loss", attention_side=16, min_snr_gamma=None)
-"""Of the step benchmark, where both sides learn with the plain loss in v."""
+"""For the step benchmark, where both sides train with the plain loss in v."""
 RECIPES = {recipe.name: recipe for recipe in (*TRIALS, AS_SHIPPED)}

@@ -2,11 +2,11 @@
 
     python -m benchmarks.processes
 
-The demo's cascade, data and text included, DDP, gloo: with its own batches and with batches four
-times as large, as every process repeats what a step costs beside its pictures. Every process has
-one thread and is kept on a core of its own; the batch is shared out, so that all cases train the
-same weights. The numbers of processes alternate. On a GPU (``--device cuda``) each has its own GPU
-instead. Nothing else should compute on the machine meanwhile.
+The demo's cascade with data and text, under DDP and gloo. It is measured with its own batches and
+with batches four times as large, because every process repeats the part of a step that does not
+depend on its images. Every process has one thread and stays on its own core. The processes share
+the batch, so all cases train the same weights. The numbers of processes alternate. With
+``--device cuda`` each process has its own GPU. Run nothing else on the machine meanwhile.
 """
 
 import json
@@ -39,24 +39,24 @@ DEMO, QUICK = ROOT / "parameters", ROOT / "parameters" / "testing"
 
 
 def measure(case: Case, started: float) -> Row:
-    """Launch the processes of one case and return what the first of them measured."""
+    """Launch the processes of one case and return what rank 0 measured."""
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "row.json"
+        file = Path(folder) / "row.json"
         launcher = ["-m", "torch.distributed.run", "--standalone"]
         command = [*launcher, "--nproc_per_node", str(case["processes"]), "-m"]
         done = subprocess.run(
             [sys.executable, *command, "benchmarks.processes", "--worker", json.dumps(case),
-             "--told", str(told)],
+             "--row", str(file)],
             cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{json.dumps(case)} failed:\n{done.stdout}")
-        return json.loads(told.read_text("utf-8"))
+        return json.loads(file.read_text("utf-8"))
 
 
-def work(case: Case, told: Path) -> None:
-    """Train as one of the processes; the first writes what it measured to ``told``."""
+def work(case: Case, file: Path) -> None:
+    """Train as one of the processes; rank 0 writes what it measured to ``file``."""
     if case["device"] == "cpu":
         _keep_to_one_core(int(os.environ["LOCAL_RANK"]))
     processes = launched(case["device"])
@@ -70,7 +70,7 @@ def work(case: Case, told: Path) -> None:
         case["batch"],
         config.seed,
         0,
-        steps + ENCODED_AT_ONCE,  # further than is trained: reading goes on to the end
+        steps + ENCODED_AT_ONCE,  # more than are trained, so that reading goes on to the end
         rank=processes.rank,
         world=processes.world,
     )
@@ -87,12 +87,12 @@ def work(case: Case, told: Path) -> None:
     if processes.is_main:
         images = case["steps"] * case["batch"]
         row = {"images_per_second": images / seconds, "seconds": seconds, "images": images}
-        told.write_text(json.dumps(row), "utf-8")
+        file.write_text(json.dumps(row), "utf-8")
     processes.end()
 
 
 def _keep_to_one_core(number: int) -> None:
-    if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere one thread each must do
+    if hasattr(os, "sched_setaffinity"):  # Linux; elsewhere only the number of threads is limited
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
 
@@ -108,7 +108,7 @@ def cases(quick: bool, device: str, most: int) -> Iterator[Case]:
     }
     for stage, times in ((0, 1),) if quick else ((0, 4), (0, 1), (1, 4), (1, 1)):
         batch = times * parameters.training.batch_size_of(stage)
-        # Three windows of captions are measured, after the one that is read before the first step.
+        # Measures three windows of captions, after the one that is read before the first step.
         steps = (
             {"warmup": 1, "steps": 2} if quick else {"warmup": 512 // batch, "steps": 1536 // batch}
         )
@@ -125,10 +125,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="[cpu]")
     parser.add_argument("--most", type=int, default=2, help="the most processes at once [2]")
     parser.add_argument("--worker", help="one of the processes that this program launches")
-    parser.add_argument("--told", type=Path, help="where the first of them writes its row")
+    parser.add_argument("--row", type=Path, help="the file in which rank 0 writes its row")
     arguments = parser.parse_args(argv)
     if arguments.worker:
-        work(json.loads(arguments.worker), arguments.told)
+        work(json.loads(arguments.worker), arguments.row)
         return []
     if answer(arguments, measure):
         return []

@@ -13,10 +13,10 @@ from benchmarks.measuring import RESULTS, ROOT, Row, mean_sd, read_rows
 from benchmarks.tables import TABLES, group_of
 
 FIGURE = "quality_against_time.png"
-HEAD = """# Results
+HEADER = """# Results
 
 Written by `python -m benchmarks.report` from the rows in `benchmarks/results/`: do not edit.
-Each table names its machine, versions and dates; `README.md` here says what is measured and how.
+Each table names its machine, versions and dates; `README.md` here describes the measurements.
 """
 
 
@@ -46,7 +46,7 @@ def _settings(row: Row) -> tuple[Any, ...]:
 
 def write(folder: Path, page: Path) -> None:
     """Write the page and, where matplotlib is installed, the figure beside the rows."""
-    lines = [HEAD]
+    lines = [HEADER]
     for name, (title, tables) in TABLES.items():
         lines.append(f"## {title}\n")
         by_machine: dict[str, list[Row]] = defaultdict(list)
@@ -71,16 +71,16 @@ def _provenance(machine: str, rows: list[Row]) -> str:
     versions = rows[-1]["machine"]["versions"]
     dates = sorted(row["date"][:10] for row in rows)
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows if row.get("commit")))
-    told = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
+    versions_text = ", ".join(f"{name} {v}" for name, v in versions.items() if v)
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return f"{machine}; {told}; {when}; commits {commits}."
+    return f"{machine}; {versions_text}; {when}; commits {commits}."
 
 
 def draw(by_machine: dict[str, list[Row]], path: Path) -> bool:
-    """Draw the share of captions all right against seconds.
+    """Draw the share of fully correct captions against seconds.
 
     Returns:
-        False without matplotlib, or where nothing but the peer's trials was run.
+        False without matplotlib, or if there are only trials of the peer.
     """
     if all(row["case"]["purpose"] == "trial" for rows in by_machine.values() for row in rows):
         return False
@@ -103,7 +103,7 @@ def draw(by_machine: dict[str, list[Row]], path: Path) -> bool:
             budgets = sorted({row["case"]["budget"] for row in members})
             runs = [[row for row in members if row["case"]["budget"] == b] for b in budgets]
             taken = [mean_sd([row["seconds"] for row in same])[0] for same in runs]
-            stats = [mean_sd([row["all_right"] for row in same]) for same in runs]
+            stats = [mean_sd([row["fully_correct"] for row in same]) for same in runs]
             mean, sd = [100 * m for m, _ in stats], [100 * s if s == s else 0 for _, s in stats]
             label = f"{side}, {stages} stage{'s' if stages > 1 else ''}, {split}"
             label += f" ({machine})" if len(by_machine) > 1 else ""

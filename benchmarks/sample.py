@@ -1,15 +1,15 @@
-"""What a picture costs and how good it is, against sampler and number of steps.
+"""Cost and quality of an image, by sampler and number of steps.
 
     python -m benchmarks.sample -d training_20261121_120000
-    python -m benchmarks.sample -d training_distilled      after the one that was its teacher
+    python -m benchmarks.sample -d training_distilled      # after its teacher
 
 For every stage, sampler and number of steps: seconds, network calls (one call = one forward of one
-example; a guided step is two) and memory per picture, the share of captions with every attribute
-right, and KID on the judge's penultimate features against as many fresh real renders. The stages
-before the one that is varied keep their own settings; those behind it are not run, so a stage is
-judged at its own size. The last line of each stage is its reference, 250 steps of ddpm; the report
-compares every setting with it, caption by caption. A distilled stage has one setting, its own, and
-is compared with its teacher's reference.
+example; a guided step is two) and memory per image, the share of captions that are fully correct
+(every attribute), and KID on the judge's penultimate features against as many new real renders.
+The stages before the varied one keep their own settings; those after it are not run, so a stage is
+judged at its own size. The last setting of each stage is its reference, 250 steps of ddpm; the
+report compares every setting with it, caption by caption. A distilled stage has only its own
+setting, and is compared with its teacher's reference.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from benchmarks.measuring import (
 )
 from minimagen import Imagen, Judge, ShapesDataset
 from minimagen.config import SamplerName, SamplingConfig
-from minimagen.data.loading.batches import collate
+from minimagen.data.loading.reading import stack_images
 from minimagen.device import resolve_device
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import kid
@@ -48,8 +48,8 @@ from minimagen.training.distillation import kept_teacher
 
 STEPS = {0: (4, 8, 12, 16, 20, 50), 1: (1, 2, 4, 8, 16)}  # of the first stage, of the others
 REFERENCE = ("ddpm", 250)
-PAINTED_SEED, REAL_SEED = 1, 2  # of the captions, of the renders that KID compares with
-GROUPS = 10  # KID's spread: of as many equal parts
+GENERATED_SEED, REAL_SEED = 1, 2  # of the captions, of the renders that KID compares with
+GROUPS = 10  # equal parts, whose spread gives the error of KID
 
 
 class CallCounter:
@@ -77,35 +77,35 @@ class CallCounter:
 
 
 def measure(case: Case, started: float) -> Row:
-    """Paint and judge with one setting."""
+    """Sample and judge with one setting."""
     device, stage = resolve_device(), case["stage"]
     imagen = Imagen.from_directory(case["directory"]).to(device)
     own = SamplingConfig.read(case["sampling"], "case")
     samplings = [*imagen.samplings()[:stage], own]
-    samples = _captions(imagen, case["split"], case["n"], PAINTED_SEED)
+    samples = _captions(imagen, case["split"], case["n"], GENERATED_SEED)
     captions = [sample.caption for sample in samples]
     options: dict[str, Any] = {"batch_size": case["batch"]}
     first = captions[: case["batch"]]  # not timed: allocators, kernels, libraries
     imagen.sample_stages(first, samplings, seeds=range(len(first)), **options)
     with PeakMemory(device) as memory, CallCounter(imagen) as counter:
         begun = time.perf_counter()
-        painted = imagen.sample_stages(captions, samplings, seeds=range(len(captions)), **options)
+        by_stage = imagen.sample_stages(captions, samplings, seeds=range(len(captions)), **options)
         seconds = time.perf_counter() - begun
     row: Row = {
-        "seconds_per_picture": seconds / len(captions),
-        "calls_per_picture": sum(counter.calls) / len(captions),
+        "seconds_per_image": seconds / len(captions),
+        "calls_per_image": sum(counter.calls) / len(captions),
         "calls_by_stage": [calls / len(captions) for calls in counter.calls],
     }
-    return row | memory.row() | _quality(imagen, painted[-1], samples, case)
+    return row | memory.row() | _quality(imagen, by_stage[-1], samples, case)
 
 
 def _quality(
-    imagen: Imagen, pictures: Sequence[Image.Image], samples: Sequence[Sample], case: Case
+    imagen: Imagen, pil_images: Sequence[Image.Image], samples: Sequence[Sample], case: Case
 ) -> Row:
     judge, size = Judge.load(), imagen.config.image_sizes[case["stage"]]
-    images = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([np.asarray(p) for p in pil_images])).permute(0, 3, 1, 2)
     verdicts, truth = judge(images), [sample.attributes for sample in samples]
-    real = collate(_captions(imagen, case["split"], case["n"], REAL_SEED))[0]
+    real = stack_images(_captions(imagen, case["split"], case["n"], REAL_SEED))
     real = to_uint8(resize_clamped(to_model_space(real), size))
     a, b = judge.features(images), judge.features(real)
     scale = b.square().mean().sqrt()  # the kernel (x . y / d + 1)^3 expects numbers around 1
@@ -114,7 +114,7 @@ def _quality(
     right = [score(_row(verdicts, i), [truth[i]])["all"] for i in range(len(truth))]
     return {
         "accuracy": score(verdicts, truth),
-        "all_right": sum(right) / len(right),
+        "fully_correct": sum(right) / len(right),
         "right": "".join(str(int(r)) for r in right),
         "kid": kid(a, b),
         "kid_standard_error": mean_sd(parts)[1] / len(parts) ** 0.5,
@@ -137,7 +137,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     taught = kept_teacher(directory)
     for i, stage in enumerate(imagen.stages):
         if arguments.stage not in (None, i) or (taught and stage.distilled_steps is None):
-            continue  # what is not distilled is its teacher's
+            continue  # a stage that is not distilled equals its teacher's
         reference = (REFERENCE[0], arguments.reference)
         settings = [
             (name, n) for n in arguments.steps or STEPS[min(i, 1)] for name in get_args(SamplerName)
@@ -163,7 +163,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def _weights(directory: TrainingDirectory, stage: int) -> list[int]:
-    """Return when the weights up to those of ``stage`` were made; a copied teacher keeps that."""
+    """Return when the weights up to ``stage`` were written; a copied teacher keeps these times."""
     return [directory.weights(i).stat().st_mtime_ns for i in range(stage + 1)]
 
 
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = build_parser(__doc__)
     parser.add_argument("-d", "--directory", type=Path, help="trained on the embedded data")
     parser.add_argument("--split", choices=("tune", "heldout"), default="tune")
-    parser.add_argument("--count", type=int, help="pictures per setting [1000; quick 20]")
+    parser.add_argument("--count", type=int, help="images per setting [1000; quick 20]")
     parser.add_argument("--steps", type=_numbers, help="instead of 4 ... 50 and 1 ... 16")
     parser.add_argument("--stage", type=int, help="vary this stage alone")
     parser.add_argument("--reference", type=int, help="steps of the ddpm reference [250; quick 4]")

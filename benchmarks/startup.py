@@ -1,9 +1,10 @@
-"""How long do ``--help`` and mistakes take? Every door; less than a second each, without torch.
+"""How long do ``--help`` and mistakes take? Each less than a second, without torch.
 
     python -m benchmarks.startup
 
-Each command runs in its own process, round after round, so that a slow moment of the machine does
-not fall on one command alone. A last run under ``-X importtime`` tells whether torch was loaded.
+All entry points are measured. Each command runs in its own process, round after round, so that a
+slow moment of the machine does not affect one command alone. A last run under ``-X importtime``
+shows whether torch was loaded.
 """
 
 import argparse
@@ -31,7 +32,7 @@ LIMIT = 1.0  # seconds
 
 
 def commands(folder: Path) -> dict[str, tuple[int, list[str]]]:
-    """Return name -> (exit code that is right, arguments of Python); writes into ``folder``."""
+    """Return name -> (expected exit code, arguments of Python); writes into ``folder``."""
     misspelt, wrong = folder / "misspelt", folder / "wrong"
     for copy in (misspelt, wrong):
         shutil.copytree(ROOT / "parameters", copy, ignore=lambda d, _: _folders(d))
@@ -77,7 +78,7 @@ def run(arguments: Sequence[str], right: int) -> float:
     """Return the seconds of one run.
 
     Raises:
-        RuntimeError: If it ends with another exit code than ``right``.
+        RuntimeError: It ended with another exit code than ``right``.
     """
     started = time.perf_counter()
     done = subprocess.run(
@@ -85,13 +86,13 @@ def run(arguments: Sequence[str], right: int) -> float:
     )
     seconds = time.perf_counter() - started
     if done.returncode != right:
-        said = done.stdout + done.stderr
-        raise RuntimeError(f"{arguments} ended with {done.returncode}, not {right}:\n{said}")
+        output = done.stdout + done.stderr
+        raise RuntimeError(f"{arguments} ended with {done.returncode}, not {right}:\n{output}")
     return seconds
 
 
 def loads(arguments: Sequence[str], package: str) -> bool:
-    """Tell whether a command imports a package."""
+    """Return whether a command imports a package."""
     command = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return any(line.endswith(f"| {package}") for line in map(_squeezed, done.stderr.splitlines()))

@@ -1,16 +1,17 @@
-"""One training step beside diffusers: images/s, memory, FLOP/s, and what the images taught.
+"""One training step beside diffusers: images/s, memory, FLOP/s, and the v-loss that is reached.
 
     python -m benchmarks.step
 
 A 64-px base stage and a 64 -> 128 super-resolution stage (``benchmarks/cascade_64_128``), batch 8,
-text of 32 x 512, against diffusers' U-Net of as many parameters (the nearest width). Each case runs
-in its own process, the sides alternating, eager ones several times (``--runs``). bf16 (autocast,
-weights in fp32) is measured where the device multiplies it natively, ``compiled`` where
-torch.compile finds what it needs; otherwise the row says why not. The share of the peak is against
-the best matrix product of the same process.
+text of 32 x 512, beside diffusers' U-Net with equally many parameters (the nearest width). Each
+case has its own process, the sides alternate, and eager cases run several times (``--runs``). bf16
+(autocast, weights in fp32) is measured where the device multiplies it natively, ``compiled`` where
+torch.compile finds a compiler; otherwise the row gives the reason. The share of the peak refers to
+the fastest matrix product of the same process.
 
-``v_loss`` cases train both nets on the same pictures with the same time to decay, each with its
-side's optimizer, and compare the error in v of their averaged weights at the same noises and times.
+``v_loss`` cases train both networks on the same images, with the same decay of the learning rate,
+each with its side's optimizer, and compare the error in v of their averaged weights at the same
+noises and times.
 """
 
 import shutil
@@ -60,7 +61,7 @@ class Ours:
 
     Args:
         case: stage, cascade, precision.
-        total_steps: After which the learning rate is 0.
+        total_steps: Number of steps after which the learning rate is 0.
     """
 
     def __init__(self, case: Case, total_steps: int) -> None:
@@ -86,17 +87,17 @@ class Ours:
         return self.stage.loss(self._own(batch), Draws(SEED, self.stage.index, 0, len(batch)))
 
     def v_loss(self, batches: Sequence[Batch]) -> float:
-        """Return the averaged weights' error in v, whatever they were trained on."""
+        """Return the error in v of the averaged weights, whatever their loss was."""
         plain = {"space": "v", "weight": "simple"}
         self.stage.config = self.stage.config.replace(loss=plain, cond_drop_prob=0.0)
         return self.trainer.validate([self._own(batch) for batch in batches])
 
 
 class Diffusers:
-    """The peer's network, of as many parameters as ours, and its optimizer."""
+    """The peer's network, with equally many parameters, and its optimizer."""
 
     def __init__(self, case: Case, total_steps: int) -> None:
-        from benchmarks import peer_diffusers as peer  # our side must not pay for loading it
+        from benchmarks import peer_diffusers as peer  # only in the peer's process
 
         self.index, self.total_steps = case["stage"], total_steps
         imagen = read_parameters(Path(case["cascade"])).imagen
@@ -115,7 +116,7 @@ class Diffusers:
         return self.trainer.train_step(batch, self.trainer.step / self.total_steps)
 
     def v_loss(self, batches: Sequence[Batch]) -> float:
-        """Return the averaged weights' error in v."""
+        """Return the error in v of the averaged weights."""
         self.trainer.finish()
         return self.trainer.validate(batches, SEED, self.index)
 
@@ -210,7 +211,7 @@ def unavailable(case: Case) -> str | None:
 def cases(
     quick: bool, images: int, runs: int = 1, stages: Sequence[int] = (0, 1)
 ) -> Iterator[Case]:
-    """Yield every case, the sides alternating; what is compiled, minutes each time, has one run."""
+    """Yield every case, the sides alternating; compiled cases take minutes and have one run."""
     cascade = QUICK_CASCADE if quick else CASCADE
     batch = 2 if quick else 8
     common = {

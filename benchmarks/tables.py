@@ -21,7 +21,7 @@ def times_to(rows: Iterable[Row], level: float) -> dict[int, float | None]:
     for row in rows:
         seed, seconds = row["case"]["seed"], max(row["case"]["budget"], row["seconds"])
         best = times.setdefault(seed, None)
-        if row["all_right"] >= level and (best is None or seconds < best):
+        if row["fully_correct"] >= level and (best is None or seconds < best):
             times[seed] = seconds
     return times
 
@@ -47,13 +47,13 @@ def step(rows: list[Row]) -> list[str]:
          "memory, GB (before)", "GFLOP/s", "of matmul peak", "first step, s",
          "speed, ours / diffusers", "memory, ours / diffusers")
     ]  # fmt: skip
-    learnt: Table = [("stage", "side", "parameters, M", "images", "v-loss")]
+    learning: Table = [("stage", "side", "parameters, M", "images", "v-loss")]
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         case = row["case"]
         if case["what"] == "v_loss":
             facts = (f"{row['parameters'] / 1e6:.2f}", row["images"], f"{row['v_loss']:.4f}")
-            learnt.append((case["stage"], case["side"], *facts))
+            learning.append((case["stage"], case["side"], *facts))
         else:
             groups[case["stage"], case["side"], case["precision"], case["mode"]].append(row)
     for group, members in groups.items():
@@ -62,7 +62,7 @@ def step(rows: list[Row]) -> list[str]:
             speed.append((*group, len(runs), *_speed_cells(runs), *_against_peer(runs, rows)))
         else:
             speed.append((*group, 0, "", members[-1]["skipped"], *[""] * 6))
-    return [*markdown(speed), "", *markdown(learnt)]
+    return [*markdown(speed), "", *markdown(learning)]
 
 
 def _speed_cells(runs: list[Row]) -> list[str]:
@@ -85,7 +85,7 @@ _MEDIANS = (
 
 
 def _against_peer(runs: list[Row], rows: list[Row]) -> list[str]:
-    """Return our speed and memory relative to the peer's in the run beside: medians of pairs."""
+    """Return our speed and memory divided by those of the peer's run beside: medians of pairs."""
     measured = [row for row in rows if "skipped" not in row]
     ours = [row for row in runs if row["case"]["side"] == "ours"]
     pairs = [
@@ -108,8 +108,8 @@ def _median_and_range(values: list[float]) -> str:
 def sample(rows: list[Row]) -> list[str]:
     """Return the table of the sampling benchmark; differences are paired by caption."""
     table: Table = [
-        ("", "stage", "sampler", "steps", "guidance", "calls / picture", "s / picture",
-         "memory, GB", "pictures", "all right", "against the reference, points (95 %)",
+        ("", "stage", "sampler", "steps", "guidance", "calls / image", "s / image",
+         "memory, GB", "images", "fully correct", "against the reference, points (95 %)",
          "KID x 1000")
     ]  # fmt: skip
     for row in sorted(rows, key=lambda row: (row["case"]["stage"], row["case"]["what"])):
@@ -118,8 +118,8 @@ def sample(rows: list[Row]) -> list[str]:
         table.append((
             case["what"], case["stage"], sampling["sampler"], sampling["timesteps"],
             sampling["guidance_scale"],
-            f"{row['calls_per_picture']:.0f}", f"{row['seconds_per_picture']:.3f}",
-            f"{row['peak_bytes'] / 1e9:.2f}", case["n"], f"{row['all_right']:.1%}",
+            f"{row['calls_per_image']:.0f}", f"{row['seconds_per_image']:.3f}",
+            f"{row['peak_bytes'] / 1e9:.2f}", case["n"], f"{row['fully_correct']:.1%}",
             "reference" if case["reference"] else difference(row, reference),
             f"{1000 * row['kid']:.1f} +- {1000 * row['kid_standard_error']:.1f}",
         ))  # fmt: skip
@@ -150,7 +150,7 @@ def time_to_quality(rows: list[Row]) -> list[str]:
             groups[group_of(row)].append(row)
     times: Table = [("stages", "split", "side", *(f"{x:.0%}, s" for x in LEVELS), "seeds")]
     runs: Table = [
-        ("stages", "split", "side", "budget, s", "seconds", "images", "all right, mean +- sd",
+        ("stages", "split", "side", "budget, s", "seconds", "images", "fully correct, mean +- sd",
          "memory, GB", "runs")
     ]  # fmt: skip
     for group, members in groups.items():
@@ -159,16 +159,16 @@ def time_to_quality(rows: list[Row]) -> list[str]:
         for budget in sorted({row["case"]["budget"] for row in members}):
             same = [row for row in members if row["case"]["budget"] == budget]
             runs.append((*group, f"{budget:.0f}", *_run_cells(same), len(same)))
-    trials: Table = [("trial of diffusers", "stages", "budget, s", "all right", "images")]
+    trials: Table = [("trial of diffusers", "stages", "budget, s", "fully correct", "images")]
     for row in (r for r in rows if r["case"]["purpose"] == "trial"):
-        case, right = row["case"], f"{row['all_right']:.1%}"
+        case, right = row["case"], f"{row['fully_correct']:.1%}"
         trials.append((case["recipe"], case["stages"], case["budget"], right, row["images"]))
-    said = f"The peer's tuning has {len(TRIALS)} trials, {len(trials) - 1} of them run."
-    return [*markdown(times), "", *markdown(runs), "", said, "", *markdown(trials)]
+    tuning = f"The peer's tuning has {len(TRIALS)} trials, {len(trials) - 1} of them run."
+    return [*markdown(times), "", *markdown(runs), "", tuning, "", *markdown(trials)]
 
 
 def group_of(row: Row) -> tuple[Any, ...]:
-    """Return what makes runs comparable: stages, split, and whose they are."""
+    """Return what makes runs comparable: stages, split and side."""
     case = row["case"]
     named = f", {case['recipe']}" if "recipe" in case else ""
     return case["stages"], case["split"], f"{case['side']}{named}"
@@ -185,7 +185,7 @@ def _time(rows: list[Row], level: float) -> str:
 
 
 def _run_cells(rows: list[Row]) -> list[str]:
-    mean, sd = mean_sd([row["all_right"] for row in rows])
+    mean, sd = mean_sd([row["fully_correct"] for row in rows])
     right = f"{mean:.1%} +- {100 * sd:.1f}" if len(rows) > 1 else f"{mean:.1%}"
     seconds = f"{mean_sd([row['seconds'] for row in rows])[0]:.0f}"
     images = [round(sum(n) / len(rows)) for n in zip(*(r["images"] for r in rows), strict=True)]
@@ -229,19 +229,22 @@ def text(rows: list[Row]) -> list[str]:
     for case, row in ((row["case"], row) for row in rows):
         if case["what"] == "encode":
             rates = f"{row['captions_per_second']:.0f}/s encoded, {row['found_per_second']:.0f}/s"
-            told = (case["encoder"], f"{rates} found, {row['bytes_per_caption']:.0f} bytes each")
+            measured = (
+                case["encoder"],
+                f"{rates} found, {row['bytes_per_caption']:.0f} bytes each",
+            )
         elif case["what"] == "step":
             times = f"{1e3 * row['text_seconds']:.2f} of {1e3 * row['step_seconds']:.0f} ms"
-            told = (case["mode"], f"{times} are text: {row['share']:.1%}")
+            measured = (case["mode"], f"{times} are text: {row['share']:.1%}")
         elif case["what"] == "start":
             first, again = row["first_seconds"], row["again_seconds"]
             seconds = f"{first:.1f} s to the first step, {again:.1f} s the second time"
-            told = (f"{case['pictures']} pictures", seconds)
+            measured = (f"{case['images']} images", seconds)
         else:
             peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6
             memory = f"private memory {before:.0f}, then {peak:.0f} MB at most"
-            told = (f"{case['captions']} captions", memory)
-        table.append((case["what"], *told))
+            measured = (f"{case['captions']} captions", memory)
+        table.append((case["what"], *measured))
     return markdown(table)
 
 
@@ -278,12 +281,12 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
 
 
 def several(rows: list[Row], *parts: Callable[[list[Row]], Table]) -> list[str]:
-    """Return several tables of the same rows, those without rows left out."""
+    """Return several tables of the same rows, leaving out empty ones."""
     filled = [table for part in parts if len(table := part(rows)) > 1]
     return [line for table in filled for line in [*markdown(table), ""]]
 
 
 def markdown(table: Table) -> list[str]:
-    """Return a table in Markdown; its first row is the head."""
+    """Return a table in Markdown; its first row is the header."""
     lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table]
     return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]

@@ -4,9 +4,9 @@
 
 ``encode``: the embedded data's captions through the bundled T5 onto an empty disk store, then all
 of them again out of it by another cache. ``step``: the demo's first stage trains; the share of the
-time between steps that goes to text, without a cache (each batch through T5), with a cold cache
-and with a warm one. ``start``: from typing ``train.py`` to the first step, on a folder that nobody
-has seen, and again once its captions are encoded. ``memory``: private (anonymous) memory while
+time between steps that is spent on text, without a cache (each batch through T5), with a cold cache
+and with a warm one. ``start``: from typing ``train.py`` to the first step, on a new folder,
+and again after its captions have been encoded. ``memory``: private (anonymous) memory while
 10^4, 10^5 and 10^6 generated captions are written and looked up; a stub of t5_mini's width stands
 for T5, whose own memory does not depend on their number.
 """
@@ -86,7 +86,7 @@ def _encode(case: Case, folder: Path) -> Row:
 
 
 def _pass(cache: EmbeddingCache, count: int) -> float:
-    """Return the seconds that the captions of a data set take, without those of drawing them."""
+    """Return the seconds that the captions of a data set take, without the time of drawing them."""
     captions = _captions(count)
     seconds = 0.0
     while window := list(itertools.islice(captions, ENCODED_AT_ONCE)):
@@ -133,7 +133,7 @@ def _step(case: Case, folder: Path) -> Row:
 def _start(case: Case, folder: Path) -> Row:
     data = folder / "data"
     data.mkdir()
-    write_folder(data, SIDE, case["pictures"])
+    write_folder(data, SIDE, case["images"])
     environment = os.environ | {"MINIMAGEN_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
 
     def python(*arguments: str) -> str:
@@ -182,7 +182,7 @@ def cases(quick: bool) -> Iterator[Case]:
             "steps": 2 if quick else 64,
         }
     for repeat in range(1 if quick else 3):
-        start = {"pictures": 40 if quick else 4096, "repeat": repeat}
+        start = {"images": 40 if quick else 4096, "repeat": repeat}
         yield {"what": "start", "cascade": str(cascade.relative_to(ROOT))} | start
     for captions in (600, 1200) if quick else (10**4, 10**5, 10**6):
         yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": WIDTH}

@@ -1,4 +1,4 @@
-"""How long until it paints what is asked? Ours beside diffusers, at fixed time budgets.
+"""How long until images show what their captions ask? Ours beside diffusers, at fixed budgets.
 
     python -m benchmarks.time_to_quality --screen      the peer's trials: one seed, 90 s, tune split
     python -m benchmarks.time_to_quality               both sides, every budget, three seeds
@@ -6,12 +6,12 @@
     python -m benchmarks.time_to_quality --as-shipped  diffusers' own recipe, 10 x our time
 
 A run has a budget of seconds; its clock starts with its process, its learning rate falls to 0
-over the budget, data and text encoding are inside, judging is not. A run counts where 50 / 80 /
-90 / 95 % of the captions come out with every attribute right. Each run has its own process and the
-sides alternate; budgets grow until a side, with this seed, has passed 95 %. Neither side validates,
-paints or saves on the way. ``--stages 1`` is the first stage of ``parameters/`` alone, ``--stages
-2`` the whole cascade; the peer has as many parameters per stage, the same text embeddings, data and
-judge, and the best recipe of its trials so far.
+over the budget. Data and text encoding are part of it, judging is not. The levels are 50, 80, 90
+and 95 % of captions fully correct (every attribute). Each run has its own process and the sides
+alternate; budgets grow until a side, with this seed, has passed 95 %. Neither side validates,
+samples or saves during training. ``--stages 1`` is the first stage of ``parameters/`` alone,
+``--stages 2`` the whole cascade. The peer has equally many parameters per stage, the same text
+embeddings, data and judge, and the best recipe of its trials so far.
 """
 
 import argparse
@@ -56,22 +56,22 @@ from minimagen.text.encoding import encode_batch
 from minimagen.text.t5 import T5Encoder
 
 BUDGETS = (60, 90, 120, 180, 240, 300, 420, 600)  # seconds
-LEVELS = (0.5, 0.8, 0.9, 0.95)  # share of captions with all attributes right
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # share of captions fully correct
 SCREENING = 90  # seconds
 JUDGED_SEED = 1  # of the captions that are judged, as in python -m minimagen evaluate
-PAINTED_AT_ONCE = 50
+SAMPLED_AT_ONCE = 50
 NEVER = 10**9  # steps
 SHIPPED_COUNT = 100  # captions judged of diffusers' own recipe: 1,000 steps each
 
 
 @dataclass
-class Trained:
-    """What a side hands to the judge."""
+class TrainedSide:
+    """A side's trained networks, as the judge needs them."""
 
     sample: Callable[[Sequence[str], Sequence[int]], Tensor]
     """(captions, seeds) -> images of the last stage, [b 3 h w] in [-1, 1]."""
     images: list[int]
-    """Trained per stage."""
+    """Number of images trained on, per stage."""
     parameters: list[int]
     precision: str
 
@@ -100,8 +100,8 @@ def _first(imagen: ImagenConfig, count: int) -> ImagenConfig:
     return imagen.replace(image_sizes=imagen.image_sizes[:count], stages=imagen.stages[:count])
 
 
-def train_ours(case: Case, started: float) -> Trained:
-    """Train with the minutes that are left of the budget once text can be encoded."""
+def train_ours(case: Case, started: float) -> TrainedSide:
+    """Train with what remains of the budget after the text encoder is loaded."""
     config, training, data = cascade_of(case)
     imagen = Imagen(config, seed=case["seed"])
     imagen.text_encoder.encode([""])
@@ -121,7 +121,7 @@ def train_ours(case: Case, started: float) -> Trained:
         options = {"batch_size": len(captions), "precision": done.precision}
         return next(imagen.sample_batches(captions, imagen.samplings(), seeds, **options))[-1]
 
-    return Trained(
+    return TrainedSide(
         sample,
         [n * done.batch_size_of(i) for i, n in enumerate(done.steps)],
         [count_parameters(stage) for stage in imagen.stages],
@@ -129,16 +129,16 @@ def train_ours(case: Case, started: float) -> Trained:
     )
 
 
-def train_peer(case: Case, started: float) -> Trained:
+def train_peer(case: Case, started: float) -> TrainedSide:
     """Train the peer's stages one after the other, by the clock, until the budget is spent."""
-    from benchmarks import peer_diffusers as peer  # our side must not pay for loading it
+    from benchmarks import peer_diffusers as peer  # only in the peer's process
 
     config, _, data = cascade_of(case)
     recipe, device = RECIPES[case["recipe"]], resolve_device()
-    encode = EmbeddingCache(T5Encoder(config.text_encoder_name, config.max_num_words))
-    width, size = encode.encoder.embed_dim, config.image_sizes[-1][0]
+    encoder = EmbeddingCache(T5Encoder(config.text_encoder_name, config.max_num_words))
+    width, size = encoder.embed_dim, config.image_sizes[-1][0]
     dataset = ShapesDataset("train", size=size, seed=case["seed"], epoch_size=data.epoch_size)
-    stages, images = [], []
+    stages, trained_on = [], []
     for i, until in enumerate(_ends(recipe, case)):
         low = config.image_sizes[i - 1][0] if i else None
         torch.manual_seed(case["seed"])
@@ -146,17 +146,17 @@ def train_peer(case: Case, started: float) -> Trained:
         stage = peer.PeerStage(*shape, recipe, config.stages[i].aug_level_max).to(device)
         trainer = peer.PeerTrainer(stage, case["seed"])
         begun = time.time()
-        for batch in training_batches(dataset, encode, recipe.batch_size, case["seed"], 0, NEVER):
+        for batch in training_batches(dataset, encoder, recipe.batch_size, case["seed"], 0, NEVER):
             spent = (time.time() - begun) / max(1e-9, started + until - begun)
             if spent >= 1.0 and trainer.step:
                 break
             trainer.train_step(batch, min(spent, 1.0))
         trainer.finish()
         stages.append(stage)
-        images.append(trainer.step * recipe.batch_size)
+        trained_on.append(trainer.step * recipe.batch_size)
 
     def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        text, image = encode_batch(encode, captions).to(device), None
+        text, image = encode_batch(encoder, captions).to(device), None
         with autocast(device, recipe.precision):
             for stage in stages:
                 image = stage.sample(text, seeds, image)
@@ -164,7 +164,7 @@ def train_peer(case: Case, started: float) -> Trained:
         return image
 
     counts = [count_parameters(stage) for stage in stages]
-    return Trained(sample, images, counts, recipe.precision)
+    return TrainedSide(sample, trained_on, counts, recipe.precision)
 
 
 SIDES = {"ours": train_ours, "diffusers": train_peer}
@@ -178,23 +178,23 @@ def _ends(recipe: Recipe, case: Case) -> list[float]:
 
 
 @torch.inference_mode()
-def _judge(trained: Trained, case: Case, device: torch.device) -> Row:
-    """Paint the split's captions (picture i with seed i) and let the judge look."""
+def _judge(trained: TrainedSide, case: Case, device: torch.device) -> Row:
+    """Sample the split's captions (image i with seed i) and judge the images."""
     size = cascade_of(case).imagen.image_sizes[-1][0]
     samples = list(ShapesDataset(case["split"], size=size, seed=JUDGED_SEED, epoch_size=case["n"]))
-    painted, begun = [], time.perf_counter()
-    for start in range(0, len(samples), PAINTED_AT_ONCE):
-        rows = range(start, min(start + PAINTED_AT_ONCE, len(samples)))
+    batches, begun = [], time.perf_counter()
+    for start in range(0, len(samples), SAMPLED_AT_ONCE):
+        rows = range(start, min(start + SAMPLED_AT_ONCE, len(samples)))
         captions = [samples[i].caption for i in rows]
-        painted.append(to_uint8(trained.sample(captions, rows)).cpu())
+        batches.append(to_uint8(trained.sample(captions, rows)).cpu())
     seconds = time.perf_counter() - begun
-    scores = score(Judge.load()(torch.cat(painted)), [s.attributes for s in samples])
+    scores = score(Judge.load()(torch.cat(batches)), [s.attributes for s in samples])
     low, high = wilson_interval(round(scores["all"] * len(samples)), len(samples))
     return {
         "accuracy": scores,
-        "all_right": scores["all"],
+        "fully_correct": scores["all"],
         "interval": [low, high],
-        "sampling_seconds_per_picture": seconds / len(samples),
+        "sampling_seconds_per_image": seconds / len(samples),
     }
 
 
@@ -228,16 +228,16 @@ def case_of(arguments: argparse.Namespace, **known: Any) -> Case:
 
 
 def tuned_recipe(rows: Sequence[Row], stages: int) -> Recipe:
-    """Return the best recipe of the peer's trials, of this cascade or else of its first stage.
+    """Return the best recipe of the peer's trials with this cascade, else with its first stage.
 
-    Without any trial it is the first of the list.
+    Without any trial it is the first recipe of the list.
     """
     trials = [row for row in rows if row["case"]["purpose"] == "trial"]
     of_stages = [row for row in trials if row["case"]["stages"] == stages] or trials
     if not of_stages:
         print("no trials of the peer yet (--screen); its first recipe is used")
         return TRIALS[0]
-    return RECIPES[max(of_stages, key=lambda row: row["all_right"])["case"]["recipe"]]
+    return RECIPES[max(of_stages, key=lambda row: row["fully_correct"])["case"]["recipe"]]
 
 
 def screening(arguments: argparse.Namespace) -> Iterator[Case]:
@@ -266,7 +266,7 @@ def confirming(arguments: argparse.Namespace) -> Iterator[Case]:
                 case = case_of(arguments, side=side, budget=budget, seed=seed, **known)
                 yield case
                 row = find(read_rows("time_to_quality", folder), case)
-                if row and row["all_right"] >= LEVELS[-1]:
+                if row and row["fully_correct"] >= LEVELS[-1]:
                     passed.add((side, seed))
 
 
@@ -311,9 +311,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--budgets", type=_numbers, help="seconds, with commas between them")
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="[0,1,2]")
     parser.add_argument("--sides", type=_sides, default=list(SIDES), help=f"[{','.join(SIDES)}]")
-    parser.add_argument("--recipe", choices=RECIPES, help="the peer's [the best of its trials]")
+    parser.add_argument("--recipe", choices=RECIPES, help="the peer's recipe [best of its trials]")
     parser.add_argument("--count", type=int, help="captions judged [500]")
-    parser.add_argument("--parameters", type=Path, help="our side's [parameters]")
+    parser.add_argument("--parameters", type=Path, help="the preset of our side [parameters]")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []

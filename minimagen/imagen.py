@@ -135,7 +135,8 @@ class Imagen(nn.Module):
         """
         texts = captions_of(captions)
         options = {name: settings.pop(name) for name in Options.names() & settings.keys()}
-        own_seeds, samplings = seeds_of(seed, seeds, len(texts)), self.samplings(**settings)
+        own_seeds = seeds_of(seed, seeds, len(texts))
+        samplings = self.samplings(**settings)[options.get("first", 0) :]
         images = self.sample_stages(texts, samplings, own_seeds, **options)[-1] if texts else []
         return images[0] if isinstance(captions, str) else images
 

@@ -5,6 +5,7 @@ Model space is [-1, 1], float. Everywhere else images are uint8 in [0, 255].
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,31 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.config.sizes import Size, scaled
+
+
+class LearnerSizes(NamedTuple):
+    """The sizes of the images that a learner takes.
+
+    Where the data's images have another size than ``full`` (aspect buckets), these scale with it.
+    """
+
+    full: Size
+    """That of the data, in general: of the cascade's last stage."""
+    own: Size
+    low_res: Size | None = None
+
+    def resize(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return uint8 images [b 3 h w] at the learner's own size, and at the low-resolution one.
+
+        What has the size already stays uint8; the rest is resized in model space, float32.
+        """
+        low_res = None if self.low_res is None else self._at(images, self.low_res)
+        return self._at(images, self.own), low_res
+
+    def _at(self, images: Tensor, size: Size) -> Tensor:
+        given = (images.shape[-2], images.shape[-1])
+        wanted = scaled(size, self.full, given)
+        return images if wanted == given else resize_clamped(to_model_space(images), wanted)
 
 
 @dataclass(frozen=True)
@@ -42,21 +68,17 @@ class Batch:
         return self._map(lambda tensor: tensor[rows], self.captions[rows])
 
     def at(self, sizes: Sequence[Size], full: Size) -> "Batch":
-        """Return the batch as a learner takes it: resized in float32, always from ``images``.
-
-        Args:
-            sizes: The learner's ``image_sizes``.
-            full: The size of the cascade's last stage. Where the images have another one, as in
-                aspect buckets, all sizes scale with it.
-        """
-        given = (self.images.shape[-2], self.images.shape[-1])
-        own = [scaled(size, full, given) for size in sizes]
-        low_res = at_size(self.images, own[1]) if len(own) > 1 else None
-        return replace(self, images=at_size(self.images, own[0]), low_res=low_res)
+        """Return the batch as a learner with these ``image_sizes`` takes it; see LearnerSizes."""
+        images, low_res = LearnerSizes(full, *sizes).resize(self.images)
+        return replace(self, images=images, low_res=low_res)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on ``device``; from pinned memory the copy is asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.captions)
+
+    def pin_memory(self) -> "Batch":
+        """Return the same batch in page-locked memory, from where a GPU copies by itself."""
+        return self._map(lambda tensor: tensor.pin_memory(), self.captions)
 
     def _map(self, change: Callable[[Tensor], Tensor], captions: Sequence[str]) -> "Batch":
         low_res = None if self.low_res is None else change(self.low_res)
@@ -89,13 +111,6 @@ def resize(images: Tensor, size: Size) -> Tensor:
 def resize_clamped(images: Tensor, size: Size) -> Tensor:
     """Resize model-space images and clamp the overshoot of bicubic interpolation to [-1, 1]."""
     return resize(images, size).clamp(-1.0, 1.0)
-
-
-def at_size(images: Tensor, size: Size) -> Tensor:
-    """Return images as they are where they have ``size``, else resized, in model space."""
-    if images.shape[-2:] == torch.Size(size):
-        return images
-    return resize_clamped(to_model_space(images), size)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

@@ -56,7 +56,7 @@ def quick(results: Path, *more: str) -> list[str]:
     return ["--quick", "--results", str(results), *more]
 
 
-def test_startup_times_doors_that_load_no_torch(results: Path) -> None:
+def test_startup_times_entry_points_that_load_no_torch(results: Path) -> None:
     rows = startup.main(quick(results, "--repeats", "1"))
     assert [row["exit_code"] for row in rows] == [0, 2]
     assert all(0 < row["seconds"]["median"] < 60 and not row["loads_torch"] for row in rows)
@@ -89,8 +89,8 @@ def test_both_sides_learn_within_their_budget(results: Path) -> None:
     assert [row["case"]["side"] for row in rows] == ["ours", "diffusers"]
     for row in rows:
         assert row["seconds"] >= 0.9 and len(row["images"]) == len(row["parameters"]) == 2
-        assert min(row["images"]) > 0 and 0 <= row["all_right"] <= row["interval"][1] <= 1
-        assert row["accuracy"]["all"] == row["all_right"]
+        assert min(row["images"]) > 0 and 0 <= row["fully_correct"] <= row["interval"][1] <= 1
+        assert row["accuracy"]["all"] == row["fully_correct"]
 
 
 def test_sampling_counts_every_call(results: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_sampling_counts_every_call(results: Path, tmp_path: Path) -> None:
         calls = 2 * own["timesteps"] - 1 if twice else own["timesteps"]
         assert row["calls_by_stage"] == [2 * first.timesteps, calls]
         assert len(row["right"]) == 20
-        assert row["right"].count("1") / 20 == row["all_right"] == row["accuracy"]["all"]
+        assert row["right"].count("1") / 20 == row["fully_correct"] == row["accuracy"]["all"]
         assert row["kid"] > 0
 
 
@@ -126,7 +126,7 @@ def test_a_distilled_stage_is_compared_with_its_teachers_reference(
     asked = ("--stage", "0", "--steps", "1")
     rows = sample.main(quick(results, "-d", str(many), *asked))
     (own,) = sample.main(quick(results, "-d", str(few), *asked))
-    assert own["case"]["sampling"]["timesteps"] == own["calls_per_picture"] == 2
+    assert own["case"]["sampling"]["timesteps"] == own["calls_per_image"] == 2
     table = tables.sample([*rows, own])
     assert sum("reference" in line for line in table[2:]) == 1
     (line,) = [line for line in table if line.startswith("| distilled | 0 | ddim | 2 |")]
@@ -176,7 +176,7 @@ def test_data_is_measured_from_every_source(results: Path) -> None:
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.filterwarnings("ignore")
-def test_foreign_files_are_damaged_and_what_escapes_is_told(
+def test_foreign_files_are_damaged_and_what_escapes_is_reported(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = foreign.main(quick(results, "--inputs", "25"))
@@ -208,8 +208,8 @@ def test_lost_checkpoints_and_other_bits_are_counted(results: Path) -> None:
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     report.main(["--results", str(results), "--output", str(page)])
-    told = page.read_text()
-    assert "Not run yet" not in told
+    text = page.read_text()
+    assert "Not run yet" not in text
     for wanted in (
         "`train.py, unknown flag`",
         "| 0 | 8 | cpu | 2 |",
@@ -217,17 +217,17 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
         "| ddpm | 4 |",
         "| warm",
     ):
-        assert wanted in told, wanted
+        assert wanted in text, wanted
     step_of_ours = r"^\| 1 \| ours \| fp32 \| eager \| 1 \|.*\| \d+\.\d\d x \| \d+\.\d\d x \|$"
-    assert re.search(step_of_ours, told, re.MULTILINE)
-    assert f"{len(TRIALS)} trials, 1 of them run" in told
+    assert re.search(step_of_ours, text, re.MULTILINE)
+    assert f"{len(TRIALS)} trials, 1 of them run" in text
 
 
 def row_of(seed: int, budget: int, right: float, side: str = "ours", settings: str = "a") -> dict:
     case = dict(side=side, seed=seed, budget=budget, stages=1, split="tune", purpose="confirm")
     case["settings"] = settings
     facts = {"machine": {"name": "m", "versions": {}}, "date": "2026-01-01"}
-    return {"case": case, "seconds": budget - 1, "all_right": right} | facts
+    return {"case": case, "seconds": budget - 1, "fully_correct": right} | facts
 
 
 def speed_row(side: str, run: int, mode: str = "eager", **facts: object) -> dict:
@@ -248,8 +248,8 @@ def test_a_step_is_compared_with_the_peers_run_beside_it() -> None:
         speed_row("ours", 3, skipped="why not"),
         speed_row("ours", 0, "compiled", skipped="no"),
     ]
-    told = tables.step(rows)
-    ours, peer, compiled = told[2:5]
+    lines = tables.step(rows)
+    ours, peer, compiled = lines[2:5]
     assert ours.endswith("| 2.50 (2.00-3.00) x | 0.65 (0.60-0.70) x |") and "| 3 |" in ours
     assert "| 9.00 (4.00-50.00) |" in ours
     assert "| 2.50 (2.00-3.00) |" in peer and peer.endswith("|  |  |")
@@ -267,7 +267,7 @@ def test_the_report_forgets_older_settings_and_older_rows() -> None:
     old, new = row_of(0, 60, 0.9, settings="old"), row_of(0, 60, 0.5, settings="new")
     peer = row_of(0, 60, 0.1, side="diffusers")
     assert report.current([old, peer, new]) == [peer, new]
-    assert report.newest([old, new, old | {"all_right": 0.7}])[0]["all_right"] == 0.7
+    assert report.newest([old, new, old | {"fully_correct": 0.7}])[0]["fully_correct"] == 0.7
 
 
 def test_differences_are_paired_by_caption() -> None:
@@ -286,7 +286,7 @@ def test_the_peer_has_as_many_parameters() -> None:
         assert sum(p.numel() for p in unet.parameters()) == pytest.approx(4e6, rel=0.1)
 
 
-def test_kid_tells_distributions_apart() -> None:
+def test_kid_separates_distributions() -> None:
     import torch
 
     random = torch.Generator().manual_seed(0)

@@ -73,14 +73,14 @@ class Stage:
 
 def stages() -> list[Stage]:
     """Measure the preset on the meta device, and its last stage once more without crops."""
-    from minimagen.cli import dry_run
+    from minimagen.networks import cost
     from minimagen.storage.directory import read_parameters
-    from minimagen.text.t5 import T5Encoder
+    from minimagen.text.build import build
 
     parameters = read_parameters(PRESET)
     config, training = parameters.imagen, parameters.training
-    width = T5Encoder(config.text_encoder_name, config.max_num_words).embed_dim
-    networks = dry_run.build(parameters, width)
+    width = build(config.text_encoder_name, config.max_num_words).embed_dim
+    networks = [cost.on_meta(s.unet, width, lowres_cond=i > 0) for i, s in enumerate(config.stages)]
     sizes: list[Any] = [None, *config.image_sizes]
     asked = list(enumerate(config.stages))
     asked.append((len(networks) - 1, config.stages[-1].replace(crop=None)))
@@ -88,15 +88,15 @@ def stages() -> list[Stage]:
     found = []
     for i, stage in asked:
         size, low = sizes[i + 1], sizes[i]
-        cost = dry_run.measure(networks[i], stage, size, low, (config.max_num_words, width))
+        measured = cost.measure(networks[i], stage, size, low, (config.max_num_words, width))
         cut = f", crops of {stage.crop}" if stage.crop else ""
         found.append(
             Stage(
                 f"{low[0] if low else 'noise'} -> {size[0]}{cut}",
-                cost.parameters,
-                4 * dry_run.TRAINING_COPIES * cost.parameters,
-                cost.activations / 2,  # bf16
-                cost.training_flops + cost.text_flops,  # of captions as long as they may be
+                measured.parameters,
+                4 * cost.TRAINING_COPIES * measured.parameters,
+                measured.activations / 2,  # bf16
+                measured.training_flops + measured.text_flops,  # of captions as long as they may be
                 training.batch_size_of(i),
                 training.steps,
             )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from minimagen.checked import per_stage
-from minimagen.cli.arguments import Parser, is_given, run
+from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
 from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
@@ -216,7 +216,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     except NonFiniteLossError:
         code, path = 1, None
     except OutOfMemory as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 1, None  # the others wait in the middle of a step: no farewell
     else:
         code, path = 0, directory.path

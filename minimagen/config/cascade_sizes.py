@@ -6,26 +6,27 @@ from minimagen.config.imagen import ImagenConfig
 from minimagen.config.sizes import Size, nearest
 from minimagen.errors import UserError
 
-WIDEST = 2.5  # the longer side of a bucket's pictures, in shorter ones
+WIDEST = 2.5  # longer side : shorter side of a bucket's images, at most
 
 
 def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
-    """Return the cascade scaled so that the final pictures' longer side is ``side`` px.
+    """Return the cascade scaled so that the final images' longer side is ``side`` px.
 
     Raises:
-        UserError: A stage would not have whole sides, or sides that its network cannot halve.
+        UserError: A stage would not have whole sides that its network can halve.
     """
-    longest = max(config.image_sizes[-1])
-    sizes = []
-    for size in config.image_sizes:
-        scaled = [n * side / longest for n in size]
-        if any(n != int(n) or n < 1 for n in scaled):
-            raise UserError(
-                f"IMG_SIDE_LEN {side}: the stage of {size[0]} x {size[1]} would have sides "
-                f"{scaled[0]:g} x {scaled[1]:g}; use a multiple of "
-                f"{longest // min(min(s) for s in config.image_sizes)}"
-            )
-        sizes.append([int(n) for n in scaled])
+    longest, step = max(config.image_sizes[-1]), 1
+    for size, stage in zip(config.image_sizes, config.stages, strict=True):
+        for n in size:  # n * side / longest must be a multiple of the divisor
+            multiple = stage.unet.divisor * longest
+            step = math.lcm(step, multiple // math.gcd(multiple, n))
+    if side % step:
+        near = [n for n in (side // step * step, (side // step + 1) * step) if n]
+        raise UserError(
+            f"`img_side_len` {side}: this cascade needs a multiple of {step}, so that the images "
+            f"of every stage have sides its network can halve; use {' or '.join(map(str, near))}"
+        )
+    sizes = [[n * side // longest for n in size] for size in config.image_sizes]
     return config.replace(image_sizes=sizes)
 
 
@@ -43,7 +44,7 @@ def size_of_ratio(config: ImagenConfig, aspect_ratio: float | None) -> Size:
 
 
 def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:
-    """Return the sizes that the last stage paints pictures of other aspect ratios in.
+    """Return the sizes in which the last stage samples images of other aspect ratios.
 
     Each has at most as many pixels as the cascade's own size, and as nearly as many as the networks
     allow: for every possible height the largest possible width, and the other way round. Sides

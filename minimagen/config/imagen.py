@@ -39,7 +39,7 @@ class ImagenConfig(Config):
             check_size(size, stage.divisor, i)
             if stage.unet.channels != 3:
                 raise ValueError(
-                    f"stage {i}: unet.channels is {stage.unet.channels}; pictures are RGB, give 3"
+                    f"stage {i}: unet.channels is {stage.unet.channels}; images are RGB, give 3"
                 )
         for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
             if low[0] >= high[0] or low[1] >= high[1]:
@@ -68,7 +68,9 @@ class ImagenConfig(Config):
 def check_size(size: Size, divisor: int, stage: int) -> None:
     """Raise ValueError unless both sides are positive multiples of ``divisor``."""
     if any(side < 1 or side % divisor for side in size):
+        below = [side // divisor * divisor for side in size]
+        near = [[n + more for n in below] for more in (0, divisor) if min(below) + more]
         raise ValueError(
-            f"stage {stage}: {size[0]} x {size[1]} pixels is not divisible by {divisor} "
-            f"(its U-Net's levels and patch_size); use multiples of {divisor}"
+            f"stage {stage}: {size[0]} x {size[1]} pixels is not divisible by {divisor} (the "
+            f"U-Net's levels and patch_size); use {' or '.join(f'{h} x {w}' for h, w in near)}"
         )

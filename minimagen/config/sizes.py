@@ -13,5 +13,5 @@ def nearest(sizes: Sequence[Size], ratio: float) -> Size:
 
 
 def scaled(size: Size, full: Size, to: Size) -> Size:
-    """Return what ``size`` becomes when pictures of ``full`` px have ``to`` px instead."""
+    """Return what ``size`` becomes when images of ``full`` px have ``to`` px instead."""
     return size[0] * to[0] // full[0], size[1] * to[1] // full[1]

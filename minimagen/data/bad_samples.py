@@ -19,6 +19,11 @@ class BadSamples:
         self.bad = self.total = 0
         self._named: list[str] = []
 
+    @property
+    def first(self) -> str:
+        """Return the reason that came up first."""
+        return self._named[0]
+
     def add(self, reasons: Sequence[str], total: int) -> None:
         """Count ``reasons``, one line each, among ``total`` samples read.
 
@@ -37,7 +42,7 @@ class BadSamples:
     def _refuse_too_many(self) -> None:
         if self.bad > BAD_SHARE * self.total:
             raise UserError(
-                f"{self.bad} of {self.total} pictures are bad, more than {BAD_SHARE:.0%}: repair "
+                f"{self.bad} of {self.total} images are bad, more than {BAD_SHARE:.0%}: repair "
                 "or remove them (python -m minimagen data check names them all); the first: "
-                f"{self._named[0]}"
+                f"{self.first}"
             )

@@ -66,7 +66,7 @@ def encode_captions(dataset: Dataset, encoder: T5Encoder) -> EncodingReport:
             cache.fill(window)
             report.captions += len(window)
             if store.refused:
-                raise UserError(f"cannot write {store.refused}; MINIMAGEN_CACHE names the folder")
+                raise UserError(store.refused)
     except KeyboardInterrupt:
         report.interrupted = True
     finally:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minimagen.config import SamplingConfig
-from minimagen.data.loading.batches import collate
+from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.metrics import colour_shift, psnr, wilson_interval
 from minimagen.imagen import Imagen
@@ -58,7 +58,7 @@ def evaluate(
     sampled = [torch.cat(stage) for stage in zip(*batches, strict=True)]
     shuffled = random.Random(0).sample(truth, len(truth))
     result = Evaluation(count=len(samples), split=split)
-    images = to_model_space(collate(samples)[0])
+    images = to_model_space(stack_images(samples))
     for stage, size in zip(sampled, imagen.config.image_sizes, strict=True):
         verdicts = judge(to_uint8(stage))
         result.stages.append(score(verdicts, truth))
@@ -104,7 +104,7 @@ def against_truth(
         ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB.
     """
     sampling = sampling.replace(guidance_scale=1.0, aug_level=0.0)
-    images = to_model_space(collate(samples)[0])
+    images = to_model_space(stack_images(samples))
     size, low_res_size = imagen.config.image_sizes[i], imagen.config.image_sizes[i - 1]
     truth, low_res = resize_clamped(images, size), resize_clamped(images, low_res_size)
     captions, seeds = [sample.caption for sample in samples], range(len(samples))

@@ -5,12 +5,14 @@ any index can be drawn by any worker. Combinations of colour, shape and backgrou
 divided into three splits: what `heldout` asks for was never painted in training.
 """
 
-import random
 from collections.abc import Iterator
+from random import Random
+from types import ModuleType
 from typing import Literal, NoReturn, get_args
 
 from minimagen.config import Size
 from minimagen.config.data import ShapesLevel, ShapesSplit
+from minimagen.draws import rng
 from minimagen.errors import UserError, did_you_mean
 from minimagen.sample import Sample
 from minimagen.shapes import objects, scenes
@@ -77,6 +79,10 @@ class ShapesDataset:
         return "shapes" if self.level == "simple" else f"shapes:{self.level}"
 
     @property
+    def _level(self) -> ModuleType:
+        return scenes if self.level == "scenes" else objects
+
+    @property
     def sizes(self) -> dict[Size, int]:
         """Return the number of images in one epoch, by their one size."""
         return {(self.size, self.size): self.epoch_size}
@@ -91,11 +97,11 @@ class ShapesDataset:
 
     def __getitem__(self, index: int) -> Sample:
         """Draw the picture and the caption of one index >= 0, also beyond the epoch."""
-        attributes, caption, rng = self._told(index)
-        paint = scenes.draw if self.level == "scenes" else objects.draw
-        return Sample(paint(attributes, rng, self.size), caption, attributes, str(int(index)))
+        attributes, caption, draws = self._described(index)
+        image = self._level.draw(attributes, draws, self.size)
+        return Sample(image, caption, attributes, str(int(index)))
 
-    def draw(self, index: int, rng: random.Random) -> Sample:
+    def draw(self, index: int, rng: Random) -> Sample:
         """Return ``self[index]``: an endless stream leaves nothing open."""
         return self[index]
 
@@ -120,19 +126,16 @@ class ShapesDataset:
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Go through one epoch without drawing images."""
-        return ((self._told(index)[1],) for index in range(self.epoch_size))
+        return ((self._described(index)[1],) for index in range(self.epoch_size))
 
-    def _told(self, index: int) -> tuple[dict[str, str], str, random.Random]:
-        """Return attributes, caption, and the generator that goes on to draw the picture."""
+    def _described(self, index: int) -> tuple[dict[str, str], str, Random]:
+        """Return attributes, caption, and the generator that goes on to draw the image."""
         if index < 0:
             raise IndexError(f"index {index}: the stream starts at 0")
         # Python's generator: cheap to seed, and its stream is the same in every version.
-        rng = random.Random(f"{self.level} {self._split} {self.seed} {int(index)}")
-        if self.level == "scenes":
-            attributes = scenes.attributes_for(self._split, rng)
-            return attributes, scenes.caption_for(attributes, rng), rng
-        attributes = objects.attributes_for(self._split, rng)
-        return attributes, objects.caption_for(attributes, rng), rng
+        draws = rng(self.level, self._split, self.seed, int(index))
+        attributes = self._level.attributes_for(self._split, draws)
+        return attributes, self._level.caption_for(attributes, draws), draws
 
 
 def _check_choice(name: str, given: str, valid: tuple[str, ...]) -> None:

@@ -1,10 +1,10 @@
 """The first level of the embedded data set: one object on a background."""
 
 import hashlib
-import random
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
+from random import Random
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def combinations(split: str) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def attributes_for(split: str, rng: random.Random) -> dict[str, str]:
+def attributes_for(split: str, rng: Random) -> dict[str, str]:
     """Draw the attributes of one picture; plain backgrounds are twice as frequent as any other."""
     color, shape, ground = rng.choice(combinations(split))
     pattern = rng.choice(("plain", *PATTERNS))
@@ -71,7 +71,7 @@ def attributes_for(split: str, rng: random.Random) -> dict[str, str]:
     return dict(shape=shape, color=color, size=size, background=ground, pattern=pattern)
 
 
-def draw(attributes: Mapping[str, str], rng: random.Random, size: int = 64) -> np.ndarray:
+def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarray:
     """Paint a picture; place, angle and the pattern's phase vary a little with `rng`.
 
     Args:
@@ -91,7 +91,7 @@ def draw(attributes: Mapping[str, str], rng: random.Random, size: int = 64) -> n
     return np.array(picture)
 
 
-def caption_for(attributes: Mapping[str, str], rng: random.Random) -> str:
+def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
     """Say all attributes in one of many wordings, at most 14 words; "plain" may stay unsaid."""
     color, pattern = attributes["background"], attributes["pattern"]
     ground = rng.choice(_BACKGROUND_PHRASES[pattern]).format(c=color)

@@ -7,10 +7,10 @@ and `shape` and `color` belong to the object on the left, on top or inside.
 
 import hashlib
 import math
-import random
 import string
 from collections.abc import Mapping
 from functools import lru_cache
+from random import Random
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -75,7 +75,7 @@ def split_of(attributes: Mapping[str, str]) -> str:
     return {0: "tune", 1: "heldout"}.get(int.from_bytes(digest[:8], "big") % 10, "train")
 
 
-def attributes_for(split: str, rng: random.Random) -> dict[str, str]:
+def attributes_for(split: str, rng: Random) -> dict[str, str]:
     """Draw the attributes of one scene of a split; the three kinds are equally frequent."""
     kind = rng.choice(tuple(KINDS))
     while True:
@@ -84,7 +84,7 @@ def attributes_for(split: str, rng: random.Random) -> dict[str, str]:
             return attributes
 
 
-def _any_attributes(kind: str, rng: random.Random) -> dict[str, str]:
+def _any_attributes(kind: str, rng: Random) -> dict[str, str]:
     """Draw the attributes of one scene of any split; its colours all differ."""
     color, other_color, ground = rng.sample(tuple(COLORS), 3)
     shape = rng.choice(tuple(SHAPES))
@@ -104,7 +104,7 @@ def _any_attributes(kind: str, rng: random.Random) -> dict[str, str]:
     )
 
 
-def draw(attributes: Mapping[str, str], rng: random.Random, size: int = 64) -> np.ndarray:
+def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarray:
     """Paint a scene; places, sizes and angles vary a little with `rng`.
 
     Args:
@@ -127,7 +127,7 @@ def _paint_shape(
     color: str,
     center: tuple[float, float],
     extent: float,
-    rng: random.Random,
+    rng: Random,
 ) -> None:
     """Paint one shape near a place, all in fractions of the side."""
     x, y = (place + rng.uniform(-0.02, 0.02) for place in center)
@@ -136,9 +136,7 @@ def _paint_shape(
     picture.paste(COLORS[color], mask=mask)
 
 
-def _paint_relation(
-    picture: Image.Image, attributes: Mapping[str, str], rng: random.Random
-) -> None:
+def _paint_relation(picture: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
     """Paint two objects, the other one first, because it may have to hold the first."""
     one, two, extents = (0.5, 0.5), (0.5, 0.5), (0.4, 0.4)
     if attributes["relation"] == "inside":
@@ -154,7 +152,7 @@ def _paint_relation(
     _paint_shape(picture, attributes["shape"], attributes["color"], one, extents[0], rng)
 
 
-def _paint_count(picture: Image.Image, attributes: Mapping[str, str], rng: random.Random) -> None:
+def _paint_count(picture: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
     """Paint two to five equal objects in the arrangement of a die."""
     extent = {"four": 0.3, "five": 0.26}.get(attributes["count"], 0.36)
     for x, y in _CENTERS[attributes["count"]]:
@@ -162,7 +160,7 @@ def _paint_count(picture: Image.Image, attributes: Mapping[str, str], rng: rando
         _paint_shape(picture, attributes["shape"], attributes["color"], center, extent, rng)
 
 
-def _paint_glyph(picture: Image.Image, attributes: Mapping[str, str], rng: random.Random) -> None:
+def _paint_glyph(picture: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
     """Paint a digit or a letter, its visible box centred."""
     side = picture.width
     mask = _glyph_mask(attributes["glyph"], side)
@@ -187,7 +185,7 @@ def _glyph_mask(glyph: str, side: int) -> Image.Image:
     return mask.reduce(over)
 
 
-def caption_for(attributes: Mapping[str, str], rng: random.Random) -> str:
+def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
     """Say all attributes in one of many wordings; a relation may be told from either side."""
     ground = rng.choice(("{c} background", "plain {c} background")).format(
         c=attributes["background"]

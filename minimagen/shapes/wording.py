@@ -1,6 +1,6 @@
 """The grammar that the captions of the embedded data set share."""
 
-import random
+from random import Random
 
 
 def with_article(phrase: str) -> str:
@@ -13,7 +13,7 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith("s") else "s")
 
 
-def vary_spelling(caption: str, rng: random.Random) -> str:
+def vary_spelling(caption: str, rng: Random) -> str:
     """Start one caption in ten with a capital and end one in ten with a period."""
     caption = caption[0].upper() + caption[1:] if rng.random() < 0.1 else caption
     return caption + "." if rng.random() < 0.1 else caption

@@ -14,10 +14,7 @@ def cache_folder(kind: str) -> Path:
     Raises:
         UserError: it cannot be made.
     """
-    base = os.environ.get("MINIMAGEN_CACHE")
-    if base is None:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "minimagen")
-    folder = Path(base).expanduser() / kind
+    folder = _base() / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -26,3 +23,15 @@ def cache_folder(kind: str) -> Path:
             "to a folder that you can write"
         ) from error
     return folder
+
+
+def is_cached(path: Path) -> bool:
+    """Return whether ``path`` is in one of these folders."""
+    return path.absolute().is_relative_to(_base().absolute())
+
+
+def _base() -> Path:
+    base = os.environ.get("MINIMAGEN_CACHE")
+    if base is None:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "minimagen")
+    return Path(base).expanduser()

@@ -20,7 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimagen.errors import UserError
-from minimagen.storage.files import cannot_write, read_json, replace, sync
+from minimagen.storage.files import (
+    begin_folder,
+    cannot_write,
+    finish_folder,
+    read_json,
+    replacing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +44,8 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     """Write ``tensors`` with ``metadata`` in the header at ``path``, all of it or nothing."""
     header = {key: json.dumps(value) for key, value in metadata.items()}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    replace(path, lambda part: save_file(tensors, part, header))
+    with replacing(path) as part:
+        save_file(tensors, part, header)
 
 
 def load_weights(path: Path) -> Checkpoint:
@@ -67,7 +74,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
-    part = begin_checkpoint(folder)
+    part = begin_folder(folder)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
         save_file(tensors, part / TENSORS)
@@ -77,45 +84,21 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     finish_checkpoint(folder, state)
 
 
-def begin_checkpoint(folder: Path) -> Path:
-    """Return an empty folder beside ``folder``, to be filled with safetensors files."""
-    part, old = _beside(folder)
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not folder.exists():  # killed between the two renames below
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    return part
-
-
 def finish_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Add state and manifest to what lies beside ``folder`` and put it there."""
-    part, old = _beside(folder)
+    """Add state and manifest to what ``begin_folder`` began, and put it there.
+
+    Raises:
+        UserError: If it cannot be written (disk full, no permission).
+    """
+    part = folder.with_name(f"{folder.name}.part")
     try:
         (part / STATE).write_text(json.dumps(state, indent=2), "utf-8")
-        names = sorted(path.name for path in part.iterdir())
-        files = {name: _fingerprint(part / name) for name in names}
+        files = {path.name: _fingerprint(path) for path in sorted(part.iterdir())}
         (part / MANIFEST).write_text(json.dumps(files, indent=2), "utf-8")
-        for name in (*names, MANIFEST):
-            sync(part / name)
-        if folder.exists():  # of the same step: it stays good until the new one is complete
-            folder.rename(old)
-        part.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         raise cannot_write(folder, error) from None
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    """Return where a checkpoint is written, and where an older one of the same step waits."""
-    return folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old")
+    finish_folder(folder)
 
 
 def verify(folder: Path) -> None:

@@ -60,7 +60,7 @@ class TrainingDirectory:
         if is_minimagen(directory.parameters):
             raise UserError(
                 f"{path} was made by AssemblyAI's MinImagen, whose weights are not read; train "
-                f"its cascade with python train.py --PARAMETERS {directory.parameters}"
+                f"its cascade anew from `parameters` {directory.parameters}"
             )
         if not (directory.parameters / "imagen.json").is_file():
             raise UserError(f"{path} is not a training directory: it has no parameters/imagen.json")
@@ -76,7 +76,7 @@ class TrainingDirectory:
         if not found:
             raise UserError(
                 "no training directory with trained weights here; train one with "
-                "python train.py, or name one with --TRAINING_DIRECTORY"
+                "python train.py, or name one as `training_directory`"
             )
         return cls.open(found[-1])
 
@@ -117,7 +117,7 @@ def new_output(given: str | Path | None, prefix: str) -> Path:
         return stamped(prefix)
     path = Path(given)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"OUTPUT {path} exists and is not empty; choose another name")
+        raise UserError(f"`output` {path} exists and is not empty; choose another name")
     return path
 
 

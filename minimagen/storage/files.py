@@ -1,20 +1,28 @@
-"""Files that are written whole or not at all, and JSON. Imports nothing heavy."""
+"""Files and folders that are written whole or not at all, locks, JSON. Imports nothing heavy."""
 
+import errno
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from minimagen.errors import UserError
+from minimagen.storage.cache import is_cached
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_FOLDER_SYNC = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write ``values`` as JSON at ``path``, all of it or nothing."""
-    replace(path, lambda part: part.write_text(json.dumps(values, indent=2) + "\n", "utf-8"))
+    with replacing(path) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -47,27 +55,33 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def sync(path: Path) -> None:
-    """Wait until ``path`` is on the disk, so that a rename cannot overtake the contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Yield where to write the file ``path``: what is there is put in its place at the end.
 
+    If the block fails, the old file stays and nothing else is left.
 
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it there; on failure nothing changes.
+    Args:
+        path: The file. Its folder is made.
+        shared: Whether other processes may write the same file at this moment, as they do in a
+            cache. Their last one counts, and none waits for the disk.
 
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        sync(part)
+        part.unlink(missing_ok=True)
+        part.touch()
+        mode = stat.S_IMODE(part.stat().st_mode)
+        yield part
+        part.chmod(mode)  # safetensors and others make files that only their owner may read
+        if not shared:
+            sync(part)
         part.replace(path)
+        if not shared:
+            sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise cannot_write(path, error) from None
     finally:
@@ -75,9 +89,104 @@ def replace(path: Path, write: Callable[[Path], Any]) -> None:
             part.unlink()
 
 
+def begin_folder(folder: Path) -> Path:
+    """Return an empty folder beside ``folder``, to be filled and given to ``finish_folder``.
+
+    Raises:
+        UserError: If it cannot be made (disk full, no permission).
+    """
+    part, old = _beside(folder)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():  # killed between two renames of finish_folder
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return part
+
+
+def finish_folder(folder: Path) -> None:
+    """Put what ``begin_folder`` began in the place of ``folder``; an older one stays until then.
+
+    Raises:
+        UserError: If that fails: the older one stays, the new one is deleted.
+    """
+    part, old = _beside(folder)
+    try:
+        mode = stat.S_IMODE(part.stat().st_mode) & 0o666  # as of any new file here
+        for path in part.iterdir():
+            path.chmod(mode)
+            sync(path)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise cannot_write(folder, error) from None
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Return where a folder is written, and where an older one of its name waits."""
+    return folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that no rename overtakes the contents.
+
+    Windows has no such thing for folders, and some network file systems do not either.
+    """
+    folder = path.is_dir()
+    try:
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in NO_FOLDER_SYNC:
+            raise
+
+
+@contextmanager
+def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
+    """Hold a lock that ends with the process, at the latest.
+
+    Args:
+        path: The file that is locked; it stays.
+        wait: Seconds in which another process may let go of it.
+
+    Yields:
+        Whether the lock is held: another process may have it, or the file system has no locks.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=wait)
+    except (OSError, NotImplementedError):  # filelock's Timeout is an OSError
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def cannot_write(path: Path, error: BaseException) -> UserError:
-    """Return the error that says that ``path`` could not be written, and why."""
+    """Return the error that says that ``path`` could not be written, why, and what helps."""
+    reason: object = error
+    space = "free some space or "  # safetensors gives no number
+    if isinstance(error, OSError):
+        reason = error.strerror or error
+        space = space if error.errno in FULL else ""
+    elsewhere = "set MINIMAGEN_CACHE to" if is_cached(path) else "choose"
     return UserError(
-        f"cannot write {path}: {error}; free some space or choose another --OUTPUT "
+        f"cannot write {path}: {reason}; {space}{elsewhere} another folder "
         "(what was saved before is unharmed)"
     )

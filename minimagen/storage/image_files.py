@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from minimagen.storage.files import cannot_write, replace
+from minimagen.storage.files import cannot_write, replacing
 
 MARGIN, LINE, FONT_SIZE = 4, 12, 10
 MAX_LINES = 6  # of a caption; a longer one ends in [...]
@@ -85,7 +85,8 @@ def save_png(path: Path, image: Image.Image, parameters: str | None = None) -> N
     text = PngInfo()
     if parameters is not None:
         text.add_itxt("parameters", parameters)
-    replace(path, lambda part: image.save(part, format="PNG", pnginfo=text))
+    with replacing(path) as part:
+        image.save(part, format="PNG", pnginfo=text)
 
 
 def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image]]) -> Image.Image:

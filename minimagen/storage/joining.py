@@ -6,9 +6,7 @@ parameters with its. Each claims its stages by a file that only one job can make
 
 import secrets
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from minimagen.storage.directory import (
     stamped,
     write_parameters,
 )
-from minimagen.storage.files import write_json
+from minimagen.storage.files import locked, write_json
 
-TAKEN = "OUTPUT {} exists and is not empty; choose another name"
+TAKEN = "`output` {} exists and is not empty; choose another name"
 Filling = Callable[[TrainingDirectory], None]
-LONGEST_HOLD = 10.0  # s; who holds the directory for longer was killed
+LONGEST_WAIT = 10.0  # s; another job joins in a fraction of that
 
 
 def start_directory(
@@ -80,14 +78,14 @@ def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence
     taken = TAKEN.format(directory)
     if not (directory.parameters / "data.json").is_file():
         raise UserError(f"{taken} (it is not a training directory)")
-    with _alone(directory):
+    with locked(directory.tmp / ".joining", LONGEST_WAIT):
         theirs = read_parameters(directory.parameters)
         if different := _differences(theirs, parameters):
             raise UserError(f"{taken} (its parameters differ: {', '.join(different)})")
         if not _claim(directory, stages):
             raise UserError(
                 f"{taken} (it already has stage {', '.join(map(str, stages))}; to go on with it "
-                f"use --RESTART_DIRECTORY {directory})"
+                f"`resume` {directory})"
             )
         steps = list(_steps(theirs))
         for i in stages:
@@ -134,21 +132,3 @@ def _differences(one: Parameters, other: Parameters) -> list[str]:
 
 def _different_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [key for key in one if one[key] != other[key]]
-
-
-@contextmanager
-def _alone(directory: TrainingDirectory) -> Iterator[None]:
-    """Keep other jobs from joining at the same moment."""
-    lock, until = directory.parameters / ".joining", time.monotonic() + LONGEST_HOLD
-    while True:
-        try:
-            lock.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            if time.monotonic() > until:
-                break
-            time.sleep(0.05)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)

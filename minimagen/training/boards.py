@@ -34,7 +34,9 @@ class Board:
 def check_board(name: str) -> None:
     """Raise a UserError unless the package of a tracker is installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(f"TRACKER {name} needs a package that is not installed: pip install {name}")
+        raise UserError(
+            f"`tracker` {name} needs a package that is not installed: pip install {name}"
+        )
 
 
 def start_board(name: str, directory: TrainingDirectory, processes: Processes) -> Board | None:

@@ -40,7 +40,7 @@ def stages_to_teach(
             if own.stages[i].distilled_steps is not None:
                 raise UserError(
                     f"stage {i} is to be distilled from a trained one; name its training "
-                    "directory with --DISTILL"
+                    "directory as `teacher`"
                 )
         return chosen
     theirs = read_parameters(teacher.parameters).imagen
@@ -58,7 +58,7 @@ def stages_to_teach(
         if i not in learning:
             raise UserError(f"stage {i} has nothing to learn from {teacher}: it paints as that one")
     if not learning:
-        raise UserError(f"{teacher} already paints in so many steps; give fewer --TIMESTEPS")
+        raise UserError(f"{teacher} already samples in so many steps; give fewer `timesteps`")
     return [i for i in chosen if i in learning]
 
 

@@ -57,7 +57,7 @@ def steps_of(
         return tuple(math.ceil(images / config.batch_size_of(i)) for i in range(count))
     assert config.minutes is not None
     if processes.sharded:
-        raise UserError("--MINUTES cannot be used with --FSDP; give --STEPS or --EPOCHS")
+        raise UserError("`minutes` cannot be used with `fsdp`; give `steps` or `epochs`")
     seconds = 60 * config.minutes * OVERHEAD
     shares = [stage.share for stage in config.stages]
     together = sum(shares[i] for i in chosen)

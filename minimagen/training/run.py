@@ -14,7 +14,7 @@ from minimagen.data.images.stream import PROMISE
 from minimagen.data.indexed import as_dataset
 from minimagen.data.loading.batches import training_batches
 from minimagen.imagen import Imagen
-from minimagen.images import Batch
+from minimagen.images import Batch, LearnerSizes
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
 from minimagen.storage.image_files import contact_sheet, save_png
@@ -150,15 +150,16 @@ class _Run:
             config.num_workers,
             processes.rank,
             processes.world,
+            sizes=self._sizes(i),
         )
         bar = self.tracker.bar(f"stage {i}", trainer.step, trainer.total_steps, images)
         with bar as progress:
             for batch in processes.in_step(batches):
-                self._step(trainer, self._own(batch, i), progress)
+                self._step(trainer, batch, progress)
         self._finish(trainer)
 
-    def _own(self, batch: Batch, i: int) -> Batch:
-        return batch.at(self.imagen.stages[i].image_sizes, self.imagen.config.image_sizes[-1])
+    def _sizes(self, i: int) -> LearnerSizes:
+        return LearnerSizes(self.imagen.config.image_sizes[-1], *self.imagen.stages[i].image_sizes)
 
     def _step(self, trainer: Trainer, batch: Batch, progress: Bar) -> None:
         """Make one step, then whatever is due after it."""
@@ -214,7 +215,8 @@ class _Run:
 
     def _validated(self, trainer: Trainer, **values: float) -> float:
         """Return the validation loss of the averaged weights, after recording it and them."""
-        batches = [self._own(batch, trainer.index) for batch in self.inputs.valid]
+        sizes = self._sizes(trainer.index)
+        batches = [batch.at(sizes[1:], sizes.full) for batch in self.inputs.valid]
         valid_loss = trainer.validate(batches)
         self._record(trainer, **values, valid_loss=valid_loss)
         best = valid_loss < trainer.best_loss
@@ -342,7 +344,7 @@ def _too_large(trainer: Trainer, config: TrainingConfig) -> str:
     micro = config.batch_size_of(trainer.index) // config.accum_iter // trainer.processes.world
     return (
         f"stage {trainer.index}, step {trainer.step}: {trainer.device} has not enough memory for "
-        f"{micro} pictures at once; give a larger --ACCUM_ITER (now {config.accum_iter}: more, "
-        "smaller pieces, the same result), --ACTIVATION_CHECKPOINTING, --PRECISION bf16 or a "
-        "smaller --BATCH_SIZE (the last checkpoint is unharmed)"
+        f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "
+        "smaller pieces, the same result), `activation_checkpointing`, `precision` bf16 or a "
+        "smaller `batch_size` (the last checkpoint is unharmed)"
     )

@@ -9,7 +9,6 @@ from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import (
     STATE,
-    begin_checkpoint,
     checkpoints,
     find_newest,
     finish_checkpoint,
@@ -22,7 +21,7 @@ from minimagen.storage.checkpoint import (
     set_aside_after,
 )
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.storage.files import cannot_write, read_json
+from minimagen.storage.files import begin_folder, cannot_write, read_json
 from minimagen.storage.pretrained import load_stage
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
@@ -66,7 +65,7 @@ class Keeper:
         if self.processes.sharded:
             from minimagen.storage.sharded import save_shards  # takes a second to load
 
-            part = self.processes.on_main(lambda: begin_checkpoint(folder))
+            part = self.processes.on_main(lambda: begin_folder(folder))
             try:
                 save_shards(part, tensors)
             except UserError:

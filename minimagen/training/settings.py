@@ -10,7 +10,7 @@ def chosen_stages(stages: Sequence[int] | None, count: int) -> Sequence[int]:
     """Return the stages to train, checked."""
     for i in stages or ():
         if not 0 <= i < count:
-            raise UserError(f"STAGES: there is no stage {i}; the stages are 0 to {count - 1}")
+            raise UserError(f"`stages`: there is no stage {i}; the stages are 0 to {count - 1}")
     return range(count) if stages is None else stages
 
 
@@ -30,12 +30,11 @@ def check_settings(
         size = config.batch_size_of(i)
         if size % parts:
             raise UserError(
-                f"BATCH_SIZE {size} of stage {i} is that of all processes together and is not "
-                f"divisible by {world} processes x ACCUM_ITER {config.accum_iter}; use a multiple "
-                f"of {parts}"
+                f"`batch_size` {size} of stage {i}, all ranks together, is not divisible "
+                f"by {world} ranks x `accum_iter` {config.accum_iter}; use a multiple of {parts}"
             )
     if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
         raise UserError(
             "Muon makes whole matrices orthogonal, and FSDP divides them: set "
-            '"optimizer": "adamw" for the stages in training.json (see --PARAMETERS)'
+            '"optimizer": "adamw" for the stages in training.json '
         )

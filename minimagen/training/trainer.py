@@ -95,7 +95,7 @@ class Trainer:
             self.stage.zero_grad()
             raise NonFiniteLossError(
                 f"stage {self.index}, step {self.step}: the loss is {loss} (gradient norm "
-                f"{float(norm)}); try a lower --OPTIM_LR or --PRECISION fp32"
+                f"{float(norm)}); try a lower `optim_lr` or `precision` fp32"
             )
         for optimizer in self.optimizers:
             optimizer.step()

@@ -1,6 +1,8 @@
 """The last net under every command: no traceback where the system says no or the user stops."""
 
+import ast
 import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from PIL import Image
 from minimagen.__main__ import main as minimagen
 from minimagen.cli.arguments import run
 from minimagen.errors import UserError
+
+PACKAGE = Path(__file__).parents[2] / "minimagen"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,19 @@ def test_a_parameter_in_back_quotes_is_printed_as_the_flag_that_sets_it(
     assert run(main, []) == 2
     printed = "error: batch_size 3: --BATCH_SIZE, --T5_NAME, --RESTART_DIRECTORY or nothing\n"
     assert capsys.readouterr().err == printed
+
+
+def test_no_library_message_names_a_flag() -> None:
+    """Flags are the command line's; the library names parameters, in back quotes."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.is_relative_to(PACKAGE / "cli"):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = re.findall(r"--[A-Z_]+\b(?!=)", node.value)
+                assert not named or id(node) in docs, f"{path}: {named}"
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

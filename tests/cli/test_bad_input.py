@@ -43,7 +43,7 @@ def preset(here: Path, file: str, **changes: Any) -> Path:
         (["--STEPS", "1", "--MINUTES", "5"], ["one of", "given ['steps', 'minutes']"]),
         (["--EPOCHS", "1", "--MINUTES", "5"], ["one of", "given ['epochs', 'minutes']"]),
         (["--IN_PLACE"], ["--RESTART_DIRECTORY"]),
-        (["--IMG_SIDE_LEN", "30"], ["stage 0", "15 x 15", "not divisible by 2"]),
+        (["--IMG_SIDE_LEN", "30"], ["--IMG_SIDE_LEN 30", "a multiple of 4", "use 28 or 32"]),
         (["--BATCH_SIZE", "4", "--ACCUM_ITER", "3"], ["4 is not divisible by accum_iter 3"]),
         (["--STAGES", "0,5"], ["no stage 5", "0 to 1"]),
         (["--DEVICE", "abacus"], ["'abacus' is not available", "use auto, ", "cpu"]),
@@ -109,7 +109,7 @@ def test_an_unknown_command(refused: Refused) -> None:
         ("training", {"stages": [{"optim_lr": -1e-3}]}, ["optim_lr", "given -0.001"]),
         ("training", {"stages": [{}, {}, {}]}, ["3 entries for 2 stages"]),
         ("imagen", {"image_size": 4}, ["'image_size'", "did you mean 'image_sizes'"]),
-        ("imagen", {"image_sizes": [16, 34]}, ["stage 1", "34 x 34", "divisible by 4"]),
+        ("imagen", {"image_sizes": [16, 34]}, ["stage 1", "34 x 34", "use 32 x 32 or 36 x 36"]),
         ("imagen", {"image_sizes": [16]}, ["1 entries for 2 stages"]),
         ("unet_1", {"prediction": "x0"}, ["unet_1.json", "prediction", "given 'x0'"]),
         ("unet_0", {"unet": {"dim": 8, "dim_mults": [1], "channels": 1}}, ["channels is 1", "RGB"]),
@@ -235,7 +235,7 @@ def test_a_data_folder_without_captions(refused: Refused, here: Path) -> None:
 def test_a_data_folder_too_small_to_divide(refused: Refused, here: Path) -> None:
     folder = pictures(here / "data", count=1)
     (folder / "0.txt").write_text("black")
-    refused(train.entry, [*QUICK, "-ds", folder], "1 pictures")
+    refused(train.entry, [*QUICK, "-ds", folder], "1 images")
 
 
 def test_a_text_encoder_that_cannot_be_fetched(

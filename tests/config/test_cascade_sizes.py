@@ -1,13 +1,14 @@
 """Which sizes a cascade can paint besides its own."""
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from minimagen.config import ImagenConfig
-from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.config.sizes import nearest, scaled
 from minimagen.errors import UserError
 from minimagen.storage.directory import read_parameters
@@ -81,3 +82,27 @@ def test_nearest_is_by_factor():
     assert nearest(sizes, 1.35) == (48, 80)  # 1.35 is a factor 1.23 from 5:3, 1.35 from 1:1
     assert nearest(sizes, 1 / 1.35) == (80, 48)
     assert nearest(sizes, 100) == (48, 80)
+
+
+@pytest.mark.parametrize("folder", [".", "testing", "imagen_64_256_1024"])
+def test_a_side_that_does_not_fit_is_answered_with_the_nearest_that_do(folder):
+    config = read_parameters(PARAMETERS / folder).imagen
+    own = max(config.image_sizes[-1])
+    for side in range(1, own + 70):
+        try:
+            assert max(with_side(config, side).image_sizes[-1]) == side
+        except UserError as error:
+            near = [int(word) for word in re.findall(r"\d+", str(error).rpartition("use ")[2])]
+            fitting = [max(with_side(config, n).image_sizes[-1]) for n in near]
+            assert fitting == near  # they work, and nothing between them does
+            between = (
+                set(range(near[0] + 1, near[-1])) if len(near) == 2 else set(range(1, near[0]))
+            )
+            assert side in between
+
+
+def test_a_side_of_oblong_images_is_the_longer_one():
+    config = cascade((8, 12), (16, 24))
+    assert with_side(config, 48).image_sizes == ((16, 24), (32, 48))
+    with pytest.raises(UserError, match="multiple of 12.*use 24 or 36"):
+        with_side(config, 28)

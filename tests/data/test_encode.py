@@ -134,7 +134,7 @@ def test_training_after_encoding_asks_t5_for_nothing(
         (["nowhere"], "'nowhere'"),
         (["shapes", "--T5_NAME", "t5_mimi"], "did you mean 't5_mini'"),
         (["shapes", "--DEVICE", "abacus"], "'abacus' is not available"),
-        (["shapes", "--MAX_NUM_WORDS", "0"], "at least 1"),
+        (["shapes", "--MAX_NUM_WORDS", "0"], "equal to 1"),
         (["shapes", "--BATCH_SIZE", "1"], "unknown argument"),
         ([], "SOURCE"),
     ],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minimagen.config import SamplingConfig
-from minimagen.data.loading.batches import collate
+from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.evaluate import Evaluation, evaluate, faithfulness
 from minimagen.evaluation.judge import Judge
 from minimagen.evaluation.metrics import psnr
@@ -38,7 +38,7 @@ class Painter:
         order: Sequence[int],
         fault: Fault = lambda pictures: pictures,
     ) -> None:
-        self.pictures = to_model_space(collate([samples[i] for i in order])[0])
+        self.pictures = to_model_space(stack_images([samples[i] for i in order]))
         self.fault = fault
         self.text_encoder = text_encoder
         self.config = SimpleNamespace(image_sizes=SIZES)
@@ -86,11 +86,11 @@ def test_who_paints_the_truth_scores_what_the_judge_gives_the_truth(
     low, high = result.interval
     assert low < result.stages[1]["all"] <= high and high - low < 0.1
     assert [tuple(p.shape) for p in painted] == [(COUNT, 3, *size) for size in SIZES]
-    assert painted[1].equal(collate(samples)[0])
+    assert painted[1].equal(stack_images(samples))
     (scores,) = result.super_resolution
     assert scores["colour_shift"] < 0.5 and scores["psnr_input"] > 60
     assert scores["psnr_truth"] > 100
-    pictures = to_model_space(collate(samples)[0])
+    pictures = to_model_space(stack_images(samples))
     bicubic = resize_clamped(resize_clamped(pictures, SIZES[0]), SIZES[1])
     assert scores["psnr_bicubic"] == pytest.approx(float(psnr(bicubic, pictures).mean()))
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minimagen.errors import UserError
-from minimagen.storage import checkpoint
+from minimagen.storage import checkpoint, files
 from minimagen.storage.checkpoint import (
     MANIFEST,
     STATE,
@@ -33,6 +33,7 @@ from minimagen.storage.checkpoint import (
 from minimagen.storage.files import read_json, write_json
 
 PREFIX = "unet_0_step_"
+STORING = (checkpoint.__file__, files.__file__)
 
 
 def tensors(seed: int) -> dict[str, Tensor]:
@@ -130,12 +131,12 @@ class KilledError(BaseException):
 
 
 def killed_at(line: int, run: Callable[[], object]) -> bool:
-    """Run until the n-th line of checkpoint.py would come; False if there are not so many."""
+    """Run until the n-th line of ``STORING`` would come; False if there are not so many."""
     left = line
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != checkpoint.__file__:
+        if frame.f_code.co_filename not in STORING:
             return None
         left -= event == "line"
         if left < 0:

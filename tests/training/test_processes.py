@@ -201,7 +201,7 @@ def test_settings_that_do_not_fit_are_told_in_one_line(monkeypatch):
     from minimagen.config import TrainingConfig
 
     config = TrainingConfig(batch_size=6, steps=1, stages=({},))
-    with pytest.raises(UserError, match="BATCH_SIZE 6 .* multiple of 4"):
+    with pytest.raises(UserError, match="batch_size` 6 .* multiple of 4"):
         check_settings(config, [0], 4, False)
     check_settings(config, [0], 3, False)
     with pytest.raises(UserError, match='"optimizer": "adamw"'):
@@ -212,7 +212,7 @@ def test_settings_that_do_not_fit_are_told_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="mps"):
         launched("mps")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="give --FSDP"):
+    with pytest.raises(UserError, match="give `fsdp`"):
         launched("cpu")
 
 

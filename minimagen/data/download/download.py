@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import tarfile
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from minimagen.data.download.fetch import FetchError, Limits, fetch_picture
 from minimagen.data.download.url_table import UrlRow, fingerprint, url_rows
 from minimagen.data.images.decoding import open_image
 from minimagen.errors import UserError
-from minimagen.storage.files import cannot_write, read_json, write_json
+from minimagen.storage.files import read_json, replacing, write_json
 
 SHARD_ROWS = 1000
 THREADS = 32
@@ -128,20 +127,13 @@ def _fetch_all(rows: Sequence[UrlRow], limits: Limits, threads: int) -> list[Res
 
 
 def _write_tar(shard: Path, rows: Sequence[UrlRow], results: Sequence[Result]) -> None:
-    part = shard.with_name(f"{shard.name}.{os.getpid()}.part")
-    try:
-        with tarfile.open(part, "w") as tar:
-            for number, (row, result) in enumerate(zip(rows, results, strict=True)):
-                if isinstance(result, bytes):
-                    for name, content in _members(f"{shard.stem}{number:04d}", row, result):
-                        info = tarfile.TarInfo(name)
-                        info.size = len(content)
-                        tar.addfile(info, io.BytesIO(content))
-        part.replace(shard)
-    except OSError as error:
-        raise cannot_write(shard, error) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(shard, shared=True) as part, tarfile.open(part, "w") as tar:
+        for number, (row, result) in enumerate(zip(rows, results, strict=True)):
+            if isinstance(result, bytes):
+                for name, content in _members(f"{shard.stem}{number:04d}", row, result):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
 
 
 def _members(key: str, row: UrlRow, content: bytes) -> Iterator[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minimagen.data.sources.captions import caption_column, captions_of
-from minimagen.data.sources.table import READERS, parquet_columns, read_table
+from minimagen.data.sources.table import READERS, parquet_schema, read_table
 from minimagen.errors import UserError
 
 URL_COLUMNS = ("url", "image_url")
@@ -32,7 +32,7 @@ def is_url_table(file: Path) -> bool:
     if _is_bare(file):
         return True
     if file.suffix.lower() == ".parquet":  # whose first rows may be megabytes of pictures
-        columns = parquet_columns(file)
+        columns = parquet_schema(file).names
     else:
         columns = list(next(read_table(file), ("", {}))[1])
     return "file_name" not in columns and url_column(columns) is not None

@@ -34,7 +34,7 @@ class Absence:
         if self._waited >= PATIENCE:
             raise UserError(
                 f"the data has been away for {self._waited:.0f} s ({reason}): bring it back and go "
-                "on from the last checkpoint with --RESTART_DIRECTORY"
+                "on from the last checkpoint with `resume`"
             )
         if not self._waited:
             log.warning("the data is away (%s): waiting up to %.0f s for it", reason, PATIENCE)

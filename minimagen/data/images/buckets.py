@@ -9,7 +9,6 @@ import bisect
 import hashlib
 import itertools
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ from minimagen.data.permutation import Permutation
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.files import cannot_write
+from minimagen.storage.files import replacing
 
 LEAST = 8  # pictures of a size; fewer would be trained on as a batch of copies
 READERS = 8  # threads: most of the time goes by waiting for the disk
@@ -268,15 +267,8 @@ def _divided(found: np.ndarray, sizes: int) -> list[Any]:
 
 def _save(path: Path, found: np.ndarray) -> None:
     """Write what was found, all of it or nothing; others may be doing the same."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.save(file, found)
-        part.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path, shared=True) as part, part.open("wb") as file:
+        np.save(file, found)
 
 
 def _stored(path: Path, sizes: int, rows: int) -> np.ndarray | None:

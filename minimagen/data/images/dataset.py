@@ -5,25 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
-
-import numpy as np
 
 from minimagen.config import Size
 from minimagen.data.dataset import BadSampleError, Row, Table
 from minimagen.data.images.absence import FileReader
+from minimagen.data.images.cache import PixelCache, Pixels
 from minimagen.data.images.decoding import BadImageError, Framing, crop_resize, load_rgb
 from minimagen.data.indexed import BaseDataset
 from minimagen.sample import Sample
 
 CACHE_BYTES = 2**28  # decoded images kept in memory; beyond it they are decoded when asked for
-
-
-class Pixels(NamedTuple):
-    """An image of the wanted size, and whether it had to be enlarged."""
-
-    image: np.ndarray
-    enlarged: bool
 
 
 @dataclass(frozen=True)
@@ -72,9 +63,7 @@ class ImageDataset(BaseDataset):
         """
         self.table, self.validation = table, validation
         self.framing = framing or Framing()
-        height, width = self.framing.size
-        self._room = cache_bytes // (3 * height * width)
-        self._cache: dict[int, Pixels] = {}
+        self._cache = PixelCache(self.framing.size, len(table), cache_bytes)
         self.files = files or FileReader()
 
     @property
@@ -125,8 +114,8 @@ class ImageDataset(BaseDataset):
         pixels = self._cache.get(index)
         if pixels is None:
             pixels, fixed = read_pixels(self._content(row), row.name, self.framing, place)
-            if fixed and len(self._cache) < self._room:
-                self._cache[index] = pixels
+            if fixed and not self.framing.buckets:
+                self._cache.put(index, pixels)
         return finish(row, pixels, self.framing, rng)
 
     def _content(self, row: Row) -> bytes:

@@ -6,7 +6,6 @@ Its order depends on the seed and on where the run starts.
 """
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -16,9 +15,11 @@ from minimagen.config import Size
 from minimagen.data.dataset import BadSampleError, Description, Row, Stream
 from minimagen.data.images.dataset import ImageDataset, MemoryTable, finish, read_pixels
 from minimagen.data.images.decoding import Framing
+from minimagen.draws import rng
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 
+PASSED_OVER = 1000  # validation rows one after the other, divided by the training share
 PROMISE = (
     "the data is a stream: shards and samples come in an order that depends on the seed, on the "
     "number of processes and workers and on the step a run starts from; a resumed run does not "
@@ -76,12 +77,25 @@ class ImageStream:
 
     def samples(self, seed: int, reader: int, readers: int) -> Iterator[Sample | BadSampleError]:
         """Yield training samples without end; what is bad is yielded as its reason."""
-        rng = Random(f"{seed} {reader} of {readers}")
+        draws = rng(seed, reader, "of", readers)
+        passed = 0
         for row in self.source.shuffled(seed, reader, readers):
             if isinstance(row, BadSampleError):
                 yield row
             elif position_of(row.name) < self.training_share:
-                yield _sample(row, self.framing, rng)
+                passed = 0
+                yield _sample(row, self.framing, draws)
+            else:
+                passed += 1
+                self._check_share(passed)
+
+    def _check_share(self, passed: int) -> None:
+        """Raise a UserError if so many validation rows in a row can be no chance."""
+        if passed > PASSED_OVER / self.training_share:
+            raise UserError(
+                f"{passed} images in a row belong to the validation part: the stream has too few "
+                f"different images for a training share of {self.training_share}"
+            )
 
     def split(
         self, fraction: float = 0.9, seed: int = 0, count: int = 512
@@ -94,13 +108,33 @@ class ImageStream:
             UserError: there are none for validation.
         """
         training = self if self.validation else replace(self, training_share=fraction)
-        good = (row for row in (self.validation or self).rows() if isinstance(row, Row))
-        if not self.validation:
-            good = (row for row in good if position_of(row.name) >= fraction)
-        first = list(itertools.islice(good, count))
-        if not first:
-            raise UserError(f"no images for validation in a share of {1 - fraction:.3g}: give more")
-        return training, ImageDataset(MemoryTable(first), self.framing)
+        share = 0.0 if self.validation else fraction
+        found: list[Row] = []
+        good, bad = 0, list[str]()
+        for row in (self.validation or self).rows():
+            if isinstance(row, BadSampleError):
+                bad.append(str(row))
+                continue
+            good += 1
+            if position_of(row.name) >= share:
+                found.append(row)
+            if len(found) == count:
+                break
+        if not found:
+            raise UserError(_nothing_found(good, bad, share))
+        return training, ImageDataset(MemoryTable(found), self.framing)
+
+
+def _nothing_found(good: int, bad: list[str], share: float) -> str:
+    """Return why there is no row for validation."""
+    if good:
+        return (
+            f"none of {good} images falls into the validation part, a share of {1 - share:.3g}: "
+            "give a smaller `train_valid_frac` or a validation set"
+        )
+    if bad:
+        return f"no usable image: all {len(bad)} are bad; the first: {bad[0]}"
+    return "no images: the source holds none"
 
 
 def position_of(name: str) -> float:
@@ -109,9 +143,9 @@ def position_of(name: str) -> float:
     return int.from_bytes(digest, "big") / 2**48
 
 
-def _sample(row: Row, framing: Framing, rng: Random) -> Sample | BadSampleError:
+def _sample(row: Row, framing: Framing, draws: Random) -> Sample | BadSampleError:
     try:
-        pixels, _ = read_pixels(row.image, row.name, framing, framing.place(rng))
-        return finish(row, pixels, framing, rng)
+        pixels, _ = read_pixels(row.image, row.name, framing, framing.place(draws))
+        return finish(row, pixels, framing, draws)
     except BadSampleError as error:
         return error

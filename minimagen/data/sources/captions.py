@@ -28,7 +28,7 @@ def caption_column(columns: Collection[str], wanted: str, where: str) -> str:
     names = ", ".join(map(str, columns))
     raise UserError(
         f"{where} has no column {wanted!r} among {names}{did_you_mean(wanted, columns)} "
-        "(--CAPTION_COLUMN names it)"
+        "(`caption_column` names it)"
     )
 
 
@@ -36,9 +36,9 @@ def captions_of(value: Any) -> tuple[str, ...] | None:
     """Return a cell's captions without blank ones; None if it holds neither text nor texts.
 
     Each is one line with single spaces between its words: lists of captions, one per line, are
-    written beside pictures.
+    written beside images.
     """
-    if value is None:
+    if value is None or value != value:  # not a number: an empty cell, as pandas writes it
         return ()
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

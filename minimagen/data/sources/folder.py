@@ -1,52 +1,19 @@
-"""A folder of the user's own pictures and captions."""
+"""Image files with captions: in .txt files beside them, or in one metadata file."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from minimagen.data.images.dataset import ImageDataset
-from minimagen.data.images.decoding import Framing
 from minimagen.data.sources.captions import captions_of
-from minimagen.data.sources.file_table import FileRow, FileTable, file_table
-from minimagen.data.sources.table import metadata_rows
+from minimagen.data.sources.file_table import FileRow, FileTable, file_table, size_of
+from minimagen.data.sources.listing import IMAGES, Listing, printable
+from minimagen.data.sources.table import metadata_rows, read_table
 from minimagen.errors import UserError
 from minimagen.storage.files import read_lines
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-
-
-def load_folder(
-    path: str | Path, framing: Framing | None = None, caption_column: str = "text"
-) -> ImageDataset:
-    """Open a folder of pictures with captions.
-
-    The captions come from `metadata.jsonl`, `.csv` or `.parquet` (`file_name`, `text` and, if you
-    like, further text columns, which become attributes), or from .txt files named like the
-    pictures. A list of captions, or several lines of a .txt file, are variants: training draws
-    one each time. Sub-folders `train` and `validation` are the training set and the `validation`
-    of the result.
-
-    Args:
-        path: the folder, or its metadata file, of any name.
-        framing: size, crop and flip of the samples.
-        caption_column: the name of the caption in the metadata.
-
-    Raises:
-        UserError: the folder is missing or holds no pictures or no captions, a caption file
-            cannot be read, or a named picture does not exist.
-    """
-    path = Path(path)
-    if path.is_file():
-        return ImageDataset(_metadata_table(path, caption_column), framing)
-    if not path.is_dir():
-        raise UserError(f"no folder {str(path)!r}: give a folder with pictures and captions")
-    train, validation = path / "train", path / "validation"
-    if train.is_dir() and validation.is_dir():
-        held_out = load_folder(validation, framing, caption_column)
-        return ImageDataset(_table(train, caption_column), framing, held_out)
-    if find_metadata(path) is None and find_metadata(train) is not None:
-        path = train
-    return ImageDataset(_table(path, caption_column), framing)
+LOOKED_AT = 10  # rows of a metadata file that tell whether its images are files
 
 
 def find_metadata(folder: Path) -> Path | None:
@@ -58,61 +25,96 @@ def find_metadata(folder: Path) -> Path | None:
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
-        raise UserError(f"{folder} holds {names}: keep one, or give the file itself")
+        raise UserError(f"{printable(folder)} holds {names}: keep one, or give the file itself")
     return found[0] if found else None
 
 
-def _table(folder: Path, caption_column: str) -> FileTable:
-    """List a folder's pictures and captions, from its metadata where there is some."""
-    metadata = find_metadata(folder)
-    if metadata is not None:
-        return _metadata_table(metadata, caption_column)
-    return _captioned(_text_file_table(folder))
+def names_files(folder: Path) -> bool:
+    """Tell whether a folder has metadata, and any of the first images that it names is a file.
+
+    They may be in an archive beside it instead.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if (metadata := find_metadata(folder)) is None:
+        return False
+    some = itertools.islice(read_table(metadata), LOOKED_AT)
+    names = [columns.get("file_name") for _, columns in some]
+    return any(isinstance(name, str) and size_of(folder / name) >= 0 for name in names)
 
 
-def _metadata_table(metadata: Path, caption_column: str) -> FileTable:
+def image_table(part: Listing, caption_column: str) -> FileTable:
+    """Open the images of a folder, with captions from its metadata or from .txt files.
+
+    Raises:
+        UserError: there are no images or no captions, or they cannot be read.
+    """
+    metadata, texts = find_metadata(part.folder), text_files(part)
+    if metadata is not None and (not texts or names_files(part.folder)):
+        return metadata_table(metadata, caption_column)
+    images = part.with_suffix(*IMAGES)
+    part.log_left_out([*images, *texts.values()])
+    if not images:
+        raise UserError(f"{printable(part.folder)} holds no images ({' '.join(IMAGES)})")
+    return _text_file_table(part.folder, images, texts)
+
+
+def metadata_table(metadata: Path, caption_column: str) -> FileTable:
+    """Open the images that a metadata file names, with their captions.
+
+    Args:
+        metadata: jsonl, csv, tsv or parquet, of any name, with the columns file_name (relative to
+            it) and ``caption_column``; other text columns become attributes.
+        caption_column: its name; a list of captions means variants.
+
+    Raises:
+        UserError: it cannot be read, or names no image or no caption.
+    """
     stat = metadata.stat()
-    key = (metadata.name, caption_column, stat.st_mtime_ns, stat.st_size)
+    key = (os.fsencode(metadata), caption_column, stat.st_mtime_ns, stat.st_size)
     folder = metadata.parent.absolute()
-    return _captioned(file_table(folder, key, lambda: metadata_rows(metadata, caption_column)))
-
-
-def _captioned(table: FileTable) -> FileTable:
-    """Return the table if any of its pictures has a caption; training counts those without."""
-    if not table.has_captions():
+    table = file_table(folder, key, lambda: metadata_rows(metadata, caption_column))
+    if not table.has_files():
+        name = printable(folder / table.first_file) if len(table) else "no row"
         raise UserError(
-            f"{table.folder} holds no captions: it needs a metadata.jsonl with file_name and text "
-            "on each line, or a .txt file beside each picture"
+            f"no image that {printable(metadata)} names is a file (the first: {name}): file_name "
+            "is relative to the folder of the metadata"
         )
-    return table
+    return _captioned(table)
 
 
-def _text_file_table(folder: Path) -> FileTable:
-    """List pictures with a .txt file of the same name, in any sub-folder, in order of name."""
-    folder = folder.absolute()
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not files:
-        raise UserError(f"{folder} holds no pictures ({' '.join(SUFFIXES)})")
-    stamps = [_stamp(file.with_suffix(".txt")) for file in files]
-    key = ([str(file) for file in files], stamps)
-    return file_table(folder, key, lambda: _text_file_rows(folder, files))
+def text_files(listing: Listing) -> dict[str, str]:
+    """Return the .txt file of each image that has one: of the same name but for the suffix."""
+    texts = {os.path.splitext(file)[0]: file for file in listing.with_suffix(".txt")}
+    texts |= {file[:-4]: file for file in listing.files if file.endswith(".txt")}  # before .TXT
+    images = ((file, texts.get(os.path.splitext(file)[0])) for file in listing.with_suffix(*IMAGES))
+    return {file: text for file, text in images if text is not None}
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
-    """Return what changes when a file does; None where there is no file."""
-    try:
-        stat = file.stat()
-    except FileNotFoundError:
-        return None
+def _text_file_table(folder: Path, images: list[str], texts: dict[str, str]) -> FileTable:
+    """Open images whose captions are the lines of a .txt file of the same name."""
+    key = (images, [[_stamp(folder / file) for file in (i, texts.get(i)) if file] for i in images])
+
+    def rows() -> Iterator[FileRow]:
+        for image in images:
+            lines = read_lines(folder / texts[image]) if image in texts else []
+            yield FileRow(image, captions_of(lines) or (), {}, size_of(folder / image))
+
+    return _captioned(file_table(folder, key, rows))
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Return what changes when a file does."""
+    stat = file.stat()
     return stat.st_mtime_ns, stat.st_size
 
 
-def _text_file_rows(folder: Path, files: list[Path]) -> Iterator[FileRow]:
-    for file in files:
-        captions = tuple(_lines(file.with_suffix(".txt")))
-        yield FileRow(str(file.relative_to(folder)), captions, {})
-
-
-def _lines(file: Path) -> Iterable[str]:
-    """Return the lines of a caption file that are not blank; none where there is no file."""
-    return captions_of(read_lines(file)) or () if file.is_file() else ()
+def _captioned(table: FileTable) -> FileTable:
+    """Return the table if any of its images has a caption; training counts those without."""
+    if not table.has_captions():
+        raise UserError(
+            f"{printable(table.folder)} holds no captions: it needs a metadata.jsonl with "
+            "file_name and text on each line, or a .txt file beside each image"
+        )
+    return table

@@ -9,12 +9,14 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import re
 import sys
 import tarfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,22 +25,18 @@ from typing import IO, Any, NamedTuple
 
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
-from minimagen.data.images.decoding import Framing
-from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources.captions import ALSO, DEFAULT, captions_of
+from minimagen.data.sources.file_table import size_of
+from minimagen.data.sources.listing import IMAGES, is_system, printable
 from minimagen.errors import UserError
 
-PICTURES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif")
-MEMBERS = (*PICTURES, "txt", "json")
-MEMBER_BYTES = 64 * 2**20  # a larger member is none that anybody trains on
+IMAGE_SUFFIXES = [suffix[1:] for suffix in IMAGES]
+CAPTIONS = {"txt", "json"}
+MEMBER_BYTES = 64 * 2**20  # the largest member that is read
 BUFFER, BUFFER_BYTES = 1000, 256 * 2**20  # samples among which a reader shuffles
 TRIES = 3  # to open or go on with a shard, with pauses of 1, 2, 4 ... seconds
 PAUSE = 1.0
-LOST_IN_A_ROW = 5  # shards; then the source is away
-
-# Where a member's header has what.
-NAME, SIZE, CHECKSUM, PREFIX = slice(0, 100), slice(124, 136), slice(148, 156), slice(345, 500)
-PADDING = b" \0"  # of the header's numbers
+LOST_IN_A_ROW = 5  # shards; then the source is unavailable
 
 # What reading a damaged tar or a connection that breaks raises.
 DAMAGED_HEADERS: tuple[type[Exception], ...] = (
@@ -59,23 +57,28 @@ class ShardLostError(Exception):
 
 @dataclass(frozen=True)
 class TarStream:
-    """Rows of tar shards."""
+    """Rows of tar shards.
+
+    Attributes:
+        shards: files or URLs.
+        column: "text" reads key.txt, or else the text or caption of key.json; another name reads
+            that one of key.json. A list of captions means variants.
+    """
 
     shards: tuple[str, ...]
     column: str = DEFAULT
 
     @property
     def identity(self) -> str:
-        """Return the names of the shards, without their folder."""
-        names = [shard.rpartition("/")[2] for shard in self.shards]
-        digest = hashlib.blake2b(repr((names, self.column)).encode(), digest_size=8)
-        return f"{len(names)} shards, names {digest.hexdigest()}"
+        """What changes when the names or sizes of the shards do, and not with their folder."""
+        parts = [(self._name(shard), size_of(Path(shard))) for shard in self.shards]
+        return hashlib.blake2b(repr((parts, self.column)).encode(), digest_size=16).hexdigest()
 
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Found]:
         """Yield rows without end from shards drawn again and again, shuffled in a buffer.
 
-        Where several shards in a row cannot be read, but some could be before, the source is away,
-        and the run waits for it.
+        Where several shards in a row cannot be read, but some could be before, the source is
+        unavailable, and the run waits for it.
 
         Raises:
             UserError: no shard can be read, or the source did not come back.
@@ -88,7 +91,7 @@ class TarStream:
         lost, any_read, absence = 0, False, Absence()
         while True:
             try:
-                yield from read_shard(rng.choice(self.shards), self.column)
+                yield from self._read(rng.choice(self.shards))
                 lost, any_read = 0, True
                 absence.over()
             except ShardLostError as error:
@@ -104,7 +107,7 @@ class TarStream:
         """Yield every row once, shard by shard."""
         for shard in self.shards:
             try:
-                yield from read_shard(shard, self.column)
+                yield from self._read(shard)
             except ShardLostError as error:
                 yield BadSampleError(str(error))
 
@@ -112,12 +115,23 @@ class TarStream:
         """Go through the captions of all rows once; none of a bad row."""
         return (row.captions if isinstance(row, Row) else () for row in self.once())
 
+    def _read(self, shard: str) -> Iterator[Found]:
+        return read_shard(shard, self.column, self._name(shard))
+
+    def _name(self, shard: str) -> str:
+        """Return what stays of a shard's name when all of them move to another folder."""
+        common = os.path.commonprefix(self.shards).replace(os.sep, "/")
+        return shard[common.rfind("/") + 1 :]
+
 
 def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:
-    """Keep some rows back and let chance say which comes next."""
-    kept: list[Found] = []
+    """Keep some rows back and draw which one comes next; reasons go ahead."""
+    kept: list[Row] = []
     held = 0
     for row in rows:
+        if isinstance(row, BadSampleError):
+            yield row
+            continue
         kept.append(row)
         held += _bytes_of(row)
         while len(kept) > BUFFER or held > BUFFER_BYTES:
@@ -128,60 +142,33 @@ def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:
             yield chosen
 
 
-def _bytes_of(row: Found) -> int:
-    return len(row.image) if isinstance(row, Row) and isinstance(row.image, bytes) else 0
+def _bytes_of(row: Row) -> int:
+    return len(row.image) if isinstance(row.image, bytes) else 0
 
 
-def load_shards(
-    shards: Sequence[str],
-    framing: Framing,
-    column: str = DEFAULT,
-    validation: Sequence[str] = (),
-) -> ImageStream:
-    """Open tar shards.
-
-    Args:
-        shards: files or fsspec URLs; ``{000..123}`` stands for many, and so does ``*``.
-        framing: size, crop and flip of the samples.
-        column: "text" reads key.txt, or else the text or caption of key.json; another name reads
-            that one of key.json. A list is variants.
-        validation: shards of the validation set.
+def expand(name: str) -> tuple[str, ...]:
+    """Return every shard that a name means: ``{000..123}`` stands for many, and so does ``*``.
 
     Raises:
-        UserError: there are none, or a name would start a program.
-    """
-    found = TarStream(expand(shards), column)
-    held_out = validation and TarStream(expand(validation), column)
-    rest = ImageStream(held_out, framing) if held_out else None
-    return ImageStream(found, framing, rest)
-
-
-def expand(names: Sequence[str]) -> tuple[str, ...]:
-    """Return every shard that ``names`` mean.
-
-    Raises:
-        UserError: there are none, or a name would start a program.
+        UserError: there are none, or the name would start a program.
     """
     import fsspec
 
-    for name in names:
-        if name.startswith("pipe:") or "::pipe:" in name:
-            raise UserError(f"{name!r} would start a program: give files or URLs of tar shards")
-    ranges = list(itertools.chain.from_iterable(map(_numbered, names)))
+    if name.startswith("pipe:") or "::pipe:" in name:
+        raise UserError(f"{name!r} would start a program: give files or URLs of tar shards")
     shards: list[str] = []
-    for name in ranges:
-        if "*" not in name:
-            shards.append(name)
-            continue
-        if "://" not in name:
-            shards += sorted(glob.glob(name))
-            continue
-        try:
-            shards += sorted(file.full_name for file in fsspec.open_files(name))
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{name!r} cannot be listed: {error}") from error
+    for each in _numbered(name):
+        if "*" not in each:
+            shards.append(each)
+        elif "://" not in each:
+            shards += sorted(glob.glob(each))
+        else:
+            try:
+                shards += sorted(file.full_name for file in fsspec.open_files(each))
+            except (OSError, ValueError, ImportError) as error:
+                raise UserError(f"{each!r} cannot be listed: {error}") from error
     if not shards:
-        raise UserError(f"no tar shards at {' '.join(names)}")
+        raise UserError(f"no tar shards at {name}")
     return tuple(shards)
 
 
@@ -197,8 +184,13 @@ def _numbered(name: str) -> Iterator[str]:
         yield from _numbered(name[: match.start()] + text + name[match.end() :])
 
 
-def read_shard(shard: str, column: str = DEFAULT) -> Iterator[Found]:
-    """Yield a shard's rows, named ``shard/key``; after a broken connection, go on where it broke.
+def read_shard(shard: str, column: str = DEFAULT, name: str = "") -> Iterator[Found]:
+    """Yield a shard's rows; after a broken connection, go on where it broke.
+
+    Args:
+        shard: a file or URL.
+        column: see `TarStream`.
+        name: of the shard; rows are named ``name/key``.
 
     Raises:
         ShardLostError: it cannot be read to its end.
@@ -207,14 +199,16 @@ def read_shard(shard: str, column: str = DEFAULT) -> Iterator[Found]:
     for attempt in range(1, TRIES + 1):
         try:
             with _opened(shard) as file:
-                for row in itertools.islice(_rows(file, shard, column), done, None):
+                rows = _rows(file, printable(name or shard), column)
+                for row in itertools.islice(rows, done, None):
                     yield row
                     done += 1
             return
         except _broken() as error:
             if attempt == TRIES or isinstance(error, FileNotFoundError | tarfile.TarError):
-                raise ShardLostError(f"{shard}: {error or type(error).__name__}") from error
-            log.warning("%s: %s; trying again", shard, error)
+                reason = error or type(error).__name__
+                raise ShardLostError(f"{printable(shard)}: {reason}") from error
+            log.warning("%s: %s; trying again", printable(shard), error)
             time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
@@ -238,27 +232,6 @@ class Member(tarfile.TarInfo):
     """A header whose damage is an error; tarfile takes it for the end of the shard."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
-        """Read the header of a plain file without owners, rights and dates: three times as fast.
-
-        Whatever is not plain, tarfile itself reads.
-        """
-        try:
-            checksum, size = (
-                int(buf[148:156].strip(PADDING), 8),
-                int(buf[124:136].strip(PADDING), 8),
-            )
-            name, prefix = (_text(buf[at], encoding, errors) for at in (NAME, PREFIX))
-        except ValueError:
-            return super().frombuf(buf, encoding, errors)
-        whole = checksum == sum(buf) - sum(buf[CHECKSUM]) + 8 * ord(" ")
-        if buf[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE) or name[-1:] == "/" or not whole:
-            return super().frombuf(buf, encoding, errors)
-        member = cls(f"{prefix}/{name}" if prefix else name)
-        member.size = size
-        return member
-
-    @classmethod
     def fromtarfile(cls, tarfile: Any) -> "Member":
         """Read the next header."""
         try:
@@ -267,74 +240,107 @@ class Member(tarfile.TarInfo):
             raise TarError(f"the shard is cut off or damaged: {error}") from error
 
 
-def _text(field: bytes | bytearray, encoding: str, errors: str) -> str:
-    return field.partition(b"\0")[0].decode(encoding, errors)
-
-
 class Key(NamedTuple):
-    """What the members of one sample share, and the end that tells them apart."""
+    """What a member's name says: ``a.seg.png`` belongs to ``a`` or is an image of its own."""
 
-    base: str
+    group: str  # up to the first dot, as WebDataset divides
+    sample: str  # up to the last dot
     suffix: str
 
 
 def _key(name: str) -> Key:
-    """Divide a member's name at the first dot of its last part, as WebDataset does."""
-    name = name.encode("utf-8", "replace").decode()  # tarfile lets bytes that are no text through
     folder, slash, file = name.rpartition("/")
-    base, _, suffix = file.partition(".")
-    return Key(folder + slash + base, suffix.lower())
+    sample, _, suffix = file.rpartition(".")
+    return Key(folder + slash + sample.partition(".")[0], folder + slash + sample, suffix.lower())
+
+
+Parts = dict[str, bytes | None]  # by suffix; None: larger than is read
 
 
 def _rows(file: IO[bytes], shard: str, column: str) -> Iterator[Found]:
-    """Yield the rows of an open tar."""
+    """Yield the rows of an open tar, or the reason why there is none."""
+    count, others = 0, Counter[str]()
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
-        for base, group in itertools.groupby(_members(tar), key=lambda member: member[0].base):
-            parts: dict[str, bytes | None] = {}
-            for key, content in group:
-                parts.setdefault(key.suffix, content)
-            found = _row(f"{shard}/{base}", parts, column)
-            if found is not None:
-                yield found
+        members = _members(tar, others)
+        for group, some in itertools.groupby(members, key=lambda member: member[0].group):
+            for sample, parts in _samples(group, some):
+                found = _row(f"{shard}/{printable(sample)}", parts, column)
+                if found is not None:
+                    yield found
+                    count += 1
+    if not count:
+        kinds = ", ".join(f"{n} {kind or 'other'} files" for kind, n in others.most_common(3))
+        yield BadSampleError(f"{shard}: no image in it{kinds and f', only {kinds}'}")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[Key, bytes | None]]:
-    """Yield the plain members of the kinds that are read; None for one that is too large."""
+def _samples(
+    group: str, members: Iterable[tuple[Key, bytes | None]]
+) -> Iterator[tuple[str, Parts]]:
+    """Yield the samples of neighboring members whose names are the same up to the first dot.
+
+    ``a.png`` and ``a.txt`` are a sample. So are ``a.1.png`` and ``a.1.txt``; but ``a.1.png``
+    without a caption is passed over where there is an ``a.png``: it is a mask, or the like.
+    """
+    plain: Parts = {}
+    others: list[tuple[str, Parts]] = []
+    for sample, some in itertools.groupby(members, key=lambda member: member[0].sample):
+        parts = plain if sample == group else Parts()
+        for key, content in some:
+            parts.setdefault(key.suffix, content)
+        if sample != group and parts.keys() & CAPTIONS:
+            yield sample, parts
+        elif sample != group:
+            others.append((sample, dict.fromkeys(parts, b"")))
+    if plain.keys().isdisjoint(IMAGE_SUFFIXES):
+        yield from others
+    else:
+        yield group, plain
+
+
+def _members(tar: tarfile.TarFile, others: Counter[str]) -> Iterator[tuple[Key, bytes | None]]:
+    """Yield the plain members of the kinds that are read, count the others."""
     while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has met
         key = _key(member.name)
-        if member.isreg() and key.suffix in MEMBERS:
+        if not member.isreg() or any(map(is_system, member.name.split("/"))):
+            continue
+        if key.suffix in CAPTIONS or key.suffix in IMAGE_SUFFIXES:
             content = tar.extractfile(member) if member.size <= MEMBER_BYTES else None
             yield key, content.read() if content is not None else None
-        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has met
+        if key.suffix not in IMAGE_SUFFIXES:
+            others[key.suffix] += 1
 
 
-def _row(name: str, parts: dict[str, bytes | None], column: str) -> Found | None:
-    """Return a sample's row, None for a group without any picture (a shard's own statistics)."""
-    suffix = next((suffix for suffix in PICTURES if suffix in parts), None)
+def _row(name: str, parts: Parts, column: str) -> Found | None:
+    """Return a sample's row, None for a group without any image (a shard's own statistics)."""
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in parts), None)
     if suffix is None:
         return None
-    picture = parts[suffix]
-    if picture is None:
+    image = parts[suffix]
+    if image is None:
         return BadSampleError(f"{name}: larger than {MEMBER_BYTES >> 20} MiB")
     try:
         captions = _captions(parts, column)
     except (ValueError, RecursionError) as error:
         return BadSampleError(f"{name}: {error}")
     if not captions:
-        return BadSampleError(f"{name}: no caption")
-    return Row(picture, captions, name)
+        return BadSampleError(
+            f"{name}: no caption; the files of a sample must be neighbors in the shard "
+            "(tar --sort=name)"
+        )
+    return Row(image, captions, name)
 
 
-def _captions(parts: dict[str, bytes | None], column: str) -> tuple[str, ...]:
+def _captions(parts: Parts, column: str) -> tuple[str, ...]:
     """Return the captions of key.txt or key.json; ValueError if they are not text."""
     text = parts.get("txt")
     if column == DEFAULT and text is not None:
         return captions_of(text.decode("utf-8-sig")) or ()
-    told = json.loads(parts.get("json") or b"{}")
-    if not isinstance(told, dict):
+    values = json.loads(parts.get("json") or b"{}")
+    if not isinstance(values, dict):
         raise ValueError("the json is no object")
     names = (column, *ALSO) if column == DEFAULT else (column,)
-    value = next((told[name] for name in names if told.get(name)), None)
+    value = next((values[name] for name in names if values.get(name)), None)
     captions = captions_of(value)
     if captions is None:
         raise ValueError(f"the json's {column!r} is neither text nor a list of texts")

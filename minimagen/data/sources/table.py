@@ -7,11 +7,14 @@ import csv
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from minimagen.data.sources.captions import caption_column, captions_of
-from minimagen.data.sources.file_table import FileRow
+from minimagen.data.sources.file_table import FileRow, size_of
+from minimagen.data.sources.listing import printable
 from minimagen.errors import UserError, did_you_mean
 
 Columns = dict[str, Any]
@@ -23,7 +26,7 @@ def json_rows(file: Path) -> Numbered:
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                where = f"{file}, line {number}"
+                where = f"{printable(file)}, line {number}"
                 yield where, _json_object(line, where)
 
 
@@ -49,56 +52,62 @@ def _is_text(columns: Columns) -> bool:
     return True
 
 
-def csv_rows(file: Path, delimiter: str = ",") -> Numbered:
-    """Read comma-separated values under a line of column names."""
+def csv_rows(file: Path, delimiters: str = ",;\t") -> Numbered:
+    """Read values under a line of column names, between which one of ``delimiters`` stands."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter)
+        names = lines.readline()
+        lines.seek(0)
+        reader = csv.DictReader(lines, delimiter=max(delimiters, key=names.count))
         try:
             for columns in reader:
-                where = f"{file}, line {reader.line_num}"
+                where = f"{printable(file)}, line {reader.line_num}"
                 if None in columns or None in columns.values():
                     raise UserError(f"{where} has more or fewer values than there are columns")
                 yield where, dict(columns)
         except csv.Error as error:
-            raise UserError(f"{file}, line {reader.line_num} is not CSV: {error}") from error
+            raise UserError(
+                f"{printable(file)}, line {reader.line_num} is not CSV: {error}"
+            ) from error
 
 
 def parquet_rows(file: Path) -> Numbered:
     """Read a parquet file, a few thousand rows at a time."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(file) as table:
-            batches = table.iter_batches(batch_size=4096)
-            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, columns in enumerate(rows, 1):
-                yield f"{file}, row {number}", columns
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())  # Arrow's own has several lines
-        raise UserError(f"{file} is not a readable parquet file: {reason}") from error
+    with _readable(file), pq.ParquetFile(file) as table:
+        batches = table.iter_batches(batch_size=4096)
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        for number, columns in enumerate(rows, 1):
+            yield f"{printable(file)}, row {number}", columns
 
 
-def parquet_columns(file: Path) -> list[str]:
-    """Return the names of a parquet file's columns.
+def parquet_schema(file: Path) -> Any:
+    """Return a parquet file's columns as a ``pyarrow.Schema``.
 
     Raises:
         UserError: it is not a parquet file.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _readable(file):
+        return pq.read_schema(file)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
-        return list(pq.read_schema(file).names)
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())  # Arrow's own has several lines
-        raise UserError(f"{file} is not a readable parquet file: {reason}") from error
+        raise UserError(f"{printable(file)} is not a readable parquet file: {reason}") from error
 
 
 READERS: dict[str, Callable[[Path], Numbered]] = {
     ".jsonl": json_rows,
     ".csv": csv_rows,
-    ".tsv": lambda file: csv_rows(file, "\t"),
+    ".tsv": partial(csv_rows, delimiters="\t"),
     ".parquet": parquet_rows,
 }
 
@@ -110,24 +119,26 @@ def read_table(file: Path) -> Numbered:
         UserError: the file is missing, not UTF-8, or not what its suffix says.
     """
     if file.suffix.lower() not in READERS:
-        raise UserError(f"{file} is not a table: {', '.join(READERS)} are read")
+        raise UserError(f"{printable(file)} is not a table: {', '.join(READERS)} are read")
     try:
         yield from READERS[file.suffix.lower()](file)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        raise UserError(
+            f"{printable(file)} is not UTF-8 (byte {error.start}): save it as UTF-8"
+        ) from error
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(f"{printable(file)} cannot be read: {error.strerror}") from error
 
 
 def metadata_rows(metadata: Path, column: str) -> Iterator[FileRow]:
-    """Read pictures and captions; a row may have no caption.
+    """Read names of images and captions; a row may have no caption, an image may be missing.
 
     Args:
         metadata: has the columns file_name and ``column``; other text becomes attributes.
         column: of the caption: text, or a list of texts that are variants.
 
     Raises:
-        UserError: a column is missing, a row is not usable, or a named picture does not exist.
+        UserError: a column is missing, or a row is not usable.
     """
     for where, columns in read_table(metadata):
         file = _file_name(columns, where)
@@ -135,12 +146,9 @@ def metadata_rows(metadata: Path, column: str) -> Iterator[FileRow]:
         captions = captions_of(columns[name])
         if captions is None:
             raise UserError(f"{where}: {name!r} is neither text nor a list of texts")
-        if not (metadata.parent / file).is_file():
-            raise UserError(f"{where}: there is no picture {str(metadata.parent / file)!r}")
-        told = {k: v for k, v in columns.items() if isinstance(v, str) and v}
-        yield FileRow(
-            file, captions, {k: v for k, v in told.items() if k not in ("file_name", name)}
-        )
+        texts = {k: v for k, v in columns.items() if isinstance(v, str) and v}
+        attributes = {k: v for k, v in texts.items() if k not in ("file_name", name)}
+        yield FileRow(file, captions, attributes, size_of(metadata.parent / file))
 
 
 def _file_name(columns: Columns, where: str) -> str:
@@ -148,4 +156,6 @@ def _file_name(columns: Columns, where: str) -> str:
     if not isinstance(value, str):
         hint = did_you_mean("file_name", columns)
         raise UserError(f"{where} has no text 'file_name' among {', '.join(columns)}{hint}")
+    if "\0" in value:
+        raise UserError(f"{where}: file_name holds a zero byte")
     return value

@@ -14,11 +14,9 @@ damaged is seen and encoded again.
 """
 
 import json
-import os
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from minimagen.storage.files import replacing
 
 SUFFIX = ".safetensors"
 HASH_BYTES = 16
@@ -120,7 +120,7 @@ def write_segment(folder: Path, encodings: dict[bytes, Tensor]) -> Path:
     """Write bfloat16 tokens ``[n_i, d]`` by hash into a new segment.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        UserError: it cannot be written; nothing is left behind.
     """
     hashes = sorted(encodings)
     lengths = np.array([len(encodings[each]) for each in hashes], "<i4")
@@ -137,7 +137,7 @@ def merge_segments(folder: Path, segments: Sequence[Segment]) -> Path:
     Of a caption that several hold, the newest is kept: an older one may be damaged.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        UserError: it cannot be written; nothing is left behind.
     """
     newest = sorted(segments, key=lambda s: s.path.stat().st_mtime_ns, reverse=True)
     first = np.cumsum([0, *(len(s.embeds) for s in newest)])
@@ -156,18 +156,12 @@ def _write(folder: Path, index: Index, blocks: Sequence[np.ndarray]) -> Path:
     )
     tokens, width = sum(map(len, blocks)), blocks[0].shape[1]
     path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            file.write(_header(len(index.hashes), tokens, width, zlib.crc32(columns)))
-            file.write(columns)
-            for block in blocks:
-                for some in _chunks(block):
-                    file.write(some)
-        os.replace(part, path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    with replacing(path, shared=True) as part, part.open("wb") as file:
+        file.write(_header(len(index.hashes), tokens, width, zlib.crc32(columns)))
+        file.write(columns)
+        for block in blocks:
+            for some in _chunks(block):
+                file.write(some)
     return path
 
 

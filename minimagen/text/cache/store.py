@@ -5,19 +5,22 @@ those of the others when it misses something, so none waits for another, and who
 only the segment that it was writing. One process at a time merges small segments into larger ones.
 """
 
+import errno
 import hashlib
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
+from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import cannot_write, locked
 from minimagen.text.cache.segments import (
     HASH_BYTES,
     SUFFIX,
@@ -97,12 +100,12 @@ class EmbeddingStore:
         try:
             disk = shutil.disk_usage(self.folder)
             if disk.free < min(LEFT_FREE, LEFT_FREE_SHARE * disk.total):
-                raise OSError("the disk is nearly full")
+                raise cannot_write(self.folder, OSError(errno.ENOSPC, "the disk is nearly full"))
             self._open(write_segment(self.folder, encodings).name)
             self._merge()
-        except OSError as error:
-            self.refused = f"{self.folder}: {error.strerror or error}"
-            log.warning("text embeddings are no longer written to %s", self.refused)
+        except (OSError, UserError) as error:
+            self.refused = str(error)
+            log.warning("text embeddings are no longer kept: %s", error)
 
     def _find(self, hashes: Sequence[bytes]) -> dict[bytes, Tensor]:
         found: dict[bytes, Tensor] = {}
@@ -155,7 +158,7 @@ class EmbeddingStore:
         """Merge where there are many segments of about one size, so that a look-up asks few."""
         if not any(len(self._below(tier)) >= MERGED_FROM for tier in TIERS):
             return
-        with _alone(self.folder / "merge.lock") as alone:
+        with locked(self.folder / "merge.lock") as alone:
             if not alone:
                 return
             self._look()  # another process may have done it
@@ -175,20 +178,3 @@ class EmbeddingStore:
             with suppress(OSError):
                 if time.time() - part.stat().st_mtime > ABANDONED_AFTER:
                     part.unlink()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with the process; yields False where another one has it."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows, which does not remove files that are in use either
-        yield False
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held by another, or a file system without locks
-            yield False
-        else:
-            yield True

@@ -23,7 +23,7 @@ def launched(device: str = "auto", sharded: bool = False) -> Processes:
         return ManyProcesses(device, sharded)
     if sharded:
         raise UserError(
-            "FSDP shares a network out among several processes, and this is one: start them with "
-            "torchrun --nproc_per_node 2 train.py --FSDP ..., or leave out --FSDP"
+            "`fsdp` shards networks over several processes, and this is one: start them with "
+            "torchrun --nproc_per_node 2 train.py ..., or leave out `fsdp`"
         )
     return Processes(resolve_device(device))

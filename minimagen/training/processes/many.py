@@ -199,17 +199,17 @@ def _accelerator(device: str) -> Accelerator:
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise UserError(
                 f"accelerate is configured for {kind}: start with accelerate launch --multi_gpu "
-                "or torchrun, and give --FSDP to train.py to shard the network"
+                "or torchrun, and give `fsdp` to shard the networks"
             )
     kind = device.partition(":")[0]
     if kind not in ("auto", "cuda", "cpu") or ":" in device:
-        raise UserError(f"DEVICE {device!r} with several processes: use auto, cuda or cpu")
+        raise UserError(f"`device` {device!r} with several processes: use auto, cuda or cpu")
     cpu = resolve_device(device).type != "cuda"
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not cpu and here > torch.cuda.device_count():
         raise UserError(
             f"{here} processes for {torch.cuda.device_count()} GPUs here: start one for each, or "
-            "give --DEVICE cpu"
+            "give cpu as `device`"
         )
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     waiting = InitProcessGroupKwargs(timeout=LONGEST_WAIT)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from minimagen.data.dataset import BadSampleError
+from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images import absence
 from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
 from minimagen.data.loading.batches import training_batches
+from minimagen.data.open import load_dataset
 from minimagen.data.sources import shards
-from minimagen.data.sources.folder import load_folder
 from minimagen.data.sources.shards import TarStream
 from minimagen.errors import UserError
 from minimagen.images import Batch
@@ -43,7 +43,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
 
 def uncached(folder: Path) -> ImageDataset:
     """Every picture is read again each time."""
-    return ImageDataset(load_folder(folder).table, Framing((8, 8)), cache_bytes=0)
+    return ImageDataset(load_dataset(folder).table, Framing((8, 8)), cache_bytes=0)
 
 
 def batches(dataset: Any, encode: Any, workers: int = 0) -> list[Batch]:
@@ -57,7 +57,7 @@ def test_a_folder_that_vanishes_and_comes_back_changes_nothing(
     away = folder.with_name("away")
     dataset = uncached(folder)
     running = training_batches(dataset, text_encoder, 4, 0, 0, 30)
-    # T5 wants company: batches are read 128 ahead, so the folder goes away while they are.
+    # Captions of 128 batches are encoded together, so the folder goes away while they are read.
     read = dataset.files.read
     count = 0
 
@@ -88,7 +88,7 @@ def test_a_folder_that_stays_away_ends_the_run_in_one_line(
     dataset = uncached(folder)
     assert dataset[0].caption == "red 0"
     folder.rename(folder.with_name("away"))
-    with pytest.raises(UserError, match="the data has been away for 0 s.*--RESTART_DIR") as error:
+    with pytest.raises(UserError, match="the data has been away for 0 s.*`resume`") as error:
         batches(dataset, text_encoder, workers)
     assert "\n" not in str(error.value)
 
@@ -124,17 +124,19 @@ def test_the_longest_wait_is_as_long_as_stated(monkeypatch: pytest.MonkeyPatch) 
 def test_shards_that_vanish_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list, caplog: Any
 ) -> None:
-    def read(shard: str, column: str) -> Any:
+    row = Row(b"", ("a",), "row")
+
+    def read(shard: str, *_: str) -> Any:
         if not Path(shard).exists():
             raise shards.ShardLostError(f"{shard}: No such file")
-        yield from ["row"] * 3
+        yield from [row] * 3
 
     monkeypatch.setattr(shards, "read_shard", read)
     monkeypatch.setattr(shards, "BUFFER", 0)
     shard = tmp_path / "0.tar"
     shard.touch()
     rows = TarStream((str(shard),)).shuffled(0, 0, 1)
-    assert [next(rows) for _ in range(3)] == ["row"] * 3
+    assert [next(rows) for _ in range(3)] == [row] * 3
     shard.unlink()
     pauses += [lambda: None, shard.touch]
     with caplog.at_level(logging.WARNING):

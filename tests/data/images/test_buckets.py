@@ -19,7 +19,6 @@ from minimagen.data.images.decoding import upright_size
 from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.loading.order import Order
 from minimagen.data.open import load_dataset
-from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 
@@ -105,7 +104,7 @@ def test_rare_shapes_and_unreadable_pictures_join_others(tmp_path: Path) -> None
 
 def test_data_that_is_away_is_not_taken_for_square(tmp_path: Path, cache: Path) -> None:
     folder = write(tmp_path / "pictures")
-    load_folder(folder)  # lists the files
+    load_dataset(folder)  # lists the files
     for file in list(folder.glob("*.png"))[:6]:
         file.unlink()
     with pytest.raises(UserError, match="6 of 32 pictures cannot be read .* away"):

@@ -20,10 +20,11 @@ from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
 from minimagen.data.indexed import BaseDataset
 from minimagen.data.loading import batches as loader
-from minimagen.data.loading.batches import Drawn, training_batches, validation_batches
+from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.loading.order import Order
+from minimagen.data.loading.reading import IndexedReader
+from minimagen.data.open import load_dataset
 from minimagen.data.permutation import Permutation
-from minimagen.data.sources.folder import load_folder
 from minimagen.errors import UserError
 from minimagen.images import Batch
 from minimagen.sample import Sample
@@ -111,7 +112,7 @@ def test_what_a_sample_leaves_open_is_drawn_anew_each_epoch_and_exactly_on_resum
         Image.fromarray(noise).save(tmp_path / f"{i}.png")
         rows.append({"file_name": f"{i}.png", "text": [f"{i} {word}" for word in "abcdefgh"]})
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    dataset = load_folder(tmp_path, Framing((10, 10), "random", flip=True))
+    dataset = load_dataset(tmp_path, 10, crop="random", flip=True)
 
     def batches(start: int, stop: int, workers: int = 0) -> list[Batch]:
         return list(training_batches(dataset, text_encoder, 6, 0, start, stop, workers))
@@ -129,7 +130,7 @@ def test_what_is_drawn_does_not_depend_on_what_is_in_memory(tmp_path: Path) -> N
     """A square picture has one crop and is kept; its flips and captions must not change by that."""
     Image.fromarray(np.tile(np.arange(20, dtype=np.uint8), (20, 1))).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("\n".join("abcdefgh"))
-    table = load_folder(tmp_path).table
+    table = load_dataset(tmp_path).table
     kept = ImageDataset(table, Framing((10, 10), "random", flip=True))
     for i in range(20):
         fresh = ImageDataset(table, kept.framing).draw(0, Random(i))
@@ -142,7 +143,7 @@ def test_crops_and_flips_come_out_as_drawn(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(60, dtype=np.uint8), (20, 1))
     Image.fromarray(ramp).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a ramp")
-    table = load_folder(tmp_path).table
+    table = load_dataset(tmp_path).table
     free = ImageDataset(table, Framing((20, 20), "random", flip=True))
     rows = [free.draw(0, Random(i)).image[0, :, 0].astype(int) for i in range(200)]
     assert {int(np.sign(row[-1] - row[0])) for row in rows} == {-1, 1}
@@ -166,13 +167,13 @@ def test_bad_samples_are_replaced_counted_and_named_once(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_too_many_bad_samples_end_the_run_in_one_line(text_encoder: Any, workers: int) -> None:
-    with pytest.raises(UserError, match=r"of \d+ pictures are bad, more than 5%") as error:
+    with pytest.raises(UserError, match=r"of \d+ images are bad, more than 5%") as error:
         _captions(Numbers(1000, bad=set(range(100))), text_encoder, 0, 200, workers)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="100 bad pictures in a row|are bad") as error:
+    with pytest.raises(UserError, match="100 bad images in a row|are bad") as error:
         _captions(Numbers(1000, bad=set(range(1000))), text_encoder, 0, 1, workers)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="all of the 9 pictures are bad"):
+    with pytest.raises(UserError, match="all 9 images are bad; the first: number 0: bad"):
         validation_batches(Numbers(9, bad=set(range(9))), text_encoder, 4, 9)
 
 
@@ -210,7 +211,7 @@ def test_at_most_ten_bad_samples_are_named(caplog: pytest.LogCaptureFixture) -> 
 
 def test_an_epoch_of_many_needs_no_memory() -> None:
     order = Order((10**12,), 0)
-    dataset = Drawn(Numbers(10**12), order, 0)
+    dataset = IndexedReader(Numbers(10**12), order, 0)
     (keys,) = order.batches(4, 10**6, 10**6 + 1)
     sample = dataset[keys[0]].sample
     assert sample is not None and sample.caption == str(keys[0][1])
@@ -222,10 +223,10 @@ def test_enlarged_pictures_are_told_once(
     for i, side in enumerate((8, 20, 20, 20)):
         Image.new("RGB", (side, side)).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.txt").write_text("black")
-    dataset = load_folder(tmp_path, Framing((16, 16)))
+    dataset = load_dataset(tmp_path, 16)
     with caplog.at_level(logging.WARNING):
         _captions(dataset, text_encoder, 0, 300)
-    assert caplog.text.count("smaller than 16 x 16 and were enlarged") == 1
+    assert caplog.text.count("smaller than they are trained at and were enlarged") == 1
 
 
 @pytest.mark.parametrize(("pictures", "ahead"), [(512, 512), (12, 12), (1, 4)])

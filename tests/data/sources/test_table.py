@@ -14,10 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minimagen.data.images.decoding import Framing
 from minimagen.data.open import load_dataset
 from minimagen.data.sources import file_table, folder
-from minimagen.data.sources.folder import load_folder
 from minimagen.data.sources.table import READERS, read_table
 from minimagen.errors import UserError
 
@@ -55,7 +53,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     _picture(tmp_path / "sub" / "1.png", 9)
     file = _table(tmp_path / f"metadata.{suffix}", ROWS)
     for source in (tmp_path, file):
-        samples = list(load_folder(source, Framing((8, 8))))
+        samples = list(load_dataset(source, (8, 8)))
         assert [s.caption for s in samples] == ["grey, dark", 'a "quoted" caption']
         assert [s.attributes for s in samples] == [{"color": row["color"]} for row in ROWS]
         assert [int(s.image[0, 0, 0]) for s in samples] == [0, 9]
@@ -66,8 +64,8 @@ def test_a_list_of_captions_is_drawn_from(tmp_path: Path, suffix: str) -> None:
     _picture(tmp_path / "0.png")
     rows = [{"file_name": "0.png", "text": "short", "captions": ["one", " ", "two"]}]
     _table(tmp_path / f"metadata.{suffix}", rows)
-    assert load_folder(tmp_path)[0].caption == "short"
-    dataset = load_folder(tmp_path, caption_column="captions")
+    assert load_dataset(tmp_path)[0].caption == "short"
+    dataset = load_dataset(tmp_path, caption_column="captions")
     assert dataset[0].caption == "one"
     drawn = [dataset.draw(0, Random(i)).caption for i in range(40)]
     assert 10 < drawn.count("two") == 40 - drawn.count("one") < 30
@@ -75,7 +73,7 @@ def test_a_list_of_captions_is_drawn_from(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.skipif(not COCO.is_dir(), reason="the COCO pictures are not beside this checkout")
 def test_five_captions_a_picture_of_coco() -> None:
-    dataset = load_folder(COCO, Framing((16, 16)), "captions")
+    dataset = load_dataset(COCO, (16, 16), caption_column="captions")
     assert dataset.validation is not None
     assert (len(dataset), len(dataset.validation)) == (37, 60)
     assert all(len(dataset.table[i].captions) >= 4 for i in range(37))
@@ -85,10 +83,10 @@ def test_a_missing_caption_column_is_explained(tmp_path: Path) -> None:
     _picture(tmp_path / "0.png")
     _table(tmp_path / "metadata.csv", [{"file_name": "0.png", "title": "a"}])
     with pytest.raises(UserError, match=r"line 2 has no column 'titel'.*did you mean 'title'"):
-        load_folder(tmp_path, caption_column="titel")
+        load_dataset(tmp_path, caption_column="titel")
     _table(tmp_path / "metadata.jsonl", [{"file_name": "0.png", "text": "a"}])
     with pytest.raises(UserError, match=r"metadata.jsonl and metadata.csv: keep one"):
-        load_folder(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_a_file_that_is_no_table_is_explained(tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_a_file_that_is_no_table_is_explained(tmp_path: Path) -> None:
 def test_a_training_folder_alone_is_found(tmp_path: Path) -> None:
     _picture(tmp_path / "train" / "0.png")
     _table(tmp_path / "train" / "metadata.csv", [{"file_name": "0.png", "text": "a"}])
-    assert [s.caption for s in load_folder(tmp_path)] == ["a"]
+    assert [s.caption for s in load_dataset(tmp_path)] == ["a"]
 
 
 def test_the_second_start_reads_the_stored_list_and_a_change_is_noticed(
@@ -118,27 +116,27 @@ def test_the_second_start_reads_the_stored_list_and_a_change_is_noticed(
 
     folder_rows = folder.metadata_rows
     monkeypatch.setattr(folder, "metadata_rows", spy)
-    first, second = load_folder(tmp_path), load_folder(tmp_path)
+    first, second = load_dataset(tmp_path), load_dataset(tmp_path)
     assert len(read) == 1
     assert [s.caption for s in first] == [s.caption for s in second] == ["a 0", "a 1"]
     _table(tmp_path / "metadata.jsonl", rows[:1])
-    assert len(load_folder(tmp_path)) == 1
+    assert len(load_dataset(tmp_path)) == 1
     assert len(read) == 2
 
 
 def test_a_text_file_that_changes_is_noticed(tmp_path: Path) -> None:
     _picture(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("before")
-    assert load_folder(tmp_path)[0].caption == "before"
+    assert load_dataset(tmp_path)[0].caption == "before"
     (tmp_path / "0.txt").write_text("afterwards")
-    assert load_folder(tmp_path)[0].caption == "afterwards"
+    assert load_dataset(tmp_path)[0].caption == "afterwards"
 
 
 def test_a_failed_reading_leaves_nothing_behind(tmp_path: Path, cache: Path) -> None:
     _picture(tmp_path / "0.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n{')
     with pytest.raises(UserError, match="line 2"):
-        load_folder(tmp_path)
+        load_dataset(tmp_path)
     assert not [f for f in cache.rglob("*") if f.is_file()]
 
 
@@ -148,7 +146,7 @@ def test_rows_of_one_picture_anywhere_are_merged(tmp_path: Path) -> None:
     names = ["2", "0", "1", "0", "2", "2"]
     rows = [{"file_name": f"{n}.png", "text": f"{n} {i}"} for i, n in enumerate(names)]
     _table(tmp_path / "metadata.jsonl", rows)
-    table = load_folder(tmp_path).table
+    table = load_dataset(tmp_path).table
     assert [table[i].captions for i in range(3)] == [
         ("0 1", "0 3"),
         ("1 2",),
@@ -160,7 +158,7 @@ def test_a_table_travels_to_workers_as_its_path(tmp_path: Path) -> None:
     _picture(tmp_path / "0.png")
     rows = [{"file_name": "0.png", "text": f"caption {i}"} for i in range(5000)]
     _table(tmp_path / "metadata.jsonl", rows)
-    dataset = load_folder(tmp_path)
+    dataset = load_dataset(tmp_path)
     travelled = pickle.dumps(dataset)
     assert len(travelled) < 2000
     assert pickle.loads(travelled).table[0].captions == dataset.table[0].captions
@@ -173,7 +171,7 @@ def test_a_cache_folder_that_cannot_be_is_explained(
     (tmp_path / "0.txt").write_text("a")
     monkeypatch.setenv("MINIMAGEN_CACHE", str(tmp_path / "0.txt" / "cache"))
     with pytest.raises(UserError, match="set MINIMAGEN_CACHE"):
-        load_folder(tmp_path)
+        load_dataset(tmp_path)
 
 
 json_values = st.recursive(
@@ -203,7 +201,7 @@ def test_whatever_a_foreign_table_holds_it_is_rows_or_one_error(
     file.write_bytes(content)
     shutil.rmtree(cache, ignore_errors=True)
     try:
-        samples = list(load_folder(file, Framing((8, 8))))
+        samples = list(load_dataset(file, (8, 8)))
     except UserError as error:
         assert "\n" not in str(error).strip()
     else:

@@ -1,0 +1,179 @@
+"""The files of a folder that are data: one rule for all kinds of sources."""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minimagen.errors import UserError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+          ".avif")  # fmt: skip
+SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "lost+found",
+          "system volume information"}  # fmt: skip
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+PARQUET = ".parquet"
+TRAINING = ("train", "training")
+VALIDATION = ("validation", "valid", "val", "dev", "test")  # the first that is there validates
+
+log = logging.getLogger(__name__)
+
+
+def printable(name: str | Path) -> str:
+    r"""Return a name as it can be printed: a byte that is no UTF-8 as \xe9."""
+    text = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(name))
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_system(name: str) -> bool:
+    """Tell whether a file or folder of this name is hidden, or made by an operating system."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM
+
+
+def _is_run(folder: str) -> bool:
+    """Tell whether a folder was written by train.py, inference.py or ``save_pretrained``."""
+    marks = (os.path.join("parameters", "imagen.json"), "imagen_training_directory.txt")
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in marks)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of a folder that may be data.
+
+    Attributes:
+        folder: absolute.
+        files: relative to ``folder``, in order of name, those of its sub-folders too.
+        root: what was listed; messages name it.
+        left_out: how many of what is no data was found.
+    """
+
+    folder: Path
+    files: list[str]
+    root: Path
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Return the files whose names end like this, in any case."""
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    def paths(self, files: Iterable[str]) -> tuple[str, ...]:
+        """Return the absolute paths of some files."""
+        return tuple(str(self.folder / file) for file in files)
+
+    def innermost(self) -> "Listing":
+        """Return the files of the deepest folder that holds all images and archives."""
+        listing = self
+        while (
+            len(tops := {_top(file) for file in listing.with_suffix(*IMAGES, *TARS, PARQUET)}) == 1
+        ):
+            (top,) = tops
+            if not top:
+                break
+            listing = listing._below(top)
+        return listing
+
+    def by_folder(self) -> tuple["Listing", "Listing | None"]:
+        """Divide into what is trained on and what validates by the names of the top folders.
+
+        ``train`` is trained on and the first of ``VALIDATION`` validates, if both are there; other
+        files are left out. If not, all files are trained on.
+        """
+        tops = {top.lower(): top for file in self.files if (top := _top(file))}
+        training, held_out = (_first(names, tops) for names in (TRAINING, VALIDATION))
+        if training is None or held_out is None:
+            return self, None
+        used = (tops[training], tops[held_out])
+        for top in map(_top, self.files):
+            if top not in used:
+                self.left_out[f"files in {printable(top)}/" if top else "files beside them"] += 1
+        return self._below(used[0]), self._below(used[1])
+
+    def by_name(self, files: Collection[str]) -> tuple[list[str], list[str]]:
+        """Divide archives into those trained on and those that validate by words in their names.
+
+        ``train-00000.tar`` is trained on, ``val-00000.tar`` validates; without such words all are
+        trained on.
+        """
+        parts: dict[str, list[str]] = {}
+        for file in files:
+            words = reversed(re.split("[^a-z]+", file.lower()))
+            part = next((word for word in words if word in (*TRAINING, *VALIDATION)), "")
+            parts.setdefault(part, []).append(file)
+        training, held_out = (_first(names, parts) for names in (TRAINING, VALIDATION))
+        if training is None or held_out is None:
+            return list(files), []
+        for part, others in parts.items():
+            if part not in (training, held_out):
+                self.left_out[f"{part or 'other'} files"] += len(others)
+        return parts[training], parts[held_out]
+
+    def log_left_out(self, used: Iterable[str] = ()) -> None:
+        """Log in one line what was found beside the files that are ``used``."""
+        kinds: dict[str, list[str]] = {}
+        for file in sorted(set(self.files).difference(used)):
+            kinds.setdefault(os.path.splitext(file)[1].lower() or "other", []).append(file)
+        found = [f"{count} {what}" for what, count in self.left_out.items()]
+        found += [f"{len(v)} {kind} ({printable(v[0])})" for kind, v in kinds.items()]
+        if found:
+            log.warning("%s: left out %s", printable(self.root), ", ".join(found))
+        self.left_out.clear()  # which all parts of a folder share
+
+    def _below(self, top: str) -> "Listing":
+        start = top + os.sep
+        files = [file[len(start) :] for file in self.files if file.startswith(start)]
+        return Listing(self.folder / top, files, self.root, self.left_out)
+
+
+def _top(file: str) -> str:
+    """Return the first folder of a relative path, "" where there is none."""
+    return file.partition(os.sep)[0] if os.sep in file else ""
+
+
+def _first(names: Iterable[str], found: Collection[str]) -> str | None:
+    return next((name for name in names if name in found), None)
+
+
+def list_files(folder: Path) -> Listing:
+    """List a folder that exists, all its sub-folders too; links are followed.
+
+    What is hidden, what systems make and what this program wrote (runs, generated images) is no
+    data.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    listing = Listing(folder.absolute(), [], folder)
+    try:
+        listing.files.extend(_walk(str(listing.folder), "", frozenset(), listing.left_out))
+    except OSError as error:
+        where = printable(error.filename or folder)
+        raise UserError(f"{where} cannot be read: {error.strerror}") from error
+    listing.files.sort(key=lambda file: file.split(os.sep))
+    return listing
+
+
+def _walk(
+    root: str, below: str, above: frozenset[tuple[int, int]], left_out: Counter[str]
+) -> Iterator[str]:
+    folder = os.path.join(root, below)
+    stat = os.stat(folder)
+    here = above | {(stat.st_dev, stat.st_ino)}
+    if len(here) == len(above):
+        left_out["links to a folder above them"] += 1
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = os.path.join(below, entry.name)
+            if is_system(entry.name):
+                left_out["hidden or system files"] += 1
+            elif entry.is_file():
+                yield path
+            elif not entry.is_dir():
+                left_out["broken links"] += 1
+            elif _is_run(entry.path):
+                left_out["folders that this program wrote"] += 1
+            else:
+                yield from _walk(root, path, here, left_out)

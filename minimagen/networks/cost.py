@@ -1,0 +1,162 @@
+"""What a network costs: parameters, memory and FLOPs, from shapes alone.
+
+Networks are built and run on torch's meta device, where tensors have shapes but no numbers.
+"""
+
+import weakref
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from minimagen.config import Size, StageConfig, UNetConfig
+from minimagen.networks.unet import UNet, count_parameters
+
+TRAINING_COPIES = 5  # float32 each: weight, gradient, AdamW's two moments, average (EMA)
+# Muon keeps one moment, of the hidden matrices, where AdamW keeps two.
+
+
+class Cost(NamedTuple):
+    """Memory in bytes, FLOPs for one image."""
+
+    parameters: int
+    hidden: int
+    """Those in hidden matrices, which Muon trains."""
+    activations: int
+    """Kept for the backward pass of one image, or of its crop where training crops."""
+    sampling: int
+    """Largest sum of live tensors while one image is sampled, weights not included."""
+    text_flops: int
+    """Keys and values of the caption, once per image."""
+    flops: int
+    """One forward pass of the network without guidance."""
+    training_flops: int
+    """The same at the size that training sees: the crop."""
+
+
+def on_meta(config: UNetConfig, text_embed_dim: int, lowres_cond: bool = False) -> UNet:
+    """Return a network on the meta device."""
+    with torch.device("meta"):
+        return UNet(config, text_embed_dim, lowres_cond)
+
+
+def measure(
+    network: UNet,
+    stage: StageConfig,
+    size: Size,
+    low_res_size: Size | None,
+    text_shape: tuple[int, int],
+) -> Cost:
+    """Run ``network`` forward at ``size`` and count.
+
+    Args:
+        network: On the meta device.
+        stage: Whether training crops, and whether sampling is guided.
+        size: (height, width) of its images.
+        low_res_size: That of the stage before; None for the first stage.
+        text_shape: (tokens, channels) of a caption's embeddings.
+    """
+    text, inputs = _inputs(network, size, low_res_size, text_shape, rows=1)
+    text_flops, flops = _forward_flops(network, text, inputs)
+    text, inputs = _inputs(network, *stage.trained_on(size, low_res_size), text_shape, rows=1)
+    _, training_flops = _forward_flops(network, text, inputs)
+    saved = _SavedForBackward(network)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        network(*inputs[:2], network.encode_text(*text), *inputs[2:])
+    rows = 1 if stage.sampling.guidance_scale == 1.0 else 2
+    text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
+    with torch.no_grad(), _LiveBytes(network) as live:
+        network(*inputs[:2], network.encode_text(*text), *inputs[2:])
+    hidden = sum(p.numel() for p in network.hidden_matrices())
+    parameters = count_parameters(network)
+    return Cost(parameters, hidden, saved.bytes(), live.peak, text_flops, flops, training_flops)
+
+
+def _forward_flops(network: UNet, text: Any, inputs: Any) -> tuple[int, int]:
+    """Return the FLOPs of the text's keys and values, and of the rest of a forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        context = network.encode_text(*text)
+        text_flops = counter.get_total_flops()
+        network(*inputs[:2], context, *inputs[2:])
+    return text_flops, counter.get_total_flops() - text_flops
+
+
+def _inputs(
+    network: UNet,
+    size: Size,
+    low_res_size: Size | None,
+    text_shape: tuple[int, int],
+    rows: int,
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, ...]]:
+    """Return the arguments of ``encode_text``, and those of ``forward`` without the context."""
+    channels = network.config.channels
+    with torch.device("meta"):
+        flags = torch.empty(rows, text_shape[0], dtype=torch.bool)
+        text = (torch.empty(rows, *text_shape), flags, flags[:, 0])
+        x, log_snr = torch.empty(rows, channels, *size), torch.empty(rows)
+        if low_res_size is None:
+            return text, (x, log_snr)
+        return text, (x, log_snr, x, log_snr)  # the low-resolution images come enlarged
+
+
+class _SavedForBackward:
+    """Every storage that autograd keeps, once; the weights excepted."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._own = {_storage(p) for p in network.parameters()}
+        self._kept: dict[int, Tensor] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in self._own:
+            self._kept[_storage(tensor)] = tensor  # holding it keeps its storage's id unique
+        return tensor
+
+    def bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the sum of the live storages, the weights excepted."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._own = {_storage(p) for p in network.parameters()}
+        self._users: dict[int, int] = {}
+        self._live = 0
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and _storage(tensor) not in self._own:
+                self._add(tensor)
+        self.peak = max(self.peak, self._live)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        key, size = _storage(tensor), tensor.untyped_storage().nbytes()
+        if key not in self._users:
+            self._live += size
+        self._users[key] = self._users.get(key, 0) + 1
+        weakref.finalize(tensor, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self._live -= size
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def states_bytes(cost: Cost, optimizer: str) -> int:
+    """Return the bytes of a stage's weights, gradients, moments and average while it trains."""
+    copies = TRAINING_COPIES * cost.parameters
+    return 4 * (copies - cost.hidden if optimizer == "muon" else copies)
