@@ -81,7 +81,7 @@ def text_encoder() -> HashTextEncoder:
 
 @pytest.fixture
 def wake() -> Callable[[nn.Module], nn.Module]:
-    """A fresh network paints 0 whatever it sees; this gives its zero weights small values."""
+    """A fresh network outputs 0 whatever it sees; this gives its zero weights small values."""
 
     def fill(module: nn.Module) -> nn.Module:
         random = generator("wake")
@@ -96,14 +96,19 @@ def wake() -> Callable[[nn.Module], nn.Module]:
 
 
 @pytest.fixture
-def make_batch(text_encoder: HashTextEncoder) -> Callable[[int, int], Batch]:
-    """Return ``size`` random pictures of side ``side`` with captions of different lengths."""
+def make_batch(text_encoder: HashTextEncoder) -> Callable[..., Batch]:
+    """Return ``size`` random images of side ``side`` with captions of different lengths.
 
-    def make(size: int, side: int) -> Batch:
-        pictures = torch.randint(0, 256, (size, 3, side, side), generator=generator("pictures"))
+    With ``low_res_side`` they have low-resolution images too, as super-resolution is given them.
+    """
+
+    def make(size: int, side: int, low_res_side: int | None = None) -> Batch:
+        images = torch.randint(0, 256, (size, 3, side, side), generator=generator("images"))
         words = ("a large red star on a blue background " * 2).split()
         captions = [" ".join(words[: 1 + i % len(words)]) for i in range(size)]
         text = encode_batch(text_encoder, captions)
-        return Batch(pictures.to(torch.uint8), text.embeds, text.mask)
+        sizes = [(each, each) for each in (side, low_res_side) if each]
+        batch = Batch(images.to(torch.uint8), text.embeds, text.mask)
+        return batch.at(sizes, full=(side, side))
 
     return make

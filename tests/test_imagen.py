@@ -2,9 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from minimagen.config import ImagenConfig
+from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.errors import UserError
-from minimagen.imagen import Imagen, to_pil
+from minimagen.imagen import Imagen
+from minimagen.images import to_model_space, to_pil
+from minimagen.storage.checkpoint import save_weights
+from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
+from minimagen.storage.pretrained import Identity
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,27 +26,41 @@ def imagen(text_encoder, wake):
     return wake(Imagen(config, text_encoder)).eval()
 
 
-def pixels(pictures):
-    return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
+def pixels(images):
+    return np.stack([np.asarray(image) for image in images]).astype(int)
 
 
-def test_a_caption_becomes_a_picture_of_the_last_stages_size(imagen):
-    pictures = imagen.sample(CAPTIONS[:2], seed=0)
-    assert [p.size for p in pictures] == [(24, 16), (24, 16)]  # Pillow: (width, height)
-    assert pixels(pictures).std() > 5
+def test_captions_become_images_of_the_last_stages_size(imagen):
+    images = imagen.sample(CAPTIONS[:2], seed=0)
+    assert [image.size for image in images] == [(24, 16), (24, 16)]  # Pillow: (width, height)
+    assert pixels(images).std() > 5
 
 
-def test_the_same_seed_gives_the_same_picture_to_the_bit_in_the_same_batch_shape(imagen):
+def test_one_caption_is_one_image_and_that_of_a_list_with_it_alone(imagen):
+    image, (same,) = imagen.sample("a red star", seed=3), imagen.sample(["a red star"], seed=3)
+    assert image.size == (24, 16)
+    assert (pixels([image]) == pixels([same])).all()
+    assert (pixels([imagen.sample("a red star", seeds=[3])]) == pixels([same])).all()
+
+
+def test_captions_and_seeds_may_be_generators_and_may_be_none_at_all(imagen):
+    listed = pixels(imagen.sample(CAPTIONS[:3], seeds=[5, 1, 4]))
+    generated = imagen.sample((c for c in CAPTIONS[:3]), seeds=(s for s in (5, 1, 4)))
+    assert (pixels(generated) == listed).all()
+    assert imagen.sample([]) == []
+
+
+def test_the_same_seed_gives_the_same_image_to_the_bit_in_the_same_batch_shape(imagen):
     first = pixels(imagen.sample(CAPTIONS, seeds=[3, 1, 4, 1, 5]))
     torch.manual_seed(99)
     again = pixels(imagen.sample(CAPTIONS, seeds=[3, 1, 4, 1, 5]))
     assert (first == again).all()
-    other_neighbours = pixels(imagen.sample([CAPTIONS[0], *CAPTIONS[:0:-1]], seeds=[3, 9, 9, 9, 9]))
-    assert abs(other_neighbours[0] - first[0]).max() <= 1
+    other_neighbors = pixels(imagen.sample([CAPTIONS[0], *CAPTIONS[:0:-1]], seeds=[3, 9, 9, 9, 9]))
+    assert abs(other_neighbors[0] - first[0]).max() <= 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
-def test_the_same_seed_gives_the_same_picture_in_any_batch(imagen, batch_size):
+def test_the_same_seed_gives_the_same_image_in_any_batch(imagen, batch_size):
     """fp32: at most one step of 255 apart, whatever the batch and the padding."""
     whole = pixels(imagen.sample(CAPTIONS, seed=7, precision="fp32"))
     split = pixels(imagen.sample(CAPTIONS, seed=7, precision="fp32", batch_size=batch_size))
@@ -51,16 +69,16 @@ def test_the_same_seed_gives_the_same_picture_in_any_batch(imagen, batch_size):
     assert abs(whole[4] - last[0]).max() <= 1
 
 
-def test_an_aspect_ratio_paints_what_a_cascade_of_that_shape_would(text_encoder, wake):
-    """Same weights, sizes and seeds; the nearest of the sizes that the cascade can paint."""
+def test_an_aspect_ratio_samples_what_a_cascade_of_that_shape_would(text_encoder, wake):
+    """Same weights, sizes and seeds; the nearest of the sizes that the cascade can sample."""
     stages = [{"unet": UNET, "sampling": SAMPLING}] * 2
     square, wide = (
         wake(Imagen(ImagenConfig(image_sizes=sizes, stages=stages), text_encoder)).eval()
         for sizes in ([[8, 8], [16, 16]], [[6, 10], [12, 20]])
     )
-    painted = square.sample(CAPTIONS, seed=3, aspect_ratio=1.6)
-    assert painted[0].size == (20, 12)
-    assert (pixels(painted) == pixels(wide.sample(CAPTIONS, seed=3))).all()
+    sampled = square.sample(CAPTIONS, seed=3, aspect_ratio=1.6)
+    assert sampled[0].size == (20, 12)
+    assert (pixels(sampled) == pixels(wide.sample(CAPTIONS, seed=3))).all()
     assert square.sample(CAPTIONS[:1], seed=3, aspect_ratio=0.6)[0].size == (12, 20)
     assert square.sample(CAPTIONS[:1], seed=3, aspect_ratio=1)[0].size == (16, 16)
     for ratio in (0.0, -1.0, float("inf"), float("nan")):
@@ -68,18 +86,18 @@ def test_an_aspect_ratio_paints_what_a_cascade_of_that_shape_would(text_encoder,
             square.sample(CAPTIONS[:1], aspect_ratio=ratio)
 
 
-def test_other_seeds_and_other_captions_give_other_pictures(imagen):
+def test_other_seeds_and_other_captions_give_other_images(imagen):
     plain = pixels(imagen.sample(["blue"], seed=1))
     assert (plain != pixels(imagen.sample(["blue"], seed=2))).mean() > 0.5
     assert (plain != pixels(imagen.sample(["red"], seed=1))).mean() > 0.2
     assert (pixels(imagen.sample(["blue"])) != pixels(imagen.sample(["blue"]))).any()
 
 
-def test_each_stage_paints_from_the_stage_before(imagen):
-    """With the first stage's pictures replaced, the second one paints something else."""
+def test_each_stage_samples_from_the_stage_before(imagen):
+    """With the first stage's images replaced, the second one samples something else."""
     samplings = imagen.samplings()
     stages = imagen.sample_stages(CAPTIONS[:2], samplings, seeds=[0, 1])
-    assert [p.size for stage in stages for p in stage] == [(12, 8)] * 2 + [(24, 16)] * 2
+    assert [image.size for stage in stages for image in stage] == [(12, 8)] * 2 + [(24, 16)] * 2
     only_base = imagen.sample_stages(CAPTIONS[:2], samplings[:1], seeds=[0, 1])
     assert (pixels(only_base[0]) == pixels(stages[0])).all()
     with torch.no_grad():
@@ -87,6 +105,31 @@ def test_each_stage_paints_from_the_stage_before(imagen):
             parameter.zero_()
     changed = imagen.sample_stages(CAPTIONS[:2], samplings, seeds=[0, 1])
     assert (pixels(changed[1]) != pixels(stages[1])).mean() > 0.2
+
+
+def test_a_later_stage_alone_samples_what_it_samples_in_the_whole_cascade(imagen):
+    samplings = imagen.samplings()
+    batches = imagen.sample_batches(CAPTIONS, samplings, seeds=range(5), batch_size=2)
+    base, whole = (torch.cat(stage) for stage in zip(*batches, strict=True))
+    alone = imagen.sample_batches(
+        CAPTIONS, samplings[1:], seeds=range(5), batch_size=2, first=1, low_res=base
+    )
+    assert torch.cat([batch for (batch,) in alone]).equal(whole)
+    (images,) = imagen.sample_stages(
+        CAPTIONS, samplings[1:], seeds=range(5), batch_size=2, first=1, low_res=base
+    )
+    assert (pixels(images) == pixels(to_pil(whole))).all()
+    other = imagen.sample_batches(
+        CAPTIONS, samplings[1:], seeds=range(5), batch_size=2, first=1, low_res=-base
+    )
+    assert not torch.cat([batch for (batch,) in other]).equal(whole)
+
+
+def test_sample_enlarges_given_images_too(imagen):
+    base, whole = imagen.sample_stages(CAPTIONS[:2], imagen.samplings(), seeds=[6, 7])
+    low_res = torch.from_numpy(np.stack([np.asarray(image) for image in base])).permute(0, 3, 1, 2)
+    enlarged = imagen.sample(CAPTIONS[:2], seed=6, first=1, low_res=to_model_space(low_res))
+    assert abs(pixels(enlarged) - pixels(whole)).mean() < 1  # the base images are rounded to uint8
 
 
 def test_settings_are_per_call_and_per_stage(imagen):
@@ -97,7 +140,16 @@ def test_settings_are_per_call_and_per_stage(imagen):
     assert imagen.config.stages[0].sampling.timesteps == 3
 
 
-def test_the_noise_of_the_low_resolution_picture_is_per_stage(text_encoder):
+@pytest.mark.parametrize("several", [list, tuple, np.array, iter])
+def test_values_of_the_stages_may_be_any_sequence(imagen, several):
+    values = imagen.samplings(guidance_scale=several([1.0, 4.0]), timesteps=several([2, 3]))
+    assert [(s.guidance_scale, s.timesteps) for s in values] == [(1.0, 2), (4.0, 3)]
+    listed = imagen.sample("a red star", seed=1, timesteps=[2, 3])
+    given = imagen.sample("a red star", seed=1, timesteps=several([2, 3]))
+    assert (pixels([listed]) == pixels([given])).all()
+
+
+def test_the_noise_of_the_low_resolution_image_is_per_stage(text_encoder):
     stages = [{"unet": UNET, "sampling": {"aug_level": 0.05}}] * 3
     config = ImagenConfig(image_sizes=[8, 16, 32], stages=stages)
     imagen = Imagen(config, text_encoder)
@@ -123,19 +175,19 @@ def test_the_callback_sees_every_step_of_every_stage(imagen):
     assert seen[-1][3] == (2, 3, 16, 24)
 
 
-def test_one_stage_on_the_device_at_a_time_paints_the_same(imagen):
+def test_one_stage_on_the_device_at_a_time_samples_the_same(imagen):
     usual = pixels(imagen.sample(CAPTIONS[:2], seed=0))
     for device in (torch.device("cpu"), "cpu"):
         visiting = pixels(imagen.sample(CAPTIONS[:2], seed=0, device=device))
         assert (usual == visiting).all()
 
 
-def test_a_stage_is_sent_home_before_the_next_one_comes(imagen, monkeypatch):
+def test_a_stage_is_sent_back_before_the_next_one_is_sent(imagen, monkeypatch):
     moves = []
     for i, stage in enumerate(imagen.stages):
         monkeypatch.setattr(stage, "to", lambda device, i=i: moves.append((i, str(device))))
-    away = torch.device("cpu", 0)  # the same place under another name
-    imagen.sample(CAPTIONS[:2], seed=0, device=away)
+    other = torch.device("cpu", 0)  # the same place under another name
+    imagen.sample(CAPTIONS[:2], seed=0, device=other)
     assert moves == [(0, "cpu:0"), (0, "cpu"), (1, "cpu:0"), (1, "cpu")]
 
 
@@ -150,11 +202,30 @@ def test_a_stage_is_sent_home_before_the_next_one_comes(imagen, monkeypatch):
         ({"device": "cuda:99"}, "'cuda:99' is not available"),
         ({"aug_level": 1.5}, "aug_level"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"precision": "banana"}, "precision 'banana' is not one of auto, fp32, bf16"),
+        ({"batch_size": -1}, "batch_size is -1; give a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; give a whole number of at least 1"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; give a whole number of at least 1"),
+        ({"seed": 1, "seeds": [1, 2]}, "seed and seeds contradict each other"),
+        ({"seed": "x"}, "seed is 'x'; give a whole number"),
+        ({"seeds": ["x", 1]}, "seeds is 'x'; give a whole number"),
+        ({"seeds": 3}, "seeds is 3; give one whole number for each caption"),
+        ({"guidance": 2.0}, "unknown key 'guidance'"),
+        ({"aspect_ratio": "3:2"}, "aspect_ratio '3:2' is not a number above 0"),
+        ({"first": 1}, "first is 1: give low_res"),
+        ({"low_res": torch.zeros(2, 3, 8, 12)}, "first is 0: give low_res for a later stage"),
     ],
 )
 def test_settings_that_are_not_valid_are_refused_in_one_line(imagen, options, message):
     with pytest.raises(UserError, match=message) as error:
         imagen.sample(CAPTIONS[:2], **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("captions", [None, 3, 2.5, [None], ["a star", 7], b"a star"])
+def test_captions_that_are_no_text_are_refused_in_one_line(imagen, captions):
+    with pytest.raises(UserError, match="captions (is|has) .*; ") as error:
+        imagen.sample(captions)
     assert "\n" not in str(error.value)
 
 
@@ -167,17 +238,24 @@ def test_settings_that_are_not_valid_are_refused_in_one_line(imagen, options, me
         ([[8, 8], [16, 24]], (None, 4), "one whole factor, here 2 and 3"),
     ],
 )
-def test_crops_that_cannot_be_cut_out_of_both_pictures_are_refused(sizes, crops, message):
+def test_crops_that_cannot_be_cut_out_of_both_images_are_refused(sizes, crops, message):
     stages = [{"unet": UNET, "crop": crop} for crop in crops]
     with pytest.raises(ValueError, match=message):
         ImagenConfig(image_sizes=sizes, stages=stages)
 
 
+def uncropped(imagen):
+    identity = imagen.identity(1)
+    return identity.replace(stage=identity.stage.replace(crop=None))
+
+
 def test_a_stage_without_crops_is_the_one_it_was_before_there_were_any(text_encoder):
     stages = [{"unet": UNET}, {"unet": UNET, "crop": 8}]
     imagen = Imagen(ImagenConfig(image_sizes=[8, 16], stages=stages), text_encoder)
-    assert "crop" not in imagen.stage_identity(0)
-    assert imagen.stage_identity(1)["crop"] == 8
+    header = imagen.identity(0).model_dump(mode="json")
+    del header["stage"]["crop"]
+    assert Identity.read(header, "an earlier header") == imagen.identity(0)
+    assert "stage.crop was 8, is None" in imagen.identity(1).difference(uncropped(imagen))
 
 
 def test_initial_weights_depend_on_seed_and_stage_only(text_encoder):
@@ -194,10 +272,29 @@ def test_initial_weights_depend_on_seed_and_stage_only(text_encoder):
     assert not torch.equal(weights(small, 0), weights(small, 1))
 
 
-def test_pillow_pictures_have_the_right_colours_in_the_right_places():
-    picture = -torch.ones(1, 3, 2, 3)
-    picture[0, 0, 1, 2] = 1.0
-    (image,) = to_pil(picture)
+def test_pillow_images_have_the_right_colors_in_the_right_places():
+    tensor = -torch.ones(1, 3, 2, 3)
+    tensor[0, 0, 1, 2] = 1.0
+    (image,) = to_pil(tensor)
     assert image.size == (3, 2)
     assert image.getpixel((2, 1)) == (255, 0, 0)
     assert image.getpixel((1, 1)) == (0, 0, 0)
+
+
+def test_weights_and_the_configuration_of_the_cascade_are_enough(imagen, text_encoder, tmp_path):
+    directory = TrainingDirectory(tmp_path)
+    directory.make()
+    parameters = Parameters(imagen.config, TrainingConfig(steps=1), DataConfig())
+    write_parameters(directory.parameters, parameters)
+    for name in ("training.json", "data.json"):
+        (directory.parameters / name).unlink()
+    for i, stage in enumerate(imagen.stages):
+        header = {"stage": imagen.identity(i).model_dump(mode="json")}
+        save_weights(directory.weights(i), stage.state_dict(), header)
+    directory.tmp.rmdir()
+    directory.samples.rmdir()
+    loaded = Imagen.from_directory(tmp_path, text_encoder)
+    assert loaded.config == imagen.config and not loaded.training
+    assert (
+        pixels(loaded.sample(CAPTIONS, seed=2)) == pixels(imagen.sample(CAPTIONS, seed=2))
+    ).all()

@@ -42,7 +42,7 @@ def inputs(unet, batch=3, size=(8, 8), tokens=5, drop=None):
         unet.encode_text(embeds, mask, drop),
     ]
     if unet.lowres_cond:
-        low = torch.randn(batch, 3, size[0] // 2, size[1] // 2, generator=random)
+        low = torch.randn(batch, 3, *size, generator=random)
         arguments += [low, torch.linspace(-1.0, 3.0, batch)]
     return arguments
 
@@ -82,7 +82,7 @@ def test_the_one_step_gradient_reaches_the_output_and_nothing_is_unused(shape):
 @shapes
 @both_links
 @pytest.mark.parametrize("size", [(8, 16), (24, 8)])
-def test_pictures_need_not_be_square(shape, lowres_cond, size, wake):
+def test_images_need_not_be_square(shape, lowres_cond, size, wake):
     unet = wake(fresh(shape, lowres_cond))
     assert unet(*inputs(unet, size=size)).shape == (3, 3, *size)
 
@@ -128,7 +128,7 @@ def test_a_dropped_caption_is_the_null_token_whatever_the_caption(shape, wake):
 
 
 @shapes
-def test_caption_noise_level_and_picture_all_matter(shape, wake):
+def test_caption_noise_level_and_image_all_matter(shape, wake):
     unet = wake(fresh(shape, lowres_cond=True))
     arguments = inputs(unet)
     plain = unet(*arguments)
@@ -161,11 +161,11 @@ def test_a_side_that_the_levels_do_not_divide_is_refused():
 
 
 def test_one_batch_can_be_learnt_by_heart():
-    """Two pictures that differ by their caption alone; loss <= 0.02 (the mean picture: 1)."""
+    """Two images that differ by their caption alone; loss <= 0.02 (the mean image: 1)."""
     torch.manual_seed(0)
     unet = UNet(UNetConfig(dim=12, dim_mults=(1, 2), attn_heads=2, attn_head_dim=8), WIDTH, False)
-    picture = torch.randn(1, 3, 8, 8).sign()
-    target = torch.cat([picture, -picture])
+    image = torch.randn(1, 3, 8, 8).sign()
+    target = torch.cat([image, -image])
     x, log_snr = torch.randn(1, 3, 8, 8).expand(2, -1, -1, -1), torch.zeros(2)
     embeds, mask = torch.randn(2, 4, WIDTH), torch.ones(2, 4, dtype=torch.bool)
     optimizer = torch.optim.Adam(unet.parameters(), lr=5e-3)
@@ -196,7 +196,7 @@ def test_parameters_are_counted():
 @shapes
 @pytest.mark.parametrize("dropped", [True, False])
 def test_no_parameter_is_left_out_whatever_captions_are_dropped(shape, dropped):
-    """Several processes reduce every gradient in every step: one without would hold up all."""
+    """All ranks reduce every gradient in every step: one without would hold up all."""
     unet = fresh(shape, lowres_cond=True)
     drop = torch.full((3,), dropped)
     unet(*inputs(unet, drop=drop)).square().mean().backward()
