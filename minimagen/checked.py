@@ -64,7 +64,7 @@ class Config(BaseModel):
 
     def replace(self, **changes: Any) -> Self:
         """Return a checked copy with some fields changed."""
-        return type(self).read(self.model_dump() | changes, type(self).__name__)
+        return type(self).read(dict(self) | changes, type(self).__name__)
 
 
 def whole_number(name: str, value: Any, least: int) -> int:

@@ -117,8 +117,7 @@ def check_resumable(
 
 def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identity) -> str:
     """Return the first difference between two runs in words; "" where there is none."""
-    if found := Identity.read(saved["stage"], "its run").difference(stage):
-        return found
     before = _completed(saved)
     after = {**_comparable(before, now), "stage": before["stage"]}
-    return first_difference(before, after)
+    own = Identity.read(saved["stage"], "its run")
+    return first_difference(before, after) or own.difference(stage)

@@ -215,8 +215,8 @@ class _Run:
 
     def _validated(self, trainer: Trainer, **values: float) -> float:
         """Return the validation loss of the averaged weights, after recording it and them."""
-        sizes = self._sizes(trainer.index)
-        batches = [batch.at(sizes[1:], sizes.full) for batch in self.inputs.valid]
+        sizes, full = trainer.stage.image_sizes, self.imagen.config.image_sizes[-1]
+        batches = [batch.at(sizes, full) for batch in self.inputs.valid]
         valid_loss = trainer.validate(batches)
         self._record(trainer, **values, valid_loss=valid_loss)
         best = valid_loss < trainer.best_loss
