@@ -1,4 +1,4 @@
-"""Which sizes a cascade can paint besides its own."""
+"""Which sizes a cascade can sample besides its own."""
 
 import math
 import re
@@ -27,7 +27,7 @@ def test_the_demo_has_three_shapes():
 
 
 @pytest.mark.parametrize("folder", [".", "testing", "imagen_64_256_1024"])
-def test_every_stage_can_paint_every_bucket(folder):
+def test_every_stage_can_sample_every_bucket(folder):
     config = read_parameters(PARAMETERS / folder).imagen
     full, buckets = config.image_sizes[-1], aspect_buckets(config)
     assert full in buckets

@@ -1,4 +1,4 @@
-"""The shipped judges are fair: right on real renders, at chance on other pictures' captions."""
+"""The shipped judges are fair: right on real renders, at chance on other images' captions."""
 
 import random
 from dataclasses import replace
@@ -26,7 +26,7 @@ def _renders(level: str, count: int, split: str = "heldout") -> tuple[Tensor, li
 
 
 def _small(images: Tensor, size: int) -> Tensor:
-    """Resize uint8 pictures as the cascade does."""
+    """Resize uint8 images as the cascade does."""
     return to_uint8(resize_clamped(to_model_space(images), (size, size)))
 
 
@@ -51,8 +51,8 @@ def test_the_judge_is_at_chance_on_shuffled_captions() -> None:
         assert abs(result[name] - expected) < 0.07
 
 
-def test_the_judge_names_faulty_pictures_by_what_they_show() -> None:
-    """Noise, a colour cast and enlargement from 16 pixels are not what it is asked about."""
+def test_the_judge_names_faulty_images_by_what_they_show() -> None:
+    """Noise, a color cast and enlargement from 16 pixels are not what it is asked about."""
     images, samples = _renders("simple", 300)
     x = to_model_space(_small(_small(images, 16), 64))
     generator = torch.Generator().manual_seed(0)
@@ -62,11 +62,11 @@ def test_the_judge_names_faulty_pictures_by_what_they_show() -> None:
     assert score(verdicts, [s.attributes for s in samples])["all"] >= 0.97
 
 
-def test_a_wrong_picture_is_called_wrong() -> None:
-    """Changing one attribute of a picture changes that verdict and no other."""
+def test_a_wrong_image_is_called_wrong() -> None:
+    """Changing one attribute of an image changes that verdict and no other."""
     images, samples = _renders("simple", 200)
     judge = Judge.load()
-    swapped = images.flip(1)  # red and blue channels change places: colours differ, shapes do not
+    swapped = images.flip(1)  # red and blue channels change places: colors differ, shapes do not
     truth = [s.attributes for s in samples]
     result = score(judge(swapped), truth)
     assert result["color"] < 0.7
@@ -101,7 +101,7 @@ def test_the_score_counts_what_the_truth_has() -> None:
     ]
     result = score(verdicts, truth)
     assert result == pytest.approx({"shape": 2 / 3, "count": 1.0, "all": 2 / 3})
-    with pytest.raises(ValueError, match="2 pictures"):
+    with pytest.raises(ValueError, match="truth of 2 "):
         score(verdicts, truth[:2])
 
 

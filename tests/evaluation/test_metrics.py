@@ -8,7 +8,7 @@ import torch
 from minimagen.evaluation.metrics import colour_shift, kid, psnr, wilson_interval
 
 
-def test_psnr_is_the_peak_over_the_mean_square_error_per_picture():
+def test_psnr_is_the_peak_over_the_mean_square_error_per_image():
     black, white = torch.full((1, 3, 4, 4), -1.0), torch.full((1, 3, 4, 4), 1.0)
     assert psnr(black, white).tolist() == pytest.approx([0.0])  # the error is the peak
     a = torch.zeros(3, 3, 8, 8)
@@ -20,7 +20,7 @@ def test_psnr_is_the_peak_over_the_mean_square_error_per_picture():
     assert 100 < psnr(a, a).max() < float("inf")
 
 
-def test_the_colour_shift_is_the_largest_difference_of_a_channels_mean_in_255ths():
+def test_the_color_shift_is_the_largest_difference_of_a_channels_mean_in_255ths():
     a = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
     b = a.clone()
     b[0, 1] += 4 / 127.5
@@ -28,7 +28,7 @@ def test_the_colour_shift_is_the_largest_difference_of_a_channels_mean_in_255ths
     assert colour_shift(a, b).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
     assert colour_shift(b, a).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
     shuffled = a.flatten(2)[:, :, torch.randperm(64)].view_as(a)
-    assert colour_shift(a, shuffled).max() < 1e-4  # where the colours are does not matter
+    assert colour_shift(a, shuffled).max() < 1e-4  # where the colors are does not matter
     assert colour_shift(a[:, :, ::2, ::2], a[:, :, ::2, ::2].repeat(1, 1, 2, 2)).max() < 1e-4
 
 
