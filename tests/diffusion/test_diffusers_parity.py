@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from minimagen.diffusion.prediction import to_x_0
-from minimagen.diffusion.samplers import ddim, ddpm, dpm_solver_pp
-from minimagen.diffusion.schedule import noise_level
+from minimagen.diffusion.samplers import DDIM, DDPM, DPMSolverPP, integrate
+from minimagen.diffusion.schedule import variance_preserving
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -16,15 +16,15 @@ STEPS = 20
 
 
 class Table:
-    """DDPM's discrete schedule: time = an index of the table of alpha_bar."""
+    """DDPM's discrete schedule: time = an index of the table of alpha_bar, counted from 1."""
 
     def __init__(self):
         betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
         self.alpha_bars = torch.cumprod(1.0 - betas, 0)
 
-    def log_snr(self, t):
-        bar = self.alpha_bars[t.long()]
-        return torch.log(bar / (1.0 - bar))
+    def level(self, t):
+        bar = self.alpha_bars[t.long() - 1]
+        return variance_preserving(torch.log(bar / (1.0 - bar)))
 
 
 TABLE = Table()
@@ -44,17 +44,17 @@ def noise(i):
     return torch.randn(2, 3, 2, 2, generator=random, dtype=torch.float64)
 
 
-def ours(sampler, output, timesteps, **options):
+def ours(step, output, timesteps):
     """Return every x of the trajectory (x_t as the denoiser sees it, and the end)."""
     seen = []
 
     def denoise(x_t, t):
         seen.append(x_t)
-        level = noise_level(TABLE.log_snr(torch.tensor([t])))
-        return to_x_0(output, network(x_t, t), x_t, level)
+        estimate = network(x_t, t.reshape(-1, 1, 1, 1) - 1)
+        return to_x_0(output, estimate, x_t, TABLE.level(t).like(x_t))
 
-    times = torch.cat([timesteps.double(), torch.zeros(1, dtype=torch.float64)])
-    last = sampler(denoise, start(), times, TABLE, noise, **options)
+    times = torch.cat([timesteps.double() + 1, torch.zeros(1, dtype=torch.float64)])
+    last = integrate(step, denoise, start(), times, noise)
     return [*seen, last]
 
 
@@ -81,7 +81,7 @@ def test_ddim(output, their_output, eta):
     )
     scheduler.alphas_cumprod = TABLE.alpha_bars
     scheduler.set_timesteps(STEPS)
-    mine = ours(ddim, output, scheduler.timesteps, eta=eta)
+    mine = ours(DDIM(TABLE, eta), output, scheduler.timesteps)
     compare(mine, theirs(scheduler, eta=eta))
 
 
@@ -100,7 +100,7 @@ def test_dpm_solver_pp_2m(output, their_output):
     bars = TABLE.alpha_bars[scheduler.timesteps]  # its own table is float32
     sigmas = torch.sqrt((1.0 - bars) / bars)
     scheduler.sigmas = torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
-    mine = ours(dpm_solver_pp, output, scheduler.timesteps)
+    mine = ours(DPMSolverPP(TABLE), output, scheduler.timesteps)
     compare(mine, theirs(scheduler))
 
 
@@ -112,4 +112,4 @@ def test_ddpm(monkeypatch):
     scheduler.set_timesteps(STEPS)
     steps = iter(range(STEPS))
     monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, **__: noise(next(steps)))
-    compare(ours(ddpm, "v", scheduler.timesteps), theirs(scheduler))
+    compare(ours(DDPM(TABLE), "v", scheduler.timesteps), theirs(scheduler))

@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from minimagen.diffusion.guidance import guidance_at, guide, threshold
+from minimagen.diffusion.guidance import guidance_at, guided, threshold, thresholded
+
+EVER = (0.0, 1.0)
+
+
+def guide(cond, uncond, guidance_scale):
+    """Return what the guided denoiser estimates whose network always answers the same."""
+    both = torch.cat([cond, uncond])
+    denoise = guided(lambda x_t, t: both[: len(x_t)], guidance_scale, EVER)
+    return denoise(torch.zeros_like(cond), torch.full((len(cond),), 0.5, dtype=torch.float64))
 
 
 def test_guidance_is_the_papers_extrapolation():
@@ -17,6 +26,44 @@ def test_guiding_x_0_and_guiding_eps_is_the_same():
     x_t, cond, uncond = torch.randn(3, 4, dtype=torch.float64)
     eps = guide((x_t - alpha * cond) / sigma, (x_t - alpha * uncond) / sigma, w)
     torch.testing.assert_close((x_t - sigma * eps) / alpha, guide(cond, uncond, w))
+
+
+class Linear:
+    """Estimates 0.5 x_t + t for the first b rows, which have captions, and -0.2 x_t for more."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.calls = []
+
+    def __call__(self, x_t, t):
+        self.calls.append(len(x_t))
+        assert len(t) == len(x_t) and t.dtype == torch.float64
+        cond = 0.5 * x_t[: self.rows] + t[: self.rows].reshape(-1, 1, 1, 1)
+        return torch.cat([cond, -0.2 * x_t[self.rows :]])
+
+
+@pytest.mark.parametrize("w", [0.0, 0.5, 4.0])
+def test_the_guided_estimate_is_made_in_one_call_inside_and_of_half_the_rows_outside(w):
+    x_t = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = Linear(3)
+    denoise = guided(network, w, (0.25, 0.75))
+    t = torch.full((3,), 0.5, dtype=torch.float64)
+    cond, uncond = 0.5 * x_t + 0.5, -0.2 * x_t
+    expected = uncond + w * (cond - uncond)
+    torch.testing.assert_close(denoise(x_t, t), expected, rtol=0, atol=1e-12)
+    assert network.calls == [6]
+    assert torch.equal(denoise(x_t, t + 0.3), 0.5 * x_t + 0.8)
+    assert network.calls == [6, 3]
+
+
+def test_each_row_is_guided_at_its_own_time():
+    x_t = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network, t = Linear(3), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    out = guided(network, 4.0, (0.25, 0.75))(x_t, t)
+    expected = 0.5 * x_t + t.reshape(-1, 1, 1, 1)
+    expected[1] = 4.0 * expected[1] - 3.0 * (-0.2 * x_t[1])
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert network.calls == [6]
 
 
 def test_guidance_acts_inside_its_interval_only():
@@ -41,12 +88,12 @@ def test_dynamic_thresholding_clamps_at_the_percentile_and_rescales():
     torch.testing.assert_close(threshold(values, "dynamic", 1.0), values / 4.0)
 
 
-def test_pictures_inside_the_range_are_left_alone():
+def test_images_inside_the_range_are_left_alone():
     x = torch.linspace(-1.0, 1.0, 48).reshape(1, 3, 4, 4)
     assert torch.equal(threshold(x, "dynamic", 0.995), x)
 
 
-def test_every_sample_has_its_own_threshold():
+def test_every_image_has_its_own_threshold():
     random = torch.Generator().manual_seed(0)
     scale = torch.tensor([0.1, 1.0, 9.0]).reshape(3, 1, 1, 1)
     x = torch.randn(3, 3, 8, 8, generator=random) * scale
@@ -61,3 +108,13 @@ def test_every_sample_has_its_own_threshold():
 def test_a_percentile_that_is_no_fraction_is_refused(percentile):
     with pytest.raises(ValueError, match="fraction"):
         threshold(torch.zeros(1, 3, 2, 2), "dynamic", percentile)
+
+
+@pytest.mark.parametrize("kind", ["none", "static", "dynamic"])
+def test_a_thresholded_denoiser_is_the_threshold_of_its_estimate(kind):
+    x_t = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    estimate = 3.0 * x_t + t.reshape(-1, 1, 1, 1)
+    out = thresholded(lambda x, u: 3.0 * x + u.reshape(-1, 1, 1, 1), kind, 0.9)(x_t, t)
+    assert torch.equal(out, threshold(estimate, kind, 0.9))
+    assert torch.equal(out, estimate) == (kind == "none")

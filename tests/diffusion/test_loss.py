@@ -10,7 +10,7 @@ from minimagen.diffusion.loss import (
     training_times,
 )
 from minimagen.diffusion.prediction import add_noise, target, to_eps, to_v, to_x_0
-from minimagen.diffusion.schedule import noise_level
+from minimagen.diffusion.schedule import variance_preserving
 
 KINDS = ("eps", "x_0", "v")
 PAIRS = list(itertools.product(KINDS, KINDS))
@@ -22,7 +22,7 @@ LOG_SNR = torch.linspace(-12.0, 12.0, 25, dtype=torch.float64)
 def test_a_loss_in_any_space_is_the_weighted_error_of_the_output(output, space):
     random = torch.Generator().manual_seed(0)
     x_0, eps, estimate = torch.randn(3, 25, 3, 2, 2, generator=random, dtype=torch.float64)
-    level = noise_level(LOG_SNR)
+    level = variance_preserving(LOG_SNR).like(x_0)
     x_t = add_noise(x_0, eps, level)
 
     def error(a, b):

@@ -1,24 +1,28 @@
 """Every sampler against an independent reference in float64, written from its paper."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from minimagen.diffusion.samplers import SAMPLERS, Level, posterior
-from minimagen.diffusion.schedule import Schedule, sampling_times
+from minimagen.config import SamplerName
+from minimagen.diffusion.samplers import build_step, integrate, posterior
+from minimagen.diffusion.schedule import Cosine, Linear, level_at, sampling_times
 
 STEPS = 9
 SCHEDULES = [
-    pytest.param(Schedule("cosine"), id="cosine"),
-    pytest.param(Schedule("linear", 1.5), id="linear"),
+    pytest.param(Cosine(), id="cosine"),
+    pytest.param(Linear(1.5), id="linear"),
 ]
+samplers = pytest.mark.parametrize("name", get_args(SamplerName))
 
 
 def denoise(x_t, t):
-    """A smooth estimate that depends on the picture and on the time."""
-    return torch.tanh(1.3 * x_t + 0.2) * math.cos(t) + 0.3 * t
+    """A smooth estimate that depends on the image and on the time: [b], or one number."""
+    t = torch.as_tensor(t, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    return torch.tanh(1.3 * x_t + 0.2) * t.cos() + 0.3 * t
 
 
 def start():
@@ -37,8 +41,9 @@ def alpha_bars(schedule):
     return np.append((1.0 / (1.0 + np.exp(-log_snr)))[:-1], 1.0)
 
 
-def run(name, schedule, **options):
-    return SAMPLERS[name](denoise, start(), sampling_times(STEPS), schedule, noise, **options)
+def run(name, schedule, eta=0.0, callback=None):
+    step = build_step(name, schedule, eta)
+    return integrate(step, denoise, start(), sampling_times(STEPS), noise, callback)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -109,21 +114,21 @@ def test_heun_integrates_a_straight_line_through_predictor_and_corrector(schedul
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.9), (0.9, 0.3), (0.5, 0.499), (0.02, 0.01)])
 def test_the_posterior_is_bayes_rule_for_gaussians(t, s):
     """Precisions of q(x_s | x_0) and of x_t = a x_s + noise add; means weigh by precision."""
-    schedule = Schedule("cosine")
-    now, then = (Level(v) for v in schedule.log_snr(torch.tensor([t, s]).double()).tolist())
+    now, then = (level_at(Cosine(), torch.tensor(time)) for time in (t, s))
     x_t, x_0 = torch.tensor([[0.3, -1.1], [0.8, 0.2]], dtype=torch.float64)
     a = now.alpha / then.alpha
     added = now.sigma**2 - (a * then.sigma) ** 2
     precision = 1 / then.sigma**2 + a**2 / added
     mean, variance = posterior(x_t, x_0, now, then)
-    assert variance == pytest.approx(1 / precision, rel=1e-7)
+    assert float(variance) == pytest.approx(float(1 / precision), rel=1e-7)
     expected = (then.alpha * x_0 / then.sigma**2 + a * x_t / added) / precision
     torch.testing.assert_close(mean, expected, rtol=1e-7, atol=1e-10)
 
 
-def test_the_posterior_at_the_clean_end_is_the_picture_itself():
+def test_the_posterior_at_the_clean_end_is_the_image_itself():
     x_t, x_0 = torch.randn(2, 5, dtype=torch.float64)
-    mean, variance = posterior(x_t, x_0, Level(1.0), Level(20.0, clean=True))
+    now, then = (level_at(Cosine(), torch.tensor(time)) for time in (0.3, 0.0))
+    mean, variance = posterior(x_t, x_0, now, then)
     assert variance == 0.0
     assert torch.equal(mean, x_0)
 
@@ -135,7 +140,7 @@ def test_ddim_with_eta_1_is_ddpm(schedule):
     )
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@samplers
 def test_the_last_step_lands_on_the_last_estimate(name):
     estimates, steps = [], []
 
@@ -143,12 +148,12 @@ def test_the_last_step_lands_on_the_last_estimate(name):
         steps.append((i, n))
         estimates.append(x_0_hat)
 
-    x = run(name, Schedule("cosine"), callback=report)
+    x = run(name, Cosine(), callback=report)
     assert torch.equal(x, estimates[-1])
     assert steps == [(i, STEPS) for i in range(STEPS)]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@samplers
 def test_the_number_of_calls_is_the_stated_one(name):
     calls = []
 
@@ -156,24 +161,71 @@ def test_the_number_of_calls_is_the_stated_one(name):
         calls.append(t)
         return denoise(x_t, t)
 
-    SAMPLERS[name](counted, start(), sampling_times(STEPS), Schedule("cosine"), noise)
+    integrate(build_step(name, Cosine()), counted, start(), sampling_times(STEPS), noise)
     assert len(calls) == (2 * STEPS - 1 if name == "heun" else STEPS)
 
 
-@pytest.mark.parametrize(
-    ("name", "shift"), [(name, shift) for name in SAMPLERS for shift in (16.0, -16.0)]
-)
+@samplers
+@pytest.mark.parametrize("shift", [16.0, -16.0])
 def test_steps_inside_the_clipped_range_do_nothing_harmful(name, shift):
     """Two sampling times can share one clipped noise level: a step of length 0."""
-    schedule, times = Schedule("cosine", shift), sampling_times(60)
+    schedule, times = Cosine(shift), sampling_times(60)
     log_snr = schedule.log_snr(times)[:-1]
     assert (log_snr.diff() == 0).any()
-    x = SAMPLERS[name](denoise, start(), times, schedule, noise)
+    x = integrate(build_step(name, schedule), denoise, start(), times, noise)
     assert torch.isfinite(x).all()
     assert x.abs().max() < 2.0
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@samplers
 def test_one_step_is_the_estimate_from_pure_noise(name):
-    x = SAMPLERS[name](denoise, start(), sampling_times(1), Schedule("cosine"), noise)
+    x = integrate(build_step(name, Cosine()), denoise, start(), sampling_times(1), noise)
     assert torch.equal(x, denoise(start(), 1.0))
+
+
+@samplers
+def test_images_keep_their_dtype_and_every_row_is_at_the_same_time_in_float64(name):
+    seen = []
+
+    def single(x_t, t):
+        seen.append(t)
+        return denoise(x_t, t).float()
+
+    x, times = start().float(), sampling_times(STEPS)
+    out = integrate(build_step(name, Cosine(), 0.5), single, x, times, lambda i: noise(i).float())
+    assert out.dtype == torch.float32
+    assert all(t.dtype == torch.float64 and t.shape == (2,) and t[0] == t[1] for t in seen)
+    assert {float(t[0]) for t in seen} == set(times[:-1].tolist())
+
+
+def test_noise_is_drawn_by_the_steps_that_add_some_and_by_their_numbers():
+    for name, eta, expected in [
+        ("ddpm", 0.0, list(range(STEPS - 1))),
+        ("ddim", 0.5, list(range(STEPS - 1))),
+        ("ddim", 0.0, []),
+        ("dpm++", 0.5, []),
+        ("heun", 0.5, []),
+    ]:
+        drawn = []
+
+        def recorded(i, drawn=drawn):
+            drawn.append(i)
+            return noise(i)
+
+        step = build_step(name, Cosine(), eta)
+        integrate(step, denoise, start(), sampling_times(STEPS), recorded)
+        assert drawn == expected, name
+
+
+def test_a_step_remembers_the_estimate_before_it_and_its_time():
+    remembered = []
+
+    def step(denoise, x, t, s, memory, noise):
+        remembered.append(memory)
+        return x + s, denoise(x, t.expand(len(x)))
+
+    times = sampling_times(3)
+    out = integrate(step, denoise, start(), times, noise)
+    torch.testing.assert_close(out, start() + 1.0, rtol=0, atol=1e-12)  # 2/3 + 1/3 + 0
+    assert remembered[0] is None and [m.t for m in remembered[1:]] == [times[0], times[1]]
+    assert torch.equal(remembered[1].x_0_hat, denoise(start(), 1.0))

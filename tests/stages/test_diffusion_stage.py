@@ -5,15 +5,17 @@ import pytest
 import torch
 
 from minimagen.config import DiffusionConfig, SamplingConfig
-from minimagen.diffusion.augmentation import augment
+from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
-from minimagen.diffusion.schedule import Schedule, noise_level
+from minimagen.diffusion.samplers import DDIM
+from minimagen.diffusion.schedule import Cosine, level_at, sampling_times, variance_preserving
 from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch, resize, resize_clamped, to_model_space
 from minimagen.stages import diffusion
+from minimagen.stages.crop import crop_together
 from minimagen.stages.diffusion import DiffusionStage
-from minimagen.stages.stage import Condition
+from minimagen.stages.stage import Condition, Start
 from minimagen.text.encoding import encode_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,11 +49,35 @@ def condition(text_encoder):
     return make
 
 
+@pytest.fixture
+def noised(monkeypatch):
+    """Return a list of the noised low-resolution images of stages, before they are enlarged."""
+    seen = []
+
+    def recorded(*given):
+        seen.append(augment(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(diffusion, "augment", recorded)
+    return seen
+
+
+def own(batch, stage):
+    """Return the batch at the sizes of a stage, whatever size its images have."""
+    return batch.at(stage.image_sizes, tuple(batch.images.shape[-2:]))
+
+
+def sample(stage, condition, seeds=(1, 2, 3), sampling=None, **options):
+    noise = SeededNoise(seeds, stage.index)
+    return stage.sample(condition, noise, sampling or stage.config.sampling, **options)
+
+
 def estimates(stage, condition, seeds=(1, 2, 3), **sampling):
     """Return the x_0_hat of every step: thresholding off, so that nothing is hidden."""
     seen = []
     options = {"thresholding": "none", "timesteps": 3, "sampler": "ddim"} | sampling
-    stage.sample(condition, seeds, SamplingConfig(**options), lambda i, n, x: seen.append(x))
+    config = SamplingConfig(**options)
+    sample(stage, condition, seeds, config, callback=lambda i, n, x: seen.append(x))
     return seen
 
 
@@ -59,45 +85,42 @@ def first_estimate(stage, condition, drop):
     """Return x_0_hat at t = 1 by a call of the network of its own."""
     rows = len(condition.text_mask)
     x = SeededNoise((1, 2, 3)[:rows], stage.index)("start", (3, *stage.size))
-    log_snr = stage.schedule.log_snr(torch.ones(1))
+    level = stage.schedule.level(torch.ones(rows)).like(x)
+    log_snr = level.log_snr.flatten()
     context = stage.unet.encode_text(
         condition.text_embeds, condition.text_mask, torch.full((rows,), drop)
     )
     low, known = (), torch.zeros_like(x)
     if condition.low_res is not None:
         noise = SeededNoise((1, 2, 3)[:rows], stage.index)("aug", condition.low_res.shape[1:])
-        level = torch.zeros(rows)
-        low = (
-            augment(condition.low_res, level, noise, Schedule("cosine")),
-            Schedule("cosine").log_snr(level),
-        )
-        known = noise_level(low[1]).alpha * resize(low[0], stage.size)
-    alpha, sigma = noise_level(log_snr)
+        images, aug = augment(condition.low_res, torch.zeros(rows), noise, Cosine())
+        low = (resize(images, stage.size), aug.log_snr)
+        known = aug.like(x).alpha * low[0]
     if stage.config.prediction == "x_0":
-        return stage.unet(alpha * x, log_snr.expand(rows), context, *low) + known
-    v = stage.unet(x, log_snr.expand(rows), context, *low) - sigma * known
-    return alpha * x - sigma * v
+        return stage.unet(level.alpha * x, log_snr, context, *low) + known
+    v = stage.unet(x, log_snr, context, *low) - level.sigma * known
+    return level.alpha * x - level.sigma * v
 
 
-def test_a_silent_super_resolution_network_paints_the_enlarged_picture(text_encoder, condition):
+def test_a_silent_super_resolution_network_samples_the_enlarged_image(text_encoder, condition):
     """A fresh network outputs 0: with x_0 output, what is left is bicubic enlargement."""
     given = condition(SUPER)
     stage = DiffusionStage(1, DiffusionConfig(unet=UNET, prediction="x_0"), (16, 16), (8, 8), 12)
-    painted = stage.sample(given, (1, 2, 3), SamplingConfig(timesteps=4, thresholding="none"))
+    images = sample(stage, given, sampling=SamplingConfig(timesteps=4, thresholding="none"))
     enlarged = resize_clamped(given.low_res, (16, 16))
-    torch.testing.assert_close(painted, enlarged, rtol=0, atol=5e-4)
+    torch.testing.assert_close(images, enlarged, rtol=0, atol=5e-4)
 
 
 def inputs_of_the_network(stage, batch, given):
     """Return (what the network was given, x_t) of a loss at its own times, and of a first step."""
     seen = []
     hook = stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[:2]))
-    stage.loss(batch, Draws(0, stage.index, 0, len(batch)))
+    stage.loss(own(batch, stage), Draws(0, stage.index, 0, len(batch)))
     estimates(stage, given)
     hook.remove()
     x_0 = resize_clamped(to_model_space(batch.images), stage.size)
     eps = Draws(0, stage.index, 0, len(batch)).normal("noise", x_0.shape[1:])
-    x_t = add_noise(x_0, eps, noise_level(seen[0][1]))
+    x_t = add_noise(x_0, eps, variance_preserving(seen[0][1]).like(x_0))
     start = SeededNoise((1, 2, 3), stage.index)("start", (3, *stage.size))
     return (seen[0], x_t), (seen[1], start)
 
@@ -109,7 +132,7 @@ def test_a_network_that_outputs_x_0_sees_alpha_x_t_and_others_x_t(
 ):
     stage = make_stage(link, prediction=prediction)
     for (seen, log_snr), x_t in inputs_of_the_network(stage, make_batch(4, 16), condition(link)):
-        alpha = noise_level(log_snr).alpha
+        alpha = variance_preserving(log_snr).like(x_t).alpha
         expected = alpha * x_t if prediction == "x_0" else x_t
         torch.testing.assert_close(seen, expected, rtol=0, atol=1e-6)
         assert alpha.min() < 0.9  # so that the two differ
@@ -117,28 +140,27 @@ def test_a_network_that_outputs_x_0_sees_alpha_x_t_and_others_x_t(
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
-def test_super_resolution_adds_what_the_enlarged_picture_alone_would_predict(
+def test_super_resolution_adds_what_the_enlarged_image_alone_would_predict(
     make_stage, condition, prediction, level
 ):
-    """x_0: + low; v: - sigma low; eps: nothing; low = the noised picture, enlarged and faded."""
+    """x_0: + low; v: - sigma low; eps: nothing; low = the noised image, enlarged and faded."""
     stage, given = make_stage(SUPER, prediction=prediction), condition(SUPER)
     noise = torch.randn(given.low_res.shape, generator=torch.Generator().manual_seed(3))
-    aug_level = torch.full((3,), level)
-    low_res = augment(given.low_res, aug_level, noise, Schedule("cosine"))
-    aug_log_snr = Schedule("cosine").log_snr(aug_level)
+    noised = augment(given.low_res, torch.full((3,), level), noise, Cosine())
+    enlarged = NoisedImages(resize(noised.images, (16, 16)), noised.level)
     context = stage.unet.encode_text(
         given.text_embeds, given.text_mask, torch.zeros(3, dtype=torch.bool)
     )
     x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(4))
-    log_snr = torch.tensor([-4.0, 0.0, 4.0])
-    alpha, sigma = noise_level(log_snr)
+    now = variance_preserving(torch.tensor([-4.0, 0.0, 4.0]))
+    alpha, sigma, _ = now.like(x_t)
     with torch.inference_mode():
-        output = stage._output(x_t, log_snr, context, low_res, aug_log_snr)
+        output = stage._output(x_t, now, context, enlarged)
         seen = alpha * x_t if prediction == "x_0" else x_t
-        painted = stage.unet(seen, log_snr, context, low_res, aug_log_snr)
-    low = math.cos(math.pi / 2 * level) * resize(low_res, (16, 16))
+        alone = stage.unet(seen, now.log_snr, context, enlarged.images, noised.level.log_snr)
+    low = math.cos(math.pi / 2 * level) * enlarged.images
     added = {"x_0": low, "v": -sigma * low, "eps": torch.zeros_like(low)}[prediction]
-    torch.testing.assert_close(output - painted, added, rtol=0, atol=1e-4)
+    torch.testing.assert_close(output - alone, added, rtol=0, atol=1e-4)
 
 
 @links
@@ -183,26 +205,26 @@ def test_the_text_is_encoded_once_per_sampling_run(make_stage, condition, link, 
 
 @links
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "heun"])
-def test_pictures_are_finite_and_in_range(make_stage, condition, link, sampler):
+def test_images_are_finite_and_in_range(make_stage, condition, link, sampler):
     stage = make_stage(link)
     sampling = SamplingConfig(sampler=sampler, timesteps=4, guidance_scale=5.0, aug_level=0.3)
-    pictures = stage.sample(condition(link), (1, 2, 3), sampling)
-    assert pictures.shape == (3, 3, *link[1])
-    assert pictures.abs().max() <= 1.0
-    assert torch.equal(pictures, stage.sample(condition(link), (1, 2, 3), sampling))
+    images = sample(stage, condition(link), sampling=sampling)
+    assert images.shape == (3, 3, *link[1])
+    assert images.abs().max() <= 1.0
+    assert torch.equal(images, sample(stage, condition(link), sampling=sampling))
 
 
 @links
-def test_a_picture_depends_on_its_own_seed_and_caption_only(make_stage, condition, link):
+def test_an_image_depends_on_its_own_seed_and_caption_only(make_stage, condition, link):
     stage, given = make_stage(link), condition(link)
     sampling = SamplingConfig(sampler="ddpm", timesteps=4, aug_level=0.2)
-    together = stage.sample(given, (1, 2, 3), sampling)
+    together = sample(stage, given, (1, 2, 3), sampling)
     low_res = None if given.low_res is None else given.low_res[1:2]
     alone = Condition(given.text_embeds[1:2], given.text_mask[1:2], low_res)
     torch.testing.assert_close(
-        stage.sample(alone, (2,), sampling), together[1:2], rtol=0, atol=1e-4
+        sample(stage, alone, (2,), sampling), together[1:2], rtol=0, atol=1e-4
     )
-    other = stage.sample(alone, (5,), sampling)
+    other = sample(stage, alone, (5,), sampling)
     assert (other - together[1:2]).abs().max() > 0.1
 
 
@@ -212,8 +234,8 @@ def test_a_picture_depends_on_its_own_seed_and_caption_only(make_stage, conditio
     ids=["base", "super-res", "super-res on crops"],
 )
 def test_the_loss_is_the_same_for_any_split_of_the_batch(make_stage, make_batch, link, options):
-    stage, batch = make_stage(link, **options), make_batch(6, 16)
-    draws = Draws(0, link[0], 3, 6)
+    stage = make_stage(link, **options)
+    batch, draws = own(make_batch(6, 16), stage), Draws(0, link[0], 3, 6)
     whole = stage.loss(batch, draws)
     parts = [stage.loss(batch[i : i + 2], draws.slice(i, 2)) for i in (0, 2, 4)]
     assert whole.shape == (6,) and whole.dtype == torch.float32
@@ -233,19 +255,18 @@ def test_the_loss_of_a_silent_network_is_the_weighted_power_of_its_target(
     x_0 = resize_clamped(to_model_space(batch.images), (8, 8))
     eps = draws.normal("noise", (3, 8, 8))
     t = training_times(draws.stratified("time"), shift).float()
-    log_snr = Schedule("cosine").log_snr(t)
-    level = noise_level(log_snr)
+    level = Cosine().level(t).like(x_0)
     x_t = add_noise(x_0, eps, level)
     estimate = to_x_0(prediction, torch.zeros_like(x_t), x_t, level)
     expected = (estimate - x_0).square().flatten(1).mean(1)
-    torch.testing.assert_close(stage.loss(batch, draws), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(stage.loss(own(batch, stage), draws), expected, rtol=1e-3, atol=0)
     assert target(prediction, x_0, eps, level).abs().max() > 0
 
 
-def test_crops_are_the_same_part_of_both_pictures_anywhere_on_the_small_grid():
+def test_crops_are_the_same_part_of_both_images_anywhere_on_the_small_grid():
     small = torch.arange(5 * 6.0).reshape(1, 1, 5, 6).expand(400, 2, 5, 6)
     large = small.repeat_interleave(4, -2).repeat_interleave(4, -1)
-    part, small_part = diffusion.crop_together(large, small, (2, 3), Draws(0, 1, 0, 400))
+    part, small_part = crop_together(large, small, (2, 3), Draws(0, 1, 0, 400))
     assert part.shape == (400, 2, 8, 12) and small_part.shape == (400, 2, 2, 3)
     assert part.equal(small_part.repeat_interleave(4, -2).repeat_interleave(4, -1))
     corners = small_part[:, 0, 0, 0].unique(return_counts=True)
@@ -254,21 +275,22 @@ def test_crops_are_the_same_part_of_both_pictures_anywhere_on_the_small_grid():
 
 
 @pytest.mark.parametrize(("crop", "side"), [(None, 16), (8, 8), (4, 4), (16, 16), (32, 16)])
-def test_training_sees_crops_and_sampling_whole_pictures(
-    make_stage, make_batch, condition, crop, side
+def test_training_sees_crops_and_sampling_whole_images(
+    make_stage, make_batch, condition, noised, crop, side
 ):
     stage = make_stage(SUPER, crop=crop)
     seen = []
     stage.unet.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[3])))
-    stage.loss(make_batch(3, 16), Draws(0, 1, 0, 3)).sum().backward()
-    stage.sample(condition(SUPER), (1, 2, 3), SamplingConfig(timesteps=1))
-    (x, low_res), (painted, _) = seen
-    assert x.shape[1:] == (3, side, side) and low_res.shape[1:] == (3, side // 2, side // 2)
-    assert painted.shape[2:] == (16, 16)
+    stage.loss(own(make_batch(3, 16), stage), Draws(0, 1, 0, 3)).sum().backward()
+    sample(stage, condition(SUPER), sampling=SamplingConfig(timesteps=1))
+    (x, enlarged), (sampled, _) = seen
+    assert x.shape[1:] == enlarged.shape[1:] == (3, side, side)
+    assert noised[0].images.shape[1:] == (3, side // 2, side // 2)
+    assert sampled.shape[2:] == (16, 16) and noised[1].images.shape[2:] == (8, 8)
 
 
 class Spy:
-    """Keeps what the network is given for the low-resolution picture, and its level."""
+    """Keeps what the network is given for the low-resolution image, and its level."""
 
     def __init__(self, stage):
         self.calls = []
@@ -276,12 +298,12 @@ class Spy:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 0.9])
-def test_training_and_sampling_give_the_network_the_same_low_resolution_picture(
+def test_training_and_sampling_give_the_network_the_same_low_resolution_image(
     make_stage, make_batch, monkeypatch, level
 ):
-    """The same picture, level and noise: to the bit the same input, whatever the order is.
+    """The same image, level and noise: to the bit the same input, whatever the order is.
 
-    Were one path to noise the picture before the map to [-1, 1] and the other after it, or the
+    Were one path to noise the image before the map to [-1, 1] and the other after it, or the
     training level to mean something else than the sampling level, the two would differ.
     """
     stage, batch = make_stage(SUPER), make_batch(3, 16)
@@ -293,8 +315,8 @@ def test_training_and_sampling_give_the_network_the_same_low_resolution_picture(
 
     plain_noise = SeededNoise.__call__
 
-    def seeded(own, name, shape):
-        return noise if name == "aug" else plain_noise(own, name, shape)
+    def seeded(noises, name, shape):
+        return noise if name == "aug" else plain_noise(noises, name, shape)
 
     monkeypatch.setattr(Draws, "normal", normal)
     monkeypatch.setattr(
@@ -302,20 +324,20 @@ def test_training_and_sampling_give_the_network_the_same_low_resolution_picture(
     )
     monkeypatch.setattr(SeededNoise, "__call__", seeded)
     spy = Spy(stage)
-    stage.loss(batch, Draws(0, 1, 0, 3))
+    stage.loss(own(batch, stage), Draws(0, 1, 0, 3))
     low_res = resize_clamped(to_model_space(batch.images), (8, 8))
     condition = Condition(batch.text_embeds, batch.text_mask, low_res)
-    stage.sample(condition, (1, 2, 3), SamplingConfig(timesteps=1, aug_level=level))
+    sample(stage, condition, sampling=SamplingConfig(timesteps=1, aug_level=level))
     (trained, trained_level), (sampled, sampled_level) = spy.calls
     assert torch.equal(trained, sampled)
     assert torch.equal(trained_level, sampled_level)
 
 
 @pytest.mark.parametrize("path", ["training", "sampling"])
-def test_the_low_resolution_picture_is_noised_in_model_space(
-    make_stage, text_encoder, monkeypatch, path
+def test_the_low_resolution_image_is_noised_in_model_space(
+    make_stage, text_encoder, noised, monkeypatch, path
 ):
-    """A white picture (+1) at level t has mean alpha and standard deviation sigma."""
+    """A white image (+1) at level t has mean alpha and standard deviation sigma."""
     t = 0.5
     link = (1, (64, 64), (32, 32))
     stage = make_stage(link)
@@ -326,14 +348,15 @@ def test_the_low_resolution_picture_is_noised_in_model_space(
             Draws, "uniform", lambda draws, name: torch.tensor([t], dtype=torch.float64)
         )
         white = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
-        stage.loss(Batch(white, text.embeds, text.mask), Draws(0, 1, 0, 1))
+        stage.loss(own(Batch(white, text.embeds, text.mask), stage), Draws(0, 1, 0, 1))
     else:
         condition = Condition(text.embeds, text.mask, torch.ones(1, 3, 32, 32))
-        stage.sample(condition, (1,), SamplingConfig(timesteps=1, aug_level=t))
-    seen, log_snr = spy.calls[0]
+        sample(stage, condition, (1,), SamplingConfig(timesteps=1, aug_level=t))
+    seen, (enlarged, log_snr) = noised[0].images, spy.calls[0]
+    assert enlarged.equal(resize(seen, (64, 64)))
     assert seen.mean().item() == pytest.approx(math.cos(math.pi / 2 * t), abs=0.04)
     assert seen.std().item() == pytest.approx(math.sin(math.pi / 2 * t), rel=0.05)
-    assert log_snr.item() == pytest.approx(Schedule("cosine").log_snr(torch.tensor(t)).item())
+    assert log_snr.item() == pytest.approx(Cosine().log_snr(torch.tensor(t)).item())
 
 
 def test_augmentation_levels_in_training_cover_their_range_and_no_more(
@@ -341,10 +364,10 @@ def test_augmentation_levels_in_training_cover_their_range_and_no_more(
 ):
     stage, seen = make_stage(SUPER, aug_level_max=0.6), []
     stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[4]))
-    batch = make_batch(16, 16)
+    batch = own(make_batch(16, 16), stage)
     for step in range(8):
         stage.loss(batch, Draws(0, 1, step, 16))
-    levels = Schedule("cosine").time(torch.cat(seen))
+    levels = Cosine().time(torch.cat(seen))
     assert levels.max() <= 0.6 and levels.max() > 0.5 and levels.min() < 0.1
 
 
@@ -356,7 +379,7 @@ def test_captions_are_dropped_at_their_rate_and_only_in_training(
     monkeypatch.setattr(
         stage.unet, "encode_text", lambda e, m, drop: dropped.append(drop) or encode(e, m, drop)
     )
-    batch = make_batch(32, 8)
+    batch = own(make_batch(32, 8), stage)
     for step in range(16):
         stage.loss(batch, Draws(0, 0, step, 32))
     assert torch.cat(dropped).float().mean().item() == pytest.approx(0.25, abs=0.08)
@@ -377,15 +400,95 @@ def test_captions_are_dropped_at_their_rate_and_only_in_training(
     ],
     ids=["base", "super-res", "crops"],
 )
-def test_pictures_of_another_shape_are_learnt_as_by_a_stage_of_that_shape(
+def test_images_of_another_shape_are_learned_as_by_a_stage_of_that_shape(
     make_stage, make_batch, condition, link, other, crop
 ):
-    """The weights are the same; final pictures are 16 x 16, or 12 x 20 in another bucket."""
+    """The weights are the same; final images are 16 x 16, or 12 x 20 in another bucket."""
     square, wide = make_stage(link, crop=crop), make_stage(other, crop=crop)
-    square.full_size = (16, 16)
     batch, draws = make_batch(4, 20), Draws(3, link[0], 0, 4)
     batch = replace(batch, images=batch.images[:, :, 4:16])
-    assert square.loss(batch, draws).equal(wide.loss(batch, draws))
+    bucket = batch.at(square.image_sizes, (16, 16))
+    assert square.loss(bucket, draws).equal(wide.loss(own(batch, wide), draws))
     given = condition(other)
     sized = replace(given, size=other[1])
-    assert square.sample(sized, (1, 2, 3)).equal(wide.sample(given, (1, 2, 3)))
+    assert sample(square, sized).equal(sample(wide, given))
+
+
+@links
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm++"])
+def test_a_start_at_1_with_the_same_noise_is_sampling_without_one(
+    make_stage, condition, link, sampler
+):
+    stage, given = make_stage(link), condition(link)
+    sampling = SamplingConfig(sampler=sampler, timesteps=4, guidance_scale=2.0)
+    start = Start(SeededNoise((1, 2, 3), stage.index)("start", (3, *stage.size)), 1.0)
+    from_start = sample(stage, given, sampling=sampling, start=start)
+    assert from_start.equal(sample(stage, given, sampling=sampling))
+    other = Start(start.x_t.flip(0), 1.0)
+    assert not sample(stage, given, sampling=sampling, start=other).equal(from_start)
+
+
+@links
+@pytest.mark.parametrize(("t", "steps"), [(0.01, 1), (0.29, 3), (0.5, 5), (0.96, 10), (1.0, 10)])
+def test_a_start_at_t_takes_its_share_of_the_steps_and_draws_no_noise_to_start_from(
+    make_stage, condition, link, t, steps
+):
+    stage, given = make_stage(link), condition(link)
+    seen, names, reports = [], [], []
+    stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+
+    def noise(name, shape):
+        names.append(name)
+        return SeededNoise((1, 2, 3), stage.index)(name, shape)
+
+    stage.sample(
+        given,
+        noise,
+        SamplingConfig(sampler="ddpm", timesteps=10),
+        Start(torch.zeros(3, 3, *stage.size), t),
+        lambda i, n, x: reports.append((i, n)),
+    )
+    assert reports == [(i, steps) for i in range(steps)]
+    assert names == ["aug"] * (link is SUPER) + list(range(steps - 1))
+    log_snr = stage.schedule.log_snr(sampling_times(steps, t)[:-1]).float()
+    assert torch.stack(seen).equal(log_snr[:, None].expand(steps, 3))
+
+
+@links
+def test_a_start_in_the_middle_of_a_trajectory_ends_where_the_trajectory_ends(
+    make_stage, condition, link
+):
+    stage, given, seen = make_stage(link), condition(link), []
+    stage.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    sampling = SamplingConfig(sampler="ddim", timesteps=4)
+    whole = sample(stage, given, sampling=sampling)
+    rest = sample(stage, given, sampling=sampling, start=Start(seen[2], 0.5))
+    assert len(seen) == 4 + 2
+    torch.testing.assert_close(rest, whole, rtol=0, atol=1e-6)
+
+
+def euler(schedule):
+    """A sampler of one's own: a step of the probability flow in x / alpha over sigma / alpha."""
+
+    def step(denoise, x, t, s, memory, noise):
+        now, then = level_at(schedule, t), level_at(schedule, s)
+        x_0_hat = denoise(x, t.expand(len(x)))
+        ratio, next_ratio = now.sigma / now.alpha, then.sigma / then.alpha
+        scaled = x.double() / now.alpha  # far larger than x near noise
+        slope = (scaled - x_0_hat) / ratio
+        return (then.alpha * (scaled + (next_ratio - ratio) * slope)).float(), x_0_hat
+
+    return step
+
+
+@links
+def test_a_sampler_can_be_a_function_from_a_schedule_to_a_step(make_stage, condition, link):
+    """Euler's method in these variables is DDIM (arXiv 2010.02502, eq. 14)."""
+    stage, given = make_stage(link, schedule={"shift": -1.0}), condition(link)
+    usual = sample(stage, given, sampling=SamplingConfig(sampler="ddim", timesteps=4))
+    for sampler, atol in ((DDIM, 0.0), (euler, 1e-5)):
+        settings = stage.settings(sampler=sampler, timesteps=4)
+        images = sample(stage, given, sampling=settings)
+        torch.testing.assert_close(images, usual, rtol=0, atol=atol)
+        fewer = settings.replace(timesteps=3)
+        assert fewer.sampler is sampler and fewer.timesteps == 3

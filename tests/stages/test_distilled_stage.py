@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from minimagen.config import DiffusionConfig, SamplingConfig
+from minimagen.config import DiffusionConfig, DistilledConfig, SamplingConfig
 from minimagen.draws import Draws, SeededNoise
 from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Condition
 from minimagen.text.encoding import encode_batch
-from tests.stages.test_diffusion_stage import BASE, SUPER, UNET, links
+from tests.stages.test_diffusion_stage import BASE, SUPER, UNET, links, own, sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +35,7 @@ def make_pair(wake, text_encoder):
 
 
 def losses(stage, batch, step=0):
-    return stage.loss(batch, Draws(0, stage.index, step, len(batch)))
+    return stage.loss(own(batch, stage), Draws(0, stage.index, step, len(batch)))
 
 
 @links
@@ -83,10 +83,10 @@ def test_training_brings_the_student_to_where_its_teacher_arrives(
     seeds = range(16)
     condition = Condition(batch.text_embeds, batch.text_mask)
     sampling = teacher.config.sampling.replace(sampler="ddim")
-    wanted = teacher.sample(condition, seeds, sampling)
+    wanted = sample(teacher, condition, seeds, sampling)
 
     def distance():
-        return float((student.sample(condition, seeds) - wanted).square().mean())
+        return float((sample(student, condition, seeds) - wanted).square().mean())
 
     before, optimizer = distance(), torch.optim.Adam(student.parameters(), 3e-3)
     for step in range(150):
@@ -96,24 +96,25 @@ def test_training_brings_the_student_to_where_its_teacher_arrives(
     assert distance() < 0.5 * before
 
 
-def test_it_paints_with_one_call_of_the_network_a_step(make_pair, text_encoder):
+def test_it_samples_with_one_call_of_the_network_a_step(make_pair, text_encoder):
     _, student = make_pair(SUPER, 3, timesteps=6, guidance_scale=2.0)
     text = encode_batch(text_encoder, ["a red star", "blue"])
     calls = []
     student.unet.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
     low_res = SeededNoise((1, 2), 0)("low", (3, 8, 8))
-    student.sample(Condition(text.embeds, text.mask, low_res), (1, 2))
+    sample(student, Condition(text.embeds, text.mask, low_res), (1, 2))
     assert calls == [2, 2, 2]
 
 
-def test_it_paints_as_it_learned_and_in_no_other_way():
+def test_it_samples_as_it_learned_and_in_no_other_way():
     config = DiffusionConfig(unet=UNET).distilled(4)
     assert config.sampling == SamplingConfig(sampler="ddim", timesteps=4, guidance_scale=1.0)
+    assert config == DistilledConfig(unet=UNET, steps=4)
     for change in ({"timesteps": 8}, {"guidance_scale": 2.0}, {"sampler": "dpm++"}, {"eta": 0.5}):
         other = config.sampling.replace(**change)
-        with pytest.raises(UserError, match="stage 3 is distilled: it paints in 4 steps of ddim"):
+        with pytest.raises(UserError, match="stage 3 is distilled: it samples in 4 steps of ddim"):
             config.checked(other, "stage 3")
-        with pytest.raises(UserError, match="is distilled: it paints in 4 steps of ddim"):
+        with pytest.raises(UserError, match="is distilled: it samples in 4 steps of ddim"):
             config.replace(sampling=other)
     with pytest.raises(UserError, match="can teach a divisor of them, not 3"):
         config.distilled(3)
@@ -124,7 +125,7 @@ def test_it_paints_as_it_learned_and_in_no_other_way():
 
 @pytest.mark.parametrize("weight", ["min_snr", "simple"])
 @pytest.mark.parametrize("space", ["eps", "x_0", "v"])
-def test_what_is_painted_from_pure_noise_is_learned_whatever_the_loss_was(
+def test_what_is_sampled_from_pure_noise_is_learned_whatever_the_loss_was(
     make_pair, make_batch, weight, space
 ):
     """With one step t is always 1, where min-SNR and the eps space give x_0 the weight 0."""
