@@ -2,7 +2,7 @@
 
 ``testing.json`` and ``testing.png`` are what the testing preset trained and sampled. ``trained``
 and ``distilled`` are training directories without logs and checkpoints; the images beside them
-are ``inference.py -c "a large red star on a blue background" -n 4 --SEED 3``. All on a CPU.
+are ``inference.py -c "a large red star on a blue background" -n 4 --SEED 3``. All on a CPU, fp32.
 """
 
 import json
@@ -16,13 +16,14 @@ from minimagen import Imagen
 from minimagen.cli import train
 
 GOLDEN = Path(__file__).parent
+FLAGS = ["--TESTING", "--DEVICE", "cpu", "--PRECISION", "fp32"]
 CAPTIONS = ["a large red star on a blue background", "a small green heart"]
 
 
 @pytest.fixture(scope="module")
 def testing_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("golden") / "training_golden"
-    assert train.entry(["--TESTING", "--DEVICE", "cpu", "-o", str(out)]) == 0
+    assert train.entry([*FLAGS, "-o", str(out)]) == 0
     return out
 
 
@@ -45,7 +46,7 @@ def test_the_testing_preset_has_the_losses_that_it_had(testing_run: Path):
 
 def test_the_testing_preset_gives_the_images_that_it_gave(testing_run: Path):
     imagen = Imagen.from_directory(testing_run)
-    stages = imagen.sample_stages(CAPTIONS, imagen.samplings(), seeds=[1, 2])
+    stages = imagen.sample_stages(CAPTIONS, imagen.samplings(), seeds=[1, 2], precision="fp32")
     images = [image.resize((32, 32), Image.Resampling.NEAREST) for s in stages for image in s]
     assert_images_are("testing", images, tolerance=2)
 
@@ -53,4 +54,4 @@ def test_the_testing_preset_gives_the_images_that_it_gave(testing_run: Path):
 @pytest.mark.parametrize("name", ["trained", "distilled"])
 def test_a_directory_trained_by_an_earlier_version_gives_the_same_images(name: str):
     imagen = Imagen.from_directory(GOLDEN / name)
-    assert_images_are(name, imagen.sample(CAPTIONS[:1] * 4, seed=3), tolerance=1)
+    assert_images_are(name, imagen.sample(CAPTIONS[:1] * 4, seed=3, precision="fp32"), tolerance=1)
