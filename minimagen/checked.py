@@ -1,5 +1,6 @@
 """Values that are checked when they are read, and do not change after that."""
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -69,9 +70,12 @@ class Config(BaseModel):
 
 def whole_number(name: str, value: Any, least: int) -> int:
     """Return ``value`` as an int; a UserError unless it is a whole number of at least ``least``."""
-    number = getattr(value, "__index__", lambda: None)()
-    if number is None or number < least:
-        raise UserError(f"{name} is {value!r}; give a whole number of at least {least}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UserError(f"`{name}` is {value!r}; give a whole number of at least {least}")
     return number
 
 

@@ -19,8 +19,11 @@ from minimagen.config.data import ShapesSplit
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from minimagen.evaluation.evaluate import Evaluation
     from minimagen.evaluation.judge import Judge
+    from minimagen.sample import Sample
 
 OPTIONS = {
     "what to sample": (
@@ -115,7 +118,9 @@ def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
     return [f"{100 * scores[name]:.1f}" if name in scores else "-" for name in names]
 
 
-def _write_sheet(path: Path, samples: Sequence, painted: Sequence, judge: "Judge") -> None:
+def _write_sheet(
+    path: Path, samples: "Sequence[Sample]", painted: "Sequence[Tensor]", judge: "Judge"
+) -> None:
     """Write the first 50 pictures; under each its caption and what the judge takes it for."""
     from minimagen.images import to_model_space, to_pil
     from minimagen.storage.image_files import contact_sheet, save_png

@@ -26,7 +26,7 @@ def steps(text_encoder, one_thread):
     return count
 
 
-def test_an_epoch_is_every_picture_once_in_each_stages_batches(steps):
+def test_an_epoch_is_every_image_once_in_each_stages_batches(steps):
     assert steps(epochs=2) == (5, 6)
     assert steps(steps=7) == (7, 7) and steps(steps=(3, 9)) == (3, 9)
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from minimagen.config import DiffusionConfig, StageTrainingConfig
+from minimagen.learner import Learner, ParameterGroups
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.muon import Muon
 from minimagen.training.optim import build_optimizers, learning_rate
@@ -10,6 +11,19 @@ from minimagen.training.processes.alone import Processes
 
 SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
 CONFIG = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)
+
+
+class LearnerOf(Learner):
+    """A learner of the given layers that names no hidden matrices."""
+
+    name, image_sizes = "layers", ()
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def loss(self, batch, draws):
+        raise NotImplementedError
 
 
 def rates(total, config=CONFIG):
@@ -37,7 +51,7 @@ def test_in_short_runs_the_warm_up_takes_at_most_a_tenth(total):
 
 
 def test_weight_decay_acts_on_matrices_only():
-    module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    module = LearnerOf(nn.Linear(3, 3), nn.LayerNorm(3))
     config = StageTrainingConfig(optimizer="adamw", weight_decay=0.1)
     [optimizer] = build_optimizers(module, config, Processes())
     before = [p.detach().clone() for p in module.parameters()]
@@ -50,14 +64,16 @@ def test_weight_decay_acts_on_matrices_only():
 
 
 def test_frozen_parameters_are_left_out():
-    module = nn.Linear(2, 2)
-    module.bias.requires_grad_(False)
+    module = LearnerOf(nn.Linear(2, 2))
+    module.layers[0].bias.requires_grad_(False)
+    assert module.parameter_groups() == ParameterGroups([], [module.layers[0].weight])
     [optimizer] = build_optimizers(module, CONFIG.replace(optimizer="adamw"), Processes())
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
 
 
-def test_a_module_that_names_no_hidden_matrices_is_trained_by_adamw_alone():
-    [optimizer] = build_optimizers(nn.Linear(2, 2), CONFIG.replace(optimizer="muon"), Processes())
+def test_a_learner_that_names_no_hidden_matrices_is_trained_by_adamw_alone():
+    learner, config = LearnerOf(nn.Linear(2, 2)), CONFIG.replace(optimizer="muon")
+    [optimizer] = build_optimizers(learner, config, Processes())
     assert isinstance(optimizer, torch.optim.AdamW)
 
 

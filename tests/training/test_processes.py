@@ -30,7 +30,7 @@ from minimagen.training.run import train
 from minimagen.training.settings import check_settings
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 from tests.conftest import HashTextEncoder
-from tests.training.test_trainer import DoubleStage
+from tests.training.test_trainer import DoubleLearner
 
 ROOT = Path(__file__).parents[2]
 GLOBAL, STEPS = 8, 5
@@ -64,12 +64,12 @@ def _enter(rank, world, port, work, arguments):
 def train_some(
     processes: Processes, accum_iter: int = 1, folder: str = ""
 ) -> tuple[Trainer, list[float]]:
-    """Train on drawn pictures, or in two sizes on those of a folder."""
+    """Train on drawn images, or in two sizes on those of a folder."""
     data = ShapesDataset(size=8)
     if folder:
         data = load_dataset(folder, (8, 8), crop="random", flip=True, buckets=((8, 8), (4, 12)))
     trainer = Trainer(
-        DoubleStage(),
+        DoubleLearner(),
         0,
         StageTrainingConfig(optim_lr=1e-2, max_grad_norm=0.5, warmup_steps=0),
         STEPS + 5,
@@ -97,11 +97,11 @@ def numbers(trainer: Trainer, losses: list[float]) -> dict[str, torch.Tensor]:
     return found | {"losses": torch.tensor([*losses, trainer.validate(valid)]).double()}
 
 
-def _train_and_tell(rank: int, accum_iter: int, path: str, folder: str = "") -> None:
+def _train_and_save(rank: int, accum_iter: int, path: str, folder: str = "") -> None:
     processes = launched("cpu")
     found = numbers(*train_some(processes, accum_iter, folder))
-    everybody = processes.mean(float(found["model.unet.conv_in.weight"].sum()))
-    assert everybody == pytest.approx(float(found["model.unet.conv_in.weight"].sum()), rel=1e-14)
+    of_all_ranks = processes.mean(float(found["model.unet.conv_in.weight"].sum()))
+    assert of_all_ranks == pytest.approx(float(found["model.unet.conv_in.weight"].sum()), rel=1e-14)
     if rank == 0:
         torch.save(found, path)
     processes.end()
@@ -119,19 +119,19 @@ def alone() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("world", "accum_iter"), [(2, 2), (4, 1)])
 def test_any_number_of_processes_trains_the_same_weights(tmp_path, alone, world, accum_iter):
     """8, 2 x 4 in two pieces each, 4 x 2: every draw belongs to a row of the global batch."""
-    in_processes(world, _train_and_tell, accum_iter, str(tmp_path / "found"))
+    in_processes(world, _train_and_save, accum_iter, str(tmp_path / "found"))
     found = torch.load(tmp_path / "found", weights_only=True)
     assert found.keys() == alone.keys()
     for name, expected in alone.items():
         distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
         assert distance < 1e-6, name
-    moved = found["model.unet.conv_in.weight"] - DoubleStage().unet.conv_in.weight.detach()
+    moved = found["model.unet.conv_in.weight"] - DoubleLearner().unet.conv_in.weight.detach()
     assert moved.norm() > 1e-3  # it did train
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_train_the_same_weights_on_pictures_of_several_sizes(tmp_path):
-    folder = tmp_path / "pictures"
+def test_two_processes_train_the_same_weights_on_images_of_several_sizes(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(24):
         size = ((40, 40), (50, 20))[i % 2]  # Pillow: (width, height)
@@ -139,14 +139,14 @@ def test_two_processes_train_the_same_weights_on_pictures_of_several_sizes(tmp_p
         Image.fromarray(ramp.numpy()).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"number {i}")
     alone = numbers(*train_some(Processes(), folder=str(folder)))
-    in_processes(2, _train_and_tell, 1, str(tmp_path / "found"), str(folder))
+    in_processes(2, _train_and_save, 1, str(tmp_path / "found"), str(folder))
     found = torch.load(tmp_path / "found", weights_only=True)
     for name, expected in alone.items():
         distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
         assert distance < 1e-6, name
 
 
-def test_the_rows_of_the_processes_make_up_the_global_batch():
+def test_the_rows_of_all_ranks_make_up_the_global_batch():
     def load(rank: int = 0, world: int = 1) -> list[Batch]:
         data = ShapesDataset(size=8)
         return list(training_batches(data, HashTextEncoder(), 8, 3, 2, 4, rank=rank, world=world))
@@ -170,17 +170,17 @@ def _one_is_wrong(rank: int, folder: str) -> None:
         for _ in processes.in_step(batches()):
             processes.mean(1.0)
     except UserError as error:
-        Path(folder, f"told_{rank}").write_text(str(error))
+        Path(folder, f"raised_{rank}").write_text(str(error))
     assert processes.on_main(lambda: rank + 5) == 5
     assert processes.most(rank) == 1
     try:
         processes.on_main(lambda: int("no") if rank else _refuse())
     except UserError as error:
         Path(folder, f"main_{rank}").write_text(str(error))
-    trainer = Trainer(DoubleStage(), 0, StageTrainingConfig(), 10, processes=processes)
+    trainer = Trainer(DoubleLearner(), 0, StageTrainingConfig(), 10, processes=processes)
     batch = next(training_batches(ShapesDataset(size=8), HashTextEncoder(), 2, 0, 0, 1))
     if rank == 1:  # one process's loss is no number: all stop, nothing has changed
-        trainer.stage.loss = lambda b, d: DoubleStage.loss(trainer.stage, b, d) * float("nan")
+        trainer.stage.loss = lambda b, d: DoubleLearner.loss(trainer.stage, b, d) * float("nan")
     with pytest.raises(NonFiniteLossError, match="the loss is nan"):
         trainer.train_step(batch)
     processes.end()
@@ -193,11 +193,11 @@ def _refuse() -> None:
 def test_what_goes_wrong_in_one_process_ends_all_alike(tmp_path):
     in_processes(2, _one_is_wrong, str(tmp_path))
     for rank in range(2):
-        assert (tmp_path / f"told_{rank}").read_text() == "the data is bad"
+        assert (tmp_path / f"raised_{rank}").read_text() == "the data is bad"
         assert (tmp_path / f"main_{rank}").read_text() == "the disk is full"
 
 
-def test_settings_that_do_not_fit_are_told_in_one_line(monkeypatch):
+def test_settings_that_do_not_fit_are_refused_in_one_line(monkeypatch):
     from minimagen.config import TrainingConfig
 
     config = TrainingConfig(batch_size=6, steps=1, stages=({},))
@@ -234,9 +234,9 @@ def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
 
 def run(folder: Path, command: list[str], code: int = 0) -> str:
     process = start(folder, command)
-    told, _ = process.communicate(timeout=300)
-    assert process.returncode == code, told
-    return told
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
 
 
 def plain(*arguments: str) -> list[str]:
@@ -265,8 +265,8 @@ def stopped_after_three(directory: Path, copy: Path) -> Path:
 @pytest.mark.slow
 def test_a_run_on_two_processes_resumes_on_one_or_four(tmp_path):
     """Through train.py, in fp32: relative 1e-5, as T5's and the network's sums are split anew."""
-    told = run(tmp_path, torchrun(2, *BASE, "-o", "two"))
-    assert told.count("training finished") == 1 and "2 processes (DDP) on cpu" in told
+    output = run(tmp_path, torchrun(2, *BASE, "-o", "two"))
+    assert output.count("training finished") == 1 and "2 processes (DDP) on cpu" in output
     half = stopped_after_three(tmp_path / "two", tmp_path / "half")
     run(tmp_path, plain("-rd", str(half), "--STAGES", "0", "--DEVICE", "cpu", "-o", "to_one"))
     resume = ["-rd", str(half), "--STAGES", "0", "--DEVICE", "cpu", "-o", "to_four"]
@@ -289,12 +289,12 @@ def test_one_process_that_is_ended_ends_all_and_the_run_can_go_on(tmp_path, sign
     ranks = {int(child.environ()["RANK"]): child for child in children}
     ended = time.monotonic()
     ranks[1].send_signal(signum)
-    told, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert time.monotonic() - ended < 60 and process.returncode != 0
     newest = load_newest(tmp, "unet_0_step_")
     assert newest is not None and newest.state["step"] >= 3
     if signum == signal.SIGTERM:
-        assert "everything is saved" in told and "exitcode  : 143" in told
+        assert "everything is saved" in output and "exitcode  : 143" in output
         return
     steps = str(newest.state["step"] + 1)
     run(tmp_path, plain("-rd", "ended", "-sg", "0", "-st", steps, "--DEVICE", "cpu", "-o", "on"))

@@ -6,6 +6,7 @@ from torch import nn
 
 from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.images import to_model_space
+from minimagen.learner import Learner, ParameterGroups
 from minimagen.networks.unet import UNet
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.trainer import NonFiniteLossError, Trainer
@@ -16,8 +17,10 @@ SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
 CONFIG = StageTrainingConfig(optim_lr=1e-2, max_grad_norm=1e9)
 
 
-class DoubleStage(nn.Module):
-    """A real U-Net in float64 behind the trainer's protocol, with all kinds of draws."""
+class DoubleLearner(Learner):
+    """A real U-Net in float64 that learns noise, with all kinds of draws."""
+
+    name, image_sizes = "double", ((8, 8),)
 
     def __init__(self):
         super().__init__()
@@ -25,8 +28,10 @@ class DoubleStage(nn.Module):
         self.unet = UNet(UNetConfig(**SHAPE), 12, False).double()
         nn.init.normal_(self.unet.conv_out.weight, std=0.1)
 
-    def hidden_matrices(self):
-        return self.unet.hidden_matrices()
+    def parameter_groups(self):
+        hidden = self.unet.hidden_matrices()
+        taken = {id(p) for p in hidden}
+        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
 
     def loss(self, batch, draws):
         x_0 = to_model_space(batch.images).double()
@@ -57,7 +62,7 @@ def test_gradients_with_accumulation_equal_the_big_batchs(make_batch, accum_iter
     batch = make_batch(8, 8)
     runs = []
     for pieces in (1, accum_iter):
-        trainer = Trainer(DoubleStage(), 0, CONFIG, 10, seed=1, accum_iter=pieces)
+        trainer = Trainer(DoubleLearner(), 0, CONFIG, 10, seed=1, accum_iter=pieces)
         gradients = record_gradients(trainer)
         losses = [trainer.train_step(batch) for _ in range(3)]
         runs.append((gradients, losses, weights(trainer)))
@@ -70,8 +75,8 @@ def test_gradients_with_accumulation_equal_the_big_batchs(make_batch, accum_iter
 
 def test_the_gradient_is_that_of_the_mean_loss_clipped_to_its_norm(make_batch):
     batch = make_batch(4, 8)
-    free = Trainer(DoubleStage(), 0, CONFIG, 10)
-    clipped = Trainer(DoubleStage(), 0, CONFIG.replace(max_grad_norm=0.01), 10)
+    free = Trainer(DoubleLearner(), 0, CONFIG, 10)
+    clipped = Trainer(DoubleLearner(), 0, CONFIG.replace(max_grad_norm=0.01), 10)
     grads = [record_gradients(trainer) for trainer in (free, clipped)]
     for trainer in (free, clipped):
         trainer.train_step(batch)
@@ -95,7 +100,7 @@ def make_trainer(text_encoder):
 
 
 def test_the_same_run_twice_is_the_same_to_the_bit(make_trainer, make_batch):
-    batch, ends = make_batch(4, 8), []
+    batch, ends = make_batch(4, 8, 4), []
     for junk in (1, 2):
         trainer = make_trainer()
         for _ in range(4):
@@ -106,7 +111,7 @@ def test_the_same_run_twice_is_the_same_to_the_bit(make_trainer, make_batch):
 
 
 def test_a_resumed_run_ends_like_the_uninterrupted_one_to_the_bit(make_trainer, make_batch):
-    batch, straight = make_batch(4, 8), make_trainer()
+    batch, straight = make_batch(4, 8, 4), make_trainer()
     for _ in range(12):
         straight.train_step(batch)
     first = make_trainer()
@@ -127,7 +132,7 @@ def test_a_resumed_run_ends_like_the_uninterrupted_one_to_the_bit(make_trainer, 
 
 def test_validation_is_repeatable_and_changes_nothing(make_trainer, make_batch):
     trainer = make_trainer()
-    batches = [make_batch(4, 8), make_batch(2, 8)]
+    batches = [make_batch(4, 8, 4), make_batch(2, 8, 4)]
     trainer.train_step(batches[0])
     before = weights(trainer)
     loss = trainer.validate(batches)
@@ -139,16 +144,17 @@ def test_validation_is_repeatable_and_changes_nothing(make_trainer, make_batch):
 
 
 def test_validation_draws_the_same_times_and_noise_at_every_step(make_trainer, make_batch):
-    trainer, batches = make_trainer(), [make_batch(4, 8), make_batch(2, 8)]
+    trainer, batches = make_trainer(), [make_batch(4, 8, 4), make_batch(2, 8, 4)]
     loss = trainer.validate(batches)
     trainer.step = 700  # the weights are the same, so only the draws could differ
     assert trainer.validate(batches) == loss
 
 
 def test_training_learns(make_trainer, make_batch):
-    """White pictures only: the network has to learn one constant and which part is noise."""
-    trainer, batch = make_trainer(40), make_batch(8, 8)
+    """White images only: the network has to learn one constant and which part is noise."""
+    trainer, batch = make_trainer(40), make_batch(8, 8, 4)
     batch.images.fill_(255)
+    batch.low_res.fill_(1.0)
     losses = [trainer.train_step(batch) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
@@ -168,7 +174,7 @@ def _poison_gradient(trainer, monkeypatch):
 def test_a_non_finite_loss_changes_nothing_and_names_the_step(
     make_trainer, make_batch, monkeypatch, poison
 ):
-    trainer, batch = make_trainer(), make_batch(4, 8)
+    trainer, batch = make_trainer(), make_batch(4, 8, 4)
     for _ in range(3):
         trainer.train_step(batch)
     before = {name: value.detach().clone() for name, value in trainer.tensors().items()}

@@ -104,7 +104,7 @@ class IndexedReader:
         return Reading(None, bad)
 
 
-class StreamReader(IterableDataset):
+class StreamReader(IterableDataset[list[Reading]]):
     """A stream as training reads it: endless, in batches of one size of images each.
 
     Bad samples are replaced by the next good ones.

@@ -13,9 +13,8 @@ from torch import Tensor
 from minimagen.config.sizes import scaled
 from minimagen.data.indexed import as_dataset
 from minimagen.data.loading.batches import training_batches, validation_batches
-from minimagen.data.loading.reading import LearnerSizes
 from minimagen.data.open import load_dataset
-from minimagen.images import Batch, resize_clamped, to_model_space
+from minimagen.images import Batch, LearnerSizes, resize_clamped, to_model_space
 from minimagen.sample import Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
