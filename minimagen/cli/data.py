@@ -90,7 +90,7 @@ def _check(argv: Sequence[str]) -> int:
         arguments.source, caption_column=arguments.CAPTION_COLUMN, streaming=arguments.STREAMING
     )
     side = arguments.IMG_SIDE_LEN
-    reports = check(dataset, lambda some: [r.tokens for r in encoder.inspect(some)], side)
+    reports = check(dataset, encoder, side)
     for report in reports:
         print(report.text(side, arguments.MAX_NUM_WORDS))
     problems = sum(len(report.problems) for report in reports)
