@@ -37,7 +37,7 @@ PLAIN = dataclasses.replace(
 
 
 def test_time_and_money() -> None:
-    """1024 pictures x 3 x 1e12 FLOPs on 100 x 3e14 FLOP/s: 0.1024 s a step, 1e6 steps."""
+    """1024 images x 3 x 1e12 FLOPs on 100 x 3e14 FLOP/s: 0.1024 s a step, 1e6 steps."""
     assert scale_table.seconds_per_step(PLAIN, STAGE) == pytest.approx(0.1024)
     table = scale_table.stage_table(PLAIN, [STAGE])
     assert "| GPU-hours | 2,844 |" in table and "| dollars | 5,689 |" in table
@@ -45,7 +45,7 @@ def test_time_and_money() -> None:
 
 
 def test_what_fits_a_gpu() -> None:
-    """90 GB usable; 20 GB of states, whole or a hundredth; 2 GB a picture; 10.24 pictures asked."""
+    """90 GB usable; 20 GB of states, whole or a hundredth; 2 GB an image; 10.24 images per GPU."""
     assert scale_table.fitting(PLAIN, STAGE, 1) == 35
     assert scale_table.fitting(PLAIN, STAGE, 100) == 44
     assert scale_table.accumulation(PLAIN, STAGE) == "1"
@@ -57,7 +57,7 @@ def test_what_fits_a_gpu() -> None:
     )
 
 
-def test_what_grows_with_the_pictures() -> None:
+def test_what_grows_with_the_number_of_images() -> None:
     """A million captions of 20 tokens of 8192 bytes are 164 GB."""
     table = scale_table.size_table(PLAIN, [STAGE])
     assert "| embedding cache | 164 GB | 16.4 TB | 164 TB |" in table
