@@ -57,7 +57,7 @@ def download(
 
     Raises:
         UserError: the table cannot be read, ``out`` holds another one's images or cannot be
-            written, or no URL of a whole shard gives a image.
+            written, or no URL of a whole shard gives an image.
     """
     _claim(out, table, column)
     rows, shards, failed, good = url_rows(table, column), [], Counter[str](), 0
@@ -74,7 +74,7 @@ def download(
         shards.append(str(shard))
     if not good:
         reason = next(iter(failed), "the table is empty")
-        raise UserError(f"no URL of {table} gives a image: {reason}")
+        raise UserError(f"no URL of {table} gives an image: {reason}")
     return Downloaded(out, shards, good, failed)
 
 
@@ -102,7 +102,7 @@ def _make_shard(
     log.warning("%s: %d of %d images, %.0f/s", shard.name, good, len(rows), speed)
     if not good:
         raise UserError(
-            f"none of {len(rows)} URLs from {rows[0].url!r} on gives a image: "
+            f"none of {len(rows)} URLs from {rows[0].url!r} on gives an image: "
             f"{failed.most_common(1)[0][0]}"
         )
     lost = [[r.url, why] for r, why in zip(rows, results, strict=True) if isinstance(why, str)]
