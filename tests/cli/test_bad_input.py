@@ -52,7 +52,7 @@ def preset(here: Path, file: str, **changes: Any) -> Path:
         (["--DEVICE", "cpu:"], ["'cpu:' is not available"]),
         (["--PARAMETERS", "nowhere"], ["no parameters directory nowhere"]),
         (["--DATASET", "nowhere"], ["'nowhere'", "shapes"]),
-        (["--ASPECT_BUCKETS"], ["shapes are square", "pictures of your own"]),
+        (["--ASPECT_BUCKETS"], ["shapes are square", "images of your own"]),
         (["--T5_NAME", "t5_mimi"], ["'t5_mimi'", "did you mean 't5_mini'"]),
         (["PARAMETERS"], ["unknown argument 'PARAMETERS'"]),
     ],
@@ -140,7 +140,7 @@ def test_an_empty_directory(refused: Refused, here: Path) -> None:
     refused(train.entry, ["-p", "empty"], "empty has no imagen.json")
     refused(train.entry, ["-rd", "empty"], "training directory empty is empty")
     refused(inference.entry, ["-d", "empty"], "training directory empty is empty")
-    refused(train.entry, ["-ds", "empty", "--TESTING"], "empty holds no pictures")
+    refused(train.entry, ["-ds", "empty", "--TESTING"], "empty holds no images")
 
 
 def test_a_training_directory_given_for_its_parameters(refused: Refused, trained: Path) -> None:

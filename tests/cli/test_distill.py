@@ -86,7 +86,7 @@ def test_a_distilled_stage_teaches_a_divisor_of_its_steps(
     assert not same(weights("two", 0), weights("four", 0))
     words = "distilled to 4 steps can teach a divisor of them, not 3"
     refused(train.entry, [*again, "-t", "3,1", "-o", "three"], words)
-    refused(train.entry, [*again, "-t", "4,2", "-o", "same"], "already paints in so many steps")
+    refused(train.entry, [*again, "-t", "4,2", "-o", "same"], "already samples in so many steps")
 
 
 def test_stages_are_distilled_one_after_the_other(many_steps: Path, refused: Refused) -> None:

@@ -172,7 +172,7 @@ def test_a_step_that_does_not_fit_is_told_in_one_line_and_harms_nothing(
     monkeypatch.setattr(DiffusionStage, "loss", greedy)
     assert train.entry([*TINY, "--STEPS", "6", "-cn", "2", "-o", "mine"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: stage 0, step 3: cpu has not enough memory for 2 pictures")
+    assert told.startswith("error: stage 0, step 3: cpu has not enough memory for 2 images")
     for flag in ("--ACCUM_ITER", "--BATCH_SIZE", "--ACTIVATION_CHECKPOINTING", "--PRECISION bf16"):
         assert flag in told
     checkpoint = load_newest(Path("mine/tmp"), "unet_0_step_")

@@ -44,16 +44,16 @@ def test_evaluate_prints_its_table_and_writes_the_sheet(
     assert minimagen(["evaluate", *FEW, "--SHEET", str(sheet)]) == 0  # the newest run here
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("training_mine: 6 heldout captions, ")
-    names = lines[1].removeprefix("per cent right").split()
+    names = lines[1].removeprefix("per cent correct").split()
     assert {*names} == {"shape", "color", "background", "size", "pattern", "all"}
     rows = ("judge on real, 16 x 16", "judge on real, 32 x 32", "shuffled captions")
-    rows += ("painted, 16 x 16", "painted, 32 x 32")
+    rows += ("sampled, 16 x 16", "sampled, 32 x 32")
     for line, row in zip(lines[2:7], rows, strict=True):
         assert line.startswith(row)
         scores = [float(cell) for cell in line.removeprefix(row).split()]
         assert len(scores) == len(names) and all(0 <= score <= 100 for score in scores)
-    assert lines[7].startswith("all right at 32 x 32: 95 % interval ")
-    assert lines[8].startswith("super-resolution to 32 x 32: colour shift ")
+    assert lines[7].startswith("fully correct at 32 x 32: 95 % interval ")
+    assert lines[8].startswith("super-resolution to 32 x 32: color shift ")
     with Image.open(sheet) as picture:
         assert picture.format == "PNG" and picture.width > 2 * 2 * 128  # 2 cells of both stages
     assert moved == ["cpu", "load"]
@@ -107,7 +107,7 @@ def test_a_full_disk_costs_the_sheet_and_not_the_table(
     Path("sheet.png").write_bytes(b"an older one")
     assert minimagen(["evaluate", "-d", str(trained), *FEW, "--SHEET", "sheet.png"]) == 2
     printed = capsys.readouterr()
-    assert "painted, 32 x 32" in printed.out
+    assert "sampled, 32 x 32" in printed.out
     assert printed.err.startswith("error: cannot write sheet.png: ")
     assert "No space left on device" in printed.err and printed.err.count("\n") == 1
     assert Path("sheet.png").read_bytes() == b"an older one"
