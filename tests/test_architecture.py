@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimagen"
 FLOORS = [
     {"errors"},
-    {"checked", "draws", "device", "sample"},
+    {"checked", "draws", "device", "progress", "sample"},
     {"config"},
     {"images"},
     {"learner"},

@@ -1,6 +1,7 @@
 """The commands on platforms that differ from this one: file systems and consoles."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -65,3 +66,31 @@ def test_a_reader_that_ends_early_ends_the_command_quietly(tmp_path: Path) -> No
         )
         os.close(writing)
         assert (ran.returncode, ran.stderr) == (141, b"")
+
+
+NOTEBOOK = """
+import sys, types
+kernel = types.SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: kernel, version_info=(9, 0))
+sys.modules["ipywidgets"] = None
+from minimagen.progress import tqdm
+print(sum(tqdm([1, 2, 3], file=sys.stdout)))
+"""
+
+
+def test_a_notebook_without_widgets_has_the_terminals_bar_and_no_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", NOTEBOOK]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stderr == "", ran.stderr
+    assert ran.stdout.endswith("6\n") and "3/3" in ran.stdout
+
+
+def test_the_script_of_the_readme_does_nothing_in_a_spawned_worker(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    scripts = [block for block in blocks if "train(" in block]
+    assert scripts
+    for script in scripts:
+        names = {"__name__": "__mp_main__"}
+        exec(script, names)
+        assert "imagen" not in names

@@ -1,9 +1,13 @@
 """docs/scale.md: its numbers are computed, and its arithmetic is right."""
 
 import dataclasses
+import re
+import shlex
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
+from minimagen.cli import train
 from tools import scale_table
 from tools.scale_table import Assumptions, Stage
 
@@ -76,3 +80,15 @@ def test_every_flag_of_the_page_exists() -> None:
     text = scale_table.PAGE.read_text("utf-8")
     used = {word[2:] for word in text.replace("`", " ").split() if word.startswith("--")}
     assert {"FSDP", "T5_NAME"} <= {word for word in used if word.isupper()} <= known
+
+
+def test_the_command_for_many_machines_names_rank_address_and_port() -> None:
+    page = scale_table.PAGE.read_text("utf-8")
+    found = re.search(r"accelerate launch ((?:.*\\\n)*.*)", page)
+    assert found is not None
+    words = shlex.split(found[1].replace("\\\n", " ").replace("$NODE", "3"))
+    given = launch_command_parser().parse_args(words)
+    assert given.num_processes == 8 * given.num_machines and given.machine_rank == 3
+    assert given.main_process_ip == "$ADDRESS" and given.main_process_port == 29500
+    assert given.training_script == "train.py"
+    assert train.parse_flags(given.training_script_args, "train.py").STAGES == (0,)

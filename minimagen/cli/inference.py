@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
-from tqdm import tqdm
 
 from minimagen.checked import PositiveInt
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.options import DEVICE, PRECISION, SAMPLING, TRAINING_DIRECTORY, Option
 from minimagen.errors import UserError
+from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
+from minimagen.progress import tqdm
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import EmbeddingStore, store_folder
 from minimagen.text.encoding import TextEncoder
