@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
-from minimagen.cli.options import Option
+from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
 from minimagen.errors import UserError
 
 
@@ -99,10 +99,11 @@ def with_flags(message: str) -> str:
 
     The library names parameters, as its callers know them; only here they become flags.
     """
-    from minimagen.cli import inference, train
+    from minimagen.cli.inference import OPTIONS
+    from minimagen.cli.train import RUN
 
-    groups = [*inference.OPTIONS.values(), *train.options().values()]
-    options = [option for group in groups for option in group]
+    sampled = [option for group in OPTIONS.values() for option in group]
+    options = [*sampled, *RUN, IMG_SIDE_LEN, *CONFIGURED.values()]
     flags = {name.lower(): f"--{o.name}" for o in options for name in (*o.also, o.name)}
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[1]), message)
 

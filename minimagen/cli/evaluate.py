@@ -14,6 +14,7 @@ from minimagen.cli.options import (
     SAMPLING,
     TRAINING_DIRECTORY,
     Option,
+    sampling_changes,
 )
 from minimagen.config.data import ShapesSplit
 from minimagen.errors import UserError
@@ -74,9 +75,7 @@ def main(argv: Sequence[str]) -> int:
         samples,
         judge,
         split,
-        imagen.samplings(
-            arguments.GUIDANCE_SCALE, arguments.TIMESTEPS, arguments.SAMPLER, arguments.AUG_LEVEL
-        ),
+        imagen.samplings(**sampling_changes(arguments)),
         precision=arguments.PRECISION,
     )
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")

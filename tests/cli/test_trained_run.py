@@ -6,12 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from minimagen.__main__ import main as minimagen
 from minimagen.cli import inference
+from minimagen.imagen import Imagen
+from minimagen.sample import Sample
+from minimagen.storage.directory import read_parameters
 from minimagen.text.t5 import T5Encoder
+from minimagen.training.run import train as run_training
 
 FEW = ["--COUNT", "6", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
 
@@ -54,8 +59,8 @@ def test_evaluate_prints_its_table_and_writes_the_sheet(
         assert len(scores) == len(names) and all(0 <= score <= 100 for score in scores)
     assert lines[7].startswith("fully correct at 32 x 32: 95 % interval ")
     assert lines[8].startswith("super-resolution to 32 x 32: color shift ")
-    with Image.open(sheet) as picture:
-        assert picture.format == "PNG" and picture.width > 2 * 2 * 128  # 2 cells of both stages
+    with Image.open(sheet) as image:
+        assert image.format == "PNG" and image.width > 2 * 2 * 128  # 2 cells of both stages
     assert moved == ["cpu", "load"]
 
 
@@ -81,10 +86,21 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_own_data_has_no_judge(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = trained / "parameters" / "data.json"
-    data.write_text(json.dumps(json.loads(data.read_text()) | {"dataset": "my_pictures"}))
-    error = refused(["-d", str(trained)], capsys)
-    assert "trained on my_pictures" in error and "only the embedded data has a judge" in error
+    """What was trained on is known from the data set itself, whoever opened it."""
+
+    class MyImages:
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, i: int) -> Sample:
+            image = np.full((32, 32, 3), 30 * i, np.uint8)
+            return Sample(image, f"gray {i}")
+
+    parameters = read_parameters(trained / "parameters")
+    config = parameters.training.replace(steps=1)
+    run_training(Imagen(parameters.imagen), MyImages(), config, output="mine", device="cpu")
+    error = refused(["-d", "mine"], capsys)
+    assert "MyImages" in error and "only the embedded data has a judge" in error
 
 
 def test_what_cannot_be_evaluated_is_one_line(
@@ -99,7 +115,7 @@ def test_what_cannot_be_evaluated_is_one_line(
 def test_a_full_disk_costs_the_sheet_and_not_the_table(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(picture: Image.Image, path: Path, *_: Any, **__: Any) -> None:
+    def full(image: Image.Image, path: Path, *_: Any, **__: Any) -> None:
         Path(path).write_bytes(b"half of")
         raise OSError(errno.ENOSPC, "No space left on device")
 
