@@ -267,7 +267,7 @@ def cases(quick: bool, only: Sequence[str]) -> Iterator[Case]:
         for source in (("shapes",) if quick else ("shapes", "folder")) if "waiting" in only else ():
             for workers in (0,) if quick else (0, 1):
                 asked = {"stage": stage, "source": source, "num_workers": workers}
-                steps = {"warmup": 2, "steps": 4} if quick else {"warmup": 64, "steps": 64}
+                steps = {"warmup": 64, "steps": 4 if quick else 64}
                 yield {"what": "waiting"} | demo | asked | steps
     for rows in ((100,) if quick else ROWS) if "memory" in only else ():
         yield {"what": "memory", "rows": rows}

@@ -1,4 +1,4 @@
-"""Text encoders that the benchmarks measure with."""
+"""Text encoders of the benchmarks."""
 
 import time
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ class FixedEncoder:
 
 
 class WideEncoder(FixedEncoder):
-    """The bundled T5's embeddings in the shape of t5_small's, zeros behind them: 32 x 512.
+    """The bundled T5's embeddings, padded with zeros to the shape of t5_small's: 32 x 512.
 
-    The cost is that of t5_small, whose weights the benchmark does not need then.
+    A training step costs as much as with t5_small, whose weights are not needed.
     """
 
     def __init__(self) -> None:
@@ -56,22 +56,14 @@ class WideEncoder(FixedEncoder):
 
 
 class Clock(FixedEncoder):
-    """Counts the seconds that another encoder takes.
+    """Counts the seconds that another encoder takes."""
 
-    Args:
-        encoder: The one that is timed.
-        batch: Without a cache, the size of a batch: other calls, which read ahead to fill a cache,
-            are answered at once with ones.
-    """
-
-    def __init__(self, encoder: TextEncoder, batch: int | None = None) -> None:
+    def __init__(self, encoder: TextEncoder) -> None:
         super().__init__(1, encoder.embed_dim)
-        self.encoder, self.batch, self.seconds = encoder, batch, 0.0
+        self.encoder, self.seconds = encoder, 0.0
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return the other encoder's embeddings."""
-        if self.batch is not None and len(captions) != self.batch:
-            return super().encode(captions)
         started = time.perf_counter()
         embeds = self.encoder.encode(captions)
         self.seconds += time.perf_counter() - started

@@ -4,11 +4,11 @@
 
 ``encode``: the embedded data's captions through the bundled T5 onto an empty disk store, then all
 of them again out of it by another cache. ``step``: the demo's first stage trains; the share of the
-time between steps that is spent on text, without a cache (each batch through T5), with a cold cache
-and with a warm one. ``start``: from typing ``train.py`` to the first step, on a new folder,
-and again after its captions have been encoded. ``memory``: private (anonymous) memory while
-10^4, 10^5 and 10^6 generated captions are written and looked up; a stub of t5_mini's width stands
-for T5, whose own memory does not depend on their number.
+time between steps that is spent on text, without a cache (every caption through T5), with a cold
+cache and with a warm one. ``start``: from typing ``train.py`` to the first step, on a new folder,
+and again after its captions have been encoded. ``memory``: private (anonymous) memory while 10^4,
+10^5 and 10^6 generated captions are written and looked up; a stub of t5_mini's width replaces T5,
+whose own memory does not depend on their number.
 """
 
 import itertools
@@ -113,7 +113,7 @@ def _step(case: Case, folder: Path) -> Row:
             [text for (text,) in dataset.captions()]
         )
     cached = EmbeddingCache(encoder, EmbeddingStore(folder))
-    clock = Clock(encoder, batch) if mode == "without" else Clock(cached)
+    clock = Clock(encoder if mode == "without" else cached)
     warmup = list(training_batches(dataset, encoder, batch, 1, 0, 2))
     for each in warmup:
         trainer.train_step(each.at(imagen.stages[0].image_sizes, imagen.config.image_sizes[-1]))

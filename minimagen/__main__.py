@@ -10,9 +10,9 @@ from minimagen.errors import UserError, did_you_mean
 
 COMMANDS = {
     "train": "train a cascade (train.py)",
-    "inference": "paint captions (inference.py)",
-    "demo": "train the demo cascade and paint with it (main.py)",
-    "evaluate": "how often do the pictures show what their captions say?",
+    "inference": "sample images of captions (inference.py)",
+    "demo": "train the demo cascade and sample with it (main.py)",
+    "evaluate": "measure how often the images show what their captions say",
     "data": "check, fetch or encode your own data, or write the embedded one",
 }
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimagen"
 LAYERS = [
     {"errors"},
-    {"checked", "draws", "sample"},
+    {"checked", "draws", "progress", "sample"},
     {"config", "device"},
     {"arguments", "images"},
     {"autoencoders", "learner"},

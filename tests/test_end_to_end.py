@@ -1,4 +1,4 @@
-"""From the doors to the pictures, with a tiny cascade: whole programs, run as a user runs them."""
+"""From the entry points to the images with a tiny cascade: whole programs, as a user runs them."""
 
 import json
 import os
@@ -70,8 +70,8 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def pixels(path: Path) -> bytes:
-    with Image.open(path) as picture:
-        return picture.tobytes()
+    with Image.open(path) as image:
+        return image.tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +120,17 @@ def test_longer_runs_continue_and_other_changes_are_refused(
     assert "seed was 3, is 4" in message and message.count("\n") == 1
 
 
-def test_the_demo_leaves_pictures_and_says_where(tmp_path: Path) -> None:
+def test_the_demo_leaves_images_and_says_where(tmp_path: Path) -> None:
     printed = run(tmp_path, "main.py", "--TESTING", "--VALID_NUM", "4")
     (grid,) = tmp_path.glob("generated_images_*/grid.png")
     assert str(grid.relative_to(tmp_path)) in printed
     captions = (grid.parent / "captions.txt").read_text().splitlines()
-    pictures = sorted((grid.parent / "generated_images").iterdir())
-    assert len(pictures) == len(captions) > 0
-    assert len(pixels(pictures[0])) == 32 * 32 * 3
+    images = sorted((grid.parent / "generated_images").iterdir())
+    assert len(images) == len(captions) > 0
+    assert len(pixels(images[0])) == 32 * 32 * 3
 
 
-def test_inference_paints_a_file_of_captions(tmp_path: Path, uninterrupted: Path) -> None:
+def test_inference_samples_a_file_of_captions(tmp_path: Path, uninterrupted: Path) -> None:
     (tmp_path / "captions.txt").write_text("a red star\n\n  a big blue ring \n", "utf-8")
     arguments = ["-d", str(uninterrupted), "-t", "2", "--SEED", "5"]
     run(tmp_path, "inference.py", "--CAPTIONS", "captions.txt", *arguments, "-o", "one")
@@ -156,16 +156,16 @@ def test_the_examples_run_and_stay_short(tmp_path: Path) -> None:
     assert len(pixels(tmp_path / "own_0.png")) == 32 * 32 * 3
 
 
-def test_a_folder_of_pictures_trains(tmp_path: Path) -> None:
-    export = [sys.executable, "-m", "minimagen", "data", "export", "shapes", "own_pictures"]
+def test_a_folder_of_images_trains(tmp_path: Path) -> None:
+    export = [sys.executable, "-m", "minimagen", "data", "export", "shapes", "own_images"]
     subprocess.run([*export, "--count", "24", "--size", "40"], cwd=tmp_path, check=True,
                    env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)  # fmt: skip
-    (tmp_path / "own_pictures" / "broken.png").write_bytes(b"not a picture")
-    with (tmp_path / "own_pictures" / "metadata.jsonl").open("a") as file:
+    (tmp_path / "own_images" / "broken.png").write_bytes(b"no image")
+    with (tmp_path / "own_images" / "metadata.jsonl").open("a") as file:
         file.write('{"file_name": "broken.png", "text": "nothing"}\n')
     printed = run(
-        tmp_path, "train.py", *TINY, "-ds", "own_pictures", "--EPOCHS", "1", "-o", "trained"
+        tmp_path, "train.py", *TINY, "-ds", "own_images", "--EPOCHS", "1", "-o", "trained"
     )
     assert "broken.png" in printed
     steps = json.loads((tmp_path / "trained/parameters/training.json").read_text())["steps"]
-    assert steps == [6, 6]  # 22 of 24 pictures in batches of 4
+    assert steps == [6, 6]  # 22 of 24 images in batches of 4

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import minimagen
-from minimagen.data.download.fetch import AGENT
+from minimagen.data.download.fetch import HEADERS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -40,7 +40,7 @@ def test_no_text_installs_the_other_project_or_names_its_page(path: Path) -> Non
 
 
 def test_the_user_agent_names_the_project_and_its_version() -> None:
-    assert AGENT == f"minimagen-cascade/{minimagen.__version__}"
+    assert HEADERS["User-Agent"] == f"minimagen-cascade/{minimagen.__version__}"
 
 
 def test_the_page_on_an_index_has_no_link_into_the_repository() -> None:

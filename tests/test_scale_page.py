@@ -1,9 +1,13 @@
 """docs/scale.md: its numbers are computed, and its arithmetic is right."""
 
 import dataclasses
+import re
+import shlex
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
+from minimagen.cli import train
 from tools import scale_table
 from tools.scale_table import Assumptions, Stage
 
@@ -37,7 +41,7 @@ PLAIN = dataclasses.replace(
 
 
 def test_time_and_money() -> None:
-    """1024 pictures x 3 x 1e12 FLOPs on 100 x 3e14 FLOP/s: 0.1024 s a step, 1e6 steps."""
+    """1024 images x 3 x 1e12 FLOPs on 100 x 3e14 FLOP/s: 0.1024 s a step, 1e6 steps."""
     assert scale_table.seconds_per_step(PLAIN, STAGE) == pytest.approx(0.1024)
     table = scale_table.stage_table(PLAIN, [STAGE])
     assert "| GPU-hours | 2,844 |" in table and "| dollars | 5,689 |" in table
@@ -45,7 +49,7 @@ def test_time_and_money() -> None:
 
 
 def test_what_fits_a_gpu() -> None:
-    """90 GB usable; 20 GB of states, whole or a hundredth; 2 GB a picture; 10.24 pictures asked."""
+    """90 GB usable; 20 GB of states, whole or a hundredth; 2 GB an image; 10.24 images per GPU."""
     assert scale_table.fitting(PLAIN, STAGE, 1) == 35
     assert scale_table.fitting(PLAIN, STAGE, 100) == 44
     assert scale_table.accumulation(PLAIN, STAGE) == "1"
@@ -57,7 +61,7 @@ def test_what_fits_a_gpu() -> None:
     )
 
 
-def test_what_grows_with_the_pictures() -> None:
+def test_what_grows_with_the_number_of_images() -> None:
     """A million captions of 20 tokens of 8192 bytes are 164 GB."""
     table = scale_table.size_table(PLAIN, [STAGE])
     assert "| embedding cache | 164 GB | 16.4 TB | 164 TB |" in table
@@ -76,3 +80,15 @@ def test_every_flag_of_the_page_exists() -> None:
     text = scale_table.PAGE.read_text("utf-8")
     used = {word[2:] for word in text.replace("`", " ").split() if word.startswith("--")}
     assert {"FSDP", "T5_NAME"} <= {word for word in used if word.isupper()} <= known
+
+
+def test_the_command_for_many_machines_names_rank_address_and_port() -> None:
+    page = scale_table.PAGE.read_text("utf-8")
+    found = re.search(r"accelerate launch ((?:.*\\\n)*.*)", page)
+    assert found is not None
+    words = shlex.split(found[1].replace("\\\n", " ").replace("$NODE", "3"))
+    given = launch_command_parser().parse_args(words)
+    assert given.num_processes == 8 * given.num_machines and given.machine_rank == 3
+    assert given.main_process_ip == "$ADDRESS" and given.main_process_port == 29500
+    assert given.training_script == "train.py"
+    assert train.parse_flags(given.training_script_args, "train.py").STAGES == (0,)

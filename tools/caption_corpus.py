@@ -1,9 +1,9 @@
-"""Captions without end, to pre-train the bundled text encoder on.
+"""Endless generated captions, on which the bundled text encoder is pre-trained.
 
-A document says one thing in one to three wordings. Whoever has to fill in what is missing from one
-wording finds it in another one, but only by knowing which thing it belongs to: "the star is ..." is
-answered by the star's colour and not by the background's. That is how span corruption teaches a
-tiny encoder to bind words, which single captions of independent attributes cannot.
+A document describes one thing in one to three wordings. A span missing from one wording can be
+filled in from another one, but only if it is known which thing an attribute belongs to: "the star
+is ..." continues with the color of the star, not with that of the background. So span corruption
+teaches a tiny encoder to bind words; single captions of independent attributes cannot.
 
 Captions of the embedded data are drawn from its train split only.
 """
@@ -109,7 +109,7 @@ def document(rng: random.Random) -> Wordings:
 
 
 def shape_captions(rng: random.Random) -> Wordings:
-    """Word a picture of the embedded data's train split, and state its attributes one by one."""
+    """Describe an image of the embedded data's train split, and state its attributes one by one."""
     attributes = objects.attributes_for("train", rng)
     shape, color, size = (attributes[key] for key in ("shape", "color", "size"))
     ground, pattern = attributes["background"], attributes["pattern"]
@@ -128,7 +128,7 @@ def shape_captions(rng: random.Random) -> Wordings:
 
 
 def scene_captions(rng: random.Random) -> Wordings:
-    """Word a scene of the embedded data's train split, and state its attributes one by one."""
+    """Describe a scene of the embedded data's train split, and state its attributes one by one."""
     attributes = scenes.attributes_for("train", rng)
     statements = [f"the background is {attributes['background']}"]
     if attributes["kind"] == "relation":
@@ -146,7 +146,7 @@ def scene_captions(rng: random.Random) -> Wordings:
 
 
 def thing_captions(rng: random.Random) -> Wordings:
-    """One thing with a colour, a look or a material."""
+    """One thing with a color, a look or a material."""
     noun = rng.choice(rng.choice((ANIMALS, FOODS, THINGS, GARMENTS, FLOWERS)))
     color, look, medium = rng.choice(COLORS), rng.choice(LOOKS + MATERIALS), rng.choice(MEDIA)
     return [
@@ -159,7 +159,7 @@ def thing_captions(rng: random.Random) -> Wordings:
 
 
 def pair_captions(rng: random.Random) -> Wordings:
-    """Two things and how they stand to each other, from either side."""
+    """Two things and their relation, described from either side."""
     nouns = rng.sample(rng.choice((ANIMALS + THINGS, FOODS, ANIMALS, THINGS)), 2)
     first, second = (f"{rng.choice(COLORS + LOOKS)} {noun}" for noun in nouns)
     relation, converse = rng.choice(RELATIONS)
@@ -173,7 +173,7 @@ def pair_captions(rng: random.Random) -> Wordings:
 
 
 def person_captions(rng: random.Random) -> Wordings:
-    """Somebody with clothes, doing something somewhere."""
+    """A person with clothes, an activity and a place."""
     person, place, activity = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(ACTIVITIES)
     garment = f"{rng.choice(COLORS + MATERIALS)} {rng.choice(GARMENTS)}"
     hair, thing = rng.choice(HAIR), rng.choice(THINGS + ANIMALS)
@@ -187,7 +187,7 @@ def person_captions(rng: random.Random) -> Wordings:
 
 
 def number_captions(rng: random.Random) -> Wordings:
-    """Counts, and digits as pictures."""
+    """Counts, and digits as images."""
     number = rng.randrange(13)
     word, noun = WORDS_OF_NUMBERS[number], rng.choice(ANIMALS + THINGS)
     color, plural = rng.choice(COLORS), noun if noun.endswith("s") else noun + "s"
@@ -208,7 +208,7 @@ def number_captions(rng: random.Random) -> Wordings:
 
 
 def letter_captions(rng: random.Random) -> Wordings:
-    """Letters as pictures, and signs; colours of letters belong to the embedded data's scenes."""
+    """Letters as images, and signs; colors of letters belong to the embedded data's scenes."""
     letter, medium = rng.choice(LETTERS), rng.choice(MEDIA)
     color, symbol, direction = rng.choice(COLORS), rng.choice(SYMBOLS), rng.choice(DIRECTIONS)
     if rng.random() < 0.5:
@@ -221,7 +221,7 @@ def letter_captions(rng: random.Random) -> Wordings:
 
 
 def face_captions(rng: random.Random) -> Wordings:
-    """Faces and what they show."""
+    """Faces with a feeling."""
     feeling, part = rng.choice(FEELINGS), rng.choice(FACE_PARTS).strip()
     who = rng.choice(("face", "face", "cat", "person", "monkey", *PEOPLE[:6]))
     return [
@@ -256,4 +256,4 @@ KINDS: dict[Callable[[random.Random], Wordings], int] = {
     face_captions: 3,
     scenery_captions: 4,
 }
-"""How a document is drawn, with its weight in per cent."""
+"""How a document is drawn, with its weight in percent."""

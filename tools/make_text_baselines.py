@@ -2,8 +2,8 @@
 
     python tools/make_text_baselines.py OUT
 
-OUT/random is t5_mini's network at random weights; OUT/bag_of_words has no layers at all: every
-token has one fixed random vector, whatever stands around it and wherever it stands.
+OUT/random is t5_mini's network with random weights. OUT/bag_of_words has no layers: every token has
+one fixed random vector, which does not depend on the other tokens or on its position.
 """
 
 import argparse
@@ -23,7 +23,7 @@ TOKENIZER_FILES = ("spiece.model", "tokenizer_config.json")
 
 
 def write_baseline(folder: Path, seed: int, **changes: int) -> None:
-    """Write t5_mini with fresh weights and, where asked, another configuration."""
+    """Write t5_mini with random weights and, if given, another configuration."""
     config = T5Config.from_pretrained(T5_MINI)
     config.update(changes)
     torch.manual_seed(seed)

@@ -4,9 +4,9 @@
 
 A sentencepiece model is trained on generated captions (tools/caption_corpus.py), then a small
 T5 v1.1 on span corruption (Raffel et al. 2020, section 3.1.4): spans of the document are replaced
-by sentinels, the decoder writes what they hid. In half of the documents the span is one whole
-wording, so that the decoder must find everything in what the encoder made of the others. Only the
-encoder is kept.
+by sentinels, and the decoder writes the replaced text. In half of the documents the span is one
+whole wording, so that the decoder must find its content in the encodings of the other wordings.
+Only the encoder is kept.
 """
 
 import argparse
@@ -33,20 +33,20 @@ from minimagen.text.t5_files import T5_MINI
 from tools import caption_corpus
 
 PIECES = 1408
-SENTINELS = 32  # behind the pieces, the first one last, where transformers' T5Tokenizer puts them
+SENTINELS = 32  # after the pieces, in reverse order, as in transformers' T5Tokenizer
 VOCABULARY = PIECES + SENTINELS
 NOISE_DENSITY = 0.25
 MEAN_SPAN = 2.0
 PEAK_LR = 1e-2
 POSITION_SCALE = 3.0
 SCHEDULE = 3000  # steps of the learning rate's schedule
-STEPS = 500  # of them made: tokens are bound by then, and still easy to tell apart
+STEPS = 500  # of them that are run: tokens are bound by then, and still easy to separate
 POOLED_BATCHES = 16
 IGNORED = -100
 
 
 def encoder_config() -> T5Config:
-    """Return the shape of t5_mini; the decoder is shallow, so that the encoder must understand."""
+    """Return the shape of t5_mini; the decoder is shallow, so that the encoder does the work."""
     return T5Config(
         vocab_size=VOCABULARY,
         d_model=128,

@@ -2,11 +2,11 @@
 
     python tools/probe_text_encoder.py t5_mini /path/to/random /path/to/bag_of_words
 
-For every encoder: the mean of a caption's embeddings, one logistic regression per attribute, fitted
-to a few captions of the train split, scored on captions of the tune split, whose combinations of
-colour, shape and background no encoder and no regression has seen. The last column asks single
-tokens: does the embedding of a colour's word say whether the object or the background has it?
-Attention chooses tokens by content, so nothing else can tell it. Prints a Markdown table.
+The features of a caption are the mean of its embeddings. For each attribute, a logistic regression
+is fitted to captions of the train split and scored on captions of the tune split, whose
+combinations of color, shape and background neither the encoder nor the regression has seen. The
+last column, role, tests single tokens: does the embedding of a color's word show whether it is the
+color of the object or of the background? Cross-attention needs that. Prints a Markdown table.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TEST_CAPTIONS = 2000
 
 
 def draw_captions(split: str, count: int) -> tuple[list[str], dict[str, list[str]]]:
-    """Return captions of a split and, per attribute, what each of them says."""
+    """Return captions of a split and, per attribute, the value of each."""
     rng = random.Random(f"probe {split}")
     attributes = [objects.attributes_for(split, rng) for _ in range(count)]
     captions = [objects.caption_for(each, rng) for each in attributes]
@@ -59,7 +59,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, decay: float = 1e-3) -> 
 def accuracy_of_fit(
     train: Tensor, train_values: list[str], test: Tensor, test_values: list[str]
 ) -> Tensor:
-    """Fit on one set of labelled features; return, bool, what it gets right of the other one."""
+    """Fit on one set of labeled features; return which of the other set are then correct."""
     mean, scale = train.mean(0), train.std(0) + 1e-6
     values = sorted({*train_values, *test_values})
     labels, truth = (
@@ -90,13 +90,13 @@ def probe(encoder: T5Encoder, examples: int) -> dict[str, float]:
 def color_tokens(
     encoder: T5Encoder, captions: list[str], values: dict[str, list[str]]
 ) -> tuple[Tensor, list[str]]:
-    """Return the embeddings of the words of colours, ``[n, d]``, and what each of them colours."""
+    """Return the embeddings of color words, ``[n, d]``, and the role (attribute) of each."""
     words = {word: ids[0] for word, ids in zip(COLORS, encoder.tokenize([*COLORS]), strict=True)}
     tokens, embeds = encoder.tokenize(captions), encoder.encode(captions)
     found, roles = [], []
     for role in ("color", "background"):
         for ids, caption_embeds, word in zip(tokens, embeds, values[role], strict=True):
-            if words[word] in ids:  # a word of several pieces may be cut otherwise inside a caption
+            if words[word] in ids:  # inside a caption, other pieces may be chosen for it
                 found.append(caption_embeds[ids.index(words[word])])
                 roles.append(role)
     return torch.stack(found), roles

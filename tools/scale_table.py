@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 PAGE = ROOT / "docs" / "scale.md"
 PRESET = ROOT / "parameters" / "imagen_64_256_1024"
-SIZES = (10**6, 10**8, 10**9)  # pictures
+SIZES = (10**6, 10**8, 10**9)  # images
 DAY = 86400
 RECOMPUTED = 4 / 3  # forward passes of a step that keeps no activations, against one that does
 
@@ -35,20 +35,20 @@ def assumed(value: float, why: str) -> Any:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the tables rest on beside the dry run. GB = 1e9 bytes."""
+    """The assumptions of the tables beside the dry run. GB = 1e9 bytes."""
 
     price: float = assumed(2.5, "dollars per GPU and hour; rented H100s cost 2 to 4 (2026)")
     peak: float = assumed(989e12, "FLOP/s of one GPU: H100 SXM, bf16, dense, by its data sheet")
     mfu: float = assumed(0.35, "share of it that training reaches; not measured with this code")
     gpus: float = assumed(256, "GPUs per stage; the paper had 256 TPU v4 chips for the base")
     memory: float = assumed(80e9, "bytes of one GPU")
-    usable: float = assumed(0.85, "share of them for states and activations")
+    usable: float = assumed(0.85, "share of it for states and activations")
     tokens: float = assumed(20, "mean tokens of a caption, as in alt texts of the web")
     encoder: float = assumed(4.76e9, "parameters of T5-XXL's encoder")
     bytes_token: float = assumed(8192, "bytes of a token's embedding: 4096 channels in bf16")
     bytes_pixel: float = assumed(0.3, "bytes per pixel of a JPEG of quality 90")
-    side: float = assumed(1024, "stored side of the pictures, pixels; one set for all stages")
-    shard: float = assumed(10_000, "pictures in a tar shard")
+    side: float = assumed(1024, "stored side of the images, pixels; one set for all stages")
+    shard: float = assumed(10_000, "images in a tar shard")
     list_row: float = assumed(150, "bytes of a row of the stored list: file name and caption")
     node: float = assumed(30e12, "bytes of NVMe in one node of 8 GPUs")
     network: float = assumed(25e9, "bytes/s of a node's network: 200 Gbit/s")
@@ -56,7 +56,7 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, from the dry run and its own settings; memory in bytes, FLOPs of one picture."""
+    """One stage, from the dry run and its own settings; memory in bytes, FLOPs of one image."""
 
     name: str
     parameters: float
@@ -125,14 +125,14 @@ def grouped(number: float) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; its first row is the head."""
+    """Return a table in Markdown; its first row is the header."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def columns(names: Sequence[str], rows: dict[str, list[str]]) -> str:
     """Return a table of one column per name."""
-    return markdown([["", *names], *([head, *cells] for head, cells in rows.items())])
+    return markdown([["", *names], *([name, *cells] for name, cells in rows.items())])
 
 
 def seconds_per_step(a: Assumptions, stage: Stage) -> float:
@@ -141,24 +141,24 @@ def seconds_per_step(a: Assumptions, stage: Stage) -> float:
 
 
 def fitting(a: Assumptions, stage: Stage, gpus: float) -> int:
-    """Return how many pictures' activations fit a GPU beside its share of the states."""
-    room = a.usable * a.memory - stage.states / gpus
-    return max(0, int(room / stage.activations))
+    """Return how many images' activations fit a GPU beside its share of the states."""
+    free = a.usable * a.memory - stage.states / gpus
+    return max(0, int(free / stage.activations))
 
 
 def accumulation(a: Assumptions, stage: Stage) -> str:
     """Return the smallest power of two of micro-batches that fit."""
-    pictures, fit = stage.batch / a.gpus, fitting(a, stage, a.gpus)
+    images, fit = stage.batch / a.gpus, fitting(a, stage, a.gpus)
     if not fit:
         return "none: recompute"
     number = 1
-    while pictures / number > fit:
+    while images / number > fit:
         number *= 2
     return f"{number}"
 
 
 def stage_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
-    """Return memory, compute, time and money of every stage."""
+    """Return the table of memory, compute, time and cost of every stage."""
     rows: dict[str, list[str]] = {}
     for stage in all_stages:
         days = seconds_per_step(a, stage) * stage.steps / DAY
@@ -167,12 +167,12 @@ def stage_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
             "parameters": scaled(stage.parameters, ""),
             "states (weights, gradients, AdamW, EMA; fp32)": scaled(stage.states, "B"),
             f"of them on each of {a.gpus:.0f} GPUs (`--FSDP`)": scaled(stage.states / a.gpus, "B"),
-            "activations of one picture, bf16": scaled(stage.activations, "B"),
-            "pictures at once that fit a GPU, states not divided": f"{fitting(a, stage, 1)}",
-            "states divided by `--FSDP`": f"{fitting(a, stage, a.gpus)}",
-            "pictures per GPU and step": f"{stage.batch / a.gpus:.3g}",
-            "so `--ACCUM_ITER`": accumulation(a, stage),
-            "forward FLOPs of one picture": scaled(stage.forward, "FLOP"),
+            "activations of one image, bf16": scaled(stage.activations, "B"),
+            "images that fit a GPU at once, states not divided": f"{fitting(a, stage, 1)}",
+            "the same, states divided by `--FSDP`": f"{fitting(a, stage, a.gpus)}",
+            "images per GPU and step": f"{stage.batch / a.gpus:.3g}",
+            "resulting `--ACCUM_ITER`": accumulation(a, stage),
+            "forward FLOPs of one image": scaled(stage.forward, "FLOP"),
             "FLOPs to train": scaled(stage.training_flops(), "FLOP"),
             "seconds per step": f"{seconds_per_step(a, stage):.2g}",
             "GPU-hours": grouped(hours),
@@ -180,68 +180,68 @@ def stage_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
             "dollars": grouped(hours * a.price),
             "with `--ACTIVATION_CHECKPOINTING`, days": f"{days * RECOMPUTED:.3g}",
         }
-        for head, cell in cells.items():
-            rows.setdefault(head, []).append(cell)
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
     return columns([stage.name for stage in all_stages], rows)
 
 
 def bandwidth_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
-    """Return what every stage reads per second."""
+    """Return the table of what every stage reads per second."""
     rows: dict[str, list[str]] = {}
     decode = decoding_rate()
     for stage in all_stages:
         per_second = stage.batch / seconds_per_step(a, stage)
-        picture, text = a.bytes_pixel * a.side**2, a.tokens * a.bytes_token
+        image, text = a.bytes_pixel * a.side**2, a.tokens * a.bytes_token
         nodes = a.gpus / 8
         encoding = 2 * a.encoder * a.tokens / (3 * stage.forward)
         cells = {
-            "pictures/s": grouped(per_second),
-            "pictures, all nodes": f"{scaled(per_second * picture, 'B/s')}",
+            "images/s": grouped(per_second),
+            "images, all nodes": f"{scaled(per_second * image, 'B/s')}",
             "embeddings, all nodes": f"{scaled(per_second * text, 'B/s')}",
-            "one node of 8": f"{scaled(per_second * (picture + text) / nodes, 'B/s')}",
-            "share of its network": f"{per_second * (picture + text) / nodes / a.network:.1%}",
-            "encoding captions in the step instead, share of its FLOPs": f"{encoding:.1%}",
+            "one node of 8": f"{scaled(per_second * (image + text) / nodes, 'B/s')}",
+            "share of its network": f"{per_second * (image + text) / nodes / a.network:.1%}",
+            "encoding captions in every step instead, share of its FLOPs": f"{encoding:.1%}",
         }
         if decode:
             cells["cores per node that decode (measured rate)"] = (
                 f"{per_second / nodes / decode:.0f}"
             )
-        for head, cell in cells.items():
-            rows.setdefault(head, []).append(cell)
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
     return columns([stage.name for stage in all_stages], rows)
 
 
 def decoding_rate() -> float | None:
-    """Return the newest measured pictures/s that a core decodes from the stored side."""
+    """Return the newest measured images/s that a core decodes from the stored side."""
     row = newest_row(lambda case: case["what"] == "speed" and case["stored"] == Assumptions.side)
     return None if row is None else row["first_per_core_second"]
 
 
-def newest_row(wanted: Any) -> dict[str, Any] | None:
-    """Return the newest row of ``benchmarks/data.py`` whose case is wanted."""
+def newest_row(fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Return the newest row of ``benchmarks/data.py`` whose case fits."""
     path = ROOT / "benchmarks" / "results" / "data.jsonl"
     rows = map(json.loads, path.read_text("utf-8").splitlines()) if path.is_file() else ()
-    found = [row for row in rows if wanted(row["case"])]
+    found = [row for row in rows if fits(row["case"])]
     return found[-1] if found else None
 
 
 def size_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
-    """Return what grows with the number of pictures."""
+    """Return the table of what grows with the number of images."""
     rows: dict[str, list[str]] = {}
     samples = all_stages[0].batch * all_stages[0].steps
     for count in SIZES:
         cache = count * a.tokens * a.bytes_token
         hours = count * a.tokens * 2 * a.encoder / (a.peak * a.mfu) / 3600
-        pictures = count * a.bytes_pixel * a.side**2
+        images = count * a.bytes_pixel * a.side**2
         cells = {
             "epochs of each stage": f"{samples / count:.3g}",
-            "pictures on disk": scaled(pictures, "B"),
+            "images on disk": scaled(images, "B"),
             "tar shards": grouped(count / a.shard),
             "stored list of a folder": scaled(count * a.list_row, "B"),
             "embedding cache": scaled(cache, "B"),
-            "nodes whose disks hold both": f"{-(-(cache + pictures) // a.node):.0f}",
-            "encoding it, GPU-hours": f"{hours:.2g}",
-            "encoding it, dollars": f"{hours * a.price:.2g}",
+            "nodes whose disks hold both": f"{-(-(cache + images) // a.node):.0f}",
+            "encoding the captions, GPU-hours": f"{hours:.2g}",
+            "encoding the captions, dollars": f"{hours * a.price:.2g}",
         }
         listing = newest_row(lambda case: case["what"] == "memory")
         if listing:
@@ -249,14 +249,14 @@ def size_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
             cells["reading the list of a folder, hours (measured rate)"] = (
                 f"{count * per_row / 3600:.2g}"
             )
-        for head, cell in cells.items():
-            rows.setdefault(head, []).append(cell)
-    return columns([f"{grouped(count)} pictures" for count in SIZES], rows)
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
+    return columns([f"{grouped(count)} images" for count in SIZES], rows)
 
 
 def assumption_table(a: Assumptions) -> str:
     """Return every assumption with its reason."""
-    rows = [["assumption", "value", "what it is, and why"]]
+    rows = [["assumption", "value", "what it is, with its source"]]
     for each in dataclasses.fields(a):
         value = getattr(a, each.name)
         rows.append([f"`--{each.name}`", f"{value:g}", each.metadata["why"]])
@@ -293,8 +293,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     for each in dataclasses.fields(Assumptions):
-        said = f"{each.metadata['why']} [{each.default:g}]".replace("%", "%%")
-        parser.add_argument(f"--{each.name}", type=float, default=each.default, help=said)
+        text = f"{each.metadata['why']} [{each.default:g}]".replace("%", "%%")
+        parser.add_argument(f"--{each.name}", type=float, default=each.default, help=text)
     parser.add_argument("--write", action="store_true", help="into docs/scale.md")
     given = vars(parser.parse_args(argv))
     write = given.pop("write")

@@ -3,9 +3,9 @@
     python tools/train_judge.py simple
     python tools/train_judge.py scenes
 
-It sees real renders only, of all three splits, never a generated picture. The renders are spoiled
-the way generated pictures are (noise, blur, colour shifts, small originals enlarged), so that the
-judge names what is shown and not how cleanly. The same seed and thread count give the same weights.
+It is trained on real renders of all three splits, never on a generated image. The renders get the
+faults of generated images (noise, blur, color shifts, enlargement from a small size), so that the
+judge recognizes content in spite of them. Equal seeds and thread counts give equal weights.
 """
 
 import argparse
@@ -35,7 +35,7 @@ FRESH_SEED = 1_000_003  # renders for the report; training uses seed 0
 
 
 def config_of(level: str) -> JudgeConfig:
-    """Return the judge's shape and answers for one level."""
+    """Return the judge's network sizes and possible answers for one level."""
     widths = (24, 48, 48, 64, 64, 64)
     if level == "scenes":
         values = {
@@ -76,17 +76,17 @@ def stack(samples: list[Sample]) -> Tensor:
 
 
 def at_size(images: Tensor, size: int) -> Tensor:
-    """Resize uint8 pictures as the cascade makes its low-resolution targets."""
+    """Resize uint8 images as the cascade makes its low-resolution targets."""
     return to_uint8(resize_clamped(to_model_space(images), (size, size)))
 
 
 def spoil(images: Tensor, side: int, rng: random.Random) -> Tensor:
-    """Turn clean renders into what a generator might have made of them.
+    """Give clean renders the faults of generated images.
 
     Args:
         images: uint8 [b 3 64 64].
         side: the judge's input side.
-        rng: decides what happens to the whole batch; torch's generator decides the rest.
+        rng: decides for the whole batch; torch's generator decides for each image.
 
     Returns:
         float [b 3 side side], about in [-1, 1].
@@ -113,7 +113,7 @@ def _separable(kernel: Tensor) -> Tensor:
 
 
 def targets(config: JudgeConfig, attributes: list[Mapping[str, str]]) -> dict[str, Tensor]:
-    """Return the index of each true value, -100 (ignored) where a picture has no such attribute."""
+    """Return the index of each true value, -100 (ignored) where an image has no such attribute."""
     return {
         name: torch.tensor([values.index(a[name]) if name in a else -100 for a in attributes])
         for name, values in config.heads.items()
@@ -121,7 +121,7 @@ def targets(config: JudgeConfig, attributes: list[Mapping[str, str]]) -> dict[st
 
 
 def train(config: JudgeConfig, steps: int, seed: int) -> Judge:
-    """Train with AdamW and one cycle of the learning rate; print the loss now and then."""
+    """Train with AdamW and one cycle of the learning rate; print the loss every 100 steps."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     network = JudgeNetwork(config).to(memory_format=torch.channels_last)
@@ -157,7 +157,7 @@ def report(judge: Judge, count: int, sizes: tuple[int, ...]) -> None:
     shuffled = random.Random(0).sample(truth, count)
     rows["64 px, shuffled captions"] = score(judge(stack(samples)), shuffled)
     names = ["all", *judge.config.heads]
-    print(f"\nJudge of {judge.config.level!r}, {count} fresh real renders, per cent right:\n")
+    print(f"\nJudge of {judge.config.level!r}, {count} fresh real renders, percent correct:\n")
     print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for label, result in rows.items():
         cells = [f"{100 * result[name]:.2f}" if name in result else "-" for name in names]
@@ -179,7 +179,7 @@ def main() -> None:
     judge = train(config_of(options.level), options.steps or STEPS[options.level], options.seed)
     judge.save(out)
     print(f"saved {out}: {out.stat().st_size / 1e6:.2f} MB")
-    # What ships is what is measured, rounding to half precision included.
+    # Measured as it ships, rounded to half precision.
     report(Judge.load(options.level, out), options.count, (16, 32, 64))
 
 

@@ -9,9 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
-from minimagen.cli.options import Option
+from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
 from minimagen.errors import UserError
 
 
@@ -98,10 +99,11 @@ def with_flags(message: str) -> str:
 
     The library names parameters, as its callers know them; only here they become flags.
     """
-    from minimagen.cli import inference, train
+    from minimagen.cli.inference import OPTIONS
+    from minimagen.cli.train import RUN
 
-    groups = [*inference.OPTIONS.values(), *train.options().values()]
-    options = [option for group in groups for option in group]
+    sampled = [option for group in OPTIONS.values() for option in group]
+    options = [*sampled, *RUN, IMG_SIDE_LEN, *CONFIGURED.values()]
     flags = {name.lower(): f"--{o.name}" for o in options for name in (*o.also, o.name)}
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[1]), message)
 
@@ -113,18 +115,30 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
 
     Returns:
         The command's exit code, 2 after a user's mistake or where the disk or the system says no
-        (full, not allowed, not there), 130 after Ctrl-C.
+        (full, not allowed, not there), 130 after Ctrl-C, 141 where the reader of its output has
+        ended (``| head``).
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the console cannot show is printed escaped
+            stream.reconfigure(errors="backslashreplace")
     # Threads that spin while they wait take the core from those they wait for: one busy neighbour
     # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
-        return main(list(sys.argv[1:] if argv is None else argv))
+        try:
+            code = main(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit:  # after --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_ended():
+            return 141
         why = " ".join((error.strerror or str(error) or type(error).__name__).split())
         where = f": {error.filename}" if error.filename is not None else ""
         print(f"error: {why}{where}", file=sys.stderr)
@@ -132,3 +146,13 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _reader_has_ended() -> bool:
+    """Return whether nobody reads standard output; what is left for it is then thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

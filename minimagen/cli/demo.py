@@ -1,4 +1,4 @@
-"""``main.py``: train the demo cascade on the embedded data, then paint what it was asked for."""
+"""``main.py``: train the demo cascade on the embedded data, then sample with it."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"training directory: {directory}")
     print(f"generated images:   {output / 'generated_images'}")
     print(f"grid:               {output / 'grid.png'}")
-    print(f"from start to pictures: {minutes:.1f} minutes")
+    print(f"from start to images: {minutes:.1f} minutes")
     return 0
 
 

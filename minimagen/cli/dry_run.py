@@ -33,7 +33,7 @@ PAPER_NOTE = (
     "({middle:.0f} M) that Imagen's has not. Of stage 2, {attention:.0f} M are text "
     "attention after each of the 16 lowest blocks and {pooling:.0f} M the pooled text; the "
     "rest, {rest:.0f} M, follows from the paper's channels and block counts, which are those of "
-    "stage 1: by themselves they do not tell 600 M from 400 M."
+    "stage 1: by themselves they do not distinguish 600 M from 400 M."
 )
 
 

@@ -1,4 +1,4 @@
-"""``python -m minimagen evaluate``: how often do the pictures show what their captions say?"""
+"""``python -m minimagen evaluate``: how often do the images show what their captions say?"""
 
 import time
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from minimagen.cli.options import (
     SAMPLING,
     TRAINING_DIRECTORY,
     Option,
+    sampling_changes,
 )
 from minimagen.config.data import ShapesSplit
 from minimagen.errors import UserError
@@ -72,43 +73,38 @@ def main(argv: Sequence[str]) -> int:
     samples = list(ShapesDataset(split, level_name, height, arguments.SEED, epoch_size=count))
     judge = Judge.load(level_name)
     started = time.perf_counter()
-    result, painted = evaluate(
+    result, images = evaluate(
         imagen,
         samples,
         judge,
         split,
-        imagen.samplings(
-            guidance_scale=arguments.GUIDANCE_SCALE,
-            timesteps=arguments.TIMESTEPS,
-            sampler=arguments.SAMPLER,
-            aug_level=arguments.AUG_LEVEL,
-        ),
+        imagen.samplings(**sampling_changes(arguments)),
         precision=arguments.PRECISION,
     )
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
     print(table(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
     if arguments.SHEET is not None:
-        _write_sheet(arguments.SHEET, samples, painted, judge)
+        _write_sheet(arguments.SHEET, samples, images, judge)
     return 0
 
 
 def table(result: "Evaluation", sizes: Sequence[str]) -> str:
     """Return the evaluation as text."""
     names = list(result.stages[-1])
-    rows = [("per cent right", *names)]
+    rows = [("per cent correct", *names)]
     for size, real in zip(sizes, result.real, strict=True):
         rows.append((f"judge on real, {size}", *_per_cent(real, names)))
     rows.append(("shuffled captions", *_per_cent(result.shuffled, names)))
     for size, scores in zip(sizes, result.stages, strict=True):
-        rows.append((f"painted, {size}", *_per_cent(scores, names)))
+        rows.append((f"sampled, {size}", *_per_cent(scores, names)))
     widths = [max(len(row[k]) for row in rows) for k in range(len(names) + 1)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     low, high = result.interval
-    lines.append(f"all right at {sizes[-1]}: 95 % interval {100 * low:.1f} to {100 * high:.1f}")
+    lines.append(f"fully correct at {sizes[-1]}: 95 % interval {100 * low:.1f} to {100 * high:.1f}")
     for size, scores in zip(sizes[1:], result.super_resolution, strict=True):
         lines.append(
-            f"super-resolution to {size}: colour shift {scores['colour_shift']:.2f}/255, "
-            f"down-sampled against its input {scores['psnr_input']:.1f} dB; real pictures: "
+            f"super-resolution to {size}: color shift {scores['colour_shift']:.2f}/255, "
+            f"down-sampled against its input {scores['psnr_input']:.1f} dB; real images: "
             f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
     return "\n".join(lines)
@@ -119,14 +115,14 @@ def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
 
 
 def _write_sheet(
-    path: Path, samples: "Sequence[Sample]", painted: "Sequence[Tensor]", judge: "Judge"
+    path: Path, samples: "Sequence[Sample]", images: "Sequence[Tensor]", judge: "Judge"
 ) -> None:
-    """Write the first 50 pictures; under each its caption and what the judge takes it for."""
+    """Write the first 50 images, each with its caption and the judge's wrong answers."""
     from minimagen.images import to_model_space, to_pil
     from minimagen.storage.image_files import contact_sheet, save_png
 
-    stages = [to_pil(to_model_space(stage[:50])) for stage in painted]
-    verdicts = judge(painted[-1][:50])
+    stages = [to_pil(to_model_space(stage[:50])) for stage in images]
+    verdicts = judge(images[-1][:50])
     lines = []
     for i, sample in enumerate(samples[:50]):
         wrong = {
@@ -134,8 +130,8 @@ def _write_sheet(
             for name, values in verdicts.items()
             if name in sample.attributes and values[i] != sample.attributes[name]
         }
-        said = "ok" if not wrong else ", ".join(f"{k}: {v}" for k, v in wrong.items())
-        lines.append(f"{sample.caption} [{said}]")
+        verdict = "ok" if not wrong else ", ".join(f"{k}: {v}" for k, v in wrong.items())
+        lines.append(f"{sample.caption} [{verdict}]")
     save_png(path, contact_sheet(lines, stages))
 
 

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
-from tqdm import tqdm
 
 from minimagen.checked import PositiveInt
 from minimagen.cli.arguments import Parser, run
-from minimagen.cli.options import DEVICE, PRECISION, SAMPLING, TRAINING_DIRECTORY, Option
+from minimagen.cli.options import (
+    DEVICE,
+    PRECISION,
+    SAMPLING,
+    TRAINING_DIRECTORY,
+    Option,
+    sampling_changes,
+)
 from minimagen.errors import UserError
+from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
 
 if TYPE_CHECKING:
@@ -118,12 +125,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
         imagen.to(device)
     if arguments.ASPECT_RATIO and not read_parameters(directory / "parameters").data.aspect_buckets:
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
-    samplings = imagen.samplings(
-        guidance_scale=arguments.GUIDANCE_SCALE,
-        timesteps=arguments.TIMESTEPS,
-        sampler=arguments.SAMPLER,
-        aug_level=arguments.AUG_LEVEL,
-    )
+    samplings = imagen.samplings(**sampling_changes(arguments))
     output = new_output(arguments.OUTPUT, "generated_images")
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
     captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]

@@ -37,7 +37,7 @@ class Option:
         default: Its value where it is not given.
         shown: What the help shows as the default, instead of ``default``.
         path: Of the configuration value that it sets; ``"*"`` stands for every stage.
-        also: Other names of it, in Python or in other programs; who types one is told this one.
+        also: Other names of it, in Python or in other programs; for hints.
     """
 
     name: str
@@ -166,6 +166,13 @@ SAMPLING = tuple(
     for option in CONFIGURED.values()
     if "sampling" in option.path
 )
+
+
+def sampling_changes(arguments: Any) -> dict[str, Any]:
+    """Return the sampling settings that were typed, as ``Imagen.samplings`` takes them."""
+    return {str(option.path[-1]): getattr(arguments, option.name) for option in SAMPLING}
+
+
 IMG_SIDE_LEN = Option(
     "IMG_SIDE_LEN", "s", "Longer side of the final images in px; all stages scale with it",
     PositiveInt, also=("image_sizes", "image_size", "resolution"),

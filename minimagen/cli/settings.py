@@ -1,6 +1,6 @@
 """Preset < parameters directory < command line: the values of a run, each with its source."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +17,29 @@ DEMO, TESTING = PRESETS, PRESETS / "testing"
 
 
 class Settings:
-    """Nested values of ``imagen``, ``training`` and ``data``, and where each came from."""
+    """The values of ``imagen``, ``training`` and ``data``, each with its source."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self._values: dict[str, Any] = {}
-        self._sources: dict[KeyPath, str] = {}
+        self._leaves: dict[KeyPath, tuple[Any, str]] = {}
+        self._sections: dict[str, str] = {}
         self.overlay(values, source)
 
     def overlay(self, values: Mapping[str, Any], source: str) -> None:
         """Replace whole sections by ``values``."""
         for section, content in values.items():
-            self._values[section] = content
-            self._sources = {p: s for p, s in self._sources.items() if p[0] != section}
-            self._sources[(section,)] = source
+            self.set((section,), content, source)
+            self._sections[section] = source
 
     def set(self, path: KeyPath, value: Any, source: str) -> None:
         """Set one value; where ``path`` holds ``"*"`` every stage's, to its own of a tuple."""
         if "*" in path:
             at = path.index("*")
-            count = len(self._get(path[:at]))
-            values = per_stage(source, value, count)
-            for i in range(count):
-                self.set((*path[:at], i, *path[at + 1 :]), values[i], source)
+            count = len({p[at] for p in self._leaves if p[:at] == path[:at]})
+            for i, each in enumerate(per_stage(source, value, count)):
+                self.set((*path[:at], i, *path[at + 1 :]), each, source)
             return
-        parent = self._get(path[:-1])
-        parent[path[-1]] = value
-        self._sources[path] = source
-
-    def _get(self, path: KeyPath) -> Any:
-        value: Any = self._values
-        for part in path:
-            if isinstance(value, dict):
-                value = value.setdefault(part, {})
-            else:
-                value = value[part]
-        return value
+        kept = {p: leaf for p, leaf in self._leaves.items() if p[: len(path)] != path}
+        self._leaves = kept | {(*path, *p): (leaf, source) for p, leaf in leaves(value)}
 
     def write_out_stages(self) -> None:
         """Give every stage training settings of its own, so that each can be changed."""
@@ -59,54 +47,57 @@ class Settings:
         count, entries = len(parameters.imagen.stages), parameters.training.stages
         if len(entries) != count and len(entries) <= 1:
             entry = entries[0].model_dump() if entries else {}
-            self.set(("training", "stages"), [dict(entry) for _ in range(count)], "default")
+            self.set(("training", "stages"), [entry] * count, "default")
 
     def parameters(self) -> Parameters:
         """Return the checked configuration."""
+        values = nested({path: leaf for path, (leaf, _) in self._leaves.items()})
+        where = {name: f"{name} settings from {source}" for name, source in self._sections.items()}
         return Parameters(
-            ImagenConfig.read(self._values["imagen"], self._where("imagen")),
-            TrainingConfig.read(self._values["training"], self._where("training")),
-            DataConfig.read(self._values["data"], self._where("data")),
+            ImagenConfig.read(values["imagen"], where["imagen"]),
+            TrainingConfig.read(values["training"], where["training"]),
+            DataConfig.read(values["data"], where["data"]),
         )
-
-    def _where(self, section: str) -> str:
-        return f"{section} settings from {self._sources[(section,)]}"
 
     def table(self, parameters: Parameters) -> str:
         """Return one line per value of ``parameters``: name, value, source."""
-        lines: list[str] = []
-        for section, config in zip(parameters._fields, parameters, strict=True):
-            self._list((section,), config.model_dump(mode="json"), lines)
+        lines = []
+        for section, config in parameters._asdict().items():
+            for path, value in leaves(config.model_dump(mode="json"), (section,)):
+                source = self._leaves[path][1] if path in self._leaves else "default"
+                lines.append(f"{'.'.join(map(str, path))} = {value!r}  ({source})")
         return "\n".join(lines)
 
-    def _list(self, path: KeyPath, value: Any, lines: list[str]) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                self._list((*path, key), inner, lines)
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for i, inner in enumerate(value):
-                self._list((*path, i), inner, lines)
-        else:
-            name = ".".join(map(str, path))
-            lines.append(f"{name} = {value!r}  ({self._source(path)})")
 
-    def _source(self, path: KeyPath) -> str:
-        """Return the source of the nearest enclosing value that has one and was given there."""
-        for end in range(len(path), 1, -1):
-            if path[:end] in self._sources:
-                return self._sources[path[:end]]
-        value: Any = self._values
-        for part in path:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                return "default"
-        return self._sources[path[:1]]
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the values inside nested dictionaries and lists of them, each with its path."""
+    if isinstance(value, dict) and value:
+        items: Iterable[tuple[str | int, Any]] = value.items()
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        items = enumerate(value)
+    else:
+        yield path, value
+        return
+    for key, inner in items:
+        yield from leaves(inner, (*path, key))
+
+
+def nested(values: Mapping[KeyPath, Any]) -> Any:
+    """Return what ``leaves`` took apart."""
+    if set(values) == {()}:
+        return values[()]
+    parts: dict[Any, dict[KeyPath, Any]] = {}
+    for path, value in values.items():
+        if path:
+            parts.setdefault(path[0], {})[path[1:]] = value
+    if all(isinstance(key, int) for key in parts):
+        return [nested(parts[i]) for i in sorted(parts)]
+    return {key: nested(part) for key, part in parts.items()}
 
 
 def values_at(parameters: Parameters, path: KeyPath) -> Any:
     """Return the value at ``path``; where that holds ``"*"`` every stage's, if they differ."""
-    values: list[Any] = [getattr(parameters, str(path[0])).model_dump(mode="json")]
+    values: list[Any] = [parameters._asdict()[str(path[0])].model_dump(mode="json")]
     for part in path[1:]:
         values = [v for x in values for v in x] if part == "*" else [x[part] for x in values]
     return values if any(value != values[0] for value in values) else values[0]

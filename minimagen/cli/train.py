@@ -10,7 +10,7 @@ from pydantic import Field
 
 from minimagen.checked import per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, SECTIONS, KeyPath, Option, shown
 from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
@@ -44,6 +44,7 @@ EXAMPLES = """  python train.py --MINUTES 5
   torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
+READING = {"seed", "epoch_size", "caption_column", "crop", "flip", "streaming"}  # of DataConfig
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
 CONTRADICTIONS = {
@@ -67,15 +68,12 @@ SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
 }
 
 
-HEADINGS = {"imagen": "cascade", "training": "training", "data": "data"}
-
-
 def options() -> dict[str, tuple[Option, ...]]:
     """Return the options by heading; the demo preset's values are the defaults that help shows."""
     demo = read_settings(None, testing=False).parameters()
     groups: dict[str, tuple[Option, ...]] = {"run": RUN}
-    for section, heading in HEADINGS.items():
-        groups[heading] = tuple(
+    for section in SECTIONS:
+        groups["cascade" if section == "imagen" else section] = tuple(
             option.but(default=None, shown=shown(values_at(demo, option.path)))
             for option in CONFIGURED.values()
             if option.path[0] == section
@@ -182,21 +180,13 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     device = arguments.DEVICE
     processes = launched(device, arguments.FSDP)
     data = parameters.data
+    size, buckets = parameters.imagen.image_sizes[-1], _buckets(parameters)
+    reading = data.model_dump(include=READING)
     dataset = processes.first_here(
-        lambda: load_dataset(
-            data.dataset,
-            parameters.imagen.image_sizes[-1],
-            seed=data.seed,
-            epoch_size=data.epoch_size,
-            caption_column=data.caption_column,
-            crop=data.crop,
-            flip=data.flip,
-            buckets=_buckets(parameters),
-            streaming=data.streaming,
-        )
+        lambda: load_dataset(data.dataset, size, buckets=buckets, **reading)
     )
-    processes.first_here(lambda: encoder.fingerprint)  # a missing one is told at once
-    restart, distil = arguments.RESTART_DIRECTORY, arguments.DISTILL
+    processes.first_here(lambda: encoder.fingerprint)  # a missing encoder is an error at once
+    restart, teacher = arguments.RESTART_DIRECTORY, arguments.DISTILL
     try:
         directory = train(
             Imagen(parameters.imagen, encoder, seed=parameters.training.seed),
@@ -209,7 +199,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             resume=None if restart is None else TrainingDirectory.open(restart),
             in_place=arguments.IN_PLACE,
             fsdp=arguments.FSDP,
-            teacher=None if distil is None else TrainingDirectory.open(distil),
+            teacher=None if teacher is None else TrainingDirectory.open(teacher),
         )
     except Interrupted as stop:
         code, path = 128 + stop.signum, None
@@ -217,7 +207,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         code, path = 1, None
     except OutOfMemory as error:
         print(f"error: {with_flags(str(error))}", file=sys.stderr)
-        return 1, None  # the others wait in the middle of a step: no farewell
+        return 1, None  # other ranks wait in the middle of a step: no orderly shutdown
     else:
         code, path = 0, directory.path
     processes.end()
@@ -225,15 +215,15 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
 
 
 def _buckets(parameters: Parameters) -> tuple[Size, ...]:
-    """Return the sizes of pictures to train on, none where all have the last stage's."""
+    """Return the sizes of the images to train on, none where all have the last stage's."""
     if not parameters.data.aspect_buckets:
         return ()
     sizes = aspect_buckets(parameters.imagen)
     if len(sizes) == 1:
         height, width = sizes[0]
         raise UserError(
-            f"--ASPECT_BUCKETS: the networks can paint {height} x {width} only, as their sides are "
-            "halved too often for other shapes; leave it out, or give a larger --IMG_SIDE_LEN"
+            f"--ASPECT_BUCKETS: the networks can sample {height} x {width} only, as they halve the "
+            "sides too often for other shapes; leave it out, or give a larger --IMG_SIDE_LEN"
         )
     return sizes
 

@@ -2,17 +2,16 @@
 
 import itertools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
+from minimagen.progress import tqdm
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import EmbeddingStore, store_folder
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.encoding import TextEncoder
 
 WINDOW = 512  # captions encoded together, and what an interruption can cost
 
@@ -23,12 +22,13 @@ class EncodingReport:
 
     captions: int = 0
     encoded: int = 0
-    without: int = 0  # pictures without a usable caption
+    without: int = 0  # images without a usable caption
     seconds: float = 0.0
     interrupted: bool = False
     in_folder: int = 0
     bytes: int = 0
     folder: Path = Path()
+    notes: Sequence[str] = ()
 
     def text(self) -> str:
         """Return the report as text."""
@@ -40,13 +40,14 @@ class EncodingReport:
             f"{self.bytes / max(self.in_folder, 1):.0f} bytes per caption: {self.folder}",
         ]
         if self.without:
-            lines.append(f"  {self.without} pictures have no usable caption (see data check)")
+            lines.append(f"  {self.without} images have no usable caption (see data check)")
+        lines += [f"  {note}" for note in self.notes]
         if self.interrupted:
             lines.append("interrupted: what is encoded stays, the same command goes on")
         return "\n".join(lines)
 
 
-def encode_captions(dataset: Dataset, encoder: T5Encoder) -> EncodingReport:
+def encode_captions(dataset: Dataset, encoder: TextEncoder) -> EncodingReport:
     """Encode those captions of a data set that are not on the disk yet; Ctrl-C ends it early.
 
     Args:
@@ -58,7 +59,7 @@ def encode_captions(dataset: Dataset, encoder: T5Encoder) -> EncodingReport:
     """
     store = EmbeddingStore(store_folder(encoder.name, encoder.fingerprint))
     cache, report = EmbeddingCache(encoder, store), EncodingReport()
-    encoder.load()  # before the clock starts
+    encoder.encode(["weights are loaded before the clock starts"])
     started = time.perf_counter()
     captions = _counted(walk_captions(dataset), report, _length(dataset))
     try:
@@ -71,14 +72,16 @@ def encode_captions(dataset: Dataset, encoder: T5Encoder) -> EncodingReport:
         report.interrupted = True
     finally:
         captions.close()
+        store.flush()
     report.seconds = time.perf_counter() - started
     report.encoded, report.folder = cache.encoded, store.folder
     report.in_folder, report.bytes = len(store), store.size
+    report.notes = encoder.notes()
     return report
 
 
 def walk_captions(dataset: Dataset) -> Iterator[tuple[str, ...]]:
-    """Go through every picture's captions, its variants too, and decode no picture.
+    """Yield every image's captions, its variants too, and decode no image.
 
     The data set's own validation set comes last. A row without a usable caption is an empty tuple.
     """
@@ -90,8 +93,8 @@ def walk_captions(dataset: Dataset) -> Iterator[tuple[str, ...]]:
 def _counted(
     rows: Iterator[tuple[str, ...]], report: EncodingReport, total: int | None
 ) -> Generator[str, None, None]:
-    """Yield single captions under a progress bar that counts pictures."""
-    for captions in tqdm(rows, total=total, unit=" pictures", mininterval=1.0):
+    """Yield single captions under a progress bar that counts images."""
+    for captions in tqdm(rows, total=total, unit=" images", mininterval=1.0):
         report.without += not captions
         yield from captions
 

@@ -1,8 +1,11 @@
 """Ctrl-C and SIGTERM: finish the step, save everything, then stop."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 
 class Interrupted(Exception):
@@ -13,8 +16,14 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+class _Signaled(BaseException):
+    """A signal came while the run waited for data: there is nothing to finish."""
+
+
 class StopSignals:
     """Inside the ``with``, the first SIGINT or SIGTERM is noted; a second one acts at once.
+
+    While ``until_stopped`` waits for the next item, the first one acts at once too.
 
     Signal handlers belong to the main thread; elsewhere this notes nothing.
 
@@ -25,6 +34,7 @@ class StopSignals:
 
     def __init__(self, launched: bool = False) -> None:
         self.received: int | None = None
+        self._waiting = False
         self._launched = launched
         self._before: dict[int, Any] = {}
 
@@ -45,9 +55,29 @@ class StopSignals:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
+    def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, and no more once a signal has come; waiting for the next one ends too.
+
+        What ``items`` was doing is given up, so nobody may need its result: reading data, not
+        training.
+        """
+        remaining = iter(items)
+        while self.received is None:
+            try:
+                self._waiting = True
+                item = next(remaining)
+                self._waiting = False
+            except (StopIteration, _Signaled):
+                return
+            finally:
+                self._waiting = False
+            yield item
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
-        if self._launched:
-            return
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        if not self._launched:
+            for each, handler in self._before.items():
+                signal.signal(each, handler)
+        if self._waiting:
+            self._waiting = False
+            raise _Signaled

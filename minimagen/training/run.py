@@ -154,8 +154,9 @@ class _Run:
         )
         bar = self.tracker.bar(f"stage {i}", trainer.step, trainer.total_steps, images)
         with bar as progress:
-            for batch in processes.in_step(batches):
+            for batch in processes.in_step(self.signals.until_stopped(batches)):
                 self._step(trainer, batch, progress)
+        self._stop_if_asked(trainer)
         self._finish(trainer)
 
     def _sizes(self, i: int) -> LearnerSizes:
@@ -172,21 +173,25 @@ class _Run:
             raise
         except torch.OutOfMemoryError:
             raise OutOfMemory(_too_large(trainer, self.config)) from None
-        step, stage = trainer.step, trainer.index
+        step = trainer.step
         if step % METRICS_EVERY == 0:
             self._record(trainer, loss=progress.loss, lr=rate, images_per_second=progress.rate)
-        signum = self.processes.most(self.signals.received or 0)
-        if signum:
-            self.keeper.save(trainer)
-            message = f"interrupted after step {step} of stage {stage}; everything is saved"
-            self.tracker.say(message)
-            raise Interrupted(signum, message)
+        self._stop_if_asked(trainer)
         if trainer.done:
             return
         if step % self.config.chckpt_num == 0:
             self._checkpoint(trainer, progress.loss)
         if step % self.config.sample_num == 0:
             self._sheet_of_average(trainer)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        """Save everything and raise Interrupted if a signal has come to any rank."""
+        if signum := self.processes.most(self.signals.received or 0):
+            self.keeper.save(trainer)
+            step, stage = trainer.step, trainer.index
+            message = f"interrupted after step {step} of stage {stage}; everything is saved"
+            self.tracker.say(message)
+            raise Interrupted(signum, message)
 
     def _record(self, trainer: Trainer, **values: float) -> None:
         self.tracker.record(trainer.index, trainer.step, self._before(trainer.index), **values)

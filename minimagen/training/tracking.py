@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
-from tqdm import tqdm
 
+from minimagen.progress import tqdm
 from minimagen.training.boards import Board
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the doors share: a tiny trained run, and how a mistake is told."""
+"""What the tests of the entry points share: a tiny trained run, and how a mistake is reported."""
 
 import shutil
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def trained(trained_once: Path, here: Path) -> Path:
 
 @pytest.fixture
 def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a door; it must say ``words`` in one line, exit with 2 and leave every file alone."""
+    """Run an entry point: one line with ``words``, exit code 2, every file as it was."""
 
     def run(entry: Callable[[list[str]], int], argv: list[Any], *words: str) -> str:
         before = contents(here)

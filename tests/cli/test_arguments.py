@@ -87,11 +87,11 @@ def test_a_disk_that_fills_up_ends_an_export_in_one_line(
 ) -> None:
     save, saved = Image.Image.save, []
 
-    def until_full(picture: Image.Image, path: Any, *rest: Any) -> None:
+    def until_full(image: Image.Image, path: Any, *rest: Any) -> None:
         if len(saved) == written_before:
             raise OSError(errno.ENOSPC, "No space left on device")
         saved.append(path)
-        save(picture, path, *rest)
+        save(image, path, *rest)
 
     monkeypatch.setattr(Image.Image, "save", until_full)
     out = tmp_path / "out"

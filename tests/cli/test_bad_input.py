@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image as Picture
+from PIL import Image
 from safetensors.torch import save_file
 
 from minimagen.__main__ import main as minimagen
@@ -52,7 +52,7 @@ def preset(here: Path, file: str, **changes: Any) -> Path:
         (["--DEVICE", "cpu:"], ["'cpu:' is not available"]),
         (["--PARAMETERS", "nowhere"], ["no parameters directory nowhere"]),
         (["--DATASET", "nowhere"], ["'nowhere'", "shapes"]),
-        (["--ASPECT_BUCKETS"], ["shapes are square", "pictures of your own"]),
+        (["--ASPECT_BUCKETS"], ["shapes are square", "images of your own"]),
         (["--T5_NAME", "t5_mimi"], ["'t5_mimi'", "did you mean 't5_mini'"]),
         (["PARAMETERS"], ["unknown argument 'PARAMETERS'"]),
     ],
@@ -140,7 +140,7 @@ def test_an_empty_directory(refused: Refused, here: Path) -> None:
     refused(train.entry, ["-p", "empty"], "empty has no imagen.json")
     refused(train.entry, ["-rd", "empty"], "training directory empty is empty")
     refused(inference.entry, ["-d", "empty"], "training directory empty is empty")
-    refused(train.entry, ["-ds", "empty", "--TESTING"], "empty holds no pictures")
+    refused(train.entry, ["-ds", "empty", "--TESTING"], "empty holds no images")
 
 
 def test_a_training_directory_given_for_its_parameters(refused: Refused, trained: Path) -> None:
@@ -216,24 +216,29 @@ def test_files_that_are_not_utf_8(refused: Refused, trained: Path) -> None:
     Path("captions.txt").write_bytes("eine grüne Blume".encode("latin-1"))
     argv = ["-d", trained, "-c", "captions.txt"]
     refused(inference.entry, argv, "captions.txt is not UTF-8", "byte 7")
-    folder = pictures(Path("data"))
+    folder = folder_of_images(Path("data"))
     (folder / "0.txt").write_bytes("grün".encode("latin-1"))
     refused(train.entry, [*QUICK, "-ds", folder], "0.txt is not UTF-8")
 
 
-def pictures(folder: Path, count: int = 3) -> Path:
+def folder_of_images(folder: Path, count: int = 3) -> Path:
     folder.mkdir()
     for i in range(count):
-        Picture.new("RGB", (32, 32), (40 * i, 0, 0)).save(folder / f"{i}.png")
+        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(folder / f"{i}.png")
     return folder
 
 
 def test_a_data_folder_without_captions(refused: Refused, here: Path) -> None:
-    refused(train.entry, [*QUICK, "-ds", pictures(here / "data")], "no captions", "metadata.jsonl")
+    refused(
+        train.entry,
+        [*QUICK, "-ds", folder_of_images(here / "data")],
+        "no captions",
+        "metadata.jsonl",
+    )
 
 
 def test_a_data_folder_too_small_to_divide(refused: Refused, here: Path) -> None:
-    folder = pictures(here / "data", count=1)
+    folder = folder_of_images(here / "data", count=1)
     (folder / "0.txt").write_text("black")
     refused(train.entry, [*QUICK, "-ds", folder], "1 images")
 

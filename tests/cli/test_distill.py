@@ -1,4 +1,4 @@
-"""train.py --DISTILL: a directory whose stages paint in few steps, in this process."""
+"""train.py --DISTILL: a directory whose stages sample in few steps, in this process."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ FEW = ["--DISTILL", "training_mine", "-t", "2,1", "--VALID_NUM", "2", "--DEVICE"
 
 @pytest.fixture
 def many_steps(trained: Path) -> Path:
-    """A trained directory whose stages paint in 4 steps, the first one guided."""
+    """A trained directory whose stages sample in 4 steps, the first one guided."""
     for i in range(2):
         change(trained / "parameters" / f"unet_{i}.json", timesteps=4, guidance_scale=3.0 - 2 * i)
     return trained
@@ -32,7 +32,7 @@ def change(path: Path, **sampling: Any) -> None:
     path.write_text(json.dumps(values))
 
 
-def test_a_distilled_directory_paints_in_few_steps(many_steps: Path) -> None:
+def test_a_distilled_directory_samples_in_few_steps(many_steps: Path) -> None:
     assert train.entry([*FEW, "--STEPS", "2", "-o", "few"]) == 0
     imagen = Imagen.from_directory("few")
     calls = [0, 0]
@@ -44,7 +44,7 @@ def test_a_distilled_directory_paints_in_few_steps(many_steps: Path) -> None:
         stage.unet.register_forward_pre_hook(count)
     imagen.sample(["a red star"], seed=1)
     assert calls == [2, 1]
-    assert inference.entry(["-d", "few", "-c", "a red star", "-o", "painted"]) == 0
+    assert inference.entry(["-d", "few", "-c", "a red star", "-o", "sampled"]) == 0
     for i in range(2):
         assert not same(weights("few", i), weights(many_steps, i))
     assert "the teacher is training_mine" in Path("few/training_progress.txt").read_text()
@@ -86,7 +86,7 @@ def test_a_distilled_stage_teaches_a_divisor_of_its_steps(
     assert not same(weights("two", 0), weights("four", 0))
     words = "distilled to 4 steps can teach a divisor of them, not 3"
     refused(train.entry, [*again, "-t", "3,1", "-o", "three"], words)
-    refused(train.entry, [*again, "-t", "4,2", "-o", "same"], "already paints in so many steps")
+    refused(train.entry, [*again, "-t", "4,2", "-o", "same"], "already samples in so many steps")
 
 
 def test_stages_are_distilled_one_after_the_other(many_steps: Path, refused: Refused) -> None:
@@ -111,16 +111,16 @@ def test_what_would_be_distilled_is_printed(
     many_steps: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train.entry([*FEW, "--STEPS", "2", "--PRINT_CONFIG"]) == 0
-    told = capsys.readouterr().out
-    assert "imagen.stages.0.distilled_steps = 2  (--DISTILL)" in told
-    assert "imagen.stages.0.sampling.guidance_scale = 1.0  (--DISTILL)" in told
-    assert "imagen.stages.0.unet.dim = 16  (training_mine)" in told
+    printed = capsys.readouterr().out
+    assert "imagen.stages.0.distilled_steps = 2  (--DISTILL)" in printed
+    assert "imagen.stages.0.sampling.guidance_scale = 1.0  (--DISTILL)" in printed
+    assert "imagen.stages.0.unet.dim = 16  (training_mine)" in printed
     assert train.entry([*FEW, "--STEPS", "2", "--DRY_RUN"]) == 0
     assert "nor is a teacher" in " ".join(capsys.readouterr().out.split())
     assert [path.name for path in Path().iterdir()] == ["training_mine"]
 
 
-def test_what_cannot_be_distilled_is_told(many_steps: Path, refused: Refused) -> None:
+def test_what_cannot_be_distilled_is_reported(many_steps: Path, refused: Refused) -> None:
     asked = [*FEW, "--STEPS", "1"]
     refused(train.entry, FEW, "--DISTILL needs a length", "--EPOCHS, --STEPS, --MINUTES")
     refused(train.entry, [*asked, "-p", "here"], "--DISTILL contradicts --PARAMETERS")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 TESTING = ROOT / "parameters" / "testing"
 COMMANDS = {
     "train": train.options(), "inference": inference.OPTIONS, "evaluate": evaluate.OPTIONS,
-    "check": data.CHECK, "download": data.DOWNLOAD, "encode": data.ENCODE, "export": data.EXPORT,
+    **{name: {"flags": action.options} for name, action in data.ACTIONS.items()},
 }  # fmt: skip
 OPTIONS = {
     command: [o for group in groups.values() for o in group] for command, groups in COMMANDS.items()

@@ -63,7 +63,7 @@ def test_a_stage_alone_then_the_rest(here: Path) -> None:
     assert train.entry(["-rd", "one", "-sg", "0", "-o", "both"]) == 0
     assert same(weights("one", 1), weights("both", 1))
     assert load_newest(Path("both/tmp"), "unet_1_step_") is not None
-    assert inference.entry(["-d", "both", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+    assert inference.entry(["-d", "both", "-t", "1", "-c", "a red star", "-o", "sampled"]) == 0
 
 
 def test_a_resumed_run_that_stops_early_has_lost_nothing_of_the_later_stages(
@@ -98,12 +98,12 @@ def test_inference_takes_the_newest_directory_that_is_trained_whole(here: Path) 
     assert TrainingDirectory.newest().path == Path("training_1")
 
 
-def test_testing_uses_a_few_pictures_of_ones_own_data(here: Path) -> None:
+def test_testing_uses_a_few_images_of_ones_own_data(here: Path) -> None:
     from minimagen.shapes.export import export_shapes
 
-    export_shapes("pictures", 80, size=32)
-    assert train.entry([*TINY, "-ds", "pictures", "-b", "32", "-e", "1", "-o", "mine"]) == 0
-    assert settings("mine", "training.json")["steps"] == [2, 2]  # 64 of 72 pictures
+    export_shapes("images", 80, size=32)
+    assert train.entry([*TINY, "-ds", "images", "-b", "32", "-e", "1", "-o", "mine"]) == 0
+    assert settings("mine", "training.json")["steps"] == [2, 2]  # 64 of 72 images
 
 
 def test_the_seed_reaches_every_draw(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_the_seed_reaches_every_draw(here: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("output", [["--OUTPUT", "mine"], []])
-def test_the_demo_paints_what_it_trained(
+def test_the_demo_samples_what_it_trained(
     here: Path, capsys: pytest.CaptureFixture[str], output: list[str]
 ) -> None:
     assert demo.entry([*TINY, "--STEPS", "1", *output]) == 0
@@ -131,7 +131,7 @@ def test_the_demo_only_prints_what_it_is_asked_for(here: Path, flag: str) -> Non
     assert list(here.iterdir()) == []
 
 
-def test_one_stage_at_a_time_paints_the_same(here: Path) -> None:
+def test_one_stage_at_a_time_samples_the_same(here: Path) -> None:
     assert train.entry([*TINY, "-o", "mine"]) == 0
     asked = ["-d", "mine", "-c", "a red star", "--SEED", "1", "-t", "2"]
     assert inference.entry([*asked, "-o", "all"]) == 0
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_weights_before(
     assert train.entry(["-rd", "mine", "-o", "mended"]) == 0
 
 
-def test_a_step_that_does_not_fit_is_told_in_one_line_and_harms_nothing(
+def test_a_step_that_does_not_fit_is_one_line_and_harms_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     honest = DiffusionStage.loss
@@ -171,10 +171,10 @@ def test_a_step_that_does_not_fit_is_told_in_one_line_and_harms_nothing(
 
     monkeypatch.setattr(DiffusionStage, "loss", greedy)
     assert train.entry([*TINY, "--STEPS", "6", "-cn", "2", "-o", "mine"]) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: stage 0, step 3: cpu has not enough memory for 2 pictures")
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith("error: stage 0, step 3: cpu has not enough memory for 2 images")
     for flag in ("--ACCUM_ITER", "--BATCH_SIZE", "--ACTIVATION_CHECKPOINTING", "--PRECISION bf16"):
-        assert flag in told
+        assert flag in printed
     checkpoint = load_newest(Path("mine/tmp"), "unet_0_step_")
     assert checkpoint is not None and checkpoint.state["step"] == 2
     monkeypatch.setattr(DiffusionStage, "loss", honest)
@@ -197,13 +197,13 @@ def test_curves_and_sheets_reach_tensorboard(here: Path) -> None:
     assert written[0] == pytest.approx(found.Scalars("stage_0/lr")[0].value)
 
 
-def test_a_tracker_that_is_not_installed_is_told(
+def test_a_tracker_that_is_not_installed_is_one_line(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert train.entry([*TINY, "--TRACKER", "wandb", "-o", "mine"]) == 2
-    told = capsys.readouterr().err
-    assert "pip install wandb" in told and told.count("\n") == 1 and not Path("mine").exists()
+    printed = capsys.readouterr().err
+    assert "pip install wandb" in printed and printed.count("\n") == 1 and not Path("mine").exists()
 
 
 def test_jobs_of_one_cascade_meet_in_one_directory(
@@ -212,7 +212,7 @@ def test_jobs_of_one_cascade_meet_in_one_directory(
     assert train.entry([*TINY, "-sg", "0", "--STEPS", "2", "-o", "met"]) == 0
     assert train.entry([*TINY, "-sg", "1", "--STEPS", "3", "-o", "met"]) == 0
     assert settings("met", "training.json")["steps"] == [2, 3]
-    assert inference.entry(["-d", "met", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+    assert inference.entry(["-d", "met", "-t", "1", "-c", "a red star", "-o", "sampled"]) == 0
     assert train.entry([*TINY, "--STEPS", "3", "-o", "together"]) == 0
     assert same(weights("met", 1), weights("together", 1))
     for refused, reason in (
@@ -222,8 +222,8 @@ def test_jobs_of_one_cascade_meet_in_one_directory(
     ):
         capsys.readouterr()
         assert train.entry([*TINY, *refused, "--STEPS", "3", "-o", "met"]) == 2
-        told = capsys.readouterr().err
-        assert reason in told and "OUTPUT met exists" in told and told.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert reason in printed and "OUTPUT met exists" in printed and printed.count("\n") == 1
     assert train.entry(["-rd", "met", "-ip"]) == 0
 
 
@@ -239,11 +239,11 @@ def test_jobs_that_start_at_the_same_time_share_the_stages_out(here: Path) -> No
         )
         for stage in ("0", "1", "1")
     ]
-    told = [job.communicate(timeout=300)[0] for job in jobs]
+    printed = [job.communicate(timeout=300)[0] for job in jobs]
     codes = [job.returncode for job in jobs]
-    assert codes[0] == 0 and sorted(codes[1:]) == [0, 2], told  # one of the two has to go
+    assert codes[0] == 0 and sorted(codes[1:]) == [0, 2], printed  # one of the two has to go
     assert not list(here.glob(".met*"))
-    assert inference.entry(["-d", "met", "-t", "1", "-c", "a red star", "-o", "painted"]) == 0
+    assert inference.entry(["-d", "met", "-t", "1", "-c", "a red star", "-o", "sampled"]) == 0
 
 
 def test_directories_of_the_same_second_differ(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,17 +256,17 @@ def test_directories_of_the_same_second_differ(here: Path, monkeypatch: pytest.M
     assert all(Path(name).is_dir() for name in made)
 
 
-def test_pictures_of_many_shapes_are_trained_and_painted(
+def test_images_of_many_shapes_are_trained_and_sampled(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a folder to wide pictures; the dry run names the sizes; resumed is uninterrupted."""
-    folder = here / "pictures"
+    """From a folder to wide images; the dry run names the sizes; resumed is uninterrupted."""
+    folder = here / "images"
     folder.mkdir()
     for i in range(30):
         size = ((40, 40), (64, 40), (30, 50))[i % 3]  # Pillow: (width, height)
         Image.new("RGB", size, (8 * i, 0, 99)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"number {i}")
-    flags = ["--TESTING", "--DATASET", "pictures", "--ASPECT_BUCKETS", "-b", "2", "-t", "1"]
+    flags = ["--TESTING", "--DATASET", "images", "--ASPECT_BUCKETS", "-b", "2", "-t", "1"]
     flags += ["--DEVICE", "cpu"]
     assert train.entry([*flags, "--DRY_RUN"]) == 0
     assert re.search(r"aspect bucket +12 x 20 +24 x 40\n", capsys.readouterr().out)
@@ -284,9 +284,9 @@ def test_pictures_of_many_shapes_are_trained_and_painted(
         shutil.rmtree(newest)  # back to step 3 of both stages
     assert train.entry(["-rd", "run", "--STEPS", "6", "--IN_PLACE", "--DEVICE", "cpu"]) == 0
     assert all(same(weights("whole", stage), weights("run", stage)) for stage in (0, 1))
-    painted = ["-d", "run", "-c", "number 1", "-t", "1", "-ar", "16:10", "-o", "out"]
+    sampled = ["-d", "run", "-c", "number 1", "-t", "1", "-ar", "16:10", "-o", "out"]
     capsys.readouterr()
-    assert inference.entry([*painted, "--DEVICE", "cpu"]) == 0
-    assert "40 x 24" in (told := capsys.readouterr().out) and "may look wrong" not in told
-    with Image.open(here / "out" / "generated_images" / "image_0.png") as picture:
-        assert picture.size == (40, 24)
+    assert inference.entry([*sampled, "--DEVICE", "cpu"]) == 0
+    assert "40 x 24" in (printed := capsys.readouterr().out) and "may look wrong" not in printed
+    with Image.open(here / "out" / "generated_images" / "image_0.png") as image:
+        assert image.size == (40, 24)

@@ -6,12 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from minimagen.__main__ import main as minimagen
 from minimagen.cli import inference
+from minimagen.imagen import Imagen
+from minimagen.sample import Sample
+from minimagen.storage.directory import read_parameters
 from minimagen.text.t5 import T5Encoder
+from minimagen.training.run import train as run_training
 
 FEW = ["--COUNT", "6", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
 
@@ -44,18 +49,18 @@ def test_evaluate_prints_its_table_and_writes_the_sheet(
     assert minimagen(["evaluate", *FEW, "--SHEET", str(sheet)]) == 0  # the newest run here
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("training_mine: 6 heldout captions, ")
-    names = lines[1].removeprefix("per cent right").split()
+    names = lines[1].removeprefix("per cent correct").split()
     assert {*names} == {"shape", "color", "background", "size", "pattern", "all"}
     rows = ("judge on real, 16 x 16", "judge on real, 32 x 32", "shuffled captions")
-    rows += ("painted, 16 x 16", "painted, 32 x 32")
+    rows += ("sampled, 16 x 16", "sampled, 32 x 32")
     for line, row in zip(lines[2:7], rows, strict=True):
         assert line.startswith(row)
         scores = [float(cell) for cell in line.removeprefix(row).split()]
         assert len(scores) == len(names) and all(0 <= score <= 100 for score in scores)
-    assert lines[7].startswith("all right at 32 x 32: 95 % interval ")
-    assert lines[8].startswith("super-resolution to 32 x 32: colour shift ")
-    with Image.open(sheet) as picture:
-        assert picture.format == "PNG" and picture.width > 2 * 2 * 128  # 2 cells of both stages
+    assert lines[7].startswith("fully correct at 32 x 32: 95 % interval ")
+    assert lines[8].startswith("super-resolution to 32 x 32: color shift ")
+    with Image.open(sheet) as image:
+        assert image.format == "PNG" and image.width > 2 * 2 * 128  # 2 cells of both stages
     assert moved == ["cpu", "load"]
 
 
@@ -81,10 +86,21 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_own_data_has_no_judge(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = trained / "parameters" / "data.json"
-    data.write_text(json.dumps(json.loads(data.read_text()) | {"dataset": "my_pictures"}))
-    error = refused(["-d", str(trained)], capsys)
-    assert "trained on my_pictures" in error and "only the embedded data has a judge" in error
+    """What was trained on is known from the data set itself, whoever opened it."""
+
+    class MyImages:
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, i: int) -> Sample:
+            image = np.full((32, 32, 3), 30 * i, np.uint8)
+            return Sample(image, f"gray {i}")
+
+    parameters = read_parameters(trained / "parameters")
+    config = parameters.training.replace(steps=1)
+    run_training(Imagen(parameters.imagen), MyImages(), config, output="mine", device="cpu")
+    error = refused(["-d", "mine"], capsys)
+    assert "MyImages" in error and "only the embedded data has a judge" in error
 
 
 def test_what_cannot_be_evaluated_is_one_line(
@@ -99,7 +115,7 @@ def test_what_cannot_be_evaluated_is_one_line(
 def test_a_full_disk_costs_the_sheet_and_not_the_table(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(picture: Image.Image, path: Path, *_: Any, **__: Any) -> None:
+    def full(image: Image.Image, path: Path, *_: Any, **__: Any) -> None:
         Path(path).write_bytes(b"half of")
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -107,7 +123,7 @@ def test_a_full_disk_costs_the_sheet_and_not_the_table(
     Path("sheet.png").write_bytes(b"an older one")
     assert minimagen(["evaluate", "-d", str(trained), *FEW, "--SHEET", "sheet.png"]) == 2
     printed = capsys.readouterr()
-    assert "painted, 32 x 32" in printed.out
+    assert "sampled, 32 x 32" in printed.out
     assert printed.err.startswith("error: cannot write sheet.png: ")
     assert "No space left on device" in printed.err and printed.err.count("\n") == 1
     assert Path("sheet.png").read_bytes() == b"an older one"

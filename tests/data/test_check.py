@@ -11,6 +11,7 @@ from minimagen.__main__ import main
 from minimagen.data.check import check
 from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
+from minimagen.text.encoding import TokenReport
 
 
 def _folder(path: Path) -> Path:
@@ -34,7 +35,7 @@ def test_a_good_folder_is_described(tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = _folder(tmp_path / "good")
     assert main(["data", "check", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "10 pictures, 11 captions" in out
+    assert "10 images, 11 captions" in out
     assert "sizes: 20 x 40 to 56 x 40" in out
     assert "8 PNG RGB, 1 PNG RGBA, 1 GIF P animated" in out
     assert "duplicates (the same file again): 1" in out
@@ -58,18 +59,36 @@ def test_problems_are_named_and_the_exit_code_is_1(
     assert "smaller than 32 px: 3" in out and out.endswith("5 problems\n")
 
 
-def test_pictures_of_the_validation_set_that_are_trained_on_are_found(tmp_path: Path) -> None:
+def test_images_of_the_validation_set_that_are_trained_on_are_found(
+    tmp_path: Path, text_encoder: Any
+) -> None:
     _folder(tmp_path / "train")
     _folder(tmp_path / "validation")
-    training, validation = check(load_dataset(tmp_path), lambda some: [1] * len(some), None)
+    training, validation = check(load_dataset(tmp_path), text_encoder, None)
     assert (training.duplicates, validation.duplicates) == (1, 10)
 
 
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captions_that_the_encoder_does_not_know_are_one_problem(
+    tmp_path: Path, text_encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _folder(tmp_path / "data")
+
+    def inspect(captions: list[str]) -> list[TokenReport]:
+        return [TokenReport(3, caption == "a red star") for caption in captions]
+
+    monkeypatch.setattr(text_encoder, "inspect", inspect)
+    (report,) = check(load_dataset(tmp_path / "data"), text_encoder, None)
+    (problem,) = report.problems
+    assert "8 of 11 captions are unknown to the encoder hash" in problem and "t5_mini" in problem
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text_encoder: Any
+) -> None:
     assert main(["data", "chekc", "x"]) == 2
     assert "did you mean 'check'" in capsys.readouterr().err
     assert main(["data", "check", str(tmp_path / "missing")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["data"]) == 0
     with pytest.raises(UserError, match="nothing to check"):
-        check(load_dataset("shapes"), lambda some: [1] * len(some), None)
+        check(load_dataset("shapes"), text_encoder, None)

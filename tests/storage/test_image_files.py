@@ -62,7 +62,7 @@ def test_a_sheet_is_nearly_square_and_no_larger_than_its_limit(
 def test_a_sheet_shows_every_image_beside_its_other_stages() -> None:
     stages = [[image(40 * i, size) for i in range(6)] for size in ((8, 8), (16, 16))]
     colors = {color for _, color in contact_sheet(["x"] * 6, stages).getcolors(2**20) or ()}
-    assert {picture.getpixel((0, 0)) for picture in stages[0]} <= colors
+    assert {image.getpixel((0, 0)) for image in stages[0]} <= colors
 
 
 def test_a_sheet_enlarges_small_images_without_new_colors_and_shrinks_large_ones() -> None:

@@ -1,4 +1,4 @@
-"""A table of addresses becomes tar shards here: once, in parallel, before any training.
+"""A URL table becomes tar shards here: once, in parallel, before any training.
 
 Rows 0 to 999 make shard 0, and so on. A shard appears when it is complete, so an interrupted
 download goes on with the first one that is not there.
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from minimagen.data.download.fetch import FetchError, Limits, fetch_picture
+from minimagen.data.download.fetch import FetchError, Limits, fetch_image
 from minimagen.data.download.url_table import UrlRow, fingerprint, url_rows
 from minimagen.data.images.decoding import open_image
 from minimagen.errors import UserError
@@ -27,7 +27,7 @@ THREADS = 32
 
 log = logging.getLogger(__name__)
 
-Result = bytes | str  # the picture file, or why there is none
+Result = bytes | str  # the image file, or why there is none
 
 
 class Downloaded(NamedTuple):
@@ -46,18 +46,18 @@ def download(
     limits: Limits | None = None,
     threads: int = THREADS,
 ) -> Downloaded:
-    """Fetch every picture of a table into tar shards, or those that are not there yet.
+    """Fetch every image of a table into tar shards, or those that are not there yet.
 
     Args:
         table: has the columns url (or image_url) and ``column``.
         out: the folder of the shards.
         column: of the captions.
-        limits: what one picture may cost.
-        threads: pictures that are fetched at once.
+        limits: what one image may cost.
+        threads: images that are fetched at once.
 
     Raises:
-        UserError: the table cannot be read, ``out`` holds another one's pictures or cannot be
-            written, or no address of a whole shard gives a picture.
+        UserError: the table cannot be read, ``out`` holds another one's images or cannot be
+            written, or no URL of a whole shard gives an image.
     """
     _claim(out, table, column)
     rows, shards, failed, good = url_rows(table, column), [], Counter[str](), 0
@@ -68,13 +68,13 @@ def download(
         shard, stats = out / f"{number:05d}.tar", out / f"{number:05d}_stats.json"
         if not shard.is_file():
             _make_shard(shard, stats, some, limits or Limits(), threads)
-        told = read_json(stats)
-        good += told["good"]
-        failed.update(told["failed"])
+        found = read_json(stats)
+        good += found["good"]
+        failed.update(found["failed"])
         shards.append(str(shard))
     if not good:
         reason = next(iter(failed), "the table is empty")
-        raise UserError(f"no address of {table} gives a picture: {reason}")
+        raise UserError(f"no URL of {table} gives an image: {reason}")
     return Downloaded(out, shards, good, failed)
 
 
@@ -83,7 +83,7 @@ def _claim(out: Path, table: Path, column: str) -> None:
     mark, ours = out / "table.json", {"table": fingerprint(table), "caption_column": column}
     if mark.is_file():
         if read_json(mark) != ours:
-            raise UserError(f"{out} holds the pictures of another table: give another folder")
+            raise UserError(f"{out} holds the images of another table: give another folder")
         return
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not an empty folder: give a new one, nothing was written")
@@ -93,16 +93,16 @@ def _claim(out: Path, table: Path, column: str) -> None:
 def _make_shard(
     shard: Path, stats: Path, rows: Sequence[UrlRow], limits: Limits, threads: int
 ) -> None:
-    """Fetch some rows; write their statistics, then their pictures."""
+    """Fetch some rows; write their statistics, then their images."""
     started = time.monotonic()
     results = _fetch_all(rows, limits, threads)
     failed = Counter(result for result in results if isinstance(result, str))
     good = len(rows) - failed.total()
     speed = len(rows) / max(time.monotonic() - started, 1e-9)
-    log.warning("%s: %d of %d pictures, %.0f/s", shard.name, good, len(rows), speed)
+    log.warning("%s: %d of %d images, %.0f/s", shard.name, good, len(rows), speed)
     if not good:
         raise UserError(
-            f"none of {len(rows)} addresses from {rows[0].url!r} on gives a picture: "
+            f"none of {len(rows)} URLs from {rows[0].url!r} on gives an image: "
             f"{failed.most_common(1)[0][0]}"
         )
     lost = [[r.url, why] for r, why in zip(rows, results, strict=True) if isinstance(why, str)]
@@ -115,7 +115,7 @@ def _fetch_all(rows: Sequence[UrlRow], limits: Limits, threads: int) -> list[Res
         if not row.captions:
             return "no caption"
         try:
-            return fetch_picture(row.url, limits)
+            return fetch_image(row.url, limits)
         except FetchError as error:
             return str(error)
 
@@ -138,8 +138,8 @@ def _write_tar(shard: Path, rows: Sequence[UrlRow], results: Sequence[Result]) -
 
 def _members(key: str, row: UrlRow, content: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield a sample's members as img2dataset names them."""
-    with open_image(content) as picture:
-        suffix = (picture.format or "").lower()
+    with open_image(content) as image:
+        suffix = (image.format or "").lower()
     yield f"{key}.{suffix}", content
     yield f"{key}.json", json.dumps({"url": row.url, "text": list(row.captions)}).encode()
     if len(row.captions) == 1:

@@ -1,36 +1,40 @@
-"""One picture from one address: bounded in time, size and patience."""
+"""One image from one URL: bounded in time, size and attempts."""
 
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from threading import local
+from functools import cache
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import minimagen
 from minimagen.data.images.decoding import BadImageError, load_rgb
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
-    import requests
+    import urllib3
 
-TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # what may be otherwise in a moment
+TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be another one in a moment
 CHUNK = 2**16
-AGENT = f"minimagen-cascade/{minimagen.__version__}"
+HEADERS = {
+    "User-Agent": f"minimagen-cascade/{minimagen.__version__}",
+    "Accept-Encoding": "identity",
+}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one picture may cost.
+    """What one image may cost.
 
     Attributes:
         connect: seconds until there must be a connection.
         silence: seconds without a byte.
-        total: seconds of one attempt.
-        max_bytes: of the picture file.
-        redirects: from one address to the next.
+        total: seconds in which one attempt must have read all.
+        max_bytes: of the image file.
+        redirects: from one URL to the next.
         tries: attempts at most.
         pause: seconds before the second attempt, doubled before each further one.
-        longest_pause: seconds that a server's Retry-After may ask for.
+        longest_pause: seconds, also where a server's Retry-After asks for more.
     """
 
     connect: float = 5.0
@@ -44,105 +48,94 @@ class Limits:
 
 
 class FetchError(Exception):
-    """Why an address gave no picture; ``again`` if it may give one after ``pause`` seconds."""
-
-    def __init__(self, reason: str, again: bool = False, pause: float | None = None) -> None:
-        super().__init__(reason)
-        self.again, self.pause = again, pause
+    """Why a URL gave no image."""
 
 
-def fetch_picture(url: str, limits: Limits) -> bytes:
-    """Return the picture file at an address, decoded once to see that it is one.
+def fetch_image(url: str, limits: Limits) -> bytes:
+    """Return the image file at a URL, decoded once to see that it is one.
 
     Raises:
         FetchError: there is none.
         UserError: the library that fetches is not installed.
     """
-    for attempt in range(1, limits.tries + 1):
-        try:
-            content = _fetch(url, limits)
-            load_rgb(content, "picture")
-            return content
-        except BadImageError as error:
-            raise FetchError(str(error)) from None
-        except FetchError as error:
-            if not error.again or attempt == limits.tries:
-                raise
-            pause = limits.pause * 2 ** (attempt - 1) if error.pause is None else error.pause
-            time.sleep(min(pause, limits.longest_pause))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    if not url.lower().startswith(("http://", "https://")):
+        raise FetchError("not an http URL")
+    try:
+        from urllib3.exceptions import HTTPError, MaxRetryError
+    except ImportError:
+        raise UserError("fetching images needs urllib3: pip install urllib3") from None
+    try:
+        content = _fetch(url, limits)
+        load_rgb(content, "the file")
+    except BadImageError as error:
+        raise FetchError(str(error)) from None
+    except MaxRetryError as error:
+        reason = error.reason
+        short = str(reason).startswith(("too many redirects", "slower than"))
+        raise FetchError(str(reason) if short else type(reason).__name__) from None
+    except (HTTPError, ValueError) as error:  # ValueError: no URL after all
+        raise FetchError(f"{type(error).__name__}: {error}") from None
+    return content
 
 
 def _fetch(url: str, limits: Limits) -> bytes:
-    if not url.lower().startswith(("http://", "https://")):
-        raise FetchError("not an http address")
-    session = _session(limits.redirects)
-    import requests
-    from urllib3.exceptions import HTTPError, LocationValueError
+    from urllib3 import Retry, Timeout
+    from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
-    try:
-        timeout = (limits.connect, limits.silence)
-        with session.get(url, stream=True, timeout=timeout) as response:
-            _check_answer(response, limits)
+    more = limits.tries - 1
+    retries = Retry(
+        *(None, more, more, limits.redirects, more, more),  # total, connect, read, ...
+        allowed_methods=None,
+        status_forcelist=TRY_AGAIN,
+        raise_on_status=False,
+        backoff_factor=limits.pause,
+        backoff_max=limits.longest_pause,
+        retry_after_max=int(limits.longest_pause),
+    )
+    timeout = Timeout(connect=limits.connect, read=limits.silence)
+    pool = _pool(_proxy(url))
+    while True:
+        response = pool.request(
+            "GET", url, headers=HEADERS, retries=retries, timeout=timeout, preload_content=False
+        )
+        try:
             return _body(response, limits)
-    except requests.TooManyRedirects:
-        raise FetchError(f"more than {limits.redirects} redirects") from None
-    except (requests.exceptions.InvalidURL, LocationValueError, UnicodeError) as error:
-        raise FetchError(f"not an address: {error}") from None
-    except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-        raise FetchError("redirected to what is not an http address") from None
-    except (requests.RequestException, HTTPError) as error:
-        raise FetchError(type(error).__name__, again=True) from None
+        except (ProtocolError, ReadTimeoutError) as error:  # urllib3 has retried up to the body
+            retries = (response.retries or retries).increment("GET", url, error=error)
+            retries.sleep()
+        finally:
+            response.close()
 
 
-def _check_answer(response: "requests.Response", limits: Limits) -> None:
-    status = response.status_code
-    if status in TRY_AGAIN:
-        raise FetchError(f"HTTP {status}", True, retry_after(response.headers.get("Retry-After")))
-    if status != 200:
-        raise FetchError(f"HTTP {status}")
+def _body(response: "urllib3.BaseHTTPResponse", limits: Limits) -> bytes:
+    """Read what comes, whatever length was announced."""
+    from urllib3.exceptions import ProtocolError
+
+    if response.status != 200:
+        raise FetchError(f"HTTP {response.status}")
     length = response.headers.get("Content-Length", "")
     if length.isascii() and length.isdigit() and int(length[:18]) > limits.max_bytes:
         raise FetchError(f"more than {limits.max_bytes} bytes")
-
-
-def _body(response: "requests.Response", limits: Limits) -> bytes:
-    """Read what comes, whatever length was announced."""
     started, parts, size = time.monotonic(), [], 0
     # read1 returns what is there; read would wait for a full chunk, however slowly it drips.
-    while part := response.raw.read1(CHUNK):
+    while part := response.read1(CHUNK):
         parts.append(part)
         size += len(part)
         if size > limits.max_bytes:
             raise FetchError(f"more than {limits.max_bytes} bytes")
         if time.monotonic() - started > limits.total:
-            raise FetchError(f"slower than {limits.total:g} s", again=True)
+            raise ProtocolError(f"slower than {limits.total:g} s")
     return b"".join(parts)
 
 
-def retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None if it says nothing sensible."""
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
+def _proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
-_sessions = local()  # requests does not promise that threads may share one
+@cache
+def _pool(proxy: str | None) -> "urllib3.PoolManager":
+    import urllib3
 
-
-def _session(redirects: int) -> "requests.Session":
-    if not hasattr(_sessions, "session"):
-        try:
-            import requests
-        except ImportError:
-            raise UserError("fetching pictures needs requests: pip install requests") from None
-        _sessions.session = requests.Session()
-        _sessions.session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
-    _sessions.session.max_redirects = redirects
-    return _sessions.session
+    return urllib3.PoolManager(maxsize=32) if proxy is None else urllib3.ProxyManager(proxy)

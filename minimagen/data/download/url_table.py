@@ -1,4 +1,4 @@
-"""Tables of picture addresses and captions, as Conceptual Captions and LAION come."""
+"""Tables of image URLs and captions, as Conceptual Captions and LAION come."""
 
 import csv
 import hashlib
@@ -11,18 +11,18 @@ from minimagen.data.sources.table import READERS, parquet_schema, read_table
 from minimagen.errors import UserError
 
 URL_COLUMNS = ("url", "image_url")
-HEAD_BYTES = 2**20  # of a table that tell it from another
+START_BYTES = 2**20  # of a table that tell it from another
 
 
 class UrlRow(NamedTuple):
-    """Where a picture is and what it shows; no captions where the table has none for it."""
+    """Where an image is and what it shows; no captions where the table has none for it."""
 
     url: str
     captions: tuple[str, ...]
 
 
 def is_url_table(file: Path) -> bool:
-    """Tell whether a file is a table of addresses: by its columns, or as Conceptual Captions' are.
+    """Return whether a file is a URL table: by its columns, or as Conceptual Captions' are.
 
     Raises:
         UserError: it is a table that cannot be read.
@@ -31,7 +31,7 @@ def is_url_table(file: Path) -> bool:
         return False
     if _is_bare(file):
         return True
-    if file.suffix.lower() == ".parquet":  # whose first rows may be megabytes of pictures
+    if file.suffix.lower() == ".parquet":  # whose first rows may be megabytes of images
         columns = parquet_schema(file).names
     else:
         columns = list(next(read_table(file), ("", {}))[1])
@@ -39,7 +39,7 @@ def is_url_table(file: Path) -> bool:
 
 
 def url_rows(file: Path, column: str) -> Iterator[UrlRow]:
-    """Read a table's addresses and captions.
+    """Read a table's URLs and captions.
 
     Raises:
         UserError: it cannot be read, or the caption column is missing or not text.
@@ -48,33 +48,33 @@ def url_rows(file: Path, column: str) -> Iterator[UrlRow]:
         yield from _bare_rows(file)
         return
     for where, columns in read_table(file):
-        address = url_column(columns)
-        if address is None:
+        url = url_column(columns)
+        if url is None:
             raise UserError(f"{where} has no column url among {', '.join(columns)}")
         lower = {name.lower(): name for name in columns}
         found = lower.get(column) or caption_column(columns, column, where)
         captions = captions_of(columns[found])
         if captions is None:
             raise UserError(f"{where}: {found!r} is neither text nor a list of texts")
-        yield UrlRow(str(columns[address] or ""), captions)
+        yield UrlRow(str(columns[url] or ""), captions)
 
 
 def fingerprint(file: Path) -> str:
     """Return what tells a table from another one, in time that does not depend on its size."""
     with file.open("rb") as opened:
-        head = opened.read(HEAD_BYTES)
-    digest = hashlib.blake2b(head, digest_size=16)
+        start = opened.read(START_BYTES)
+    digest = hashlib.blake2b(start, digest_size=16)
     digest.update(str(file.stat().st_size).encode())
     return digest.hexdigest()
 
 
 def url_column(columns: Iterable[str]) -> str | None:
-    """Return the column of addresses, None where there is none."""
+    """Return the column of URLs, None where there is none."""
     return next((name for name in columns if name.lower() in URL_COLUMNS), None)
 
 
 def _is_bare(file: Path) -> bool:
-    """Tell whether it is tab-separated "caption, address" without a line of column names."""
+    """Return whether it is tab-separated "caption, URL" without a line of column names."""
     if file.suffix.lower() != ".tsv":
         return False
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
@@ -88,7 +88,7 @@ def _bare_rows(file: Path) -> Iterator[UrlRow]:
         try:
             for cells in reader:
                 if len(cells) != 2:
-                    raise UserError(f"{file}, line {reader.line_num}: not a caption and an address")
+                    raise UserError(f"{file}, line {reader.line_num}: not a caption and a URL")
                 yield UrlRow(cells[1], captions_of(cells[0]) or ())
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{file}, line {reader.line_num} is not a table: {error}") from error

@@ -52,6 +52,7 @@ def image_table(part: Listing, caption_column: str) -> FileTable:
     """
     metadata, texts = find_metadata(part.folder), text_files(part)
     if metadata is not None and (not texts or names_files(part.folder)):
+        part.log_left_out(part.files)
         return metadata_table(metadata, caption_column)
     images = part.with_suffix(*IMAGES)
     part.log_left_out([*images, *texts.values()])

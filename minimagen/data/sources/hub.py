@@ -1,22 +1,24 @@
 """What the `datasets` library opens: parquet files, saved data sets, the hub."""
 
 import glob
-import hashlib
-import itertools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minimagen.data.sources.library import Splits, image_columns, one_line
-from minimagen.data.sources.listing import TRAINING, VALIDATION
+from minimagen.data.sources.listing import (
+    TRAINING,
+    VALIDATION,
+    digest_of,
+    printable,
+    relative_names,
+)
 from minimagen.data.sources.table import parquet_schema
 from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<config>[^@]+))?(@(?P<revision>.+))?")
-TAIL_BYTES = 2**16  # of a parquet file: what it says of its columns, which tells it from another
 
 
 def open_parquet(
@@ -33,24 +35,19 @@ def open_parquet(
     Raises:
         UserError: they cannot be read.
     """
+    paths = [*training, *validation]
+    if odd := next((path for path in paths if printable(path) != path), None):
+        raise UserError(f"{printable(odd)}: the reader of parquet needs names in UTF-8: rename it")
     files = {"train": training, "validation": validation}
     loaded = _load(
         "parquet",
         name,
-        data_files={
-            part: [glob.escape(path) for path in some] for part, some in files.items() if some
-        },
+        data_files={part: list(map(glob.escape, some)) for part, some in files.items() if some},
         cache_dir=str(cache_folder("parquet")),
         streaming=streaming,
     )
-    digest = hashlib.blake2b(digest_size=16)
-    common = len(os.path.commonprefix([os.path.dirname(path) for path in training]))
-    for path in itertools.chain(training, validation):
-        with Path(path).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL_BYTES))
-            digest.update(repr((path[common:], size)).encode() + file.read())
-    return Splits(name, digest.hexdigest(), streaming, loaded["train"], loaded.get("validation"))
+    identity = digest_of(dict(zip(relative_names(paths), map(Path, paths), strict=True)))
+    return Splits(name, identity, streaming, loaded["train"], loaded.get("validation"))
 
 
 def has_images(file: Path) -> bool:

@@ -1,10 +1,12 @@
 """The files of a folder that are data: one rule for all kinds of sources."""
 
+import hashlib
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET = ".parquet"
 TRAINING = ("train", "training")
+END_BYTES = 2**14  # of an archive's beginning and end, which tell it from another
 VALIDATION = ("validation", "valid", "val", "dev", "test")  # the first that is there validates
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,32 @@ def printable(name: str | Path) -> str:
     r"""Return a name as it can be printed: a byte that is no UTF-8 as \xe9."""
     text = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(name))
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def digest_of(files: Mapping[str, Path], *more: str) -> str:
+    """Return what tells archives from others of the same names: by their sizes and both ends.
+
+    Args:
+        files: by the name that counts, which may be without the folder; one that is missing, or
+            behind a URL, counts by its name only.
+        more: counts too.
+    """
+    digest = hashlib.blake2b(repr(more).encode(), digest_size=16)
+    for name, path in files.items():
+        digest.update(repr(name).encode())
+        with suppress(OSError), path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - END_BYTES))
+            digest.update(size.to_bytes(8, "little") + file.read())
+            file.seek(0)
+            digest.update(file.read(END_BYTES))
+    return digest.hexdigest()
+
+
+def relative_names(paths: Sequence[str]) -> list[str]:
+    """Return what stays of names when all of them move to another folder."""
+    common = os.path.commonprefix(paths).replace(os.sep, "/").rfind("/") + 1
+    return [path[common:] for path in paths]
 
 
 def is_system(name: str) -> bool:

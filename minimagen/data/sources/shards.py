@@ -5,11 +5,9 @@ and json are read, everything else is passed over unread, and nothing is ever ex
 """
 
 import glob
-import hashlib
 import itertools
 import json
 import logging
-import os
 import re
 import sys
 import tarfile
@@ -18,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from tarfile import TarError
@@ -26,8 +25,13 @@ from typing import IO, Any, NamedTuple
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
 from minimagen.data.sources.captions import ALSO, DEFAULT, captions_of
-from minimagen.data.sources.file_table import size_of
-from minimagen.data.sources.listing import IMAGES, is_system, printable
+from minimagen.data.sources.listing import (
+    IMAGES,
+    digest_of,
+    is_system,
+    printable,
+    relative_names,
+)
 from minimagen.errors import UserError
 
 IMAGE_SUFFIXES = [suffix[1:] for suffix in IMAGES]
@@ -70,9 +74,12 @@ class TarStream:
 
     @property
     def identity(self) -> str:
-        """What changes when the names or sizes of the shards do, and not with their folder."""
-        parts = [(self._name(shard), size_of(Path(shard))) for shard in self.shards]
-        return hashlib.blake2b(repr((parts, self.column)).encode(), digest_size=16).hexdigest()
+        """What changes when the names or contents of the shards do, and not with their folder."""
+        return digest_of({self._names[shard]: Path(shard) for shard in self.shards}, self.column)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return dict(zip(self.shards, relative_names(self.shards), strict=True))
 
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Found]:
         """Yield rows without end from shards drawn again and again, shuffled in a buffer.
@@ -116,12 +123,7 @@ class TarStream:
         return (row.captions if isinstance(row, Row) else () for row in self.once())
 
     def _read(self, shard: str) -> Iterator[Found]:
-        return read_shard(shard, self.column, self._name(shard))
-
-    def _name(self, shard: str) -> str:
-        """Return what stays of a shard's name when all of them move to another folder."""
-        common = os.path.commonprefix(self.shards).replace(os.sep, "/")
-        return shard[common.rfind("/") + 1 :]
+        return read_shard(shard, self.column, self._names[shard])
 
 
 def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:

@@ -74,7 +74,7 @@ def parquet_rows(file: Path) -> Numbered:
     """Read a parquet file, a few thousand rows at a time."""
     import pyarrow.parquet as pq
 
-    with _readable(file), pq.ParquetFile(file) as table:
+    with _readable(file), file.open("rb") as opened, pq.ParquetFile(opened) as table:
         batches = table.iter_batches(batch_size=4096)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
         for number, columns in enumerate(rows, 1):
@@ -89,8 +89,8 @@ def parquet_schema(file: Path) -> Any:
     """
     import pyarrow.parquet as pq
 
-    with _readable(file):
-        return pq.read_schema(file)
+    with _readable(file), file.open("rb") as opened:  # a path would have to be UTF-8
+        return pq.read_schema(opened)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ damaged is seen and encoded again.
 import json
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,6 @@ SUFFIX = ".safetensors"
 HASH_BYTES = 16
 HASHES = f"S{HASH_BYTES}"
 HEADER_LIMIT = 4096  # bytes; ours have a tenth
-COPIED_AT_ONCE = 2**22  # bytes
 
 
 class DamagedSegmentError(Exception):
@@ -92,21 +91,20 @@ def open_segment(path: Path) -> Segment:
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        head = file.read(min(length, HEADER_LIMIT))
+        found = file.read(min(length, HEADER_LIMIT))
     try:
-        told = json.loads(head)
-        count, (tokens, width) = told["captions"]["shape"][0], told["embeds"]["shape"]
-        header = _header(count, tokens, width, int(told["__metadata__"]["index_crc32"]))
+        parsed = json.loads(found)
+        count, (tokens, width) = parsed["captions"]["shape"][0], parsed["embeds"]["shape"]
+        crc = int(parsed["__metadata__"]["index_crc32"])
+        header = _header(count, tokens, width, crc)
         size = len(header) + count * _row_bytes() + 2 * tokens * width
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
         raise DamagedSegmentError(f"{path} has a damaged header") from None
-    if header[8:] != head or path.stat().st_size != size:
+    if header[8:] != found or path.stat().st_size != size:
         raise DamagedSegmentError(f"{path} is not as long as it was")
     whole = np.asarray(np.memmap(path, np.uint8, "r"))
     at = len(header)
-    if zlib.crc32(whole[at : at + count * _row_bytes()].data) != int(
-        told["__metadata__"]["index_crc32"]
-    ):
+    if zlib.crc32(whole[at : at + count * _row_bytes()].data) != crc:
         raise DamagedSegmentError(f"{path} has a damaged index")
     columns = []
     for _, dtype in DTYPES:
@@ -116,7 +114,7 @@ def open_segment(path: Path) -> Segment:
     return Segment(path, Index(*columns), whole[at:].view("<u2").reshape(tokens, width))
 
 
-def write_segment(folder: Path, encodings: dict[bytes, Tensor]) -> Path:
+def write_segment(folder: Path, encodings: Mapping[bytes, Tensor]) -> Path:
     """Write bfloat16 tokens ``[n_i, d]`` by hash into a new segment.
 
     Raises:
@@ -128,47 +126,15 @@ def write_segment(folder: Path, encodings: dict[bytes, Tensor]) -> Path:
     parts = [encodings[each].contiguous().view(torch.int16).numpy() for each in hashes]
     checks = np.array([zlib.crc32(part.data) for part in parts], "<u4")
     index = Index(starts, lengths, checks, np.array(hashes, HASHES))
-    return _write(folder, index, [np.concatenate(parts)])
-
-
-def merge_segments(folder: Path, segments: Sequence[Segment]) -> Path:
-    """Write a new segment that holds what the others hold.
-
-    Of a caption that several hold, the newest is kept: an older one may be damaged.
-
-    Raises:
-        UserError: it cannot be written; nothing is left behind.
-    """
-    newest = sorted(segments, key=lambda s: s.path.stat().st_mtime_ns, reverse=True)
-    first = np.cumsum([0, *(len(s.embeds) for s in newest)])
-    together = Index(*map(np.concatenate, zip(*(s.index for s in newest), strict=True)))
-    shift = np.repeat(first[:-1], [len(s.index.starts) for s in newest])
-    hashes, kept = np.unique(together.hashes, return_index=True)
-    starts = (together.starts + shift)[kept]
-    index = Index(starts, together.lengths[kept], together.checks[kept], hashes)
-    return _write(folder, index, [s.embeds for s in newest])
-
-
-def _write(folder: Path, index: Index, blocks: Sequence[np.ndarray]) -> Path:
-    columns = b"".join(
-        column.astype(dtype, copy=False).tobytes()
-        for column, (_, dtype) in zip(index, DTYPES, strict=True)
-    )
-    tokens, width = sum(map(len, blocks)), blocks[0].shape[1]
+    columns = b"".join(column.tobytes() for column in index)
+    embeds = np.concatenate(parts)
+    tokens, width = embeds.shape
     path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
     with replacing(path, shared=True) as part, part.open("wb") as file:
-        file.write(_header(len(index.hashes), tokens, width, zlib.crc32(columns)))
+        file.write(_header(len(hashes), tokens, width, zlib.crc32(columns)))
         file.write(columns)
-        for block in blocks:
-            for some in _chunks(block):
-                file.write(some)
+        file.write(embeds.data)
     return path
-
-
-def _chunks(block: np.ndarray) -> Iterable[memoryview]:
-    flat = block.reshape(-1)
-    step = COPIED_AT_ONCE // flat.itemsize
-    return (flat[at : at + step].data.cast("B") for at in range(0, len(flat), step))
 
 
 def _row_bytes() -> int:

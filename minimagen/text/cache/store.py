@@ -2,7 +2,8 @@
 
 A folder of segments (``segments.py``). Every process adds segments under names of its own and sees
 those of the others when it misses something, so none waits for another, and whoever is killed loses
-only the segment that it was writing. One process at a time merges small segments into larger ones.
+what it had not written yet. The more segments there are, the more captions the next one waits for:
+so they stay few, and a look-up, which asks each of them, stays fast.
 """
 
 import errno
@@ -12,7 +13,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,20 +22,19 @@ from torch import Tensor
 
 from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.files import cannot_write, locked
+from minimagen.storage.files import cannot_write
 from minimagen.text.cache.segments import (
     HASH_BYTES,
     SUFFIX,
     DamagedSegmentError,
     Segment,
-    merge_segments,
     open_segment,
     write_segment,
 )
 
 FORMAT = 1  # of the segments; another number, and older ones are not found
-TIERS = (2 * 2**20, 32 * 2**20, 512 * 2**20)  # bytes of a segment
-MERGED_FROM = 16  # segments below one of these sizes
+WAITED_FOR = 8  # captions that a new segment needs for each one that there is,
+ENOUGH = 32 * 2**20  # but not more bytes than these
 LEFT_FREE, LEFT_FREE_SHARE = 10 * 2**30, 0.1  # of the disk, the smaller of the two, bytes
 ABANDONED_AFTER = 86_400  # seconds; an unfinished file this old has lost its writer
 
@@ -73,18 +74,25 @@ class EmbeddingStore:
         self.refused: str | None = None
         self._segments: dict[str, Segment] = {}
         self._ignored: set[str] = set()
-        self._told_damage = False
+        self._pending: dict[bytes, Tensor] = {}
+        self._warned_of_damage = False
+        self._at_exit = weakref.finalize(self, _write_rest, folder, self._pending)
         self._remove_abandoned()
         self._look()
 
     def __len__(self) -> int:
-        """Return the number of captions in all segments seen so far."""
-        return sum(len(segment.index.hashes) for segment in self._segments.values())
+        """Return the number of captions seen so far, here or on the disk."""
+        stored = sum(len(segment.index.hashes) for segment in self._segments.values())
+        return stored + len(self._pending)
 
     @property
     def size(self) -> int:
         """Bytes of all encodings seen so far."""
-        return sum(segment.size for segment in self._segments.values())
+        return sum(segment.size for segment in self._segments.values()) + self._pending_bytes
+
+    @property
+    def _pending_bytes(self) -> int:
+        return sum(embeds.nbytes for embeds in self._pending.values())
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, Tensor]:
         """Return those encodings that are here, bfloat16 ``[n_i, d]``, by ``hash_of`` caption."""
@@ -93,41 +101,51 @@ class EmbeddingStore:
             found |= self._find([each for each in hashes if each not in found])
         return found
 
-    def add(self, encodings: dict[bytes, Tensor]) -> None:
-        """Write a segment; if that is impossible, say so once and write no more."""
+    def add(self, encodings: Mapping[bytes, Tensor]) -> None:
+        """Take encodings, and write a segment once they are enough for one; at the latest at exit.
+
+        If that is impossible, a warning says so once, and no more is written.
+        """
         if self.refused or self.size >= self.max_bytes:
+            return
+        self._pending |= encodings
+        enough = len(self._pending) >= WAITED_FOR * len(self._segments)
+        if enough or self._pending_bytes >= ENOUGH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added and is not on the disk yet."""
+        if not self._pending or self.refused:
             return
         try:
             disk = shutil.disk_usage(self.folder)
             if disk.free < min(LEFT_FREE, LEFT_FREE_SHARE * disk.total):
                 raise cannot_write(self.folder, OSError(errno.ENOSPC, "the disk is nearly full"))
-            self._open(write_segment(self.folder, encodings).name)
-            self._merge()
+            self._open(write_segment(self.folder, self._pending).name)
         except (OSError, UserError) as error:
             self.refused = str(error)
             log.warning("text embeddings are no longer kept: %s", error)
+        self._pending.clear()
 
     def _find(self, hashes: Sequence[bytes]) -> dict[bytes, Tensor]:
-        found: dict[bytes, Tensor] = {}
+        found = {each: self._pending[each] for each in hashes if each in self._pending}
         for segment in self._segments.values():
             wanted = [each for each in hashes if each not in found]
             if not wanted:
                 break
             for each, embeds in segment.find(wanted):
                 if embeds is None:
-                    self._tell_damage(f"an encoding in {segment.path} is damaged")
+                    self._warn_of_damage(f"an encoding in {segment.path} is damaged")
                 else:
                     found[each] = embeds
         return found
 
     def _look(self) -> bool:
-        """Open segments that are new, forget those that were merged; tell if any is new."""
+        """Open segments that are new; return whether there are any."""
         try:
             names = {name for name in os.listdir(self.folder) if name.endswith(SUFFIX)}
         except OSError:
             return False
-        for gone in self._segments.keys() - names:
-            del self._segments[gone]
         new = [name for name in names - self._segments.keys() if self._open(name)]
         return bool(new)
 
@@ -137,10 +155,8 @@ class EmbeddingStore:
         path = self.folder / name
         try:
             self._segments[name] = open_segment(path)
-        except FileNotFoundError:  # merged just now: what it held is in a new one
-            return False
         except DamagedSegmentError as error:
-            self._tell_damage(str(error))
+            self._warn_of_damage(str(error))
             with suppress(OSError):
                 path.unlink()
         except OSError as error:
@@ -149,32 +165,20 @@ class EmbeddingStore:
             self._ignored.add(name)
         return name in self._segments
 
-    def _tell_damage(self, what: str) -> None:
-        if not self._told_damage:
+    def _warn_of_damage(self, what: str) -> None:
+        if not self._warned_of_damage:
             log.warning("%s; whatever is damaged is encoded again", what)
-        self._told_damage = True
-
-    def _merge(self) -> None:
-        """Merge where there are many segments of about one size, so that a look-up asks few."""
-        if not any(len(self._below(tier)) >= MERGED_FROM for tier in TIERS):
-            return
-        with locked(self.folder / "merge.lock") as alone:
-            if not alone:
-                return
-            self._look()  # another process may have done it
-            for tier in TIERS:
-                small = self._below(tier)
-                if len(small) >= MERGED_FROM:
-                    self._open(merge_segments(self.folder, small).name)
-                    for segment in small:
-                        del self._segments[segment.path.name]
-                        segment.path.unlink(missing_ok=True)
-
-    def _below(self, tier: int) -> list[Segment]:
-        return [segment for segment in self._segments.values() if segment.size < tier]
+        self._warned_of_damage = True
 
     def _remove_abandoned(self) -> None:
         for part in self.folder.glob("*.part"):
             with suppress(OSError):
                 if time.time() - part.stat().st_mtime > ABANDONED_AFTER:
                     part.unlink()
+
+
+def _write_rest(folder: Path, pending: Mapping[bytes, Tensor]) -> None:
+    """Write what a store that is no longer used had not written; it is lost if that fails."""
+    if pending:
+        with suppress(OSError, UserError):
+            write_segment(folder, pending)

@@ -234,7 +234,7 @@ def test_addresses_of_the_hub_are_fetched(tmp_path: Path, monkeypatch: pytest.Mo
     table = datasets.Dataset.from_dict(rows)
     monkeypatch.setattr(hub, "_check_hub", lambda *_: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": table})
-    monkeypatch.setattr(download, "fetch_picture", lambda url, _: _png(int(url[-1])))
+    monkeypatch.setattr(download, "fetch_image", lambda url, _: _png(int(url[-1])))
     stream = load_dataset("conceptual_captions", (8, 8))
     assert isinstance(stream, ImageStream)
     captions = [row.captions[0] for row in stream.source.once() if not isinstance(row, Exception)]

@@ -172,6 +172,59 @@ def test_bad_members_are_reasons_and_the_rest_is_read(
     assert [reason.partition("a.tar/")[2][0] for reason in bad] == list("abcdeg")
 
 
+def pairs(*keys: str) -> list[tuple[str, bytes]]:
+    return [(f"{key}{end}", content) for key in keys
+            for end, content in ((".png", png(1)), (".txt", key.encode()))]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["22.00", "22.01", "22.02"],  # all of one group of WebDataset's
+        ["a", "22.01", "b", "22.02"],
+        ["v1.2/a.b", "v1.2/a.c", "v1.3/a"],
+        ["22", "22.01"],
+    ],
+)
+def test_dots_in_keys_are_understood(tmp_path: Path, keys: list[str]) -> None:
+    rows = read_shard(str(write_tar(tmp_path / "a.tar", pairs(*keys))))
+    assert sorted(captions(rows)) == sorted(keys)
+
+
+def test_a_second_image_of_a_sample_is_no_sample(tmp_path: Path) -> None:
+    members = [("a.depth.png", png(2)), ("a.png", png(1)), ("a.seg.png", png(2)), ("a.txt", b"a")]
+    members += [("b.1.png", png(3)), ("b.txt", b"b")]
+    rows = list(read_shard(str(write_tar(tmp_path / "a.tar", members))))
+    assert [row.image for row in rows if isinstance(row, Row)] == [png(1)]
+    (bad,) = [str(row) for row in rows if isinstance(row, BadSampleError)]
+    assert "a.tar/b.1: no caption" in bad
+
+
+APART = [member for end in (".png", ".txt") for member in pairs(*"abcdefgh") if end in member[0]]
+
+
+@pytest.mark.parametrize(
+    "members, reason",
+    [
+        (APART, "a: no caption; the files of a sample must be neighbors.*tar --sort=name"),
+        ([], "0.tar: no image in it"),
+        ([("a.txt", b"a"), ("b.txt", b"b"), ("x.bin", b"")], "no image in it, only 2 txt files"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_wrong_with_all_of_a_shard_is_the_reason_that_training_gives(
+    tmp_path: Path, members: list[tuple[str, bytes]], reason: str, text_encoder: Any
+) -> None:
+    (tmp_path / "good").mkdir()
+    write_tar(tmp_path / "bad" / "train" / "0.tar", members)
+    write_tar(tmp_path / "bad" / "val" / "0.tar", pairs("a", "b"))
+    with pytest.raises(UserError, match=reason):
+        load_dataset(tmp_path / "bad" / "train").split()
+    train, _ = load_dataset(tmp_path / "bad").split()
+    with pytest.raises(UserError, match=reason):  # and it ends
+        next(iter(training_batches(train, text_encoder, 2, 0, 0, 1)))
+
+
 def test_a_truncated_shard_gives_what_it_has_and_is_told(folder: Path) -> None:
     whole = (folder / "00001.tar").read_bytes()
     (folder / "00001.tar").write_bytes(whole[: len(whole) // 2 + 100])
