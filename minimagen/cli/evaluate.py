@@ -65,7 +65,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path).to(device)
-    imagen.text_encoder.to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
     split, count = arguments.SPLIT, arguments.COUNT

@@ -120,7 +120,6 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
 
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory)
-    imagen.text_encoder.to(device)
     if not arguments.OFFLOAD:
         imagen.to(device)
     if arguments.ASPECT_RATIO and not read_parameters(directory / "parameters").data.aspect_buckets:

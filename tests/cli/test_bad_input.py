@@ -157,7 +157,7 @@ def test_an_output_that_holds_something(refused: Refused, here: Path, trained: P
 def test_a_directory_without_trained_weights(refused: Refused, trained: Path) -> None:
     (trained / "state_dicts" / "unet_1.safetensors").unlink()
     argv = ["-d", trained, "-c", "a star"]
-    refused(inference.entry, argv, "no trained weights for stage 1", "--RESTART_DIRECTORY")
+    refused(inference.entry, argv, "no trained weights unet_1.safetensors", "--RESTART_DIRECTORY")
 
 
 def test_truncated_weights(refused: Refused, trained: Path) -> None:

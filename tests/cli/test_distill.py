@@ -112,7 +112,8 @@ def test_what_would_be_distilled_is_printed(
 ) -> None:
     assert train.entry([*FEW, "--STEPS", "2", "--PRINT_CONFIG"]) == 0
     printed = capsys.readouterr().out
-    assert "imagen.stages.0.distilled_steps = 2  (--DISTILL)" in printed
+    assert "imagen.stages.0.kind = distilled  (--DISTILL)" in printed.replace("'", "")
+    assert "imagen.stages.0.steps = 2  (--DISTILL)" in printed
     assert "imagen.stages.0.sampling.guidance_scale = 1.0  (--DISTILL)" in printed
     assert "imagen.stages.0.unet.dim = 16  (training_mine)" in printed
     assert train.entry([*FEW, "--STEPS", "2", "--DRY_RUN"]) == 0
@@ -136,11 +137,11 @@ def test_what_cannot_be_distilled_is_reported(many_steps: Path, refused: Refused
     assert train.entry([*asked, "-o", "few"]) == 0
     words = "stage 0 is to be distilled from a trained one", "--DISTILL"
     refused(train.entry, ["-p", "few/parameters", "--DEVICE", "cpu"], *words)
-    words = "stage 0 is distilled: it paints in 2 steps of ddim", "one value per stage"
+    words = "stage 0 is distilled: it samples in 2 steps of ddim", "one value per stage"
     refused(inference.entry, ["-d", "few", "-t", "8", "-c", "a star"], *words)
     refused(inference.entry, ["-d", "few", "-g", "3", "-c", "a star"], *words)
     (many_steps / "state_dicts" / "unet_1.safetensors").unlink()
-    refused(train.entry, [*asked, "-o", "none"], "no trained weights for stage 1")
+    refused(train.entry, [*asked, "-o", "none"], "no trained weights unet_1.safetensors")
 
 
 def test_other_cascades_are_no_teachers(many_steps: Path) -> None:
