@@ -266,6 +266,8 @@ def processes(rows: list[Row]) -> list[str]:
     return markdown(table)
 
 
+MADE_BY = "Rows of a benchmark that is now `python -m pytest tests/robustness/test_{}.py`."
+
 TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "time_to_quality": ("Time to quality", time_to_quality),
     "step": ("Training step", step),
@@ -274,8 +276,11 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),
     "text": ("Text", text),
     "processes": ("Processes", processes),
-    "faults": ("Faults", lambda rows: markdown(faults(rows))),
-    "foreign": ("Foreign files", lambda rows: markdown(foreign(rows))),
+    "faults": ("Faults", lambda rows: [MADE_BY.format("broken_runs"), "", *markdown(faults(rows))]),
+    "foreign": (
+        "Foreign files",
+        lambda rows: [MADE_BY.format("foreign_files"), "", *markdown(foreign(rows))],
+    ),
     "startup": ("Start-up", startup),
 }
 

@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One captioned picture.
+    """One captioned image.
 
     Attributes:
         image: uint8 [h, w, 3], RGB, 0 to 255.
-        caption: what the picture shows, in words.
-        attributes: the truth about the picture by name, empty where nobody knows it.
+        caption: what the image shows, in words.
+        attributes: what is known to be in the image, by name; empty where nothing is.
         name: the file's name, or the index in a drawn data set; used in messages.
-        enlarged: the source was smaller than the picture.
+        enlarged: the source was smaller than the image.
     """
 
     image: np.ndarray

@@ -13,8 +13,6 @@ pytest.importorskip("diffusers")
 from benchmarks import (  # noqa: E402
     data,
     data_tables,
-    faults,
-    foreign,
     growth,
     measuring,
     processes,
@@ -174,28 +172,6 @@ def test_data_is_measured_from_every_source(results: Path) -> None:
     assert [row["length"] for row in by["memory"]] == [row["case"]["rows"] for row in by["memory"]]
 
 
-@pytest.mark.usefixtures("own_cache")
-@pytest.mark.filterwarnings("ignore")
-def test_foreign_files_are_damaged_and_what_escapes_is_reported(
-    results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = foreign.main(quick(results, "--inputs", "25"))
-    assert {row["case"]["kind"] for row in rows} == foreign.KINDS.keys()
-    for row in rows:
-        assert row["read"] + row["refused"] + sum(row["escapes"].values()) == 25
-        assert not row["escapes"] and not row["code_ran"], row
-    strange = foreign.Kind(foreign._captions, lambda folder: folder / 3)  # type: ignore[operator]
-    assert foreign.outcome(strange, Path()).startswith("TypeError")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["kill_in_write", "pickle_in_checkpoint"])
-def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
-    (row,) = faults.main(quick(tmp_path, "--only", name))
-    assert row["readable"] and row["same_bits"] and row.get("said", True), row
-    assert not row["lost"] and not row.get("code_ran", False), row
-
-
 def test_lost_checkpoints_and_other_bits_are_counted(results: Path) -> None:
     good = {"lost": False, "readable": True, "same_bits": True, "in_write": ["tmp/a.part"]}
     bad = {"lost": True, "readable": False, "same_bits": False, "said": False, "code_ran": True}
@@ -203,6 +179,13 @@ def test_lost_checkpoints_and_other_bits_are_counted(results: Path) -> None:
         measuring.append("faults", {"fault": "kill", "number": number}, row, results)
     (_, counted) = data_tables.faults(measuring.read_rows("faults", results))
     assert counted == ("kill", 3, 1, 1, 1, 1, 1, "2 inside the write of a checkpoint")
+
+
+def test_foreign_files_of_each_kind_are_counted(results: Path) -> None:
+    found = {"read": 3, "refused": 6, "escapes": {"TypeError": 1}, "code_ran": False}
+    measuring.append("foreign", {"kind": "captions", "inputs": 10}, found, results)
+    (_, counted, total) = data_tables.foreign(measuring.read_rows("foreign", results))
+    assert counted == ("captions", 10, 3, 6, 1, "no") and total == ("all", 10, 3, 6, 1, "")
 
 
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:

@@ -6,9 +6,7 @@ import textwrap
 from minimagen.config import ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.sizes import scaled
-from minimagen.networks.attention import Attention
 from minimagen.networks.cost import Cost, measure, on_meta, states_bytes
-from minimagen.networks.unet import UNet, count_parameters
 from minimagen.storage.directory import Parameters
 from minimagen.text.build import build
 
@@ -26,15 +24,7 @@ NOTES = (
     "it doubles the FLOPs of a step; heun runs it twice in each step but the last. A training step "
     "costs about 3 forward passes. The frozen T5 is not counted, nor is a teacher (--DISTILL).",
 )
-PAPER_NOTE = (
-    "The paper names its totals but gives no breakdown. Beside it, this code changes resolution by "
-    "one convolution where the base of Imagen uses residual (BigGAN) up/down blocks; keys and "
-    "values read the text at T5's own 4096 channels; the Efficient U-Net has two middle blocks "
-    "({middle:.0f} M) that Imagen's has not. Of stage 2, {attention:.0f} M are text "
-    "attention after each of the 16 lowest blocks and {pooling:.0f} M the pooled text; the "
-    "rest, {rest:.0f} M, follows from the paper's channels and block counts, which are those of "
-    "stage 1: by themselves they do not distinguish 600 M from 400 M."
-)
+PAPER_NOTE = "How this code differs from the paper: parameters/imagen_64_256_1024/README.md."
 
 
 def report(parameters: Parameters) -> str:
@@ -44,17 +34,12 @@ def report(parameters: Parameters) -> str:
     """
     config = parameters.imagen
     training = parameters.training.for_stages(len(config.stages))
-    width = build(config.text_encoder_name, config.max_num_words).embed_dim
-    networks = [on_meta(s.unet, width, lowres_cond=i > 0) for i, s in enumerate(config.stages)]
+    tokens = config.max_num_words
+    width = build(config.text_encoder_name, tokens).embed_dim
+    low_res_sizes = (None, *config.image_sizes[:-1])
     costs = [
-        measure(network, stage, size, low, (config.max_num_words, width))
-        for network, size, low, stage in zip(
-            networks,
-            config.image_sizes,
-            (None, *config.image_sizes[:-1]),
-            config.stages,
-            strict=True,
-        )
+        measure(on_meta(stage.unet, width, low is not None), stage, size, low, (tokens, width))
+        for stage, size, low in zip(config.stages, config.image_sizes, low_res_sizes, strict=True)
     ]
     rows = [["", *(f"stage {i}" for i in range(len(costs)))]]
     rows += [["image", *(f"{h} x {w}" for h, w in config.image_sizes)]]
@@ -71,7 +56,7 @@ def report(parameters: Parameters) -> str:
         rows += [["  the paper", *(_millions(n) for n in PAPER_PARAMETERS)]]
         gaps = zip(costs, PAPER_PARAMETERS, strict=True)
         rows += [["  gap", *(f"{100 * (c.parameters / n - 1):+.0f} %" for c, n in gaps)]]
-        notes.append(PAPER_NOTE.format(**_parts(networks[2])))
+        notes.append(PAPER_NOTE)
     rows += _memory_rows(costs, training) + _flop_rows(costs, parameters)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
     return "\n".join([_table(rows), "", text, *(textwrap.fill(note, 100) for note in notes)])
@@ -115,17 +100,6 @@ def _flop_rows(costs: list[Cost], parameters: Parameters) -> list[list[str]]:
         ["  guidance", *(f"{s.guidance_scale:g}" for _, s in pairs)],
         ["FLOPs to sample one image", *(_flops(total) for total in totals)],
     ]
-
-
-def _parts(network: UNet) -> dict[str, float]:
-    """Return millions of parameters by what they are for."""
-    middle = count_parameters(network.mid_in) + count_parameters(network.mid_out)
-    levels = [*network.downs.modules(), *network.ups.modules()]
-    attention = sum(count_parameters(m) for m in levels if isinstance(m, Attention))
-    pooling = count_parameters(network.text) + count_parameters(network.text_pool)
-    rest = count_parameters(network) - middle - attention - pooling
-    parts = {"middle": middle, "attention": attention, "pooling": pooling, "rest": rest}
-    return {name: number / 1e6 for name, number in parts.items()}
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -120,20 +120,20 @@ class _Described(Protocol):
 
     @property
     def identity(self) -> str:
-        """Return what tells its content from another's, wherever the files are."""
+        """Return what distinguishes its content from another's, wherever the files are."""
         ...
 
     @property
     def sizes(self) -> Mapping[Size, int | None]:
         """Return how many samples of each size come in an epoch, in the order of their indices.
 
-        All samples of a batch have one size. None: nobody has counted, as in a stream.
+        All samples of a batch have one size. None: not counted, as in a stream.
         """
         ...
 
     @property
     def endless(self) -> bool:
-        """Tell whether samples are drawn without end, an epoch being an agreement."""
+        """Return whether samples are drawn without end; an epoch is then a number of them."""
         ...
 
     @property
@@ -164,7 +164,7 @@ class IndexedDataset(Samples, _Described, Protocol):
 
     @property
     def repeatable(self) -> Literal[True]:
-        """Tell that it is not a stream."""
+        """Return True: it is not a stream."""
         ...
 
     def draw(self, index: int, rng: Random) -> Sample:
@@ -197,7 +197,7 @@ class StreamedDataset(_Described, Protocol):
 
     @property
     def repeatable(self) -> Literal[False]:
-        """Tell that it is a stream."""
+        """Return False: it is a stream."""
         ...
 
     def samples(self, seed: int, reader: int, readers: int) -> Iterator[Sample | BadSampleError]:
@@ -224,6 +224,6 @@ Dataset = IndexedDataset | StreamedDataset
 
 
 def count_of(dataset: Dataset) -> int | None:
-    """Return the number of samples in an epoch, None where nobody has counted."""
+    """Return the number of samples in an epoch, None where they are not counted."""
     counts = [count for count in dataset.sizes.values() if count is not None]
     return sum(counts) if len(counts) == len(dataset.sizes) else None

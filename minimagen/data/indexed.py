@@ -21,7 +21,7 @@ from minimagen.data.permutation import Permutation
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 
-LOOKED_AT = 256  # rows whose captions tell one data set from another
+LOOKED_AT = 256  # rows whose captions distinguish one data set from another
 
 
 class BaseDataset(ABC):
@@ -90,7 +90,7 @@ class BaseDataset(ABC):
             return ()
 
     def rows(self) -> Iterator[Row | BadSampleError]:
-        """Refuse: nobody knows of files.
+        """Refuse: it is not known to be made of files.
 
         Raises:
             UserError: always.

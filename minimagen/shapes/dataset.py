@@ -1,8 +1,8 @@
 """The embedded data set: captioned shapes drawn on the fly, every attribute known.
 
-A picture is a function of (seed, split, index), so an epoch is a window on an endless stream and
-any index can be drawn by any worker. Combinations of colour, shape and background colour are
-divided into three splits: what `heldout` asks for was never painted in training.
+An image is a function of (seed, split, index), so an epoch is a window on an endless stream and
+any index can be drawn by any worker. Combinations of color, shape and background color are
+divided into three splits: none of those in `heldout` is ever drawn in training.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ SPLITS, LEVELS = get_args(ShapesSplit), get_args(ShapesLevel)
 
 
 def attribute_names(level: str) -> tuple[str, ...]:
-    """Return the names of all attributes that pictures of a level can have."""
+    """Return the names of all attributes that images of a level can have."""
     return scenes.ATTRIBUTES if level == "scenes" else objects.ATTRIBUTES
 
 
 class ShapesDataset:
     """Captioned shapes without end, deterministic in (seed, split, index).
 
-    `len()` is the number of pictures that count as an epoch; any index >= 0 can be drawn.
+    `len()` is the number of images that count as an epoch; any index >= 0 can be drawn.
     """
 
     repeatable: Literal[True] = True
@@ -48,7 +48,7 @@ class ShapesDataset:
         Args:
             split: "train", "tune" or "heldout".
             level: "simple" (one object) or "scenes" (relations, counts, digits and letters).
-            size: the side of the pictures in pixels, at least 8.
+            size: the side of the images in pixels, at least 8.
             seed: another seed gives another stream of the same distribution.
             epoch_size: what `len()` says, at least 1.
 
@@ -96,7 +96,7 @@ class ShapesDataset:
         return (self[index] for index in range(self.epoch_size))
 
     def __getitem__(self, index: int) -> Sample:
-        """Draw the picture and the caption of one index >= 0, also beyond the epoch."""
+        """Draw the image and the caption of one index >= 0, also beyond the epoch."""
         attributes, caption, draws = self._described(index)
         image = self._level.draw(attributes, draws, self.size)
         return Sample(image, caption, attributes, str(int(index)))

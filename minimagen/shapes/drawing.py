@@ -1,4 +1,4 @@
-"""Shapes, colours and patterned backgrounds, drawn anti-aliased with Pillow."""
+"""Shapes, colors and patterned backgrounds, drawn anti-aliased with Pillow."""
 
 import math
 from functools import lru_cache
@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Far apart in RGB, so that the name of a painted colour is never a matter of taste.
+# Far apart in RGB, so that the name of a color that is drawn is never a matter of taste.
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 30, 40),
     "orange": (255, 130, 0),
@@ -85,7 +85,7 @@ def shape_mask(
 
     Args:
         shape: a key of SHAPES.
-        size: the picture's side in pixels.
+        size: the image's side in pixels.
         center: (x, y) as fractions of the side.
         extent: the shape's width as a fraction of the side.
         degrees: angle, clockwise.
@@ -130,7 +130,7 @@ def second_shade(color: str) -> tuple[int, int, int]:
 def background(
     color: str, pattern: str, size: int, shift: tuple[float, float] = (0.0, 0.0)
 ) -> Image.Image:
-    """Return a fresh RGB picture, size x size, of one colour and pattern.
+    """Return a fresh RGB image, size x size, of one color and pattern.
 
     Args:
         color: a key of COLORS.
@@ -139,7 +139,7 @@ def background(
         shift: how far the pattern moves left and up, as fractions of the side. The patterns are
             cached, so draw the shifts from a small set.
     """
-    picture = Image.new("RGB", (size, size), COLORS[color])
+    image = Image.new("RGB", (size, size), COLORS[color])
     if pattern != "plain":
-        picture.paste(second_shade(color), mask=_pattern_mask(pattern, size, *shift))
-    return picture
+        image.paste(second_shade(color), mask=_pattern_mask(pattern, size, *shift))
+    return image

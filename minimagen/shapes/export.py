@@ -20,12 +20,12 @@ def export_shapes(
 ) -> Path:
     """Write PNGs and `metadata.jsonl` with `file_name`, `text` and one column per attribute.
 
-    Both `datasets.load_dataset("imagefolder", data_dir=out)` and `load_folder(out)` read it. The
-    pictures are those that training would see: index 0 to count - 1 of the same stream.
+    `datasets.load_dataset("imagefolder", data_dir=out)` and our `load_dataset(out)` read it. The
+    images are those that training would see: index 0 to count - 1 of the same stream.
 
     Args:
         out: a folder that does not exist or is empty.
-        count: the number of pictures, at least 1.
+        count: the number of images, at least 1.
         size: their side in pixels.
         seed: of the stream.
         split: "train", "tune" or "heldout".

@@ -11,7 +11,7 @@ import numpy as np
 from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES, background, shape_mask
 from minimagen.shapes.wording import vary_spelling, with_article
 
-SIZES = {"large": 0.8, "small": 0.54}  # width as a fraction of the picture's side
+SIZES = {"large": 0.8, "small": 0.54}  # width as a fraction of the image's side
 ATTRIBUTES = ("shape", "color", "size", "background", "pattern")
 
 _SHIFTS = (-1 / 64, 0.0, 1 / 64)  # of a pattern; few and small, so that bands stay crisp at 16 x 16
@@ -44,9 +44,9 @@ def split_of(color: str, shape: str, background: str) -> str:
     """Return the split that a combination belongs to: about 80 % train, 10 % tune, 10 % heldout.
 
     Args:
-        color: the object's colour, a key of COLORS.
+        color: the object's color, a key of COLORS.
         shape: a key of SHAPES.
-        background: the background's colour; all its patterns share one split.
+        background: the background's color; all its patterns share one split.
     """
     # A cryptographic hash, because hash() differs between runs and Python versions.
     digest = hashlib.sha256(f"{color} {shape} on {background}".encode()).digest()
@@ -55,7 +55,7 @@ def split_of(color: str, shape: str, background: str) -> str:
 
 @lru_cache
 def combinations(split: str) -> tuple[tuple[str, str, str], ...]:
-    """Return all (color, shape, background) of a split; no object has its background's colour."""
+    """Return all (color, shape, background) of a split; no object has its background's color."""
     return tuple(
         (color, shape, ground)
         for color, shape, ground in product(COLORS, SHAPES, COLORS)
@@ -64,7 +64,7 @@ def combinations(split: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def attributes_for(split: str, rng: Random) -> dict[str, str]:
-    """Draw the attributes of one picture; plain backgrounds are twice as frequent as any other."""
+    """Draw the attributes of one image; plain backgrounds are twice as frequent as any other."""
     color, shape, ground = rng.choice(combinations(split))
     pattern = rng.choice(("plain", *PATTERNS))
     size = rng.choice(tuple(SIZES))
@@ -72,7 +72,7 @@ def attributes_for(split: str, rng: Random) -> dict[str, str]:
 
 
 def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarray:
-    """Paint a picture; place, angle and the pattern's phase vary a little with `rng`.
+    """Draw an image; place, angle and the pattern's phase vary a little with `rng`.
 
     Args:
         attributes: a value for every name in ATTRIBUTES.
@@ -83,12 +83,12 @@ def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarr
         uint8 [size, size, 3].
     """
     shift = (rng.choice(_SHIFTS), rng.choice(_SHIFTS))
-    picture = background(attributes["background"], attributes["pattern"], size, shift)
+    image = background(attributes["background"], attributes["pattern"], size, shift)
     center = (0.5 + rng.uniform(-0.04, 0.04), 0.5 + rng.uniform(-0.04, 0.04))
     extent = SIZES[attributes["size"]] * rng.uniform(0.95, 1.05)
     mask = shape_mask(attributes["shape"], size, center, extent, rng.uniform(-12, 12))
-    picture.paste(COLORS[attributes["color"]], mask=mask)
-    return np.array(picture)
+    image.paste(COLORS[attributes["color"]], mask=mask)
+    return np.array(image)
 
 
 def caption_for(attributes: Mapping[str, str], rng: Random) -> str:

@@ -1,7 +1,7 @@
 """The second level of the embedded data set: relations, counts, digits and letters.
 
-Attributes describe the picture, not the wording: "a red star left of a blue ring" and "a blue ring
-right of a red star" are the same picture, so `relation` is always "left of", "above" or "inside",
+Attributes describe the image, not the wording: "a red star left of a blue ring" and "a blue ring
+right of a red star" are the same image, so `relation` is always "left of", "above" or "inside",
 and `shape` and `color` belong to the object on the left, on top or inside.
 """
 
@@ -85,7 +85,7 @@ def attributes_for(split: str, rng: Random) -> dict[str, str]:
 
 
 def _any_attributes(kind: str, rng: Random) -> dict[str, str]:
-    """Draw the attributes of one scene of any split; its colours all differ."""
+    """Draw the attributes of one scene of any split; its colors all differ."""
     color, other_color, ground = rng.sample(tuple(COLORS), 3)
     shape = rng.choice(tuple(SHAPES))
     if kind == "glyph":
@@ -105,7 +105,7 @@ def _any_attributes(kind: str, rng: Random) -> dict[str, str]:
 
 
 def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarray:
-    """Paint a scene; places, sizes and angles vary a little with `rng`.
+    """Draw a scene; places, sizes and angles vary a little with `rng`.
 
     Args:
         attributes: "kind" and a value for every name in KINDS[kind].
@@ -115,29 +115,29 @@ def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarr
     Returns:
         uint8 [size, size, 3].
     """
-    picture = background(attributes["background"], "plain", size)
-    painter = {"relation": _paint_relation, "count": _paint_count, "glyph": _paint_glyph}
-    painter[attributes["kind"]](picture, attributes, rng)
-    return np.array(picture)
+    image = background(attributes["background"], "plain", size)
+    draw_kind = {"relation": _draw_relation, "count": _draw_count, "glyph": _draw_glyph}
+    draw_kind[attributes["kind"]](image, attributes, rng)
+    return np.array(image)
 
 
-def _paint_shape(
-    picture: Image.Image,
+def _draw_shape(
+    image: Image.Image,
     shape: str,
     color: str,
     center: tuple[float, float],
     extent: float,
     rng: Random,
 ) -> None:
-    """Paint one shape near a place, all in fractions of the side."""
+    """Draw one shape near a place, all in fractions of the side."""
     x, y = (place + rng.uniform(-0.02, 0.02) for place in center)
     extent *= rng.uniform(0.95, 1.05)
-    mask = shape_mask(shape, picture.width, (x, y), extent, rng.uniform(-10, 10))
-    picture.paste(COLORS[color], mask=mask)
+    mask = shape_mask(shape, image.width, (x, y), extent, rng.uniform(-10, 10))
+    image.paste(COLORS[color], mask=mask)
 
 
-def _paint_relation(picture: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
-    """Paint two objects, the other one first, because it may have to hold the first."""
+def _draw_relation(image: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
+    """Draw two objects, the other one first, because it may have to hold the first."""
     one, two, extents = (0.5, 0.5), (0.5, 0.5), (0.4, 0.4)
     if attributes["relation"] == "inside":
         # Triangles are widest low down, hearts high up.
@@ -148,27 +148,27 @@ def _paint_relation(picture: Image.Image, attributes: Mapping[str, str], rng: Ra
     else:
         one, two = (0.5 + rng.uniform(-0.08, 0.08), 0.27), (0.5 + rng.uniform(-0.08, 0.08), 0.73)
     other = (attributes["other_shape"], attributes["other_color"])
-    _paint_shape(picture, *other, two, extents[1], rng)
-    _paint_shape(picture, attributes["shape"], attributes["color"], one, extents[0], rng)
+    _draw_shape(image, *other, two, extents[1], rng)
+    _draw_shape(image, attributes["shape"], attributes["color"], one, extents[0], rng)
 
 
-def _paint_count(picture: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
-    """Paint two to five equal objects in the arrangement of a die."""
+def _draw_count(image: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
+    """Draw two to five equal objects in the arrangement of a die."""
     extent = {"four": 0.3, "five": 0.26}.get(attributes["count"], 0.36)
     for x, y in _CENTERS[attributes["count"]]:
         center = (0.5 + 0.27 * x, 0.5 + 0.27 * y)
-        _paint_shape(picture, attributes["shape"], attributes["color"], center, extent, rng)
+        _draw_shape(image, attributes["shape"], attributes["color"], center, extent, rng)
 
 
-def _paint_glyph(picture: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
-    """Paint a digit or a letter, its visible box centred."""
-    side = picture.width
+def _draw_glyph(image: Image.Image, attributes: Mapping[str, str], rng: Random) -> None:
+    """Draw a digit or a letter, its visible box centered."""
+    side = image.width
     mask = _glyph_mask(attributes["glyph"], side)
     mask = mask.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
     shift = tuple(round(rng.uniform(-0.05, 0.05) * side) for _ in range(2))
     moved = Image.new("L", (side, side))
     moved.paste(mask, (shift[0], shift[1]))
-    picture.paste(COLORS[attributes["color"]], mask=moved)
+    image.paste(COLORS[attributes["color"]], mask=moved)
 
 
 @lru_cache(maxsize=128)
@@ -186,16 +186,16 @@ def _glyph_mask(glyph: str, side: int) -> Image.Image:
 
 
 def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
-    """Say all attributes in one of many wordings; a relation may be told from either side."""
+    """Return one of many wordings of all attributes; a relation may be said from either side."""
     ground = rng.choice(("{c} background", "plain {c} background")).format(
         c=attributes["background"]
     )
     words = dict(ground=ground, a_ground=with_article(ground), color=attributes["color"])
     kind = attributes["kind"]
     if kind == "relation":
-        told, reverse = _RELATION_WORDS[attributes["relation"]], rng.random() < 0.5
+        wordings, reverse = _RELATION_WORDS[attributes["relation"]], rng.random() < 0.5
         one, two = _objects(attributes)[:: -1 if reverse else 1]
-        words |= dict(one=one, relation=rng.choice(told[reverse]), two=two)
+        words |= dict(one=one, relation=rng.choice(wordings[reverse]), two=two)
     elif kind == "count":
         words |= dict(count=attributes["count"], shapes=plural(attributes["shape"]))
     else:
@@ -205,7 +205,7 @@ def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
 
 
 def canonical_caption(attributes: Mapping[str, str]) -> str:
-    """Say all attributes in one fixed wording: "three red stars on a blue background"."""
+    """Return all attributes in one fixed wording: "three red stars on a blue background"."""
     color, ground = attributes["color"], with_article(f"{attributes['background']} background")
     if attributes["kind"] == "relation":
         one, two = _objects(attributes)

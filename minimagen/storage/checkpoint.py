@@ -63,7 +63,7 @@ def load_weights(path: Path) -> Checkpoint:
         raise UserError(f"no such file: {path}") from None
     except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise UserError(
-            f"{path} is truncated or not a safetensors file of ours ({error}); "
+            f"{path} is truncated or not a safetensors file of this project ({error}); "
             "copy it again or take another training directory"
         ) from None
 
@@ -149,7 +149,7 @@ def saved_shapes(folder: Path) -> dict[str, torch.Size]:
 
 
 def is_sharded(folder: Path) -> bool:
-    """Tell whether several processes wrote their shards of a checkpoint."""
+    """Return whether several processes wrote their shards of a checkpoint."""
     return not (folder / TENSORS).is_file()
 
 
@@ -166,7 +166,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def find_newest(parent: Path, prefix: str) -> Path | None:
     """Return the newest complete checkpoint ``parent/prefix*``; None where there is none.
 
-    Damaged ones are passed over, and that is said.
+    Damaged ones are skipped with a warning.
 
     Raises:
         UserError: If there are checkpoints, but all are damaged.

@@ -82,7 +82,7 @@ class TrainingDirectory:
 
     @property
     def is_trained(self) -> bool:
-        """Tell whether there are weights of every stage."""
+        """Whether there are weights of every stage."""
         stages = range(len(list(self.parameters.glob("unet_*.json"))))
         return len(stages) > 0 and all(self.weights(stage).is_file() for stage in stages)
 
@@ -99,7 +99,7 @@ class TrainingDirectory:
         return self.tmp / f"{self.checkpoint_prefix(stage)}{step:08d}"
 
     def claim(self, stage: int) -> Path:
-        """Return the file that says that a job trains a stage."""
+        """Return the file that marks a stage as trained by a job."""
         return self.tmp / f"unet_{stage}_started"
 
     def checkpoint_prefix(self, stage: int) -> str:
@@ -149,7 +149,7 @@ def write_parameters(folder: Path, parameters: Parameters) -> None:
 def read_parameter_values(folder: Path) -> dict[str, Any]:
     """Return the parsed but unchecked files of a parameters directory that exist.
 
-    One written by AssemblyAI's MinImagen is translated, and that is said.
+    One written by AssemblyAI's MinImagen is translated, with a notice in the log.
 
     Raises:
         UserError: If the folder or its imagen.json is missing.

@@ -179,7 +179,7 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
 
 
 def cannot_write(path: Path, error: BaseException) -> UserError:
-    """Return the error that says that ``path`` could not be written, why, and what helps."""
+    """Return the error for a ``path`` that could not be written: the reason, and what to do."""
     reason: object = error
     space = "free some space or "  # safetensors gives no number
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Several jobs, each training other stages, meet in one training directory.
+"""One training directory for several jobs, each of which trains other stages.
 
 The first one makes it, whole, beside its place and renames it there; the others compare their
 parameters with its. Each claims its stages by a file that only one job can make.
@@ -79,18 +79,18 @@ def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence
     if not (directory.parameters / "data.json").is_file():
         raise UserError(f"{taken} (it is not a training directory)")
     with locked(directory.tmp / ".joining", LONGEST_WAIT):
-        theirs = read_parameters(directory.parameters)
-        if different := _differences(theirs, parameters):
+        existing = read_parameters(directory.parameters)
+        if different := _differences(existing, parameters):
             raise UserError(f"{taken} (its parameters differ: {', '.join(different)})")
         if not _claim(directory, stages):
             raise UserError(
                 f"{taken} (it already has stage {', '.join(map(str, stages))}; to go on with it "
                 f"`resume` {directory})"
             )
-        steps = list(_steps(theirs))
+        steps = list(_steps(existing))
         for i in stages:
             steps[i] = _steps(parameters)[i]
-        training = theirs.training.replace(steps=steps).model_dump(mode="json")
+        training = existing.training.replace(steps=steps).model_dump(mode="json")
         write_json(directory.parameters / "training.json", training)
 
 
@@ -101,7 +101,7 @@ def _steps(parameters: Parameters) -> tuple[int, ...]:
 
 
 def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
-    """Say that this job trains ``stages``; False, and nothing said, if another has one of them."""
+    """Mark ``stages`` as trained by this job; return False, unmarked, if another job has one."""
     claimed: list[Path] = []
     for i in stages:
         claim = directory.claim(i)

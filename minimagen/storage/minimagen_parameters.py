@@ -70,12 +70,12 @@ TRAINING_KEYS = {
 """Key of ``training_parameters`` -> place in our imagen.json, training.json or data.json."""
 
 TRAINING_DEFAULTS = {"BATCH_SIZE": 2, "EPOCHS": 5, "OPTIM_LR": 1e-4}
-"""What MinImagen's train.py takes where the file is missing or says None."""
+"""What MinImagen's train.py takes where the file is missing or has None."""
 
 GUIDANCE_SCALE = 3.0  # fixed in MinImagen's inference.py
 
 NOTICE = (
-    "{folder} was written by AssemblyAI's MinImagen. Its network shapes, picture sizes and run "
+    "{folder} was written by AssemblyAI's MinImagen. Its network shapes, image sizes and run "
     "settings are kept; objective, schedule and sampler become this project's: v-prediction (there "
     "eps), the continuous cosine schedule in every stage, DPM-Solver++ with timesteps as its "
     "steps, guidance 3. Without meaning here, ignored: {ignored}. "
@@ -84,7 +84,7 @@ NOTICE = (
 
 
 def is_minimagen(folder: Path) -> bool:
-    """Tell whether ``folder`` holds parameters of MinImagen's and none of ours."""
+    """Return whether ``folder`` holds parameters of MinImagen and none of this project."""
     ours = (folder / "imagen.json").exists()
     return not ours and any(folder.glob("imagen*.json")) and bool(_unet_files(folder))
 
@@ -92,7 +92,7 @@ def is_minimagen(folder: Path) -> bool:
 def read_minimagen_values(folder: Path) -> dict[str, Any]:
     """Return a MinImagen parameters directory as unchecked values of our configuration.
 
-    What became of it is said once, through the log.
+    What was changed and ignored is logged once.
 
     Raises:
         UserError: If a file is missing, is not JSON, or holds an unknown key; it names which.

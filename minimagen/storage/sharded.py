@@ -44,7 +44,7 @@ def load_shards(folder: Path, into: Mapping[str, Tensor], alone: bool = False) -
         UserError: If it cannot be read.
     """
     try:
-        with warnings.catch_warnings():  # it says that it reads alone, which we asked for
+        with warnings.catch_warnings():  # its warning that one process reads alone
             warnings.filterwarnings("ignore", message="torch.distributed is")
             dcp.load(dict(into), storage_reader=_reader(folder), no_dist=alone)
     except CheckpointException as error:

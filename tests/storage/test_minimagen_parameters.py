@@ -231,10 +231,8 @@ def test_flags_win_over_the_directory(tmp_path: Path) -> None:
 def trained(argv: list[str], where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(where)
     assert train.entry([*argv, "--DEVICE", "cpu", "--OUTPUT", "out"]) == 0
-    assert {p.name for p in (where / "out" / "state_dicts").iterdir()} == {
-        "unet_0.safetensors",
-        "unet_1.safetensors",
-    }
+    kept = {path.name for path in (where / "out" / "state_dicts").iterdir()}
+    assert {"unet_0.safetensors", "unet_1.safetensors"} <= kept
 
 
 def test_training_from_it_ends_with_weights(

@@ -1,7 +1,7 @@
-"""A source that goes away for a while: a network drive, a disk that is plugged in again.
+"""A source that is unavailable for a while: a network drive, a disk that is plugged in again.
 
-Its pictures are not bad, so they are not counted: the run waits, says so once, and goes on with the
-same samples when the source is back.
+Its images are not bad, so they are not counted: the run waits, logs that once, and goes on with
+the same samples when the source is back.
 """
 
 import logging
@@ -13,48 +13,50 @@ from minimagen.errors import UserError
 
 PATIENCE = 300.0  # seconds; as long as a file server needs to start again
 PAUSES = (0.5, 15.0)  # seconds between two looks: the first one, and the longest
-WITNESSES = 8  # files read last; while one of them is there, the source is
+LAST_READ = 8  # files; while one of them can be read, the source is available
 
 log = logging.getLogger(__name__)
 
 
 class Absence:
-    """Counts how long a source has been away."""
+    """Counts how long a source has been unavailable."""
 
     def __init__(self) -> None:
         self._waited = 0.0
         self._pause = PAUSES[0]
 
     def wait(self, reason: str) -> None:
-        """Say once that the source is away, and pause, longer each time.
+        """Log once that the source is unavailable, and pause, longer each time.
 
         Raises:
-            UserError: it has been away for longer than anybody waits.
+            UserError: it has been unavailable for longer than the longest wait.
         """
         if self._waited >= PATIENCE:
             raise UserError(
-                f"the data has been away for {self._waited:.0f} s ({reason}): bring it back and go "
-                "on from the last checkpoint with `resume`"
+                f"the data has been unavailable for {self._waited:.0f} s ({reason}): bring it "
+                "back and continue from the last checkpoint with `resume`"
             )
         if not self._waited:
-            log.warning("the data is away (%s): waiting up to %.0f s for it", reason, PATIENCE)
+            log.warning(
+                "the data is unavailable (%s): waiting up to %.0f s for it", reason, PATIENCE
+            )
         pause = min(self._pause, PATIENCE - self._waited)
         time.sleep(pause)
         self._waited += pause
         self._pause = min(2 * self._pause, PAUSES[1])
 
     def over(self) -> None:
-        """Say that the source is back, if it was away."""
+        """Log that the source is back, if it was unavailable."""
         if self._waited:
             log.warning("the data is back after %.0f s", self._waited)
         self._waited, self._pause = 0.0, PAUSES[0]
 
 
 class FileReader:
-    """Reads files of one source, and tells a missing file from a missing source."""
+    """Reads files of one source, and distinguishes a missing file from an unavailable source."""
 
     def __init__(self) -> None:
-        self._witnesses: deque[Path] = deque(maxlen=WITNESSES)
+        self._last_read: deque[Path] = deque(maxlen=LAST_READ)
 
     def read(self, path: Path) -> bytes:
         """Return a file's content; while files that were there before are gone too, wait.
@@ -68,13 +70,13 @@ class FileReader:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                if not self._witnesses or any(map(_can_be_read, self._witnesses)):
+                if not self._last_read or any(map(_can_be_read, self._last_read)):
                     absence.over()
                     raise
                 absence.wait(str(error))
             else:
                 absence.over()
-                self._witnesses.append(path)
+                self._last_read.append(path)
                 return content
 
 

@@ -1,8 +1,8 @@
-"""Aspect buckets: pictures keep their shape, and every batch has pictures of one size.
+"""Aspect buckets: images keep their aspect ratio, and all images of a batch have one size.
 
-Each picture gets the size whose aspect ratio is nearest to its own (as NovelAI trained), of the
-sizes that several pictures have. Which one that is says its head; all heads are read once, and what
-was found stays on the disk.
+Each image gets the size whose aspect ratio is nearest to its own (as NovelAI trained), of the sizes
+that several images have. The headers of all images are read for it, once: the result is kept on the
+disk.
 """
 
 import bisect
@@ -40,9 +40,9 @@ from minimagen.sample import Sample
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import replacing
 
-LEAST = 8  # pictures of a size; fewer would be trained on as a batch of copies
+LEAST = 8  # images of a size; fewer would be trained on as a batch of copies
 READERS = 8  # threads: most of the time goes by waiting for the disk
-READ_AT_ONCE = 64  # heads; some tables hand over whole files with them
+READ_AT_ONCE = 64  # headers; some tables read whole files with them
 UNREADABLE = 255
 FORMAT = 1  # of what stays on the disk
 
@@ -174,7 +174,7 @@ def bucketed(dataset: ImageDataset) -> Buckets:
     """Divide a data set by the sizes that its framing gives to images (``Framing.buckets``).
 
     Raises:
-        UserError: too many images cannot be read, or what was found cannot be kept.
+        UserError: too many images cannot be read, or the result cannot be kept.
     """
     sizes = dataset.framing.buckets
     parts: dict[Size, IndexedDataset] = {}
@@ -189,17 +189,17 @@ def bucketed(dataset: ImageDataset) -> Buckets:
 def rows_of_sizes(table: Table, sizes: Sequence[Size]) -> list[Sequence[int]]:
     """Return the rows whose aspect ratio is nearest to that of each size.
 
-    A size that fewer than ``LEAST`` pictures have goes without; they get the nearest other one.
-    A picture that cannot be read gets the most frequent size; training will say that it is bad.
+    Images of a size that fewer than ``LEAST`` have get the nearest size that more have. An image
+    that cannot be read gets the most frequent size; training reports that it is bad.
 
     Raises:
-        UserError: too many pictures cannot be read, or what was found cannot be kept.
+        UserError: too many images cannot be read, or the result cannot be kept.
     """
     digest = hashlib.blake2b(repr((FORMAT, table.identity, list(sizes))).encode(), digest_size=16)
     path = cache_folder("buckets") / f"{digest.hexdigest()}.npy"
     found = _stored(path, len(sizes), len(table))
     if found is None:
-        log.warning("reading the heads of %d pictures for their shapes, once", len(table))
+        log.warning("reading the headers of %d images for their sizes, once", len(table))
         found = _sorted(_look(table, sizes), len(sizes))
         _save(path, found)
     return _divided(found, len(sizes))
@@ -226,8 +226,8 @@ def _look(table: Table, sizes: Sequence[Size]) -> np.ndarray:
     unreadable = int((numbers == UNREADABLE).sum())
     if unreadable > BAD_SHARE * max(len(numbers), JUDGED_FROM) or unreadable == len(numbers):
         raise UserError(
-            f"{unreadable} of {len(numbers)} pictures cannot be read for their shapes: is the data "
-            "away? python -m minimagen data check tells what is wrong"
+            f"{unreadable} of {len(numbers)} images cannot be read for their sizes: is the data "
+            "unavailable? python -m minimagen data check names what is wrong"
         )
     return _merged(numbers, sizes)
 
@@ -266,13 +266,13 @@ def _divided(found: np.ndarray, sizes: int) -> list[Any]:
 
 
 def _save(path: Path, found: np.ndarray) -> None:
-    """Write what was found, all of it or nothing; others may be doing the same."""
+    """Write the result, all of it or nothing; other processes may be doing the same."""
     with replacing(path, shared=True) as part, part.open("wb") as file:
         np.save(file, found)
 
 
 def _stored(path: Path, sizes: int, rows: int) -> np.ndarray | None:
-    """Map what an earlier run found; None where there is nothing, or it is damaged."""
+    """Map the result of an earlier run; None where there is none, or it is damaged."""
     try:
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):

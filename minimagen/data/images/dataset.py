@@ -143,10 +143,10 @@ def read_pixels(
     Raises:
         BadImageError: it cannot be read.
     """
-    picture = load_rgb(source, name, at_least=2 * framing.longest)
-    framing = framing.fitted(picture)
-    image = crop_resize(picture, framing.size, place)
-    return Pixels(image, framing.enlarges(picture)), framing.is_fixed(picture)
+    whole = load_rgb(source, name, at_least=2 * framing.longest)
+    framing = framing.fitted(whole)
+    image = crop_resize(whole, framing.size, place)
+    return Pixels(image, framing.enlarges(whole)), framing.is_fixed(whole)
 
 
 def finish(row: Row, pixels: Pixels, framing: Framing, rng: Random | None) -> Sample:

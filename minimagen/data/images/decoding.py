@@ -224,12 +224,12 @@ class Framing:
         return rng.random(), rng.random()
 
     def is_fixed(self, image: Image.Image) -> bool:
-        """Tell whether every crop of this image is the same."""
+        """Return whether every crop of this image is the same."""
         height, width = self.size
         return self.crop == "centre" or image.width * height == image.height * width
 
     def enlarges(self, image: Image.Image) -> bool:
-        """Tell whether the image is smaller than the samples."""
+        """Return whether the image is smaller than the samples."""
         return image.height < self.size[0] or image.width < self.size[1]
 
     def flipped(self, image: np.ndarray, rng: Random | None) -> np.ndarray:

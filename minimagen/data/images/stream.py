@@ -60,11 +60,11 @@ class ImageStream:
 
     @property
     def sizes(self) -> Mapping[Size, None]:
-        """Return the sizes of its images; nobody has counted them."""
+        """Return the sizes of its images; they are not counted."""
         return dict.fromkeys(self.framing.buckets or (self.framing.size,))
 
     def at_most(self, count: int, seed: int = 0) -> "ImageStream":
-        """Return the whole stream: nobody has counted its images."""
+        """Return the whole stream: its images are not counted."""
         return self
 
     def captions(self) -> Iterator[tuple[str, ...]]:

@@ -77,15 +77,15 @@ class FileTable:
         return os.fsdecode(self._columns[0][0].as_py())
 
     def captions(self) -> Iterator[tuple[str, ...]]:
-        """Go through the captions of all images."""
+        """Yield the captions of all images."""
         return (tuple(cell.as_py()) for chunk in self._rows["captions"].chunks for cell in chunk)
 
     def has_captions(self) -> bool:
-        """Tell whether any row has a caption."""
+        """Return whether any row has a caption."""
         return bool(pc.max(pc.list_value_length(self._rows["captions"])).as_py())
 
     def has_files(self) -> bool:
-        """Tell whether any row's image was there when the list was read."""
+        """Return whether any row's image was there when the list was read."""
         largest = pc.max(self._rows["size"]).as_py()
         return largest is not None and largest >= 0
 

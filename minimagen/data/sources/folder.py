@@ -20,7 +20,7 @@ def find_metadata(folder: Path) -> Path | None:
     """Return a folder's metadata file, None where there is none.
 
     Raises:
-        UserError: there are several, and nobody knows which one counts.
+        UserError: there are several.
     """
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
@@ -30,7 +30,7 @@ def find_metadata(folder: Path) -> Path | None:
 
 
 def names_files(folder: Path) -> bool:
-    """Tell whether a folder has metadata, and any of the first images that it names is a file.
+    """Return whether a folder has metadata, and any of the first images that it names is a file.
 
     They may be in an archive beside it instead.
 

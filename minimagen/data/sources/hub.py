@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.data.sources.library import Splits, image_columns, one_line
-from minimagen.data.sources.listing import (
-    TRAINING,
-    VALIDATION,
-    digest_of,
-    printable,
-    relative_names,
-)
+from minimagen.data.sources.listing import TRAINING, VALIDATION, digest_of, printable
 from minimagen.data.sources.table import parquet_schema
 from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
@@ -28,8 +22,8 @@ def open_parquet(
 
     Args:
         name: what messages call them.
-        training: paths, relative to the working directory or absolute.
-        validation: paths; may be empty.
+        training: their paths.
+        validation: paths; there may be none.
         streaming: read while training.
 
     Raises:
@@ -46,12 +40,11 @@ def open_parquet(
         cache_dir=str(cache_folder("parquet")),
         streaming=streaming,
     )
-    identity = digest_of(dict(zip(relative_names(paths), map(Path, paths), strict=True)))
-    return Splits(name, identity, streaming, loaded["train"], loaded.get("validation"))
+    return Splits(name, digest_of(paths), streaming, loaded["train"], loaded.get("validation"))
 
 
 def has_images(file: Path) -> bool:
-    """Tell whether a parquet file has a column of images.
+    """Return whether a parquet file has a column of images.
 
     Raises:
         UserError: it cannot be read.
@@ -115,13 +108,13 @@ def _check_hub(hub_id: str, revision: str | None) -> None:
         ) from None
 
 
-def _load(builder: str, told: str, /, **options: Any) -> Any:
+def _load(builder: str, source: str, /, **options: Any) -> Any:
     import datasets
 
     try:
         return datasets.load_dataset(builder, **options)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        raise UserError(f"{told} cannot be read: {one_line(error)}") from error
+        raise UserError(f"{source} cannot be read: {one_line(error)}") from error
 
 
 def _chosen(loaded: Any, name: str, streaming: bool) -> Splits:

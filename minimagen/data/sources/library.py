@@ -42,17 +42,13 @@ class Columns(NamedTuple):
         Raises:
             BadSampleError: it holds no image or no usable caption.
         """
-        captions = self._captions(values)
+        captions = self.captions(values)
         if captions is None:
             raise BadSampleError(f"{name}: {self.caption!r} is neither text nor a list of texts")
         return Row(_content(values[self.image], name), captions, name)
 
-    def walk(self, rows: Any) -> Iterator[tuple[str, ...]]:
-        """Go through the captions of ``rows`` without reading images; none of a bad row."""
-        only = rows.select_columns([self.caption])
-        return (self._captions(values) or () for values in only)
-
-    def _captions(self, values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    def captions(self, values: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """Return a row's captions; None where they are no text."""
         value = values[self.caption]
         if self.labels is not None:
             known = isinstance(value, int) and 0 <= value < len(self.labels)
@@ -80,13 +76,20 @@ def _content(value: Any, name: str) -> Path | bytes:
 
 
 @dataclass(frozen=True)
-class HubTable:
-    """Rows of an Arrow-backed data set, by index."""
-
-    rows: Any  # datasets.Dataset
+class _HubRows:
+    rows: Any  # datasets.Dataset, or IterableDataset
     columns: Columns
     name: str
     identity: str
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of all rows, no image read; none of a bad row."""
+        only = self.rows.select_columns([self.columns.caption])
+        return (self.columns.captions(values) or () for values in only)
+
+
+class HubTable(_HubRows):
+    """Rows of an Arrow-backed data set, by index."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -100,19 +103,9 @@ class HubTable:
         """
         return self.columns.row(self.rows[index], f"{self.name}[{index}]")
 
-    def captions(self) -> Iterator[tuple[str, ...]]:
-        """Go through the captions of all rows; none of a bad row."""
-        return self.columns.walk(self.rows)
 
-
-@dataclass(frozen=True)
-class HubStream:
+class HubStream(_HubRows):
     """Rows of a streamed data set."""
-
-    rows: Any  # datasets.IterableDataset
-    columns: Columns
-    name: str
-    identity: str
 
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Row | BadSampleError]:
         """Yield rows without end, each epoch in another order; none if there are too few shards."""
@@ -135,19 +128,12 @@ class HubStream:
         """Yield every row once."""
         return self._read(self.rows)
 
-    def captions(self) -> Iterator[tuple[str, ...]]:
-        """Go through the captions of all rows once; none of a bad row."""
-        return self.columns.walk(self.rows)
-
-    def _name(self, values: Mapping[str, Any]) -> str:
-        """Name a row by its content: an index would change with the order."""
-        digest = hashlib.blake2b(repr(values).encode("utf-8", "replace"), digest_size=8).hexdigest()
-        return f"{self.name}[{digest}]"
-
     def _read(self, rows: Any) -> Iterator[Row | BadSampleError]:
+        """Yield rows, named by their content: an index would change with the order."""
         for values in rows:
+            digest = hashlib.blake2b(repr(values).encode("utf-8", "replace"), digest_size=8)
             try:
-                yield self.columns.row(values, self._name(values))
+                yield self.columns.row(values, f"{self.name}[{digest.hexdigest()}]")
             except BadSampleError as error:
                 yield error
 
@@ -228,7 +214,7 @@ def image_columns(features: Mapping[str, Any]) -> list[str]:
 
 def _holds_bytes(feature: Any) -> bool:
     inner = feature.get("bytes") if isinstance(feature, Mapping) else feature
-    return getattr(inner, "dtype", None) in ("binary", "large_binary", "binary_view")
+    return getattr(inner, "dtype", None) in ("binary", "large_binary")
 
 
 def _find_columns(features: Mapping[str, Any], name: str, wanted: str) -> Columns:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,18 +31,20 @@ def printable(name: str | Path) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def digest_of(files: Mapping[str, Path], *more: str) -> str:
-    """Return what tells archives from others of the same names: by their sizes and both ends.
+def relative_names(paths: Sequence[str]) -> list[str]:
+    """Return what stays of names when all of them move to another folder."""
+    common = os.path.commonprefix(paths).replace(os.sep, "/").rfind("/") + 1
+    return [path[common:] for path in paths]
 
-    Args:
-        files: by the name that counts, which may be without the folder; one that is missing, or
-            behind a URL, counts by its name only.
-        more: counts too.
+
+def digest_of(archives: Sequence[str], *more: str) -> str:
+    """Return what tells archives from others: their relative names, sizes and both ends.
+
+    One that is missing or behind a URL counts by its name only. ``more`` counts too.
     """
-    digest = hashlib.blake2b(repr(more).encode(), digest_size=16)
-    for name, path in files.items():
-        digest.update(repr(name).encode())
-        with suppress(OSError), path.open("rb") as file:
+    digest = hashlib.blake2b(repr((relative_names(archives), more)).encode(), digest_size=16)
+    for path in archives:
+        with suppress(OSError), open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - END_BYTES))
             digest.update(size.to_bytes(8, "little") + file.read())
@@ -51,19 +53,13 @@ def digest_of(files: Mapping[str, Path], *more: str) -> str:
     return digest.hexdigest()
 
 
-def relative_names(paths: Sequence[str]) -> list[str]:
-    """Return what stays of names when all of them move to another folder."""
-    common = os.path.commonprefix(paths).replace(os.sep, "/").rfind("/") + 1
-    return [path[common:] for path in paths]
-
-
 def is_system(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden, or made by an operating system."""
+    """Return whether a file or folder of this name is hidden, or made by an operating system."""
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM
 
 
 def _is_run(folder: str) -> bool:
-    """Tell whether a folder was written by train.py, inference.py or ``save_pretrained``."""
+    """Return whether a folder was written by train.py, inference.py or ``save_pretrained``."""
     marks = (os.path.join("parameters", "imagen.json"), "imagen_training_directory.txt")
     return any(os.path.isfile(os.path.join(folder, mark)) for mark in marks)
 

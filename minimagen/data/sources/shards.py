@@ -1,6 +1,6 @@
 """Tar shards as img2dataset and WebDataset write them, here or behind any fsspec URL.
 
-``00000.tar`` holds ``key.jpg``, ``key.txt``, ``key.json`` one after the other. Only pictures, txt
+``00000.tar`` holds ``key.jpg``, ``key.txt``, ``key.json`` one after the other. Only images, txt
 and json are read, everything else is passed over unread, and nothing is ever extracted.
 """
 
@@ -32,6 +32,7 @@ from minimagen.data.sources.listing import (
     printable,
     relative_names,
 )
+from minimagen.draws import rng
 from minimagen.errors import UserError
 
 IMAGE_SUFFIXES = [suffix[1:] for suffix in IMAGES]
@@ -75,7 +76,7 @@ class TarStream:
     @property
     def identity(self) -> str:
         """What changes when the names or contents of the shards do, and not with their folder."""
-        return digest_of({self._names[shard]: Path(shard) for shard in self.shards}, self.column)
+        return digest_of(self.shards, self.column)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -90,15 +91,15 @@ class TarStream:
         Raises:
             UserError: no shard can be read, or the source did not come back.
         """
-        rng = Random(f"{seed} shards {reader} of {readers}")
-        return _shuffled(self._drawn(rng), rng)
+        draws = rng(seed, "shards", reader, "of", readers)
+        return _shuffled(self._drawn(draws), draws)
 
-    def _drawn(self, rng: Random) -> Iterator[Found]:
+    def _drawn(self, draws: Random) -> Iterator[Found]:
         """Yield rows of shards drawn again and again."""
         lost, any_read, absence = 0, False, Absence()
         while True:
             try:
-                yield from self._read(rng.choice(self.shards))
+                yield from self._read(draws.choice(self.shards))
                 lost, any_read = 0, True
                 absence.over()
             except ShardLostError as error:
@@ -119,14 +120,14 @@ class TarStream:
                 yield BadSampleError(str(error))
 
     def captions(self) -> Iterator[tuple[str, ...]]:
-        """Go through the captions of all rows once; none of a bad row."""
+        """Yield the captions of all rows once; none of a bad row."""
         return (row.captions if isinstance(row, Row) else () for row in self.once())
 
     def _read(self, shard: str) -> Iterator[Found]:
         return read_shard(shard, self.column, self._names[shard])
 
 
-def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:
+def _shuffled(rows: Iterable[Found], draws: Random) -> Iterator[Found]:
     """Keep some rows back and draw which one comes next; reasons go ahead."""
     kept: list[Row] = []
     held = 0
@@ -135,17 +136,13 @@ def _shuffled(rows: Iterable[Found], rng: Random) -> Iterator[Found]:
             yield row
             continue
         kept.append(row)
-        held += _bytes_of(row)
+        held += len(row.content)
         while len(kept) > BUFFER or held > BUFFER_BYTES:
-            at = rng.randrange(len(kept))
+            at = draws.randrange(len(kept))
             kept[at], kept[-1] = kept[-1], kept[at]
             chosen = kept.pop()
-            held -= _bytes_of(chosen)
+            held -= len(chosen.content)
             yield chosen
-
-
-def _bytes_of(row: Row) -> int:
-    return len(row.image) if isinstance(row.image, bytes) else 0
 
 
 def expand(name: str) -> tuple[str, ...]:
@@ -208,7 +205,7 @@ def read_shard(shard: str, column: str = DEFAULT, name: str = "") -> Iterator[Fo
             return
         except _broken() as error:
             if attempt == TRIES or isinstance(error, FileNotFoundError | tarfile.TarError):
-                reason = error or type(error).__name__
+                reason = getattr(error, "strerror", None) or error or type(error).__name__
                 raise ShardLostError(f"{printable(shard)}: {reason}") from error
             log.warning("%s: %s; trying again", printable(shard), error)
             time.sleep(PAUSE * 2 ** (attempt - 1))

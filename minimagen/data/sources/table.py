@@ -36,7 +36,7 @@ def _json_object(line: str, where: str) -> Columns:
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error.msg}, column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # endless digits, endless brackets
-        raise UserError(f"{where} is not JSON that anybody would write: {error}") from error
+        raise UserError(f"{where} is not usable JSON: {error}") from error
     if not isinstance(columns, dict):
         raise UserError(f"{where} is not a JSON object like {{'file_name': ..., 'text': ...}}")
     if "\\ud" in line.lower() and not _is_text(columns):

@@ -1,4 +1,4 @@
-"""Data that goes away for a while is waited for; a missing picture is still a bad one."""
+"""Data that is unavailable for a while is waited for; a missing image is still a bad one."""
 
 import logging
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_a_folder_that_vanishes_and_comes_back_changes_nothing(
         for a, b in zip(whole, running, strict=True):
             assert torch.equal(a.images, b.images) and torch.equal(a.text_embeds, b.text_embeds)
     assert [r.getMessage().split(" (")[0] for r in caplog.records] == [
-        "the data is away",
+        "the data is unavailable",
         "the data is back after 4 s",
     ]
 
@@ -88,7 +88,7 @@ def test_a_folder_that_stays_away_ends_the_run_in_one_line(
     dataset = uncached(folder)
     assert dataset[0].caption == "red 0"
     folder.rename(folder.with_name("away"))
-    with pytest.raises(UserError, match="the data has been away for 0 s.*`resume`") as error:
+    with pytest.raises(UserError, match="the data has been unavailable for 0 s.*`resume`") as error:
         batches(dataset, text_encoder, workers)
     assert "\n" not in str(error.value)
 
@@ -114,7 +114,7 @@ def test_the_longest_wait_is_as_long_as_stated(monkeypatch: pytest.MonkeyPatch) 
     slept: list[float] = []
     monkeypatch.setattr(absence.time, "sleep", slept.append)
     away = absence.Absence()
-    with pytest.raises(UserError, match="away for 300 s"):
+    with pytest.raises(UserError, match="unavailable for 300 s"):
         while True:
             away.wait("gone")
     assert sum(slept) == absence.PATIENCE and max(slept) == absence.PAUSES[1]
@@ -145,5 +145,5 @@ def test_shards_that_vanish_are_waited_for(
     assert len(bad) == shards.LOST_IN_A_ROW - 1  # told as bad; then the source is away
     assert "the data is back after 2 s" in caplog.text
     shard.unlink()
-    with pytest.raises(UserError, match="has been away for 300 s"):
+    with pytest.raises(UserError, match="has been unavailable for 300 s"):
         list(rows)

@@ -72,7 +72,7 @@ def test_the_shapes_are_looked_at_once(
 ) -> None:
     folder = write(tmp_path / "pictures")
     first = load_dataset(folder, (16, 16), buckets=SIZES)
-    assert "heads of 32 pictures" in caplog.text
+    assert "headers of 32 images" in caplog.text
     caplog.clear()
     again = load_dataset(folder, (16, 16), buckets=SIZES)
     assert caplog.text == ""
@@ -84,7 +84,7 @@ def test_the_shapes_are_looked_at_once(
         file.write_bytes(damaged)
         caplog.clear()
         mended = load_dataset(folder, (16, 16), buckets=SIZES)
-        assert "heads of 32 pictures" in caplog.text
+        assert "headers of 32 images" in caplog.text
         assert mended[31].caption == first[31].caption and file.read_bytes() == whole
 
 
@@ -102,12 +102,12 @@ def test_rare_shapes_and_unreadable_pictures_join_others(tmp_path: Path) -> None
     assert isinstance(few, Buckets) and few.sizes == {(12, 20): 3}
 
 
-def test_data_that_is_away_is_not_taken_for_square(tmp_path: Path, cache: Path) -> None:
+def test_data_that_is_unavailable_is_not_taken_for_square(tmp_path: Path, cache: Path) -> None:
     folder = write(tmp_path / "pictures")
     load_dataset(folder)  # lists the files
     for file in list(folder.glob("*.png"))[:6]:
         file.unlink()
-    with pytest.raises(UserError, match="6 of 32 pictures cannot be read .* away"):
+    with pytest.raises(UserError, match="6 of 32 images cannot be read .* unavailable"):
         load_dataset(folder, (16, 16), buckets=SIZES)
     assert not list((cache / "buckets").iterdir())
 

@@ -116,7 +116,7 @@ def test_too_many_bad_pictures_are_fatal(tmp_path: Path) -> None:
         ([{"file_name": "0.png", "txt": "a"}], "no column 'text'.*did you mean 'txt'"),
         ([{"file_name": "0.png", "text": 3}], "line 1: 'text' is neither text nor a list"),
         (['{"file_name": "0.png", "text": "\\ud800"}'], "half of a surrogate pair"),
-        (["[" * 100_000], "line 1 is not JSON that anybody would write"),
+        (["[" * 100_000], "line 1 is not usable JSON"),
         ([{"file": "0.png", "text": "a"}], "no text 'file_name'.*did you mean 'file'"),
         ([{"file_name": "0.png", "text": " "}], "holds no captions"),
         (

@@ -1,4 +1,4 @@
-"""Ways to damage a file that somebody else may have written."""
+"""Ways to damage a file from outside."""
 
 import json
 import pickle
@@ -38,11 +38,13 @@ def damaged(content: bytes, random: Random, mark: Path) -> bytes:
         else:
             data[min(at, 64) :] = random.randbytes(some)
     if random.random() < 0.01:
-        return pickle.dumps(_Planted(mark))
+        return pickle.dumps(Planted(mark))
     return bytes(data)
 
 
-class _Planted:
+class Planted:
+    """A pickle that leaves a file behind when it is loaded."""
+
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 

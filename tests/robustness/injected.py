@@ -1,7 +1,4 @@
-"""``train.py`` with one thing made to go wrong inside, for ``benchmarks.faults``.
-
-python -m benchmarks.injected FAULT WHEN <arguments of train.py>
-"""
+"""``train.py`` with one fault inside: ``python -m tests.robustness.injected FAULT WHEN ...``."""
 
 import errno
 import sys
@@ -10,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-FAR_AWAY = 0.01  # seconds to read a picture, as from a network drive
-SHORT = 2.0  # seconds that the impatient wait
+SLOW = 0.01  # seconds to read an image, as from a network drive
+SHORT = 2.0  # seconds that ``impatient`` waits
 
 
 def nan_batch(when: int) -> None:
-    """Let the loss of the step after ``when`` steps of the last stage be no number."""
+    """Let the loss of the step after ``when`` steps of the last stage be not a number."""
     from minimagen.training.trainer import Trainer
 
     losses = Trainer._losses
@@ -45,29 +42,29 @@ def full_disk(when: int) -> None:
     checkpoint.save_file = full  # type: ignore[assignment]
 
 
-def far_away(when: int) -> None:
-    """Let reading a picture take a while, so that there is time to take the pictures away."""
+def slow_data(when: int) -> None:
+    """Let reading an image take a while, so that there is time to move the folder."""
     from minimagen.data.images.absence import FileReader
 
     read = FileReader.read
 
     def slow(self: FileReader, path: Path) -> bytes:
-        time.sleep(FAR_AWAY)
+        time.sleep(SLOW)
         return read(self, path)
 
     FileReader.read = slow  # type: ignore[method-assign]
 
 
 def impatient(when: int) -> None:
-    """The same, and nobody waits long for pictures that are away."""
+    """The same, and a short wait for data that is unavailable."""
     from minimagen.data.images import absence
 
-    far_away(when)
+    slow_data(when)
     absence.PATIENCE = SHORT
 
 
 FAULTS: dict[str, Callable[[int], None]] = {
-    each.__name__: each for each in (nan_batch, full_disk, far_away, impatient)
+    each.__name__: each for each in (nan_batch, full_disk, slow_data, impatient)
 }
 
 

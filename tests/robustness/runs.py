@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from benchmarks.measuring import ROOT, Row
-
+ROOT = Path(__file__).parents[2]
 STEPS, BETWEEN = 24, 3  # of both stages; steps between checkpoints
 PRESET = ROOT / "parameters" / "testing"
 
@@ -26,18 +24,16 @@ class Run:
     """Where runs go, and what they are compared with."""
 
     folder: Path
-    number: int = 0  # of the case, and what is random in it
-    random: Random = field(default_factory=Random)
-    seconds: float = 0.0  # that the run without a fault took once its directory was there
+    seconds: float = 0.0  # of the run without a fault, once its directory was there
     expected: dict[str, Any] = field(default_factory=dict)  # data -> weights of that run
 
     @property
     def data(self) -> str:
-        """Return where a folder of pictures to train on is."""
-        return str(self.folder / "pictures")
+        """Return the folder of images to train on."""
+        return str(self.folder / "images")
 
     def preset(self) -> Path:
-        """Return the tiny preset, with fewer picture sheets: they would take most of the time."""
+        """Return the tiny preset, with fewer sample sheets, which would take most of the time."""
         folder = self.folder / "parameters"
         if not folder.is_dir():
             shutil.copytree(PRESET, folder)
@@ -53,7 +49,7 @@ class Run:
 
     def start(self, output: Path, *, fault: Sequence[str] = (), data: str = "shapes") -> "Process":
         """Start train.py, with a fault injected or as it is."""
-        program = ["-m", "benchmarks.injected", *fault] if fault else [str(ROOT / "train.py")]
+        program = ["-m", "tests.robustness.injected", *fault] if fault else [str(ROOT / "train.py")]
         number, log = tempfile.mkstemp(".txt", dir=self.folder)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
@@ -97,13 +93,13 @@ class Process:
         self.popen.send_signal(signum)
         return self.popen.wait(timeout=seconds)
 
-    def said(self) -> str:
+    def output_text(self) -> str:
         """Return what it printed."""
         return self.log.read_text("utf-8", errors="replace")
 
 
 def parts(directory: Path) -> list[str]:
-    """Return what is half written."""
+    """Return the files that are half written."""
     return [str(p.relative_to(directory)) for p in directory.rglob("*.part")]
 
 
@@ -121,7 +117,7 @@ def readable(directory: Path) -> dict[int, int]:
     """Return stage -> step of the newest checkpoint that can be read."""
     from minimagen.storage.checkpoint import load_newest
 
-    with contextlib.redirect_stderr(io.StringIO()):  # the resumed run says it again
+    with contextlib.redirect_stderr(io.StringIO()):  # the resumed run reports it again
         loaded = {i: load_newest(directory / "tmp", f"unet_{i}_step_") for i in range(2)}
     return {i: each.state["step"] for i, each in loaded.items() if each is not None}
 
@@ -138,12 +134,12 @@ def weights(directory: Path) -> dict[str, Any]:
 
 
 def same_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Tell whether two sets of weights are equal."""
+    """Return whether two sets of weights are equal."""
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
 def call(entry: Callable[[list[str]], int], *arguments: object) -> tuple[int, str]:
-    """Run a door in this process; return its exit code and what it said."""
+    """Run an entry point in this process; return its exit code and what it printed."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = entry([str(argument) for argument in arguments])
@@ -151,10 +147,10 @@ def call(entry: Callable[[list[str]], int], *arguments: object) -> tuple[int, st
 
 
 def inference_reads(directory: Path) -> bool:
-    """Tell whether inference.py paints, or says in one line which weights do not exist yet."""
+    """Return whether inference.py samples, or names in one line the weights that are missing."""
     from minimagen.cli import inference
 
-    output = Path(tempfile.mkdtemp(dir=directory.parent)) / "pictures"
+    output = Path(tempfile.mkdtemp(dir=directory.parent)) / "images"
     code, said = call(inference.entry, "-d", directory, "-c", "a red star", "-t", 1, "-o", output)
     trained = directory / "state_dicts"
     missing = [i for i in range(2) if not (trained / f"unet_{i}.safetensors").exists()]
@@ -163,25 +159,34 @@ def inference_reads(directory: Path) -> bool:
     return code == 0 and any(output.rglob("image_0.png"))
 
 
-def recover(run: Run, directory: Path, before: dict[int, int], data: str = "shapes") -> Row:
-    """Look what a fault has left, resume in place, and look again.
+@dataclass
+class Recovery:
+    """What a fault has left, and what became of it."""
+
+    began: bool  # there was something to lose
+    after: dict[int, int] = field(default_factory=dict)  # stage -> newest readable step
+    text: str = ""  # what the resumed run printed
+
+
+def recover(run: Run, directory: Path, before: dict[int, int], data: str = "shapes") -> Recovery:
+    """Check what a fault has left, resume in place, and check again: nothing may be lost.
 
     Args:
         run: What to compare with.
-        directory: The training directory that was broken.
+        directory: The training directory of the broken run.
         before: Stage -> newest step that was complete before the fault.
         data: What it was trained on.
     """
     from minimagen.cli import train
 
     if not (directory / "parameters" / "data.json").is_file():  # stopped before it began
-        return {"began": False, "lost": bool(before), "readable": True, "same_bits": True}
+        assert not before
+        return Recovery(False)
     after = readable(directory)
-    row: Row = {"began": True, "before": before, "after": after}
-    row["lost"] = any(after.get(stage, 0) < step for stage, step in before.items())
-    row["readable"] = inference_reads(directory)
-    code, said = call(train.entry, "-rd", directory, "--IN_PLACE", "--DEVICE", "cpu")
-    row |= {"resumed": code, "damage_told": "damaged" in said or "incomplete" in said}
-    row["same_bits"] = code == 0 and same_bits(weights(directory), run.expected[data])
-    row["readable"] = row["readable"] and inference_reads(directory)
-    return row
+    assert all(after.get(stage, 0) >= step for stage, step in before.items()), (before, after)
+    assert inference_reads(directory)
+    code, text = call(train.entry, "-rd", directory, "--IN_PLACE", "--DEVICE", "cpu")
+    assert code == 0, text
+    assert same_bits(weights(directory), run.expected[data])
+    assert inference_reads(directory)
+    return Recovery(True, after, text)

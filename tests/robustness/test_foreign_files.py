@@ -1,10 +1,8 @@
-"""Damage every kind of file that somebody else may have written, many times, and read it.
-
-    python -m benchmarks.foreign
+"""Damage every kind of file that may come from outside, many times, and read it.
 
 Whatever is in such a file, it is read, or refused in one line; anything else (a traceback, a file
-that a planted pickle leaves behind, a crash of the process) is an escape. The damage is a function
-of the case, so an escape comes again.
+that a planted pickle leaves behind, a crash of the process) is a fault. The damage is a function of
+the kind and of the number of inputs, so a fault comes again.
 """
 
 import contextlib
@@ -13,20 +11,19 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from benchmarks.damage import changed_value, damaged
-from benchmarks.data import write_folder, write_parquet, write_saved, write_shards
-from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+import pytest
 
-INPUTS = 2000  # of each kind
-PRESET = ROOT / "parameters" / "testing"
+from benchmarks.data import photos, write_folder, write_parquet, write_saved, write_shards
+from tests.robustness.damage import changed_value, damaged
+
+INPUTS = int(os.environ.get("MINIMAGEN_INPUTS", "200"))  # of each kind
+PRESET = Path(__file__).parents[2] / "parameters" / "testing"
 
 
 class Kind(NamedTuple):
@@ -134,30 +131,24 @@ def _read_captions(folder: Path) -> None:
     assert captions and all(caption.strip() for caption in captions)
 
 
-def _picture(folder: Path, kind: str) -> list[Path]:
+def _image(folder: Path, kind: str) -> list[Path]:
     from PIL import Image
 
-    content = next(iter(_photo()))
-    path = folder / f"picture.{kind.lower()}"
+    (content,) = photos(1, 24)
+    path = folder / f"image.{kind.lower()}"
     Image.open(io.BytesIO(content)).save(path, kind)
     return [path]
 
 
-def _photo() -> Iterator[bytes]:
-    from benchmarks.data import photos
-
-    return photos(1, 24)
-
-
-def _read_picture(folder: Path) -> None:
+def _read_image(folder: Path) -> None:
     from minimagen.data.images.decoding import load_rgb
 
     (path,) = folder.iterdir()
-    assert load_rgb(path.read_bytes(), "picture", at_least=8).mode == "RGB"
+    assert load_rgb(path.read_bytes(), "image", at_least=8).mode == "RGB"
 
 
 def _folder(folder: Path, suffix: str) -> list[Path]:
-    """Write pictures with captions in a table of one kind, or in text files."""
+    """Write images with captions in a table of one kind, or in text files."""
     write_folder(folder, 8, 3)
     metadata = folder / "metadata.jsonl"
     rows = [json.loads(line) | {"extra": "x"} for line in metadata.read_text().splitlines()]
@@ -240,62 +231,27 @@ KINDS: dict[str, Kind] = {
     "T5": Kind(_t5, _read_t5),
     "captions": Kind(_captions, _read_captions),
     **{
-        f"picture, {kind}": Kind(lambda folder, kind=kind: _picture(folder, kind), _read_picture)  # type: ignore[misc]
+        f"image, {kind}": Kind(lambda folder, kind=kind: _image(folder, kind), _read_image)  # type: ignore[misc]
         for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
     },
     **{
-        f"captions of pictures, {suffix}": Kind(
+        f"captions of images, {suffix}": Kind(
             lambda folder, suffix=suffix: _folder(folder, suffix),  # type: ignore[misc]
             _read_data,
         )
         for suffix in ("jsonl", "csv", "parquet", "txt")
     },
     **{
-        f"table of addresses, {suffix}": Kind(
+        f"URL table, {suffix}": Kind(
             lambda folder, suffix=suffix: _url_table(folder, suffix),  # type: ignore[misc]
             _read_url_table,
         )
         for suffix in ("jsonl", "csv", "tsv", "parquet")
     },
     "tar shard": Kind(_shards, _read_data),
-    "parquet with pictures": Kind(_parquet, _read_data),
+    "parquet with images": Kind(_parquet, _read_data),
     "saved data set": Kind(_saved, _read_data),
 }
-
-
-def measure(case: Case, started: float) -> Row:
-    """Damage and read one kind of file as often as the case says."""
-    logging.disable(logging.ERROR)  # the libraries' own complaints
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return _measure(case)
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _measure(case: Case) -> Row:
-    kind, random = KINDS[case["kind"]], Random(f"{case['kind']} {case['inputs']}")
-    escapes: Counter[str] = Counter()
-    read = refused = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder, mark = Path(name) / "foreign", Path(name) / "mark"
-        folder.mkdir()
-        files = kind.write(folder)
-        whole = {path: path.read_bytes() for path in files}
-        os.environ["MINIMAGEN_CACHE"] = f"{name}/cache/whole"
-        assert (found := outcome(kind, folder)) == "read", found
-        for number in range(case["inputs"]):
-            os.environ["MINIMAGEN_CACHE"] = f"{name}/cache/{number}"
-            path = random.choice(files)
-            path.write_bytes(_input(path, whole[path], random, mark))
-            found = outcome(kind, folder)
-            read, refused = read + (found == "read"), refused + (found == "refused")
-            if found not in ("read", "refused"):
-                escapes[found] += 1
-            path.write_bytes(whole[path])
-            shutil.rmtree(f"{name}/cache", ignore_errors=True)
-        ran = mark.exists()
-    return {"read": read, "refused": refused, "escapes": dict(escapes), "code_ran": ran}
 
 
 def _input(path: Path, whole: bytes, random: Random, mark: Path) -> bytes:
@@ -319,18 +275,38 @@ def outcome(kind: Kind, folder: Path) -> str:
     return "read"
 
 
-def main(argv: Sequence[str] | None = None) -> list[Row]:
-    """Run the benchmark and return its rows."""
-    parser = build_parser(__doc__)
-    parser.add_argument("--inputs", type=int, help=f"of each kind [{INPUTS}; quick 12]")
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
-    arguments = parser.parse_args(argv)
-    if answer(arguments, measure):
-        return []
-    inputs = arguments.inputs or (12 if arguments.quick else INPUTS)
-    cases: list[Case] = [{"kind": kind, "inputs": inputs} for kind in arguments.only]
-    return run_cases("benchmarks.foreign", cases, measure, arguments)
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Silence the libraries' own complaints."""
+    logging.disable(logging.ERROR)
+    yield
+    logging.disable(logging.NOTSET)
 
 
-if __name__ == "__main__":
-    main()
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_read_or_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, random = KINDS[name], Random(f"{name} {INPUTS}")
+    folder, mark, cache = tmp_path / "foreign", tmp_path / "mark", tmp_path / "cache"
+    folder.mkdir()
+    whole = {path: path.read_bytes() for path in kind.write(folder)}
+    monkeypatch.setenv("MINIMAGEN_CACHE", str(cache / "whole"))
+    assert outcome(kind, folder) == "read"
+    found: Counter[str] = Counter()
+    for number in range(INPUTS):
+        monkeypatch.setenv("MINIMAGEN_CACHE", str(cache / str(number)))
+        path = random.choice(list(whole))
+        path.write_bytes(_input(path, whole[path], random, mark))
+        found[outcome(kind, folder)] += 1
+        path.write_bytes(whole[path])
+        shutil.rmtree(cache, ignore_errors=True)
+    assert found.keys() <= {"read", "refused"}, found
+    assert not mark.exists(), "a pickle was loaded"
+
+
+def test_what_is_neither_is_noticed(tmp_path: Path) -> None:
+    strange = Kind(_captions, lambda folder: folder / 3)  # type: ignore[operator]
+    assert outcome(strange, tmp_path).startswith("TypeError")
