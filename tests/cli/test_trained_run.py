@@ -61,7 +61,7 @@ def test_evaluate_prints_its_table_and_writes_the_sheet(
     assert lines[8].startswith("super-resolution to 32 x 32: color shift ")
     with Image.open(sheet) as image:
         assert image.format == "PNG" and image.width > 2 * 2 * 128  # 2 cells of both stages
-    assert moved == ["cpu", "load"]
+    assert moved[:2] == ["cpu", "load"]
 
 
 def test_the_captions_are_those_of_the_split_and_seed(
@@ -136,7 +136,7 @@ def test_the_text_encoder_of_inference_goes_to_the_device(
 ) -> None:
     argv = ["-d", str(trained), "-c", "a red star", "-t", "1", "--DEVICE", "cpu", *offload]
     assert inference.entry(argv) == 0
-    assert moved == ["cpu", "load"]
+    assert moved[:2] == ["cpu", "load"]
 
 
 def test_inference_takes_a_noise_level_per_stage(trained: Path) -> None:
