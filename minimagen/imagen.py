@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from minimagen.arguments import Options, captions_of, seeds_of
 from minimagen.checked import changes_per_stage
 from minimagen.config import ImagenConfig
-from minimagen.config.cascade_sizes import size_of_ratio
-from minimagen.config.sizes import scaled
+from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
 from minimagen.draws import SeededNoise
 from minimagen.images import to_pil
@@ -33,11 +32,10 @@ from minimagen.stages.build import build_stages
 from minimagen.stages.stage import Condition, Stage
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 from minimagen.storage.pretrained import Identity, load_stage
-from minimagen.text.build import build as build_encoder
+from minimagen.text.build import build
 from minimagen.text.encoding import TextEncoder, encode_batch
 
-Settings = Sequence[Any]
-"""The sampling settings of the stages that are to run, each of its stage's own kind."""
+Settings = Sequence[Any]  # of sampling, one for each stage, of the stage's own kind
 
 
 class Imagen(nn.Module):
@@ -59,42 +57,31 @@ class Imagen(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.text_encoder = text_encoder or build_encoder(
-            config.text_encoder_name, config.max_num_words
-        )
+        self.text_encoder = text_encoder or build(config.text_encoder_name, config.max_num_words)
         self.stages = list(stages or build_stages(config, self.text_encoder.embed_dim, seed))
         self._links = nn.ModuleList(self.stages)  # the cascade moves and trains them
 
     @torch.inference_mode()
     def sample_batches(
-        self,
-        captions: Sequence[str],
-        samplings: Sequence[Any],
-        seeds: Sequence[int],
-        **options: Any,
+        self, captions: Sequence[str], samplings: Settings, seeds: Sequence[int], **options: Any
     ) -> Iterator[list[Tensor]]:
         """Yield, batch by batch, the images of every stage: [b 3 h w] in [-1, 1] on the CPU.
 
-        This is the method: each stage samples from the text and the images of the stage before.
-
-        Args:
-            captions: One per image.
-            samplings: Settings of the stages to run, see ``samplings``.
-            seeds: One per image: an image depends on its own seed, not on its batch.
-            options: Of ``Options``.
+        This is the method: each stage samples from the text and the images of the stage before. As
+        many stages run as there are ``samplings``; ``options`` are those of ``Options``.
         """
         how = Options(**options)
-        sizes, size = self.config.image_sizes, size_of_ratio(self.config, how.aspect_ratio)
+        sizes = sizes_of_ratio(self.config, how.aspect_ratio)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
-            encoder = self.text_encoder.to(how.visited or self.device)
-            text = encode_batch(encoder, captions[rows])
+            text = encode_batch(self.text_encoder.to(how.visited or self.device), captions[rows])
             images = [] if how.low_res is None else [how.low_res[rows]]
             for i, sampling in enumerate(samplings, how.first):
                 with visiting(self.stages[i], how.visited) as here, autocast(here, how.precision):
                     low_res = images[-1].to(here) if images else None
-                    own = scaled(sizes[i], sizes[-1], size)
-                    condition = Condition(text.embeds.to(here), text.mask.to(here), low_res, own)
+                    condition = Condition(
+                        text.embeds.to(here), text.mask.to(here), low_res, sizes[i]
+                    )
                     noise = SeededNoise(seeds[rows], i)
                     report = partial(how.callback, i) if how.callback else None
                     sampled = self.stages[i].sample(condition, noise, sampling, callback=report)
@@ -102,11 +89,7 @@ class Imagen(nn.Module):
             yield images[-len(samplings) :]
 
     def sample_stages(
-        self,
-        captions: Sequence[str],
-        samplings: Sequence[Any],
-        seeds: Sequence[int],
-        **options: Any,
+        self, captions: Sequence[str], samplings: Settings, seeds: Sequence[int], **options: Any
     ) -> list[list[Image.Image]]:
         """Return the images of every stage; the arguments are those of ``sample_batches``."""
         batches = self.sample_batches(captions, samplings, seeds, **options)
@@ -126,12 +109,8 @@ class Imagen(nn.Module):
             captions: What to sample.
             seed: Image i gets the seed ``seed + i``; a fresh one by default.
             seeds: One for each caption, instead of ``seed``.
-            settings: Options (``batch_size``, ``precision``, ``aspect_ratio``, ``callback``,
-                ``device``, see ``Options``) and changes to the stages' sampling settings
-                (``guidance_scale``, ``timesteps``, ``sampler`` ..., see ``samplings``).
-
-        Raises:
-            UserError: If an argument is not valid, or there is no such device here.
+            settings: Options such as ``batch_size`` (see ``Options``), and changes to sampling such
+                as ``guidance_scale`` (see ``samplings``); what is not valid is a UserError.
         """
         texts = captions_of(captions)
         options = {name: settings.pop(name) for name in Options.names() & settings.keys()}
@@ -141,10 +120,8 @@ class Imagen(nn.Module):
         return images[0] if isinstance(captions, str) else images
 
     def samplings(self, **settings: Any) -> Settings:
-        """Return each stage's sampling settings with some of them changed, checked.
-
-        Args:
-            settings: Fields of ``SamplingConfig``: one value for all stages, or one for each.
+        """Return each stage's sampling settings, some of them (fields of ``SamplingConfig``)
+        changed: one value for all stages, or one for each.
         """
         changes = changes_per_stage(settings, len(self.stages))
         return [s.settings(**change) for s, change in zip(self.stages, changes, strict=True)]

@@ -3,7 +3,7 @@
 import math
 
 from minimagen.config.imagen import ImagenConfig
-from minimagen.config.sizes import Size, nearest
+from minimagen.config.sizes import Size, nearest, scaled
 from minimagen.errors import UserError
 
 WIDEST = 2.5  # longer side : shorter side of a bucket's images, at most
@@ -30,17 +30,18 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
     return config.replace(image_sizes=sizes)
 
 
-def size_of_ratio(config: ImagenConfig, aspect_ratio: float | None) -> Size:
-    """Return the size of the last stage's images nearest to width : height; its own for None.
+def sizes_of_ratio(config: ImagenConfig, aspect_ratio: float | None) -> list[Size]:
+    """Return the size of every stage's images, nearest to width : height; their own for None.
 
     Raises:
         UserError: The ratio is no number above 0.
     """
     if aspect_ratio is None:
-        return config.image_sizes[-1]
+        return list(config.image_sizes)
     if not isinstance(aspect_ratio, int | float) or not 0 < aspect_ratio < math.inf:
         raise UserError(f"aspect_ratio {aspect_ratio!r} is not a number above 0, such as 1.5")
-    return nearest(aspect_buckets(config), aspect_ratio)
+    last = nearest(aspect_buckets(config), aspect_ratio)
+    return [scaled(size, config.image_sizes[-1], last) for size in config.image_sizes]
 
 
 def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:

@@ -28,7 +28,7 @@ Refused = Callable[..., str]
         (["--SEED", "9"], "seed was 0, is 9"),
         (["--DATASET", "shapes:scenes"], "content was 'shapes train', is 'shapes:scenes train'"),
         (["--CROP", "random"], "data.crop was 'centre', is 'random'"),
-        (["--IMG_SIDE_LEN", "64"], "stage.image_sizes was [[16, 16]], is [[32, 32]]"),
+        (["--IMG_SIDE_LEN", "64"], "image_sizes was [[16, 16]], is [[32, 32]]"),
         (["-mw", "8"], "max_num_words was 64, is 8"),
         (["-p", str(TESTING)], "leave out --PARAMETERS"),
         (["--MINUTES", "1"], "leave out --MINUTES"),
