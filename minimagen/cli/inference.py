@@ -3,9 +3,10 @@
 import argparse
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -22,12 +23,6 @@ from minimagen.cli.options import (
 from minimagen.errors import UserError
 from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from minimagen.arguments import Callback
-    from minimagen.storage.image_files import ImageFolder
 
 OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".text", ".caption", ".xlsx"}
 
@@ -112,64 +107,34 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[str]) -> int:
-    """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
+    """Sample ``captions`` and write each batch as soon as it is done; return the exit code.
+
+    A first Ctrl-C is obeyed after the sampling step that it meets, so what is written is whole.
+    """
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
-    from minimagen.storage.directory import new_output, read_parameters
+    from minimagen.images import to_pil
+    from minimagen.storage.directory import new_output, read_parameter_values
     from minimagen.storage.image_files import GRID_IMAGES, ImageFolder
+    from minimagen.training.interruption import Interrupted, StopSignals
 
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory)
     if not arguments.OFFLOAD:
         imagen.to(device)
-    if arguments.ASPECT_RATIO and not read_parameters(directory / "parameters").data.aspect_buckets:
+    trained_on = read_parameter_values(directory / "parameters").get("data", {})
+    if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     samplings = imagen.samplings(**sampling_changes(arguments))
-    output = new_output(arguments.OUTPUT, "generated_images")
+    settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
+    folder = ImageFolder(new_output(arguments.OUTPUT, "generated_images"), directory, settings)
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
     captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]
-    settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
-    folder = ImageFolder(output, directory, settings)
-
-    def batch(rows: slice, callback: "Callback") -> list["Image"]:
-        return imagen.sample_stages(
-            captions[rows],
-            samplings,
-            seeds=range(seed, seed + len(captions))[rows],
-            aspect_ratio=arguments.ASPECT_RATIO,
-            precision=arguments.PRECISION,
-            callback=callback,
-            device=device if arguments.OFFLOAD else None,
-        )[-1]
-
-    stopped_by = _write_batches(folder, captions, seed, arguments.BATCH_SIZE, batch)
-    for note in imagen.text_encoder.notes():
-        print(note)
-    stopped = f"interrupted: {folder.written} of " if stopped_by else ""
-    print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")
-    if folder.written:
-        width, height = folder.size
-        first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""
-        print(f"{width} x {height} px; grid{first}: {folder.write_grid()}")
-    return 128 + stopped_by if stopped_by else 0
-
-
-def _write_batches(
-    folder: "ImageFolder",
-    captions: Sequence[str],
-    seed: int,
-    size: int,
-    sample_rows: Callable[[slice, "Callback"], Sequence["Image"]],
-) -> int:
-    """Sample and write batch by batch; return the number of the signal that stopped it, or 0.
-
-    A first Ctrl-C is obeyed after the sampling step that it meets, so what is written is whole.
-    """
-    from minimagen.training.interruption import Interrupted, StopSignals
-
+    seeds = range(seed, seed + len(captions))
     with (
         StopSignals() as signals,
         tqdm(total=len(captions), unit=" images", mininterval=1.0, miniters=0) as bar,
+        suppress(Interrupted),
     ):
 
         def step_done(stage: int, step: int, steps: int, _: object) -> None:
@@ -178,15 +143,28 @@ def _write_batches(
             if signals.received:
                 raise Interrupted(signals.received, "")
 
-        try:
-            for start in range(0, len(captions), size):
-                rows = slice(start, start + size)
-                for i, image in enumerate(sample_rows(rows, step_done), start):
-                    folder.write(captions[i], seed + i, image)
-                bar.update(folder.written - start)
-        except Interrupted as stop:
-            return stop.signum
-    return 0
+        for images in imagen.sample_batches(
+            captions,
+            samplings,
+            seeds,
+            aspect_ratio=arguments.ASPECT_RATIO,
+            batch_size=arguments.BATCH_SIZE,
+            precision=arguments.PRECISION,
+            callback=step_done,
+            device=device if arguments.OFFLOAD else None,
+        ):
+            for image in to_pil(images[-1]):
+                folder.write(captions[folder.written], seeds[folder.written], image)
+            bar.update(len(images[-1]))
+    for note in imagen.text_encoder.notes():
+        print(note)
+    stopped = f"interrupted: {folder.written} of " if folder.written < len(captions) else ""
+    print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")
+    if folder.written:
+        width, height = folder.size
+        first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""
+        print(f"{width} x {height} px; grid{first}: {folder.write_grid()}")
+    return 128 + (signals.received or 0) if stopped else 0
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Literal, Protocol, Union, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from minimagen.config import Size
 from minimagen.sample import Sample
@@ -54,11 +54,9 @@ class Table(Protocol):
     @property
     def identity(self) -> str:
         """Return what changes whenever the rows do: results kept on disk are found by it."""
-        ...
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        ...
 
     def __getitem__(self, index: int) -> Row:
         """Return one row.
@@ -66,11 +64,9 @@ class Table(Protocol):
         Raises:
             BadSampleError: it holds no image.
         """
-        ...
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield each row's captions, no image read; an empty tuple for a bad row."""
-        ...
 
 
 class Stream(Protocol):
@@ -79,19 +75,15 @@ class Stream(Protocol):
     @property
     def identity(self) -> str:
         """Return what stays the same when the rows move to another place."""
-        ...
 
     def shuffled(self, seed: int, reader: int, readers: int) -> Iterator[Row | BadSampleError]:
         """Yield rows without end, in a seeded order; ``readers`` share the work."""
-        ...
 
     def once(self) -> Iterator[Row | BadSampleError]:
         """Yield every row once, always in the same order."""
-        ...
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield each row's captions once; an empty tuple for a bad row."""
-        ...
 
 
 class Samples(Protocol):
@@ -99,7 +91,6 @@ class Samples(Protocol):
 
     def __len__(self) -> int:
         """Return the number of samples in one epoch."""
-        ...
 
     def __getitem__(self, index: int) -> Sample:
         """Return one sample.
@@ -107,7 +98,6 @@ class Samples(Protocol):
         Raises:
             BadSampleError: it cannot be used; training takes another one and counts it.
         """
-        ...
 
 
 class _Described(Protocol):
@@ -116,12 +106,10 @@ class _Described(Protocol):
     @property
     def description(self) -> Description:
         """Return what it was opened with, for ``data.json``."""
-        ...
 
     @property
     def identity(self) -> str:
         """Return what distinguishes its content from another's, wherever the files are."""
-        ...
 
     @property
     def sizes(self) -> Mapping[Size, int | None]:
@@ -129,25 +117,34 @@ class _Described(Protocol):
 
         All samples of a batch have one size. None: not counted, as in a stream.
         """
-        ...
 
     @property
     def endless(self) -> bool:
         """Return whether samples are drawn without end; an epoch is then a number of them."""
-        ...
 
     @property
-    def validation(self) -> Union["IndexedDataset", "StreamedDataset", None]:
+    def validation(self) -> "Dataset | None":
         """Return the data's own validation set, if it has one."""
-        ...
 
     def at_most(self, count: int, seed: int = 0) -> "Dataset":
         """Return ``count`` samples drawn at random, or all: where there are fewer or no end."""
-        ...
+
+    def split(
+        self, fraction: float = 0.9, seed: int = 0, count: int = 512
+    ) -> tuple["Dataset", Samples]:
+        """Return the training and the validation part.
+
+        Args:
+            fraction: the training share, in (0, 1), where the data has no division of its own.
+            seed: of a random division. A row of a stream belongs to one part forever, by its name.
+            count: the validation samples that will be used at most; a stream gives no more.
+
+        Raises:
+            UserError: the fraction is out of range, or one part would be empty.
+        """
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield the captions of each image of an epoch, no image decoded; () for a bad one."""
-        ...
 
     def rows(self) -> Iterator[Row | BadSampleError]:
         """Yield every row of an epoch as it is in its source; a bad one as its reason.
@@ -155,7 +152,6 @@ class _Described(Protocol):
         Raises:
             UserError: it has no rows, as it is not read from files.
         """
-        ...
 
 
 @runtime_checkable
@@ -165,7 +161,6 @@ class IndexedDataset(Samples, _Described, Protocol):
     @property
     def repeatable(self) -> Literal[True]:
         """Return True: it is not a stream."""
-        ...
 
     def draw(self, index: int, rng: Random) -> Sample:
         """Return a sample as training sees it, with what the data leaves open drawn with ``rng``.
@@ -173,22 +168,6 @@ class IndexedDataset(Samples, _Described, Protocol):
         Raises:
             BadSampleError: it cannot be used.
         """
-        ...
-
-    def split(
-        self, fraction: float = 0.9, seed: int = 0, count: int = 512
-    ) -> tuple["IndexedDataset", Samples]:
-        """Return the training and the validation part.
-
-        Args:
-            fraction: the training share, in (0, 1), where the data has no division of its own.
-            seed: of the random division.
-            count: how many samples of the validation part will be used at most.
-
-        Raises:
-            UserError: the fraction is out of range, or there are fewer than two samples.
-        """
-        ...
 
 
 @runtime_checkable
@@ -198,26 +177,9 @@ class StreamedDataset(_Described, Protocol):
     @property
     def repeatable(self) -> Literal[False]:
         """Return False: it is a stream."""
-        ...
 
     def samples(self, seed: int, reader: int, readers: int) -> Iterator[Sample | BadSampleError]:
         """Yield training samples without end; what is bad is yielded as its reason."""
-        ...
-
-    def split(
-        self, fraction: float = 0.9, seed: int = 0, count: int = 512
-    ) -> tuple["StreamedDataset", Samples]:
-        """Return the training part and up to ``count`` samples for validation.
-
-        Args:
-            fraction: the training share, in (0, 1), where the data has no division of its own.
-            seed: of no effect: a row belongs to one part forever, by its name.
-            count: the largest number of validation samples; they are kept in memory, undecoded.
-
-        Raises:
-            UserError: there are none for validation.
-        """
-        ...
 
 
 Dataset = IndexedDataset | StreamedDataset

@@ -108,7 +108,7 @@ class BaseDataset(ABC):
     ) -> tuple[IndexedDataset, Samples]:
         """Return the data and its own validation set, or divide it at random.
 
-        All captions of an image are on one side. See `IndexedDataset.split`.
+        All captions of an image are on one side. See `minimagen.data.dataset`.
 
         Raises:
             UserError: the fraction is out of range, or there are fewer than two samples.

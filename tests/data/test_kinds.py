@@ -17,6 +17,7 @@ from minimagen.__main__ import main
 from minimagen.data.dataset import Row
 from minimagen.data.open import load_dataset
 from minimagen.data.sources.listing import printable
+from minimagen.errors import UserError
 from tests.data.sources.test_shards import png, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -225,6 +226,17 @@ def test_names_are_bytes(
         assert main(["data", "check", str(folder)]) == 1
         out = capsys.readouterr().out
         assert "2 images, 2 captions" in out and r"caf\xe9/b.png: not an image" in out
+
+
+@pytest.mark.parametrize("said", [b"\xb2", b"{", b'{"info": {"features": {"image": 3}}}'])
+def test_a_parquet_file_with_damaged_metadata_is_one_line(tmp_path: Path, said: bytes) -> None:
+    table = pa.table({"image": [{"bytes": png(1)}], "text": ["a"]})
+    file = tmp_path / "a.parquet"
+    pq.write_table(table.replace_schema_metadata({"huggingface": said}), file)
+    for source in (file, tmp_path):
+        with pytest.raises(UserError, match="a.parquet has a damaged header") as error:
+            load_dataset(source)
+        assert "\n" not in str(error.value)
 
 
 def test_a_name_is_printable_whatever_it_is() -> None:

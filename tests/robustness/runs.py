@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -140,10 +141,15 @@ def same_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def call(entry: Callable[[list[str]], int], *arguments: object) -> tuple[int, str]:
     """Run an entry point in this process; return its exit code and what it printed."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = entry([str(argument) for argument in arguments])
-    return code, said.getvalue()
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)  # pytest's own handlers take the place of the command's
+    logging.getLogger().addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            code = entry([str(argument) for argument in arguments])
+    finally:
+        logging.getLogger().removeHandler(handler)
+    return code, text.getvalue()
 
 
 def inference_reads(directory: Path) -> bool:

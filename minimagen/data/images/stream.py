@@ -102,7 +102,7 @@ class ImageStream:
     ) -> tuple["ImageStream", ImageDataset]:
         """Return the training part and up to ``count`` images for validation.
 
-        See `StreamedDataset.split`.
+        See `minimagen.data.dataset`.
 
         Raises:
             UserError: there are none for validation.

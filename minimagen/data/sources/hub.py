@@ -51,7 +51,11 @@ def has_images(file: Path) -> bool:
     """
     import datasets
 
-    return bool(image_columns(datasets.Features.from_arrow_schema(parquet_schema(file))))
+    schema = parquet_schema(file)
+    try:
+        return bool(image_columns(datasets.Features.from_arrow_schema(schema)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{printable(file)} has a damaged header: {one_line(error)}") from error
 
 
 def open_saved(path: Path) -> Splits:
@@ -65,8 +69,10 @@ def open_saved(path: Path) -> Splits:
     try:
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a readable saved data set: {one_line(error)}") from error
-    return _chosen(loaded, path.name, False)
+        raise UserError(
+            f"{printable(path)} is not a readable saved data set: {one_line(error)}"
+        ) from error
+    return _chosen(loaded, printable(path.name), False)
 
 
 def open_hub(name: str, streaming: bool = False) -> Splits:

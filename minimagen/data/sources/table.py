@@ -90,7 +90,9 @@ def parquet_schema(file: Path) -> Any:
     import pyarrow.parquet as pq
 
     with _readable(file), file.open("rb") as opened:  # a path would have to be UTF-8
-        return pq.read_schema(opened)
+        schema = pq.read_schema(opened)
+        _ = schema.names  # a name that is no text is an error here
+        return schema
 
 
 @contextmanager
