@@ -35,8 +35,6 @@ from minimagen.storage.pretrained import Identity, load_stage
 from minimagen.text.build import build
 from minimagen.text.encoding import TextEncoder, encode_batch
 
-Settings = Sequence[Any]  # of sampling, one for each stage, of the stage's own kind
-
 
 class Imagen(nn.Module):
     """A text encoder and a cascade of stages.
@@ -63,7 +61,7 @@ class Imagen(nn.Module):
 
     @torch.inference_mode()
     def sample_batches(
-        self, captions: Sequence[str], samplings: Settings, seeds: Sequence[int], **options: Any
+        self, captions: Sequence[str], samplings: list[Any], seeds: Sequence[int], **options: Any
     ) -> Iterator[list[Tensor]]:
         """Yield, batch by batch, the images of every stage: [b 3 h w] in [-1, 1] on the CPU.
 
@@ -89,7 +87,7 @@ class Imagen(nn.Module):
             yield images[-len(samplings) :]
 
     def sample_stages(
-        self, captions: Sequence[str], samplings: Settings, seeds: Sequence[int], **options: Any
+        self, captions: Sequence[str], samplings: list[Any], seeds: Sequence[int], **options: Any
     ) -> list[list[Image.Image]]:
         """Return the images of every stage; the arguments are those of ``sample_batches``."""
         batches = self.sample_batches(captions, samplings, seeds, **options)
@@ -119,7 +117,7 @@ class Imagen(nn.Module):
         images = self.sample_stages(texts, samplings, own_seeds, **options)[-1] if texts else []
         return images[0] if isinstance(captions, str) else images
 
-    def samplings(self, **settings: Any) -> Settings:
+    def samplings(self, **settings: Any) -> list[Any]:
         """Return each stage's sampling settings, some of them (fields of ``SamplingConfig``)
         changed: one value for all stages, or one for each.
         """
