@@ -21,7 +21,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(names[0])
     if name not in names:
-        raise UserError(f"DEVICE {name!r} is not available here; use auto, {', '.join(names)}")
+        raise UserError(f"`device` {name!r} is not available here; use auto, {', '.join(names)}")
     return torch.device(name)
 
 

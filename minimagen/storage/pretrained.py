@@ -92,7 +92,7 @@ def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
     if not path.is_file():
         raise UserError(
             f"{path.parents[1]} has no trained weights {path.name}; train them with "
-            f"python train.py --RESTART_DIRECTORY {path.parents[1]}"
+            f"`resume` {path.parents[1]}"
         )
     weights = load_weights(path)
     found = Identity.read(weights.state.get("stage"), f"the header of {path}")
