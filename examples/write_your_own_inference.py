@@ -1,4 +1,4 @@
-"""Paint captions with a trained cascade: ``python examples/write_your_own_inference.py DIR``."""
+"""Generate images with a trained cascade: ``python examples/write_your_own_inference.py DIR``."""
 
 import sys
 

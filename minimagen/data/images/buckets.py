@@ -31,7 +31,7 @@ from minimagen.data.dataset import (
     Samples,
     Table,
 )
-from minimagen.data.images.dataset import CACHE_BYTES, ImageDataset, captions_at
+from minimagen.data.images.dataset import CACHE_BYTES, ImageDataset
 from minimagen.data.images.decoding import DAMAGE, upright_size
 from minimagen.data.indexed import BaseDataset, Subset, check_division, divide
 from minimagen.data.permutation import Permutation
@@ -167,7 +167,11 @@ class SomeRows:
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield the captions of each row."""
-        return (captions_at(self, index) for index in range(len(self)))
+        for index in range(len(self)):
+            try:
+                yield self[index].captions
+            except BadSampleError:
+                yield ()
 
 
 def bucketed(dataset: ImageDataset) -> Buckets:

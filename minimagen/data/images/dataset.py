@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -105,8 +106,10 @@ class ImageDataset(BaseDataset):
             except BadSampleError as error:
                 yield error
 
-    def _captions_of(self, index: int) -> tuple[str, ...]:
-        return captions_at(self.table, index)
+    @cached_property
+    def identity(self) -> str:
+        """Return the number of images and that of the table."""
+        return f"{len(self)} images, {self.table.identity}"
 
     def _sample(self, index: int, rng: Random | None) -> Sample:
         row = self.table[index]
@@ -125,14 +128,6 @@ class ImageDataset(BaseDataset):
             return self.files.read(row.image)
         except OSError as error:
             raise BadImageError(f"{row.name}: {error.strerror}") from error
-
-
-def captions_at(table: Table, index: int) -> tuple[str, ...]:
-    """Return the captions of one row; none of a bad one."""
-    try:
-        return table[index].captions
-    except BadSampleError:
-        return ()
 
 
 def read_pixels(

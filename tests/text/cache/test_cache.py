@@ -26,7 +26,7 @@ from minimagen.text.encoding import encode_batch
 from minimagen.text.t5 import T5Encoder
 from minimagen.text.t5_files import T5_MINI
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CAPTIONS = [" ".join(["star"] * (1 + i % 7) + [str(i)]) for i in range(40)]
 
 
@@ -117,7 +117,7 @@ def test_a_revision_of_the_hub_is_known_by_its_commit(tmp_path: Path) -> None:
 KILLED = """
 from minimagen.text.encoding import encode_batch
 import sys, torch
-from tests.text.test_cache import Counting, cached
+from tests.text.cache.test_cache import Counting, cached
 cache = cached()
 print(cache.store.folder, flush=True)
 for i in range(10**9):
@@ -162,7 +162,7 @@ def test_an_unfinished_file_is_not_read_and_one_day_removed() -> None:
 TOGETHER = """
 from minimagen.text.encoding import encode_batch
 import sys
-from tests.text.test_cache import cached
+from tests.text.cache.test_cache import cached
 cache = cached()
 sys.stdin.readline()
 for i in range(20):
@@ -345,7 +345,7 @@ from minimagen.text.encoding import encode_batch
 import sys, torch
 from minimagen.text.cache import cache as embedding_cache
 from minimagen.text.cache.cache import EmbeddingCache
-from tests.text.test_cache import Counting
+from tests.text.cache.test_cache import Counting
 
 class Cheap(Counting):
     def encode(self, captions):
