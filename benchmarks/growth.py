@@ -11,6 +11,7 @@ pixels of a stage: the sizes of a cascade must grow, and the first measurement c
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,9 +77,10 @@ def measure(case: Case, started: float) -> Row:
         batch = _batch(config, imagen.text_encoder.embed_dim, tokens, case["batch"])
         settings = training.stages[0]
         trainers = [Trainer(s, i, settings, 10**6) for i, s in enumerate(imagen.stages)]
+        batches = [batch.at(s.image_sizes, config.image_sizes[-1]) for s in imagen.stages]
         timed = [
-            time_steps(lambda t=t: t.train_step(batch), case["repeats"], case["warmup"], device)  # type: ignore[misc]
-            for t in trainers
+            time_steps(partial(t.train_step, own), case["repeats"], case["warmup"], device)
+            for t, own in zip(trainers, batches, strict=True)
         ]
     seconds = sum(spread(times)["median"] for times in timed)
     pixels = [height * width for height, width in config.image_sizes]

@@ -51,7 +51,7 @@ def evaluate(
     Returns:
         The evaluation, and every stage's images, uint8 [b 3 h w].
     """
-    samplings = samplings or imagen.samplings()
+    samplings = list(samplings or imagen.samplings())
     captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
     batches = imagen.sample_batches(captions, samplings, range(len(captions)), **options)

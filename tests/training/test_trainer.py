@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
+from minimagen.draws import Draws
+from minimagen.draws import Draws
 from minimagen.images import to_model_space
 from minimagen.learner import Learner, ParameterGroups
 from minimagen.networks.unet import UNet
@@ -75,16 +77,21 @@ def test_gradients_with_accumulation_equal_the_big_batchs(make_batch, accum_iter
 
 def test_the_gradient_is_that_of_the_mean_loss_clipped_to_its_norm(make_batch):
     batch = make_batch(4, 8)
-    free = Trainer(DoubleLearner(), 0, CONFIG, 10)
-    clipped = Trainer(DoubleLearner(), 0, CONFIG.replace(max_grad_norm=0.01), 10)
-    grads = [record_gradients(trainer) for trainer in (free, clipped)]
-    for trainer in (free, clipped):
+    configs = (CONFIG, CONFIG.replace(max_grad_norm=0.01))
+    trainers = [Trainer(DoubleLearner(), 0, config, 10) for config in configs]
+    grads = [record_gradients(trainer) for trainer in trainers]
+    for trainer in trainers:
         trainer.train_step(batch)
-    free_norm, clipped_norm = (
-        torch.cat([g.flatten() for g in series[0]]).norm().item() for series in grads
+    free_gradient, clipped_gradient = (
+        torch.cat([g.flatten() for g in series[0]]) for series in grads
     )
-    assert free_norm > 0.1
-    assert clipped_norm == pytest.approx(0.01, rel=1e-3)
+    learner = DoubleLearner()
+    mean = learner.loss(batch, Draws(0, 0, 0, 4)).mean()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(mean, learner.parameters())])
+    torch.testing.assert_close(free_gradient, expected, rtol=1e-10, atol=1e-13)
+    assert expected.norm() > 0.1
+    clipped = 0.01 * expected / expected.norm()
+    torch.testing.assert_close(clipped_gradient, clipped, rtol=1e-3, atol=1e-9)
 
 
 @pytest.fixture
