@@ -6,7 +6,6 @@ from torch import nn
 
 from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.draws import Draws
-from minimagen.draws import Draws
 from minimagen.images import to_model_space
 from minimagen.learner import Learner, ParameterGroups
 from minimagen.networks.unet import UNet
