@@ -7,7 +7,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.draws import Draws
-from minimagen.draws import Draws
 from minimagen.images import to_model_space
 from minimagen.learner import Learner, ParameterGroups
 from minimagen.networks.unet import UNet
