@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.measuring import (
     ROOT,
     Case,
@@ -83,12 +85,11 @@ def work(case: Case, file: Path) -> None:
         if trainer.done:
             break
     synchronize(processes.device)
-    seconds = processes.mean(time.perf_counter() - began)
-    if processes.is_main:
+    seconds = float(processes.mean(torch.tensor(time.perf_counter() - began)))
+    if processes.rank == 0:
         images = case["steps"] * case["batch"]
         row = {"images_per_second": images / seconds, "seconds": seconds, "images": images}
         file.write_text(json.dumps(row), "utf-8")
-    processes.end()
 
 
 def _keep_to_one_core(number: int) -> None:

@@ -164,7 +164,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 def _weights(directory: TrainingDirectory, stage: int) -> list[int]:
     """Return when the weights up to ``stage`` were written; a copied teacher keeps these times."""
-    return [directory.weights(i).stat().st_mtime_ns for i in range(stage + 1)]
+    return [directory.weights(f"unet_{i}").stat().st_mtime_ns for i in range(stage + 1)]
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

@@ -75,7 +75,7 @@ class Ours:
             self.stage, index, config, total_steps, SEED, precision=case["precision"]
         )
 
-    def train_step(self, batch: Batch) -> float:
+    def train_step(self, batch: Batch) -> Tensor:
         """Make one optimizer step."""
         return self.trainer.train_step(self._own(batch))
 

@@ -142,7 +142,7 @@ class Imagen(nn.Module):
         directory = TrainingDirectory.open(path)
         imagen = cls(read_imagen_config(directory.parameters), text_encoder)
         for i, stage in enumerate(imagen.stages):
-            load_stage(stage, directory.weights(i), imagen.identity(i))
+            load_stage(stage, directory.weights(stage.name), imagen.identity(i))
         return imagen.eval()
 
     def identity(self, i: int) -> Identity:

@@ -290,7 +290,7 @@ def test_weights_and_the_configuration_of_the_cascade_are_enough(imagen, text_en
         (directory.parameters / name).unlink()
     for i, stage in enumerate(imagen.stages):
         header = {"stage": imagen.identity(i).model_dump(mode="json")}
-        save_weights(directory.weights(i), stage.state_dict(), header)
+        save_weights(directory.weights(stage.name), stage.state_dict(), header)
     directory.tmp.rmdir()
     directory.samples.rmdir()
     loaded = Imagen.from_directory(tmp_path, text_encoder)

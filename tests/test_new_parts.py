@@ -146,7 +146,7 @@ def test_a_new_kind_of_stage_and_encoder_trains_with_the_same_trainer(
     red, blue = next(cascade.sample_batches(["red", "blue"], [BlurSettings()], [1, 2], **FP32))[0]
     assert red[0].mean() > 0.5 and red[2].mean() < -0.5
     assert blue[0].mean() < -0.5 and blue[2].mean() > 0.5
-    saved = load_weights(directory.weights(0)).tensors
+    saved = load_weights(directory.weights("unet_0")).tensors
     assert saved.keys() == {"color.weight", "color.bias"}
 
 

@@ -174,18 +174,18 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.training.interruption import Interrupted
     from minimagen.training.processes.launch import launched
-    from minimagen.training.run import OutOfMemory, train
+    from minimagen.training.run import train
+    from minimagen.training.stage_run import OutOfMemory
     from minimagen.training.trainer import NonFiniteLossError
 
-    device = arguments.DEVICE
-    processes = launched(device, arguments.FSDP)
+    processes = launched(arguments.DEVICE, arguments.FSDP)
     data = parameters.data
     size, buckets = parameters.imagen.image_sizes[-1], _buckets(parameters)
     reading = data.model_dump(include=READING)
-    dataset = processes.first_here(
-        lambda: load_dataset(data.dataset, size, buckets=buckets, **reading)
+    dataset = processes.first_on_each_machine(
+        load_dataset, data.dataset, size, buckets=buckets, **reading
     )
-    processes.first_here(lambda: encoder.fingerprint)  # a missing encoder is an error at once
+    processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
     restart, teacher = arguments.RESTART_DIRECTORY, arguments.DISTILL
     try:
         directory = train(
@@ -193,25 +193,20 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             dataset,
             parameters.training,
             data=data,
-            output=arguments.OUTPUT,
+            output=restart if arguments.IN_PLACE else arguments.OUTPUT,
             stages=arguments.STAGES,
-            device=device,
             resume=None if restart is None else TrainingDirectory.open(restart),
-            in_place=arguments.IN_PLACE,
-            fsdp=arguments.FSDP,
             teacher=None if teacher is None else TrainingDirectory.open(teacher),
+            processes=processes,
         )
     except Interrupted as stop:
-        code, path = 128 + stop.signum, None
+        return 128 + stop.signum, None
     except NonFiniteLossError:
-        code, path = 1, None
+        return 1, None
     except OutOfMemory as error:
         print(f"error: {with_flags(str(error))}", file=sys.stderr)
-        return 1, None  # other ranks wait in the middle of a step: no orderly shutdown
-    else:
-        code, path = 0, directory.path
-    processes.end()
-    return code, path
+        return 1, None
+    return 0, directory.path
 
 
 def _buckets(parameters: Parameters) -> tuple[Size, ...]:

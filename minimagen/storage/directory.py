@@ -83,28 +83,36 @@ class TrainingDirectory:
     @property
     def is_trained(self) -> bool:
         """Whether there are weights of every stage."""
-        stages = range(len(list(self.parameters.glob("unet_*.json"))))
-        return len(stages) > 0 and all(self.weights(stage).is_file() for stage in stages)
+        names = [path.stem for path in self.parameters.glob("unet_*.json")]
+        return len(names) > 0 and all(self.weights(name).is_file() for name in names)
 
-    def weights(self, stage: int) -> Path:
-        """Return where the averaged (EMA) weights are: of the newest checkpoint or the end."""
-        return self.state_dicts / f"unet_{stage}.safetensors"
+    def weights(self, name: str) -> Path:
+        """Return where the averaged (EMA) weights of a learner are: the newest, at last the final.
 
-    def best_weights(self, stage: int) -> Path:
+        Here and below a learner has the name of its parameters' file, for a stage ``unet_<i>``.
+        """
+        return self.state_dicts / f"{name}.safetensors"
+
+    def best_weights(self, name: str) -> Path:
         """Return where the averaged weights with the lowest validation loss are."""
-        return self.state_dicts / f"unet_{stage}.best.safetensors"
+        return self.state_dicts / f"{name}.best.safetensors"
 
-    def checkpoint(self, stage: int, step: int) -> Path:
-        """Return where the checkpoint of a stage after ``step`` optimizer steps is."""
-        return self.tmp / f"{self.checkpoint_prefix(stage)}{step:08d}"
+    def checkpoint(self, name: str, step: int) -> Path:
+        """Return where the checkpoint after ``step`` optimizer steps is."""
+        return self.tmp / f"{self.checkpoint_prefix(name)}{step:08d}"
 
-    def claim(self, stage: int) -> Path:
-        """Return the file that marks a stage as trained by a job."""
-        return self.tmp / f"unet_{stage}_started"
+    def claim(self, name: str) -> Path:
+        """Return the file that marks a learner as trained by a job."""
+        return self.tmp / f"{name}_started"
 
-    def checkpoint_prefix(self, stage: int) -> str:
-        """Return what the names of a stage's checkpoints begin with."""
-        return f"unet_{stage}_step_"
+    def checkpoint_prefix(self, name: str) -> str:
+        """Return what the names of a learner's checkpoints begin with."""
+        return f"{name}_step_"
+
+
+def stage_name(i: int) -> str:
+    """Return the name of stage ``i``."""
+    return f"unet_{i}"
 
 
 def new_output(given: str | Path | None, prefix: str) -> Path:

@@ -16,6 +16,7 @@ from minimagen.storage.directory import (
     Parameters,
     TrainingDirectory,
     read_parameters,
+    stage_name,
     stamped,
     write_parameters,
 )
@@ -104,9 +105,9 @@ def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
     """Mark ``stages`` as trained by this job; return False, unmarked, if another job has one."""
     claimed: list[Path] = []
     for i in stages:
-        claim = directory.claim(i)
-        begun = directory.weights(i).is_file() or checkpoints(
-            directory.tmp, directory.checkpoint_prefix(i)
+        claim = directory.claim(stage_name(i))
+        begun = directory.weights(stage_name(i)).is_file() or checkpoints(
+            directory.tmp, directory.checkpoint_prefix(stage_name(i))
         )
         try:
             if begun:

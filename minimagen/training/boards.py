@@ -1,34 +1,65 @@
-"""Curves and sample sheets for TensorBoard or Weights & Biases, through accelerate's trackers."""
+"""Curves and sample sheets for TensorBoard or Weights & Biases."""
 
 import importlib.util
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL.Image import Image
 
 from minimagen.errors import UserError
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.training.processes.alone import Processes
 
 
-class Board:
-    """One of accelerate's trackers."""
-
-    def __init__(self, tracker: Any) -> None:
-        self._tracker = tracker
+class Board(Protocol):
+    """Shows numbers and images on axes of steps."""
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Show numbers."""
-        self._tracker.log(values, step=step)
 
-    def show(self, name: str, sheet: Image, step: int) -> None:
-        """Show a picture."""
-        options = {"dataformats": "NHWC"} if self._tracker.name == "tensorboard" else {}
-        self._tracker.log_images({name: np.asarray(sheet)[None]}, step=step, **options)
+    def show(self, name: str, image: Image, step: int) -> None:
+        """Show an image."""
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Write what is not written yet."""
-        self._tracker.finish()
+
+
+class _TensorBoard:
+    """Writes into ``tensorboard/`` of the training directory."""
+
+    def __init__(self, directory: TrainingDirectory) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(directory.path / "tensorboard")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def show(self, name: str, image: Image, step: int) -> None:
+        self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    """A run in the project ``minimagen``, with the training directory's name."""
+
+    def __init__(self, directory: TrainingDirectory) -> None:
+        import wandb
+
+        self._wandb: Any = wandb
+        path = directory.path
+        self._run: Any = wandb.init(project="minimagen", name=path.name, dir=str(path))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def show(self, name: str, image: Image, step: int) -> None:
+        self._run.log({name: self._wandb.Image(image)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def check_board(name: str) -> None:
@@ -39,22 +70,8 @@ def check_board(name: str) -> None:
         )
 
 
-def start_board(name: str, directory: TrainingDirectory, processes: Processes) -> Board | None:
-    """Return the tracker called ``name`` in the main process; None elsewhere, and for ``none``.
-
-    TensorBoard's files are in ``tensorboard/`` of the training directory.
-    """
-    if name == "none" or not processes.is_main:
+def open_board(name: str, directory: TrainingDirectory) -> Board | None:
+    """Return the tracker called ``name``; None for ``none``."""
+    if name == "none":
         return None
-    from accelerate import Accelerator
-
-    cpu = processes.device.type == "cpu"
-    accelerator = Accelerator(
-        cpu=cpu, mixed_precision="no", log_with=name, project_dir=directory.path
-    )
-    if name == "tensorboard":
-        accelerator.init_trackers("tensorboard")  # the name of its folder
-    else:
-        options = {"name": directory.path.name, "dir": str(directory.path)}
-        accelerator.init_trackers("minimagen", init_kwargs={name: options})
-    return Board(accelerator.trackers[0])
+    return _TensorBoard(directory) if name == "tensorboard" else _WandB(directory)

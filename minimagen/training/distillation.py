@@ -8,7 +8,7 @@ import torch
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.stages.build import teach
-from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.directory import TrainingDirectory, read_parameters, stage_name
 from minimagen.storage.files import cannot_write
 from minimagen.training.settings import chosen_stages
 
@@ -81,6 +81,7 @@ def keep_teacher(
             shutil.copytree(folder, directory.teacher / folder.name)
         for i in range(len(read_parameters(teacher.parameters).imagen.stages)):
             if i not in learning:
-                shutil.copyfile(teacher.weights(i), directory.weights(i))
+                name = stage_name(i)
+                shutil.copyfile(teacher.weights(name), directory.weights(name))
     except (OSError, shutil.Error) as error:
         raise cannot_write(directory.teacher, error) from None

@@ -6,15 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from minimagen.training.processes.alone import Processes
+
 
 class EMA:
     """A moving average of the parameters of ``module``, with a warm-up.
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)): early averages are short, so that
-    the noise of the first weights does not linger.
+    the noise of the first weights does not linger. Each of ``processes`` averages what it holds.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, processes: Processes | None = None) -> None:
+        self._local = (processes or Processes()).local
         self.decay = decay
         self.updates = 0
         self._names = [name for name, _ in module.named_parameters()]
@@ -25,7 +28,7 @@ class EMA:
     def update(self) -> None:
         """Move the average towards the present weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        average, live = ([_held(t.detach()) for t in ts] for ts in (self._average, self._live))
+        live, average = zip(*self._pairs(), strict=True)
         torch._foreach_lerp_(average, live, 1.0 - decay)
         self.updates += 1
 
@@ -40,7 +43,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        # Numbers, not storages: DDP and FSDP know the parameters by where they lie.
+        # The values, not the storages: DDP and FSDP know the parameters by their memory.
         for live, average in self._pairs():
             kept = live.clone()
             live.copy_(average)
@@ -54,7 +57,7 @@ class EMA:
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for live, average in zip(self._live, self._average, strict=True):
-            yield _held(live.detach()), _held(average)
+            yield self._local(live.detach()), self._local(average)
 
     def state(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""
@@ -66,8 +69,3 @@ class EMA:
         for name, average in zip(self._names, self._average, strict=True):
             average.copy_(state[name])
         self.updates = updates
-
-
-def _held(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor: its shard, or all."""
-    return getattr(tensor, "to_local", lambda: tensor)()

@@ -1,4 +1,4 @@
-"""The optimizers of a stage and their learning rate over the run."""
+"""The optimizers of a learner and their learning rate over the run."""
 
 import torch
 
@@ -17,20 +17,16 @@ def build_optimizers(
     Muon and all else with AdamW, ``adamw`` all with AdamW. Weight decay acts on matrices and
     kernels only. All ranks share the work of Muon.
     """
-    every = [p for p in learner.parameters() if p.requires_grad]
-    optimizers: list[torch.optim.Optimizer] = []
-    hidden = learner.parameter_groups().hidden
-    if hidden and config.optimizer == "muon":
-        momentum, decay = config.betas[0], config.weight_decay
-        optimizers.append(Muon(hidden, config.optim_lr, momentum, decay, processes))
-        taken = {id(p) for p in hidden}
-        every = [p for p in every if id(p) not in taken]
+    rate, decay = config.optim_lr, config.weight_decay
+    hidden, rest = learner.parameter_groups()
+    if config.optimizer == "adamw":
+        hidden, rest = [], [*hidden, *rest]
     groups = [
-        {"params": [p for p in every if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.optim_lr, betas=config.betas, fused=True)
-    return [*optimizers, adamw]
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True)
+    return [*([Muon(hidden, rate, config.betas[0], decay, processes)] if hidden else []), adamw]
 
 
 def learning_rate(step: int, total_steps: int, config: StageTrainingConfig) -> float:

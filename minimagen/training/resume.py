@@ -1,30 +1,29 @@
 """May a run be continued from the checkpoints of a training directory?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minimagen.config import DataConfig, StageTrainingConfig, TrainingConfig
+from minimagen.config import DataConfig, StageTrainingConfig
 from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
-from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
 from minimagen.storage.pretrained import Identity, first_difference
+from minimagen.training.plan import Plan
 
 MAY_CHANGE = "steps, epochs, chckpt_num, num_workers, accum_iter, activation_checkpointing, tracker"
 
 
-def run_identity(
-    imagen: Imagen, config: TrainingConfig, data: DataConfig, training: Dataset, i: int
-) -> dict[str, Any]:
+def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     """Return what must not change when stage ``i`` is resumed; kept in its checkpoints, JSON.
 
     A resumed run goes on with the same bits only from the same images in the same order, drawn
     with the same seed in the same batches, with the same network, objective and optimizer. The
     data may have moved to another folder.
     """
+    imagen, config, data, training = plan.imagen, plan.config, plan.data, plan.training
     return {
         "stage": _stage(imagen.identity(i)),
         "max_num_words": imagen.config.max_num_words,
@@ -70,33 +69,21 @@ def _comparable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str
     return {**now, "data": {**now["data"], "dataset": saved["data"]["dataset"]}}
 
 
-def check_resumable(
-    imagen: Imagen,
-    resume: TrainingDirectory,
-    identities: Sequence[Mapping[str, Any]],
-    steps: Sequence[int],
-    chosen: Sequence[int],
-) -> None:
+def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
     """Raise a UserError unless every checkpoint is whole, fits its run and is not past its end.
 
     Called before the new directory is made, so that a refused run leaves nothing behind.
-
-    Args:
-        imagen: The cascade as the directory's parameters describe it.
-        resume: The training directory to continue from.
-        identities: Of every stage's run, see ``run_identity``.
-        steps: Optimizer steps asked for, of every stage.
-        chosen: The stages to train.
     """
-    for i in chosen:
-        folder = find_newest(resume.tmp, resume.checkpoint_prefix(i))
+    imagen, steps = plan.imagen, plan.steps
+    for i in plan.chosen:
+        folder = find_newest(resume.tmp, resume.checkpoint_prefix(imagen.stages[i].name))
         if folder is None:
             continue
         checkpoints = f"the checkpoints of stage {i} in {resume}"
         state = read_json(folder / STATE)
         if "run" not in state:
             raise UserError(f"{checkpoints} are too old to say of which run they are")
-        if difference := _difference(state["run"], identities[i], imagen.identity(i)):
+        if difference := _difference(state["run"], run_identity(plan, i), imagen.identity(i)):
             raise UserError(
                 f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"
@@ -119,5 +106,6 @@ def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identit
     """Return the first difference between two runs in words; "" where there is none."""
     before = _completed(saved)
     after = {**_comparable(before, now), "stage": before["stage"]}
-    own = Identity.read(saved["stage"], "its run")
-    return first_difference(before, after) or own.difference(stage)
+    if found := first_difference(before, after):
+        return found
+    return Identity.read(saved["stage"], "its run").difference(stage)

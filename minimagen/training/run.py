@@ -1,42 +1,27 @@
 """train(): cascade + data + configuration -> training directory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import torch
-from PIL.Image import Image
 
 from minimagen.config import DataConfig, TrainingConfig
 from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.images.stream import PROMISE
 from minimagen.data.indexed import as_dataset
-from minimagen.data.loading.batches import training_batches
 from minimagen.imagen import Imagen
-from minimagen.images import Batch, LearnerSizes
 from minimagen.networks.unet import count_parameters
-from minimagen.storage.directory import Parameters, TrainingDirectory, write_parameters
-from minimagen.storage.image_files import contact_sheet, save_png
-from minimagen.storage.joining import start_directory
-from minimagen.training.boards import check_board, start_board
-from minimagen.training.distillation import keep_teacher, kept_teacher, learn, stages_to_teach
-from minimagen.training.inputs import Inputs, prepare_inputs
-from minimagen.training.interruption import Interrupted, StopSignals
+from minimagen.storage.directory import TrainingDirectory
+from minimagen.training.boards import check_board
+from minimagen.training.distillation import kept_teacher, learn, stages_to_teach
+from minimagen.training.interruption import StopSignals
 from minimagen.training.length import steps_of
+from minimagen.training.plan import Plan, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
-from minimagen.training.resume import check_resumable, run_identity
-from minimagen.training.saving import Keeper
+from minimagen.training.resume import check_resumable
+from minimagen.training.saving import Keeper, open_directory
 from minimagen.training.settings import check_settings
-from minimagen.training.tracking import Bar, Tracker
-from minimagen.training.trainer import NonFiniteLossError, Trainer
-
-METRICS_EVERY = 50  # steps between lines of metrics.jsonl
-
-
-class OutOfMemory(Exception):
-    """The device has not enough memory for a step; checkpoints before it are unharmed."""
+from minimagen.training.stage_run import StageRun
+from minimagen.training.tracking import Tracker
 
 
 def train(
@@ -49,9 +34,8 @@ def train(
     stages: Sequence[int] | None = None,
     device: str = "auto",
     resume: TrainingDirectory | None = None,
-    in_place: bool = False,
-    fsdp: bool = False,
     teacher: TrainingDirectory | None = None,
+    processes: Processes | None = None,
 ) -> TrainingDirectory:
     """Train the stages of a cascade one after the other and return the training directory.
 
@@ -61,295 +45,89 @@ def train(
             `load_dataset`, or your own class with ``__len__`` and ``__getitem__``.
         config: Steps, rates, batch size.
         data: The share for validation and its size; what the data set says of itself counts.
-        output: The training directory, ``training_<time>`` by default; other stages' is joined.
+        output: The training directory, ``training_<time>`` by default. One that trains other stages
+            of the same cascade is joined; that of ``resume`` is continued in place.
         stages: Which stages to train; all by default.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-        resume: Continue from the checkpoints of this directory, in a new one unless ``in_place``.
-        fsdp: Share the networks out among the processes, where one device cannot hold them.
-        teacher: What stages with ``distilled_steps`` learn from; a resumed run has kept its own.
+        resume: Continue from the checkpoints of this directory.
+        teacher: What distilled stages learn from; a resumed run has kept its own.
+        processes: Those that train together, such as ``launched("cuda", sharded=True)``; by default
+            those on ``device`` that a launcher started, this one alone where there was none.
 
     Raises:
         UserError: If a setting is not valid or nothing can be written.
         Interrupted: After Ctrl-C or SIGTERM, with everything saved.
-        NonFiniteLossError: If the loss is no longer a number; the weights before are saved.
+        NonFiniteLossError: If the loss is no longer a finite number; there are good weights in the
+            last checkpoint.
         OutOfMemory: If a step needs more memory than the device has.
     """
-    dataset = as_dataset(dataset)
-    data = (data or DataConfig()).replace(**dataset.description)
-    processes = launched(device, fsdp)
+    processes = processes or launched(device)
     teacher = kept_teacher(resume) or teacher
     with processes.together():
         chosen = stages_to_teach(imagen, teacher, stages)
         config = config.for_stages(len(imagen.stages))
-        check_settings(config, chosen, processes.world, processes.sharded)
+        check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
         check_board(config.tracker)
-        _make_ready(imagen, chosen, processes, config.activation_checkpointing, teacher)
-        inputs = prepare_inputs(imagen, dataset, data, config)
-    steps = steps_of(imagen, inputs.training, config, inputs.encode, chosen, processes)
-    config = config.replace(steps=steps, epochs=None, minutes=None)
-    identities = [run_identity(imagen, config, data, inputs.training, i) for i in range(len(steps))]
-    parameters = Parameters(imagen.config, config, data)
+        _prepare(imagen, config, chosen, processes, teacher)
+        plan = make_plan(imagen, as_dataset(dataset), config, data or DataConfig(), chosen)
+    plan = plan.lasting(steps_of(plan, processes))
     if resume:
-        processes.on_main(lambda: check_resumable(imagen, resume, identities, steps, chosen))
-    directory = processes.on_main(
-        lambda: _directory(output, resume, in_place, parameters, chosen, inputs.captions, teacher)
-    )
-    tracker = _announced(config, directory, resume, teacher, imagen, processes, inputs.training)
-    keeper = Keeper(imagen, directory, resume, identities, processes)
+        processes.on_rank_0(check_resumable, plan, resume)
+    directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
+    keeper = Keeper(plan, directory, resume, processes)
     keeper.take_over()
-    with StopSignals(processes.world > 1) as signals:
-        run = _Run(imagen, inputs, directory, config, tracker, signals, processes, keeper, chosen)
-        run.train_all()
-    return directory
-
-
-@dataclass
-class _Run:
-    """What the stages of one run share; every process runs it, the main one writes."""
-
-    imagen: Imagen
-    inputs: Inputs
-    directory: TrainingDirectory
-    config: TrainingConfig
-    tracker: Tracker
-    signals: StopSignals
-    processes: Processes
-    keeper: Keeper
-    chosen: Sequence[int]
-
-    def train_all(self) -> None:
-        """Train the chosen stages, one after the other; the others take part as they were saved."""
-        for i in range(len(self.imagen.stages)):
-            if i in self.chosen:
-                self._train_stage(i)
+    with (
+        Tracker(directory, plan.steps, config.tracker, processes.rank == 0) as tracker,
+        StopSignals(processes.world > 1) as signals,
+    ):
+        _announce(tracker, plan, keeper, teacher)
+        for i in range(len(imagen.stages)):
+            if i in chosen:
+                StageRun(i, plan, keeper, tracker, signals).train()
             else:
-                self.keeper.load_weights(i)
-        for note in self.inputs.encode.notes():
-            self.tracker.say(note)
-        self.tracker.end()
-        self.tracker.say("training finished")
-
-    def _train_stage(self, i: int) -> None:
-        """Train stage ``i`` from its newest checkpoint, or from its start, to its end."""
-        trainer = _trainer(self.imagen, self.config, i, self.processes)
-        if self.keeper.restore(trainer):
-            self.tracker.say(f"stage {i} continues after step {trainer.step}")
-        elif self.keeper.resume:
-            self.tracker.say(f"stage {i} has no checkpoint and starts from its beginning")
-        if trainer.step == 0:
-            self._sheet_of_average(trainer)
-        config, processes = self.config, self.processes
-        images = config.batch_size_of(i)
-        batches = training_batches(
-            self.inputs.training,
-            self.inputs.encode,
-            images,
-            config.seed,
-            trainer.step,
-            trainer.total_steps,
-            config.num_workers,
-            processes.rank,
-            processes.world,
-            sizes=self._sizes(i),
-        )
-        bar = self.tracker.bar(f"stage {i}", trainer.step, trainer.total_steps, images)
-        with bar as progress:
-            for batch in processes.in_step(self.signals.until_stopped(batches)):
-                self._step(trainer, batch, progress)
-        self._stop_if_asked(trainer)
-        self._finish(trainer)
-
-    def _sizes(self, i: int) -> LearnerSizes:
-        return LearnerSizes(self.imagen.config.image_sizes[-1], *self.imagen.stages[i].image_sizes)
-
-    def _step(self, trainer: Trainer, batch: Batch, progress: Bar) -> None:
-        """Make one step, then whatever is due after it."""
-        rate = trainer.rate
-        try:
-            progress.update(trainer.train_step(batch))
-        except NonFiniteLossError as error:
-            self.keeper.save(trainer)
-            self.tracker.say(f"stopped: {error}")
-            raise
-        except torch.OutOfMemoryError:
-            raise OutOfMemory(_too_large(trainer, self.config)) from None
-        step = trainer.step
-        if step % METRICS_EVERY == 0:
-            self._record(trainer, loss=progress.loss, lr=rate, images_per_second=progress.rate)
-        self._stop_if_asked(trainer)
-        if trainer.done:
-            return
-        if step % self.config.chckpt_num == 0:
-            self._checkpoint(trainer, progress.loss)
-        if step % self.config.sample_num == 0:
-            self._sheet_of_average(trainer)
-
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        """Save everything and raise Interrupted if a signal has come to any rank."""
-        if signum := self.processes.most(self.signals.received or 0):
-            self.keeper.save(trainer)
-            step, stage = trainer.step, trainer.index
-            message = f"interrupted after step {step} of stage {stage}; everything is saved"
-            self.tracker.say(message)
-            raise Interrupted(signum, message)
-
-    def _record(self, trainer: Trainer, **values: float) -> None:
-        self.tracker.record(trainer.index, trainer.step, self._before(trainer.index), **values)
-
-    def _before(self, stage: int) -> int:
-        """Return the steps of the stages before: one axis for the curves of all."""
-        assert isinstance(self.config.steps, tuple)
-        return sum(self.config.steps[:stage])
-
-    def _checkpoint(self, trainer: Trainer, loss: float) -> None:
-        """Validate and save everything."""
-        valid_loss = self._validated(trainer, loss=loss)
-        self.tracker.say(
-            f"stage {trainer.index}, step {trainer.step} of {trainer.total_steps}: "
-            f"loss {loss:.4f}, validation {valid_loss:.4f}"
-        )
-        self.keeper.save(trainer)
-
-    def _finish(self, trainer: Trainer) -> None:
-        """Save the end of a stage and let it keep the averaged weights."""
-        valid_loss = self._validated(trainer)
-        self.tracker.say(f"stage {trainer.index} ended: validation {valid_loss:.4f}")
-        self.keeper.save(trainer)
-        trainer.ema.keep()
-        self._sheet(trainer.index, trainer.step)
-
-    def _validated(self, trainer: Trainer, **values: float) -> float:
-        """Return the validation loss of the averaged weights, after recording it and them."""
-        sizes, full = trainer.stage.image_sizes, self.imagen.config.image_sizes[-1]
-        batches = [batch.at(sizes, full) for batch in self.inputs.valid]
-        valid_loss = trainer.validate(batches)
-        self._record(trainer, **values, valid_loss=valid_loss)
-        best = valid_loss < trainer.best_loss
-        trainer.best_loss = min(valid_loss, trainer.best_loss)
-        self.keeper.save_weights(trainer, best)
-        return valid_loss
-
-    def _sheet_of_average(self, trainer: Trainer) -> None:
-        """Paint the fixed captions with the averaged weights of a stage that still trains."""
-        with trainer.ema.swapped_in():
-            self._sheet(trainer.index, trainer.step)
-
-    def _sheet(self, stage: int, step: int) -> None:
-        """Paint the fixed captions with the stages up to this one, as they are.
-
-        The main process does it alone; with shards everybody must, for the main process to keep.
-        """
-        pictures = self._painted(stage) if self.processes.sharded else None
-
-        def save() -> None:
-            sheet = contact_sheet(self.inputs.captions, pictures or self._painted(stage))
-            save_png(self.directory.samples / f"stage_{stage}_step_{step:08d}.png", sheet)
-            self.tracker.show(f"stage_{stage}", sheet, self._before(stage) + step)
-
-        self.processes.on_main(save)
-
-    def _painted(self, stage: int) -> list[list[Image]]:
-        for i in range(stage):
-            if i not in self.chosen:
-                self.keeper.load_weights(i)  # another job may be training it
-        self.imagen.eval()
-        return self.imagen.sample_stages(
-            self.inputs.captions,
-            self.imagen.samplings()[: stage + 1],
-            seeds=range(len(self.inputs.captions)),
-            precision=self.config.precision,
-        )
-
-
-def _directory(
-    output: str | Path | None,
-    resume: TrainingDirectory | None,
-    in_place: bool,
-    parameters: Parameters,
-    chosen: Sequence[int],
-    captions: Sequence[str],
-    teacher: TrainingDirectory | None,
-) -> TrainingDirectory:
-    """Return where the run writes, with its parameters and the captions of its sheets."""
-    if resume and in_place:
-        directory = resume
-        write_parameters(directory.parameters, parameters)
-    else:
-        also = partial(keep_teacher, teacher, chosen) if teacher else None
-        directory = start_directory(output, parameters, chosen, resume is None, also)
-    directory.sample_captions.write_text("\n".join(captions) + "\n", "utf-8")
+                keeper.load_weights(i)
+        for note in imagen.text_encoder.notes():
+            tracker.log(note)
+        tracker.log("training finished")
     return directory
 
 
-def _announced(
+def _prepare(
+    imagen: Imagen,
     config: TrainingConfig,
-    directory: TrainingDirectory,
-    resume: TrainingDirectory | None,
-    teacher: TrainingDirectory | None,
-    imagen: Imagen,
-    processes: Processes,
-    training: Dataset,
-) -> Tracker:
-    """Return what tells and records the run, once it has told what is trained."""
-    board = start_board(config.tracker, directory, processes)
-    tracker = Tracker(directory.progress, directory.metrics, processes.is_main, board)
-    tracker.say(f"training directory: {directory}")
-    if processes.world > 1:
-        tracker.say(f"{processes}; the batch size is that of all together")
-    if resume:
-        tracker.say(f"resumed from {resume}")
-    if teacher:
-        tracker.say(f"the teacher is {teacher}")
-    for i, stage in enumerate(imagen.stages):
-        size = " x ".join(map(str, imagen.config.image_sizes[i]))
-        tracker.say(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
-    if len(training.sizes) > 1 and training.repeatable:
-        counts = ", ".join(f"{n} of {h} x {w}" for (h, w), n in training.sizes.items())
-        tracker.say(f"images by size: {counts}")
-    if not training.repeatable:
-        tracker.say(PROMISE)
-    return tracker
-
-
-def _trainer(imagen: Imagen, config: TrainingConfig, i: int, processes: Processes) -> Trainer:
-    assert isinstance(config.steps, tuple)  # train() has made it so
-    return Trainer(
-        imagen.stages[i],
-        i,
-        config.stages[i],
-        total_steps=config.steps[i],
-        seed=config.seed,
-        accum_iter=config.accum_iter,
-        precision=config.precision,
-        processes=processes,
-    )
-
-
-def _make_ready(
-    imagen: Imagen,
     chosen: Sequence[int],
     processes: Processes,
-    recompute: bool,
     teacher: TrainingDirectory | None,
 ) -> None:
-    """Give the cascade its teacher, if there is one, and bring it to the device, but for stages
+    """Give the cascade its teacher, if there is one, and move it to the device, except for stages
     that will be sharded there block by block.
     """
     if teacher is not None:
         learn(imagen, teacher, processes.device)
     for i, stage in enumerate(imagen.stages):
-        stage.recompute_activations(recompute)
+        stage.recompute_activations(config.activation_checkpointing)
         if not (processes.sharded and i in chosen):
             stage.to(processes.device)
     imagen.text_encoder.to(processes.device)
 
 
-def _too_large(trainer: Trainer, config: TrainingConfig) -> str:
-    """Return what to do about a step that does not fit."""
-    micro = config.batch_size_of(trainer.index) // config.accum_iter // trainer.processes.world
-    return (
-        f"stage {trainer.index}, step {trainer.step}: {trainer.device} has not enough memory for "
-        f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "
-        "smaller pieces, the same result), `activation_checkpointing`, `precision` bf16 or a "
-        "smaller `batch_size` (the last checkpoint is unharmed)"
-    )
+def _announce(
+    tracker: Tracker, plan: Plan, keeper: Keeper, teacher: TrainingDirectory | None
+) -> None:
+    """Log what is trained, on what, from what and where."""
+    tracker.log(f"training directory: {keeper.directory}")
+    if keeper.processes.world > 1:
+        tracker.log(f"{keeper.processes}; the batch size is that of all ranks together")
+    if keeper.resume:
+        tracker.log(f"resumed from {keeper.resume}")
+    if teacher:
+        tracker.log(f"the teacher is {teacher}")
+    for i, stage in enumerate(plan.imagen.stages):
+        size = " x ".join(map(str, plan.imagen.config.image_sizes[i]))
+        tracker.log(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
+    training = plan.training
+    if len(training.sizes) > 1 and training.repeatable:
+        counts = ", ".join(f"{n} of {h} x {w}" for (h, w), n in training.sizes.items())
+        tracker.log(f"images by size: {counts}")
+    if not training.repeatable:
+        tracker.log(PROMISE)

@@ -1,82 +1,84 @@
-"""What a run says while it runs: a progress bar, a log for people, a log for programs, a board."""
+"""What a run reports: a progress bar, a log for people, a log for programs, a board."""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL.Image import Image
 
 from minimagen.progress import tqdm
-from minimagen.training.boards import Board
+from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.image_files import save_png
+from minimagen.training.boards import open_board
 
 
 class Tracker:
-    """Writes ``training_progress.txt`` and ``metrics.jsonl`` and keeps the progress bar.
+    """Writes ``training_progress.txt``, ``metrics.jsonl`` and ``samples/``; shows the progress bar.
+
+    Inside its ``with``, numbers and sample sheets also go to a board; its end closes the board.
 
     Args:
-        progress: The log for people.
-        metrics: The log for programs.
-        talks: Whether this process is the one that prints and writes; the others do neither.
-        board: Where else numbers and sheets go.
+        directory: The training directory.
+        steps: Steps of each stage: on a board all stages have one axis, one after the other.
+        board: ``none``, ``tensorboard`` or ``wandb``.
+        enabled: False on all ranks but rank 0: nothing is written or printed.
     """
 
     def __init__(
-        self, progress: Path, metrics: Path, talks: bool = True, board: Board | None = None
+        self, directory: TrainingDirectory, steps: Sequence[int], board: str, enabled: bool = True
     ) -> None:
-        self._progress = progress
-        self._metrics = metrics
-        self._talks = talks
-        self._board = board
+        self._directory = directory
+        self._steps = steps
+        self._enabled = enabled
+        self._board = open_board(board, directory) if enabled else None
 
-    def say(self, line: str) -> None:
-        """Print a line and keep it in the log for people."""
-        if not self._talks:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._board:
+            self._board.close()
+
+    def log(self, line: str) -> None:
+        """Print a line and write it to the log for people."""
+        if not self._enabled:
             return
         tqdm.write(line)
-        with self._progress.open("a", encoding="utf-8") as file:
+        with self._directory.progress.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    def record(self, stage: int, step: int, before: int, **values: float) -> None:
-        """Keep ``values`` in the log for programs, and show them.
-
-        Args:
-            stage: Of the cascade.
-            step: Of the stage.
-            before: Steps of the stages before, for a board, whose curves have one axis.
-            values: By name.
-        """
-        if not self._talks:
+    def record(self, stage: int, step: int, **values: float) -> None:
+        """Write ``values`` to the log for programs, and show them on the board."""
+        if not self._enabled:
             return
         line = {"time": time.time(), "stage": stage, "step": step, **values}
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with self._directory.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board:
             named = {f"stage_{stage}/{name}": value for name, value in values.items()}
-            self._board.log(named, before + step)
+            self._board.log(named, self._on_board(stage, step))
 
-    def show(self, name: str, sheet: Image, step: int) -> None:
-        """Show a sample sheet on the board."""
+    def sheet(self, stage: int, step: int, sheet: Image) -> None:
+        """Write a sample sheet, and show it on the board."""
+        save_png(self._directory.samples / f"stage_{stage}_step_{step:08d}.png", sheet)
         if self._board:
-            self._board.show(name, sheet, step)
+            self._board.show(f"stage_{stage}", sheet, self._on_board(stage, step))
 
-    def end(self) -> None:
-        """Close the board."""
-        if self._board:
-            self._board.end()
+    def _on_board(self, stage: int, step: int) -> int:
+        return sum(self._steps[:stage]) + step
 
     @contextmanager
-    def bar(self, name: str, done: int, total: int, images_per_step: int) -> Iterator["Bar"]:
-        """Show the progress of ``total`` steps."""
+    def bar(self, stage: int, done: int, images_per_step: int) -> Iterator["Bar"]:
+        """Show the progress of a stage, of which ``done`` steps are made."""
         with tqdm(
             initial=done,
-            total=total,
-            desc=name,
+            total=self._steps[stage],
+            desc=f"stage {stage}",
             unit="step",
             mininterval=1.0,
-            disable=not self._talks,
+            disable=not self._enabled,
         ) as bar:
             yield Bar(bar, images_per_step)
 
@@ -99,8 +101,9 @@ class Bar:
         """Return the images per second."""
         return (self._bar.format_dict["rate"] or 0.0) * self._images_per_step
 
-    def update(self, loss: float) -> None:
-        """Count one step."""
-        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
-        self._bar.set_postfix_str(f"loss {self._loss:.4f}, {self.rate:.0f} images/s", refresh=False)
-        self._bar.update()
+    def update(self, losses: Sequence[float]) -> None:
+        """Count the steps that had these losses."""
+        for loss in losses:
+            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+        self._bar.set_postfix_str(f"loss {self.loss:.4f}, {self.rate:.0f} images/s", refresh=False)
+        self._bar.update(len(losses))

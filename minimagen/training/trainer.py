@@ -1,13 +1,13 @@
-"""One loop for anything with ``.loss()``: optimizer, schedule, clipping, accumulation, EMA.
+"""One loop for every learner: optimizer, schedule, clipping, accumulation, average of the weights.
 
-The trainer knows the Stage protocol and nothing of diffusion, pictures or files. All its randomness
-is a function of (seed, stage, step), so its state is tensors and three numbers.
+The trainer knows what a ``Learner`` is and nothing of diffusion, data or files. All its randomness
+is a function of (seed, learner, step), so its state is tensors and three numbers.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,30 @@ from minimagen.training.processes.alone import LossFunction, Processes
 
 
 class NonFiniteLossError(Exception):
-    """The loss or its gradient is no longer a number; the weights are those before this step."""
+    """The loss or its gradient is not a finite number.
+
+    Attributes:
+        intact: Whether the weights are those before this step. On a GPU the fault is found some
+            steps later, and the weights are lost: the last checkpoint has good ones.
+    """
+
+    def __init__(self, message: str, intact: bool) -> None:
+        super().__init__(message)
+        self.intact = intact
+
+
+class _Step(NamedTuple):
+    number: int
+    loss: Tensor
+    norm: Tensor  # of the gradient, over all ranks
 
 
 class Trainer:
-    """Trains one stage.
+    """Trains one learner.
 
     Args:
-        stage: A module with ``loss(batch, draws) -> [b]``.
-        index: The stage's place in the cascade.
+        learner: What to train.
+        key: What its draws depend on: a stage's index, another learner's name.
         config: Learning rate, clipping, EMA.
         total_steps: Optimizer steps of the whole run; the learning rate ends there at 0.
         seed: Of every random draw.
@@ -42,8 +57,8 @@ class Trainer:
 
     def __init__(
         self,
-        stage: Learner,
-        index: int,
+        learner: Learner,
+        key: int | str,
         config: StageTrainingConfig,
         total_steps: int,
         seed: int = 0,
@@ -51,19 +66,22 @@ class Trainer:
         precision: str = "auto",
         processes: Processes | None = None,
     ) -> None:
-        self.stage = stage
+        self.learner = learner
         self.processes = processes or Processes()
-        self._loss = self.processes.prepare(stage)  # before anything remembers the parameters
-        self.index = index
+        self._loss = self.processes.prepare(learner)  # first: sharding replaces the parameters
+        self.key = key
         self.config = config
         self.total_steps = total_steps
         self.seed = seed
         self.accum_iter = accum_iter
         self.precision = precision
         self.step = 0
+        self.rate = 0.0  # of the last step
         self.best_loss = math.inf
-        self.optimizers = build_optimizers(stage, config, self.processes)
-        self.ema = EMA(stage, config.ema_decay)
+        self.optimizers = build_optimizers(learner, config, self.processes)
+        self.ema = EMA(learner, config.ema_decay, self.processes)
+        self.checks_each_step = self.device.type != "cuda"  # there the host would wait
+        self._unchecked: list[_Step] = []
 
     @property
     def done(self) -> bool:
@@ -72,61 +90,72 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Return where the stage is."""
-        return next(self.stage.parameters()).device
+        """Return where the learner is."""
+        return next(self.learner.parameters()).device
 
-    def train_step(self, batch: Batch) -> float:
-        """Make one optimizer step and return the mean loss of the global batch.
+    def train_step(self, batch: Batch) -> Tensor:
+        """Make one optimizer step and return the mean loss of these rows, float64 [].
+
+        The host does not wait for a GPU: what is not finite there is found by ``check``.
 
         Args:
             batch: This process's rows of the global batch, as many as every other's.
 
         Raises:
-            NonFiniteLossError: Before anything is changed, if loss or gradient is not finite.
+            NonFiniteLossError: Before anything is changed, if the gradient is not finite.
         """
-        self.stage.train()
+        self.learner.train()
+        self.rate = learning_rate(self.step, self.total_steps, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate
-        loss = self.processes.mean(self._backward(batch))
-        norm = nn.utils.clip_grad_norm_(self.stage.parameters(), self.config.max_grad_norm)
-        norm = getattr(norm, "full_tensor", lambda: norm)()  # of sharded gradients
-        if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
-            self.stage.zero_grad()
-            raise NonFiniteLossError(
-                f"stage {self.index}, step {self.step}: the loss is {loss} (gradient norm "
-                f"{float(norm)}); try a lower `optim_lr` or `precision` fp32"
-            )
+        loss = self._backward(batch)
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self.config.max_grad_norm)
+        self._unchecked.append(_Step(self.step, loss, self.processes.whole(norm)))
+        if self.checks_each_step:
+            self.check()
         for optimizer in self.optimizers:
             optimizer.step()
-        self.stage.zero_grad()
+        self.learner.zero_grad()
         self.ema.update()
         self.step += 1
         return loss
 
-    @property
-    def rate(self) -> float:
-        """Return the learning rate of the next step."""
-        return learning_rate(self.step, self.total_steps, self.config)
+    def check(self) -> None:
+        """Look at the steps since the last call; the host waits for them.
 
-    def _backward(self, batch: Batch) -> float:
+        Raises:
+            NonFiniteLossError: If the gradient of one was not finite. It is the same on all ranks.
+        """
+        steps, self._unchecked = self._unchecked, []
+        if not steps or bool(torch.stack([step.norm for step in steps]).isfinite().all()):
+            return
+        number, loss, norm = next(step for step in steps if not step.norm.isfinite())
+        self.learner.zero_grad()
+        raise NonFiniteLossError(
+            f"{self.learner.name}, step {number}: the loss is {float(loss)}, the norm of its "
+            f"gradient {float(norm)}; try a lower `optim_lr` or `precision` fp32",
+            intact=number == self.step,
+        )
+
+    def _backward(self, batch: Batch) -> Tensor:
         """Compute the gradients of the mean loss, micro-batch by micro-batch; return the loss.
 
-        Both are of these rows; the gradients are averaged over the processes on the way.
+        The loss is that of these rows; the gradients are averaged over all ranks on the way.
         """
         first = self.processes.rank * len(batch)
-        draws = Draws(self.seed, self.index, self.step, self.processes.world * len(batch))
+        draws = Draws(self.seed, self.key, self.step, self.processes.world * len(batch))
         size = math.ceil(len(batch) / self.accum_iter)
-        loss = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for start in range(0, len(batch), size):
             rows = min(size, len(batch) - start)
             last = start + rows == len(batch)
             with nullcontext() if last else self.processes.unsynced(self._loss):
-                micro, theirs = batch[start : start + rows], draws.slice(first + start, rows)
-                part = self._losses(self._loss, micro, theirs).sum() / len(batch)
-                part.backward()
-            loss += float(part.detach())
-        return loss
+                micro, own_draws = batch[start : start + rows], draws.slice(first + start, rows)
+                loss = self._losses(self._loss, micro, own_draws).sum() / len(batch)
+                loss.backward()
+            total += loss.detach()
+        return total
 
     def _losses(self, function: LossFunction, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, with the network's own randomness seeded."""
@@ -137,21 +166,22 @@ class Trainer:
 
     def validate(self, batches: Sequence[Batch]) -> float:
         """Return the EMA weights' mean loss: the same times, noise and captions every time."""
-        self.stage.eval()
-        total, count = 0.0, 0
+        self.learner.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
         with self.ema.swapped_in(), torch.inference_mode():
             for number in self.processes.share(range(len(batches))):
                 batch = batches[number]
-                draws = Draws(self.seed, self.index, -1 - number, len(batch))
-                loss: Any = self.stage.loss  # no gradients, so nothing to synchronise
-                total += float(self._losses(loss, batch, draws).sum())
-                count += len(batch)
-        return self.processes.mean(total) / self.processes.mean(count)
+                draws = Draws(self.seed, self.key, -1 - number, len(batch))
+                # learner.loss itself: without gradients there is nothing to synchronize
+                loss = self._losses(self.learner.loss, batch, draws).sum()
+                total += torch.stack([loss.double(), loss.new_tensor(len(batch)).double()])
+        loss_sum, count = self.processes.mean(total).tolist()
+        return loss_sum / count
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that a resumed run needs."""
         tensors: dict[str, Tensor] = {}
-        for name, parameter in self.stage.named_parameters():
+        for name, parameter in self.learner.named_parameters():
             tensors[f"model.{name}"] = parameter
         tensors |= {f"ema.{name}": average for name, average in self.ema.state().items()}
         for name, _, state in self._optimizer_states():
@@ -159,8 +189,8 @@ class Trainer:
         return tensors
 
     def _optimizer_states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
-        """Yield every parameter's name, itself, and what its optimizer remembers of it."""
-        names = {id(p): name for name, p in self.stage.named_parameters()}
+        """Yield every parameter's name, itself, and its state in its optimizer."""
+        names = {id(p): name for name, p in self.learner.named_parameters()}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -173,7 +203,7 @@ class Trainer:
 
     def targets(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """Return empty tensors to read saved ones into, each sharded like its parameter."""
-        parameters = dict(self.stage.named_parameters())
+        parameters = dict(self.learner.named_parameters())
         targets = {}
         for name, shape in shapes.items():
             kind, _, owner = name.partition(".")

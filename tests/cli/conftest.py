@@ -58,7 +58,7 @@ def refused(here: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 def weights(directory: str | Path, stage: int) -> dict[str, Tensor]:
-    return load_weights(TrainingDirectory(directory).weights(stage)).tensors
+    return load_weights(TrainingDirectory(directory).weights(f"unet_{stage}")).tensors
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -161,8 +161,8 @@ def test_a_full_disk_leaves_the_old_checkpoint_good(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = TrainingDirectory(trained)
-    old = load_newest(directory.tmp, directory.checkpoint_prefix(0))
-    weights = directory.weights(0).read_bytes()
+    old = load_newest(directory.tmp, directory.checkpoint_prefix("unet_0"))
+    weights = directory.weights("unet_0").read_bytes()
 
     def full(tensors: Any, path: Path, *_: Any) -> None:
         Path(path).write_bytes(b"half of")
@@ -172,8 +172,8 @@ def test_a_full_disk_leaves_the_old_checkpoint_good(
     assert train.entry(["-rd", str(trained), "--IN_PLACE", "--STEPS", "2"]) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(error) == 1 and "No space left on device" in error[0]
-    new = load_newest(directory.tmp, directory.checkpoint_prefix(0))
+    new = load_newest(directory.tmp, directory.checkpoint_prefix("unet_0"))
     assert old is not None and new is not None and new.state == old.state
     assert all(torch.equal(new.tensors[name], tensor) for name, tensor in old.tensors.items())
-    assert directory.weights(0).read_bytes() == weights
+    assert directory.weights("unet_0").read_bytes() == weights
     assert not list(trained.rglob("*.part"))

@@ -2,12 +2,12 @@
 
 import pytest
 
-from minimagen.config import DiffusionConfig, ImagenConfig, TrainingConfig
+from minimagen.config import DataConfig, DiffusionConfig, ImagenConfig, TrainingConfig
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
-from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.training import length
 from minimagen.training.length import steps_of
+from minimagen.training.plan import Plan
 from minimagen.training.processes.alone import Processes
 
 STAGE = DiffusionConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
@@ -21,7 +21,8 @@ def steps(text_encoder, one_thread):
 
     def count(chosen=(0, 1), **given):
         config = TrainingConfig(batch_size=4, stages=STAGES, **given)
-        return steps_of(imagen, dataset, config, EmbeddingCache(text_encoder), chosen, Processes())
+        plan = Plan(imagen, config, DataConfig(), chosen, dataset, [], [])
+        return steps_of(plan, Processes())
 
     return count
 
@@ -32,7 +33,7 @@ def test_an_epoch_is_every_image_once_in_each_stages_batches(steps):
 
 
 def test_minutes_are_divided_among_the_chosen_stages(steps, monkeypatch):
-    monkeypatch.setattr(length, "_seconds_per_step", lambda *a: (0.5, 0.1)[a[-2]])
+    monkeypatch.setattr(length, "_seconds_per_step", lambda *a: (0.5, 0.1)[a[1]])
     seconds = 60 * length.OVERHEAD
     assert steps(minutes=1) == (int(seconds * 0.75 / 0.5), int(seconds * 0.25 / 0.1))
     alone = steps(minutes=1, chosen=(0,))

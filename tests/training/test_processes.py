@@ -87,7 +87,9 @@ def train_some(
         rank=processes.rank,
         world=processes.world,
     )
-    losses = [trainer.train_step(batch) for batch in processes.in_step(batches)]
+    losses = [
+        float(processes.mean(trainer.train_step(batch))) for batch in processes.in_step(batches)
+    ]
     return trainer, losses
 
 
@@ -100,11 +102,10 @@ def numbers(trainer: Trainer, losses: list[float]) -> dict[str, torch.Tensor]:
 def _train_and_save(rank: int, accum_iter: int, path: str, folder: str = "") -> None:
     processes = launched("cpu")
     found = numbers(*train_some(processes, accum_iter, folder))
-    of_all_ranks = processes.mean(float(found["model.unet.conv_in.weight"].sum()))
-    assert of_all_ranks == pytest.approx(float(found["model.unet.conv_in.weight"].sum()), rel=1e-14)
+    mine = found["model.unet.conv_in.weight"].sum()
+    torch.testing.assert_close(processes.mean(mine), mine, rtol=1e-14, atol=0)
     if rank == 0:
         torch.save(found, path)
-    processes.end()
 
 
 @pytest.fixture(scope="module")
@@ -168,22 +169,21 @@ def _one_is_wrong(rank: int, folder: str) -> None:
 
     try:
         for _ in processes.in_step(batches()):
-            processes.mean(1.0)
+            processes.mean(torch.ones(1))
     except UserError as error:
-        Path(folder, f"raised_{rank}").write_text(str(error))
-    assert processes.on_main(lambda: rank + 5) == 5
-    assert processes.most(rank) == 1
+        Path(folder, f"data_{rank}").write_text(str(error))
+    assert processes.on_rank_0(int, rank + 5) == 5
+    assert processes.largest(rank, -rank) == [1, 0]
     try:
-        processes.on_main(lambda: int("no") if rank else _refuse())
+        processes.on_rank_0(lambda: int("no") if rank else _refuse())
     except UserError as error:
-        Path(folder, f"main_{rank}").write_text(str(error))
+        Path(folder, f"disk_{rank}").write_text(str(error))
     trainer = Trainer(DoubleLearner(), 0, StageTrainingConfig(), 10, processes=processes)
     batch = next(training_batches(ShapesDataset(size=8), HashTextEncoder(), 2, 0, 0, 1))
     if rank == 1:  # one process's loss is no number: all stop, nothing has changed
-        trainer.stage.loss = lambda b, d: DoubleLearner.loss(trainer.stage, b, d) * float("nan")
-    with pytest.raises(NonFiniteLossError, match="the loss is nan"):
+        trainer.learner.loss = lambda b, d: DoubleLearner.loss(trainer.learner, b, d) * float("nan")
+    with pytest.raises(NonFiniteLossError, match="norm of its gradient nan"):
         trainer.train_step(batch)
-    processes.end()
 
 
 def _refuse() -> None:
@@ -193,19 +193,26 @@ def _refuse() -> None:
 def test_what_goes_wrong_in_one_process_ends_all_alike(tmp_path):
     in_processes(2, _one_is_wrong, str(tmp_path))
     for rank in range(2):
-        assert (tmp_path / f"raised_{rank}").read_text() == "the data is bad"
-        assert (tmp_path / f"main_{rank}").read_text() == "the disk is full"
+        assert (tmp_path / f"data_{rank}").read_text() == "the data is bad"
+        assert (tmp_path / f"disk_{rank}").read_text() == "the disk is full"
 
 
-def test_settings_that_do_not_fit_are_refused_in_one_line(monkeypatch):
+def test_settings_that_do_not_fit_are_data_in_one_line(monkeypatch):
     from minimagen.config import TrainingConfig
 
     config = TrainingConfig(batch_size=6, steps=1, stages=({},))
+    stages = [DoubleLearner()]
     with pytest.raises(UserError, match="batch_size` 6 .* multiple of 4"):
-        check_settings(config, [0], 4, False)
-    check_settings(config, [0], 3, False)
+        check_settings(config, stages, [0], 4)
+    check_settings(config, stages, [0], 3)
     with pytest.raises(UserError, match='"optimizer": "adamw"'):
-        check_settings(config, [0], 2, True)
+        check_settings(config, stages, [0], 2, True)
+    stages[0].per_example = False
+    check_settings(config, stages, [0])
+    with pytest.raises(UserError, match="double compares .* 3 ranks x `accum_iter` 1 would"):
+        check_settings(config, stages, [0], 3)
+    with pytest.raises(UserError, match="use one process and `accum_iter` 1"):
+        check_settings(config.replace(accum_iter=2), stages, [0])
     with pytest.raises(UserError, match="torchrun"):
         launched("cpu", sharded=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -216,9 +223,9 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(monkeypatch):
         launched("cpu")
 
 
-def torchrun(world: int, *arguments: str) -> list[str]:
+def torchrun(world: int, *arguments: str, script: str = str(ROOT / "train.py")) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world)]
-    return [*launcher, "--master_port", free_port(), str(ROOT / "train.py"), *arguments]
+    return [*launcher, "--master_port", free_port(), script, *arguments]
 
 
 def start(folder: Path, command: list[str]) -> subprocess.Popen[str]:
@@ -301,6 +308,25 @@ def test_one_process_that_is_ended_ends_all_and_the_run_can_go_on(tmp_path, sign
     assert (tmp_path / "on" / "state_dicts" / "unet_0.safetensors").is_file()
 
 
+OWN_SCRIPT = """
+from minimagen import Imagen, TrainingConfig, load_dataset, train
+
+imagen = Imagen.from_parameters({parameters!r})
+dataset = load_dataset("shapes", 32, epoch_size=16)
+config = TrainingConfig(steps=1, batch_size=2, sample_captions=["a red star"])
+for output in ("one", "two"):
+    train(imagen, dataset, config, output=output, stages=[0], device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_a_script_of_ones_own_trains_twice_under_torchrun_and_ends_cleanly(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_SCRIPT.format(parameters=str(ROOT / "parameters/testing")))
+    printed = run(tmp_path, torchrun(2, script="own.py"))
+    assert printed.count("training finished") == 2
+    assert "Traceback" not in printed and "destroy_process_group" not in printed
+
+
 class MovableText(HashTextEncoder):
     def to(self, device: torch.device) -> None:
         self.device = device
@@ -326,10 +352,9 @@ def train_sharded_or_not(
         training,
         data=parameters.data.replace(valid_num=4),
         output=output,
-        device="cpu",
+        processes=launched("cpu", fsdp),
         stages=stages,
         resume=TrainingDirectory.open(resume) if resume else None,
-        fsdp=fsdp,
     )
 
 
@@ -337,12 +362,10 @@ def _sharded(rank: int, folder: str) -> None:
     here = Path(folder)
     train_sharded_or_not(here / "sharded", fsdp=True)
     train_sharded_or_not(here / "recomputed", fsdp=True, activation_checkpointing=True)
-    processes = launched("cpu")
     half = here / "half"
-    processes.on_main(lambda: _cut(here / "sharded", half))
+    launched("cpu").on_rank_0(_cut, here / "sharded", half)
     train_sharded_or_not(here / "again", fsdp=True, resume=half)
     train_sharded_or_not(here / "from_whole", fsdp=True, resume=here / "half_of_whole")
-    processes.end()
 
 
 def _cut(directory: Path, copy: Path) -> None:
@@ -382,18 +405,15 @@ def distil(output: Path, teacher: Path, fsdp: bool = False) -> None:
         parameters.training,
         data=parameters.data,
         output=output,
-        device="cpu",
+        processes=launched("cpu", fsdp),
         stages=[0],
-        fsdp=fsdp,
         teacher=TrainingDirectory.open(teacher),
     )
 
 
 def _distil_together(rank: int, folder: str) -> None:
-    processes = launched("cpu")
     distil(Path(folder, "shared"), Path(folder, "teacher"))
     distil(Path(folder, "sharded"), Path(folder, "teacher"), fsdp=True)
-    processes.end()
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,8 @@ from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.checkpoint import save_checkpoint
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.training.resume import check_resumable, run_identity
+from minimagen.training.plan import Plan
+from minimagen.training.resume import check_resumable
 from tests.conftest import HashTextEncoder
 
 TESTING = Path(__file__).parents[2] / "parameters" / "testing"
@@ -32,17 +33,15 @@ def test_the_checkpoint_of_an_earlier_version_is_of_the_same_run(tmp_path: Path)
     tensors = {f"model.{n}": p for n, p in imagen.stages[1].named_parameters()}
 
     def check(**changes: object) -> None:
-        identities = [
-            run_identity(imagen, training, data.replace(**changes), training_data, i)
-            for i in range(2)
-        ]
-        check_resumable(imagen, directory, identities, (4, 4), [1])
+        changed = data.replace(**changes)
+        plan = Plan(imagen, training, changed, [1], training_data, [], []).lasting((4, 4))
+        check_resumable(plan, directory)
 
-    save_checkpoint(directory.checkpoint(1, 2), tensors, state)
+    save_checkpoint(directory.checkpoint("unet_1", 2), tensors, state)
     check()
     with pytest.raises(UserError, match="data.seed was 0, is 1"):
         check(seed=1)
     del state["run"]
-    save_checkpoint(directory.checkpoint(1, 3), tensors, state)
+    save_checkpoint(directory.checkpoint("unet_1", 3), tensors, state)
     with pytest.raises(UserError, match="too old"):
         check()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL.Image import Image
 from torch import Tensor
 
 from minimagen.imagen import Imagen
@@ -19,12 +20,38 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def averages(directory: TrainingDirectory, step: int) -> dict[str, Tensor]:
-    tensors = load_checkpoint(directory.checkpoint(0, step)).tensors
+    tensors = load_checkpoint(directory.checkpoint("unet_0", step)).tensors
     return {k.removeprefix("ema."): t for k, t in tensors.items() if k.startswith("ema.")}
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(t.equal(other[name]) for name, t in one.items())
+
+
+class ClosedBoard:
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        raise OSError("the board is full")
+
+    def show(self, name: str, image: Image, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_the_board_is_closed_when_a_run_stops_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = ClosedBoard()
+    monkeypatch.setattr("minimagen.training.tracking.open_board", lambda *_: board)
+    imagen_config, training, data = read_parameters(TESTING)
+    imagen = Imagen(imagen_config, HashTextEncoder(24))
+    with pytest.raises(OSError, match="the board is full"):
+        train(imagen, ShapesDataset(size=32), training, data=data, output=tmp_path / "run")
+    assert board.closed == 1
 
 
 def test_the_best_weights_and_the_final_ones_are_both_kept(
@@ -50,10 +77,10 @@ def test_the_best_weights_and_the_final_ones_are_both_kept(
         )
 
     first = run("first", 6)
-    for path, step in ((first.best_weights(0), 4), (first.weights(0), 6)):
+    for path, step in ((first.best_weights("unet_0"), 4), (first.weights("unet_0"), 6)):
         weights = load_weights(path)
         assert weights.state["step"] == step
         assert equal(weights.tensors, averages(first, step))
     longer = run("longer", 8, first)
-    assert longer.best_weights(0).read_bytes() == first.best_weights(0).read_bytes()
-    assert load_weights(longer.weights(0)).state["step"] == 8
+    assert longer.best_weights("unet_0").read_bytes() == first.best_weights("unet_0").read_bytes()
+    assert load_weights(longer.weights("unet_0")).state["step"] == 8

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.draws import Draws
@@ -48,14 +49,14 @@ def record_gradients(trainer):
     gradients = []
 
     def keep(*_):
-        gradients.append([p.grad.clone() for p in trainer.stage.parameters()])
+        gradients.append([p.grad.clone() for p in trainer.learner.parameters()])
 
     trainer.optimizers[0].register_step_pre_hook(keep)
     return gradients
 
 
 def weights(trainer):
-    return torch.cat([p.detach().flatten().clone() for p in trainer.stage.parameters()])
+    return torch.cat([p.detach().flatten().clone() for p in trainer.learner.parameters()])
 
 
 @pytest.mark.parametrize("accum_iter", [2, 3, 4, 8])
@@ -65,7 +66,7 @@ def test_gradients_with_accumulation_equal_the_big_batchs(make_batch, accum_iter
     for pieces in (1, accum_iter):
         trainer = Trainer(DoubleLearner(), 0, CONFIG, 10, seed=1, accum_iter=pieces)
         gradients = record_gradients(trainer)
-        losses = [trainer.train_step(batch) for _ in range(3)]
+        losses = [float(trainer.train_step(batch)) for _ in range(3)]
         runs.append((gradients, losses, weights(trainer)))
     (whole, losses, end), (pieces, piece_losses, piece_end) = runs
     for a, b in zip(whole[0], pieces[0], strict=True):
@@ -161,19 +162,19 @@ def test_training_learns(make_trainer, make_batch):
     trainer, batch = make_trainer(40), make_batch(8, 8, 4)
     batch.images.fill_(255)
     batch.low_res.fill_(1.0)
-    losses = [trainer.train_step(batch) for _ in range(40)]
+    losses = [float(trainer.train_step(batch)) for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 def _poison_loss(trainer, monkeypatch):
-    plain = trainer.stage.loss
-    monkeypatch.setattr(trainer.stage, "loss", lambda b, d: plain(b, d) * float("nan"))
+    plain = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda b, d: plain(b, d) * float("nan"))
 
 
 def _poison_gradient(trainer, monkeypatch):
     """The loss is finite, its gradient is not: d sqrt(x) / dx at 0."""
-    plain = trainer.stage.loss
-    monkeypatch.setattr(trainer.stage, "loss", lambda b, d: plain(b, d).mul(0.0).sqrt())
+    plain = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda b, d: plain(b, d).mul(0.0).sqrt())
 
 
 @pytest.mark.parametrize("poison", [_poison_loss, _poison_gradient])
@@ -186,8 +187,9 @@ def test_a_non_finite_loss_changes_nothing_and_names_the_step(
     before = {name: value.detach().clone() for name, value in trainer.tensors().items()}
     with monkeypatch.context() as patch:
         poison(trainer, patch)
-        with pytest.raises(NonFiniteLossError, match="stage 1, step 3"):
+        with pytest.raises(NonFiniteLossError, match="unet_1, step 3") as caught:
             trainer.train_step(batch)
+    assert caught.value.intact
     assert trainer.step == 3 and trainer.ema.updates == 3
     for name, value in trainer.tensors().items():
         assert torch.equal(value, before[name]), name
@@ -196,3 +198,39 @@ def test_a_non_finite_loss_changes_nothing_and_names_the_step(
         undisturbed.train_step(batch)
     trainer.train_step(batch)  # and the run can go on
     assert torch.equal(weights(trainer), weights(undisturbed))
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a number of a tensor is read: on a GPU the host waits for that."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_that_is_checked_later_reads_no_number_of_a_tensor(make_trainer, make_batch):
+    trainer, batch = make_trainer(), make_batch(4, 8, 4)
+    with HostReads() as reads:
+        trainer.train_step(batch)
+        assert reads.count > 0  # on a CPU, where it costs nothing
+        reads.count, trainer.checks_each_step = 0, False
+        trainer.train_step(batch)
+        assert reads.count == 0
+    trainer.check()
+
+
+def test_a_later_check_names_the_step_and_says_that_the_weights_are_lost(
+    make_trainer, make_batch, monkeypatch
+):
+    trainer, batch = make_trainer(), make_batch(4, 8, 4)
+    trainer.checks_each_step = False
+    for step in range(5):
+        with monkeypatch.context() as patch:
+            if step == 2:
+                _poison_loss(trainer, patch)
+            trainer.train_step(batch)
+    with pytest.raises(NonFiniteLossError, match="unet_1, step 2: the loss is nan") as caught:
+        trainer.check()
+    assert not caught.value.intact

@@ -1,22 +1,24 @@
 """The processes that train one cascade together; here the usual case, one process alone.
 
-``accelerate launch`` or ``torchrun`` starts several, see ``distributed.py``. Each takes its rows of
-every global batch. As the samples and all random numbers depend on the row in the global batch,
-their number changes nothing but the speed.
+``torchrun`` or ``accelerate launch`` starts several, see ``many.py``. Each takes its rows of every
+global batch. As the samples and all random numbers depend on the row in the global batch, the
+number of processes changes nothing but the speed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minimagen.draws import Draws
 from minimagen.errors import UserError
 from minimagen.images import Batch
+from minimagen.learner import Learner
 
 T = TypeVar("T")
+P = ParamSpec("P")
 LossFunction = Callable[[Batch, Draws], Tensor]
 RowFunction = Callable[[Tensor], Tensor]  # what it makes of a row does not depend on the others
 
@@ -25,10 +27,10 @@ class Processes:
     """One process alone.
 
     Attributes:
-        rank: This process's number, from 0.
-        world: How many there are.
-        sharded: Whether each holds only its share of the weights.
-        device: Where this one computes.
+        rank: This process's number, from 0. Rank 0 writes and prints.
+        world: The number of processes.
+        sharded: Whether each process holds only its shard of every parameter.
+        device: Where this process computes.
     """
 
     rank = 0
@@ -38,63 +40,64 @@ class Processes:
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
 
-    @property
-    def is_main(self) -> bool:
-        """Tell whether this process is the one that writes and prints."""
-        return self.rank == 0
-
     def __str__(self) -> str:
         return f"1 process on {self.device}"
 
-    def prepare(self, stage: nn.Module) -> LossFunction:
-        """Return ``stage.loss``, made ready so that its gradients are averaged over all."""
-        return lambda batch, draws: stage.loss(batch, draws)  # type: ignore[operator]
+    def prepare(self, learner: Learner) -> LossFunction:
+        """Return ``learner.loss``, made ready so that its gradients are averaged over all ranks."""
+        return learner.loss
 
     def unsynced(self, loss: LossFunction) -> AbstractContextManager[object]:
-        """Return the context of a micro-batch that is not the last: gradients stay here."""
+        """Return the context of a micro-batch that is not the last: gradients stay local."""
         return nullcontext()
 
-    def mean(self, number: float) -> float:
-        """Return the mean of everybody's number."""
-        return number
+    def mean(self, numbers: Tensor) -> Tensor:
+        """Return the mean over all ranks, elementwise; the host does not wait for a GPU."""
+        return numbers
 
-    def most(self, number: int) -> int:
-        """Return the largest of everybody's numbers."""
-        return number
+    def largest(self, *numbers: int) -> list[int]:
+        """Return the maximum over all ranks of each number."""
+        return list(numbers)
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """Return the shard of a parameter, or of its average, that this process holds."""
+        return tensor
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a tensor put together from its shards; every rank has to call it."""
+        return tensor
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return the items that this process computes; together they make up all."""
+        """Return the items that this rank computes; all ranks together compute every item."""
         return items
 
     def spread(self, function: RowFunction, groups: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``function(rows)`` of every group, [k ...] -> [k ...]; each process computes some
-        rows for all. Everybody has to call it, with groups of the same shapes.
+        """Return ``function(rows)`` of every group, [k ...] -> [k ...], computed by all ranks.
+
+        Every rank has to call it, with groups of the same shapes; each gets all results.
         """
         return [function(rows) for rows in groups]
 
-    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors with all their shards, in the main process; elsewhere maybe none."""
+    def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors without shards on rank 0; on the other ranks possibly none."""
         return tensors
 
     def agree(self, error: UserError | None) -> None:
-        """Raise, in every process, the error of any of them; nobody waits for one that is gone."""
+        """Raise the error of any rank on all ranks, so that none waits for one that has ended."""
         if error is not None:
             raise error
 
-    def on_main(self, act: Callable[[], T]) -> T:
-        """Let the main process act, the others wait, and return its result to all."""
-        return act()
+    def on_rank_0(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return the result of ``act`` on rank 0 to all ranks, which wait for it."""
+        return act(*args, **kwargs)
 
-    def first_here(self, act: Callable[[], T]) -> T:
-        """Let one process of each machine act first: the others find its downloads and caches."""
-        return act()
-
-    def end(self) -> None:
-        """Take leave of the others."""
+    def first_on_each_machine(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``act`` on one rank of each machine, then on the others, which find its caches."""
+        return act(*args, **kwargs)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Let a mistake that one process finds inside the ``with`` end all."""
+        """Raise a UserError of any rank inside the ``with`` on all ranks."""
         found: UserError | None = None
         try:
             yield
@@ -103,11 +106,23 @@ class Processes:
         self.agree(found)
 
     def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches, before each agreeing that every process has one: else all end."""
+        """Yield the batches of this rank as long as every rank has one.
+
+        There is one exchange before each batch, between the hosts: no GPU is waited for.
+
+        Raises:
+            UserError: Of any rank, while it read a batch.
+        """
         remaining = iter(batches)
         while True:
-            with self.together():
+            batch, error = None, None
+            try:
                 batch = next(remaining, None)
-            if self.most(batch is None) or batch is None:
+            except UserError as found:
+                error = found
+            wrong, ended = self.largest(error is not None, batch is None)
+            if wrong:
+                self.agree(error)
+            if ended or batch is None:
                 return
             yield batch

@@ -8,17 +8,19 @@ from minimagen.training.processes.alone import Processes
 
 
 def launched(device: str = "auto", sharded: bool = False) -> Processes:
-    """Return the processes that the launcher started, this one alone where there was none.
+    """Return the processes that a launcher started, this one alone where there was none.
+
+    The process group begins with the first call, and ends with the program.
 
     Args:
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
-        sharded: Whether each process is to hold only its share of the weights (FSDP2).
+        sharded: Whether each process is to hold only its shard of every parameter (FSDP2).
 
     Raises:
-        UserError: The device does not exist here, or there is nobody to share weights with.
+        UserError: The device does not exist here, or one process alone is to be sharded.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from minimagen.training.processes.many import ManyProcesses  # loads accelerate
+        from minimagen.training.processes.many import ManyProcesses  # FSDP2 takes time to import
 
         return ManyProcesses(device, sharded)
     if sharded:

@@ -1,0 +1,144 @@
+"""What a run trains, on what, and for how long."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from minimagen.config import DataConfig, ImagenConfig, Size, TrainingConfig
+from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.data.dataset import Dataset, Samples
+from minimagen.data.loading.batches import good_samples, training_batches, validation_batches
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.images import Batch, LearnerSizes
+from minimagen.learner import Learner
+from minimagen.storage.directory import Parameters
+from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.text.encoding import TextEncoder
+from minimagen.training.processes.alone import Processes
+from minimagen.training.trainer import Trainer
+
+VALIDATED_AT_ONCE = 32
+ON_SHEET = 16  # captions of the validation set on sample sheets, where none are given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains.
+
+    Attributes:
+        imagen: The cascade.
+        config: With one entry of ``stages`` for each stage.
+        data: What the images are, as ``data.json`` has it.
+        chosen: The stages to train.
+        training: The images to train on.
+        valid: The images to validate on, of the size of the last stage.
+        captions: Those of the sample sheets.
+    """
+
+    imagen: Imagen
+    config: TrainingConfig
+    data: DataConfig
+    chosen: Sequence[int]
+    training: Dataset
+    valid: Sequence[Batch]
+    captions: Sequence[str]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Return the steps of every stage, once they are known."""
+        assert isinstance(self.config.steps, tuple)
+        return self.config.steps
+
+    @property
+    def parameters(self) -> Parameters:
+        """Return the full configuration."""
+        return Parameters(self.imagen.config, self.config, self.data)
+
+    def lasting(self, steps: tuple[int, ...]) -> "Plan":
+        """Return the plan with so many steps for each stage."""
+        return replace(self, config=self.config.replace(steps=steps, epochs=None, minutes=None))
+
+    def trainer(self, i: int, stage: Learner, steps: int, processes: Processes) -> Trainer:
+        """Return what trains ``stage`` as stage ``i``, for so many steps."""
+        config = self.config
+        options = config.seed, config.accum_iter, config.precision, processes
+        return Trainer(stage, i, config.stages[i], steps, *options)
+
+    def batches(self, i: int, start: int, stop: int, processes: Processes) -> Iterator[Batch]:
+        """Yield the batches of the steps ``start ... stop - 1`` of stage ``i``, at its own size.
+
+        Each has the rows of this rank; for a GPU they are in pinned memory.
+        """
+        return training_batches(
+            self.training,
+            self.imagen.text_encoder,
+            self.config.batch_size_of(i),
+            self.config.seed,
+            start,
+            stop,
+            self.config.num_workers,
+            processes.rank,
+            processes.world,
+            sizes=LearnerSizes(self.imagen.config.image_sizes[-1], *self._sizes(i)),
+            pin_memory=processes.device.type == "cuda",
+        )
+
+    def validation(self, i: int) -> list[Batch]:
+        """Return the images to validate stage ``i`` on, at its own size."""
+        full = self.imagen.config.image_sizes[-1]
+        return [batch.at(self._sizes(i), full) for batch in self.valid]
+
+    def _sizes(self, i: int) -> Sequence[Size]:
+        return self.imagen.stages[i].image_sizes
+
+
+def make_plan(
+    imagen: Imagen,
+    dataset: Dataset,
+    config: TrainingConfig,
+    data: DataConfig,
+    chosen: Sequence[int],
+) -> Plan:
+    """Divide the data, and put a cache before the text encoder.
+
+    Args:
+        imagen: The cascade.
+        dataset: From ``load_dataset``.
+        config: With one entry of ``stages`` for each stage.
+        data: How the data is divided; what it is, the data set says.
+        chosen: The stages to train.
+
+    Raises:
+        UserError: The images are not of the last stage's size, or too few or too bad.
+    """
+    data = data.replace(**dataset.description)
+    encoder = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
+    training, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
+    _check_sizes(dataset, validation, imagen.config, data.aspect_buckets)
+    valid = validation_batches(validation, encoder, VALIDATED_AT_ONCE, data.valid_num)
+    captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
+    if data.max_samples is not None:
+        training = training.at_most(data.max_samples, data.seed)
+    return Plan(imagen, config, data, chosen, training, valid, captions)
+
+
+def _cached(encoder: TextEncoder, dataset: Dataset) -> TextEncoder:
+    """Return the encoder behind a cache: each caption once, and none that an earlier run had."""
+    if isinstance(encoder, EmbeddingCache):
+        return encoder
+    return EmbeddingCache.on_disk(encoder, dataset.endless)
+
+
+def _check_sizes(
+    dataset: Dataset, validation: Samples, config: ImagenConfig, several: bool
+) -> None:
+    """Raise a UserError unless the last stage generates such images, ``several`` sizes or one."""
+    given = next(good_samples(validation, 1)).image.shape[:2]
+    last = config.image_sizes[-1]
+    valid = aspect_buckets(config) if several else (last,)
+    for size in (given, *dataset.sizes):
+        if size not in valid:
+            raise UserError(
+                f"the images are {size[0]} x {size[1]}, the last stage generates {last}; load the "
+                "data at that size, or with buckets=aspect_buckets(imagen.config)"
+            )

@@ -1,0 +1,178 @@
+"""The training of one stage: its steps, and what is due after them."""
+
+from dataclasses import dataclass, field
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from minimagen.storage.image_files import contact_sheet
+from minimagen.training.interruption import Interrupted, StopSignals
+from minimagen.training.plan import Plan
+from minimagen.training.saving import Keeper
+from minimagen.training.tracking import Bar, Tracker
+from minimagen.training.trainer import NonFiniteLossError, Trainer
+
+READ_EVERY = 10  # steps between two looks at the losses, for which the host waits for a GPU
+METRICS_EVERY = 50  # steps between lines of metrics.jsonl
+
+
+class OutOfMemory(Exception):
+    """The device has not enough memory for a step; checkpoints before it are unharmed."""
+
+
+@dataclass
+class StageRun:
+    """Trains one stage; all ranks do, and rank 0 writes.
+
+    Attributes:
+        index: The stage.
+        plan: What the run trains.
+        keeper: Saves and restores.
+        tracker: Reports.
+        signals: Whether the run is to stop.
+    """
+
+    index: int
+    plan: Plan
+    keeper: Keeper
+    tracker: Tracker
+    signals: StopSignals
+    trainer: Trainer = field(init=False)
+
+    def __post_init__(self) -> None:
+        i, plan = self.index, self.plan
+        self.processes = self.keeper.processes
+        self.trainer = plan.trainer(i, plan.imagen.stages[i], plan.steps[i], self.processes)
+
+    def train(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the end.
+
+        Raises:
+            Interrupted: After a signal to any rank, with everything saved.
+            NonFiniteLossError: If the loss is no longer a finite number.
+            OutOfMemory: If a step needs more memory than the device has.
+        """
+        if self.keeper.restore(self.trainer):
+            self.tracker.log(f"stage {self.index} continues after step {self.trainer.step}")
+        elif self.keeper.resume:
+            self.tracker.log(f"stage {self.index} has no checkpoint and starts from its beginning")
+        if self.trainer.step == 0:
+            self._sheet_of_average()
+        try:
+            self._make_steps()
+        except NonFiniteLossError as error:
+            if error.intact:
+                self.keeper.save(self.trainer)
+            good = "the weights before it are saved" if error.intact else "see the last checkpoint"
+            self.tracker.log(f"stopped: {error} ({good})")
+            raise
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(self._too_large()) from None
+        (signum,) = self.processes.largest(self.signals.received or 0)
+        if signum:
+            self.keeper.save(self.trainer)
+            place = f"after step {self.trainer.step} of stage {self.index}"
+            message = f"interrupted {place}; everything is saved"
+            self.tracker.log(message)
+            raise Interrupted(signum, message)
+        self._finish()
+
+    def _make_steps(self) -> None:
+        """Make all steps that are left, or those until a signal."""
+        trainer, config = self.trainer, self.plan.config
+        batches = self.plan.batches(self.index, trainer.step, trainer.total_steps, self.processes)
+        losses: list[Tensor] = []
+        with self.tracker.bar(self.index, trainer.step, config.batch_size_of(self.index)) as bar:
+            for batch in self.processes.in_step(self.signals.until_stopped(batches)):
+                losses.append(trainer.train_step(batch))
+                if any(map(self._due, (READ_EVERY, config.chckpt_num, config.sample_num))):
+                    self._read(losses, bar)
+                    self._act(bar)
+            self._read(losses, bar)
+
+    def _due(self, every: int) -> bool:
+        return self.trainer.step % every == 0
+
+    def _read(self, losses: list[Tensor], bar: Bar) -> None:
+        """Fetch the losses of the last steps and show their running mean."""
+        self.trainer.check()
+        if losses:
+            bar.update(self.processes.mean(torch.stack(losses)).tolist())
+        losses.clear()
+
+    def _act(self, bar: Bar) -> None:
+        """Do what is due after a step."""
+        trainer, config = self.trainer, self.plan.config
+        if self._due(METRICS_EVERY):
+            self._record(loss=bar.loss, lr=trainer.rate, images_per_second=bar.rate)
+        if trainer.done:
+            return
+        if self._due(config.chckpt_num):
+            valid_loss = self._validated(loss=bar.loss)
+            self.tracker.log(
+                f"stage {self.index}, step {trainer.step} of {trainer.total_steps}: "
+                f"loss {bar.loss:.4f}, validation {valid_loss:.4f}"
+            )
+            self.keeper.save(trainer)
+        if self._due(config.sample_num):
+            self._sheet_of_average()
+
+    def _finish(self) -> None:
+        """Save the end of the stage, which keeps the averaged weights."""
+        valid_loss = self._validated()
+        self.tracker.log(f"stage {self.index} ended: validation {valid_loss:.4f}")
+        self.keeper.save(self.trainer)
+        self.trainer.ema.keep()
+        self._sheet()
+
+    def _record(self, **values: float) -> None:
+        self.tracker.record(self.index, self.trainer.step, **values)
+
+    def _validated(self, **values: float) -> float:
+        """Return the validation loss of the averaged weights, after recording it and them."""
+        valid_loss = self.trainer.validate(self.plan.validation(self.index))
+        self._record(**values, valid_loss=valid_loss)
+        best = valid_loss < self.trainer.best_loss
+        self.trainer.best_loss = min(valid_loss, self.trainer.best_loss)
+        self.keeper.save_weights(self.trainer, best)
+        return valid_loss
+
+    def _sheet_of_average(self) -> None:
+        """Sample the fixed captions with the averaged weights, while the stage is training."""
+        with self.trainer.ema.swapped_in():
+            self._sheet()
+
+    def _sheet(self) -> None:
+        """Sample the fixed captions with the stages up to this one, as they are, on rank 0.
+
+        The forward passes of sharded stages need all ranks.
+        """
+        images = self._sampled() if self.processes.sharded else None
+
+        def write() -> None:
+            sheet = contact_sheet(self.plan.captions, images or self._sampled())
+            self.tracker.sheet(self.index, self.trainer.step, sheet)
+
+        self.processes.on_rank_0(write)
+
+    def _sampled(self) -> list[list[Image]]:
+        imagen, captions = self.plan.imagen, self.plan.captions
+        for i in range(self.index):
+            if i not in self.plan.chosen:
+                self.keeper.load_weights(i)  # another job may be training it
+        imagen.eval()
+        samplings = imagen.samplings()[: self.index + 1]
+        precision = self.plan.config.precision
+        return imagen.sample_stages(captions, samplings, range(len(captions)), precision=precision)
+
+    def _too_large(self) -> str:
+        """Return what to do about a step that does not fit."""
+        config, step = self.plan.config, self.trainer.step
+        micro = config.batch_size_of(self.index) // config.accum_iter // self.processes.world
+        return (
+            f"stage {self.index}, step {step}: {self.trainer.device} has not enough memory for "
+            f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "
+            "smaller pieces, the same result), `activation_checkpointing`, `precision` bf16 or a "
+            "smaller `batch_size` (the last checkpoint is unharmed)"
+        )
