@@ -56,8 +56,8 @@ class Config(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            told = first["type"] == "missing" or isinstance(first["input"], dict)
-            given = "" if told else f", given {first['input']!r}"
+            obvious = first["type"] == "missing" or isinstance(first["input"], dict)
+            given = "" if obvious else f", given {first['input']!r}"
             message = first["msg"].removeprefix("Value error, ")
             raise UserError(f"{where}: {key + ': ' if key else ''}{message}{given}") from None
         except UserError as error:

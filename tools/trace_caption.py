@@ -17,7 +17,7 @@ return values, in one of four forms:
 * tokens: a list, array or tensor one of whose rows begins with the caption's token ids;
 * encoding: an array or tensor of floats with a row that equals the embedding of the first token.
 
-Lists, tuples, sets, dictionaries and dataclasses are searched, four levels deep, their first 64
+Lists, tuples, sets, dictionaries and dataclasses are searched, two levels deep, their first 64
 items; other objects are not, so that an object is not counted for what it could look up. The file
 of the first cross-attention always counts: there the encoding has become keys and values. Files
 that only decide which caption comes when are not counted.
@@ -44,7 +44,7 @@ from typing import Any
 CAPTION = "a brass teapot beside seven lemons"
 OTHER = "a large red star on a blue background"  # of the run's sample images
 IMAGES, SIDE = 8, 32
-DEPTH, ITEMS = 4, 64
+DEPTH, ITEMS = 2, 64
 FORMS = ("flag", "text", "tokens", "encoding")
 ARRIVAL, END = "minimagen/networks/embeddings.py", "minimagen/networks/attention.py"
 

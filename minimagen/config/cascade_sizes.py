@@ -71,7 +71,7 @@ def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:
 
 
 def _step(config: ImagenConfig) -> int:
-    """Return what both sides of the first stage's pictures must be multiples of."""
+    """Return what both sides of the first stage's images must be multiples of."""
     first, step = config.image_sizes[0], 1
     for size, stage in zip(config.image_sizes, config.stages, strict=True):
         if size[0] % first[0] or size[0] * first[1] != size[1] * first[0]:

@@ -48,6 +48,6 @@ class UNetConfig(Config):
 
     @property
     def divisor(self) -> int:
-        """Return what the sides of a picture must be divisible by."""
+        """Return what the sides of an image must be divisible by."""
         halvings = len(self.dim_mults) - (0 if self.memory_efficient else 1)
         return self.patch_size * 2**halvings

@@ -90,5 +90,5 @@ class TrainingConfig(Config):
         return self.replace(stages=(self.stages or ({},)) * count)
 
     def batch_size_of(self, stage: int) -> int:
-        """Return the pictures per optimizer step of a stage."""
+        """Return the images per optimizer step of a stage."""
         return self.stages[stage].batch_size or self.batch_size

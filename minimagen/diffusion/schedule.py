@@ -22,7 +22,7 @@ class Level(NamedTuple):
     alpha: Tensor
     sigma: Tensor
     log_snr: Tensor
-    """2 log(alpha / sigma); what networks are told of the level."""
+    """2 log(alpha / sigma), the form in which networks get the level."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Level":
         """Return the level with each of its tensors changed."""

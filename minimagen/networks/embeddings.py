@@ -85,7 +85,7 @@ class AttentionPooling(nn.Module):
     """Tokens [b n d] -> one vector [b out]: learned queries attend to the real tokens.
 
     Several queries of several heads each, because a caption is several facts: one average of its
-    tokens would not tell the colour of the object from the colour of the background.
+    tokens would not distinguish the color of the object from that of the background.
     """
 
     def __init__(self, dim: int, out: int, heads: int = 8, queries: int = 4) -> None:

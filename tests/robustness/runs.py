@@ -161,7 +161,7 @@ def inference_reads(directory: Path) -> bool:
     trained = directory / "state_dicts"
     missing = [i for i in range(2) if not (trained / f"unet_{i}.safetensors").exists()]
     if missing:
-        return code == 2 and f"no trained weights for stage {missing[0]}" in said
+        return code == 2 and f"no trained weights unet_{missing[0]}.safetensors" in said
     return code == 0 and any(output.rglob("image_0.png"))
 
 

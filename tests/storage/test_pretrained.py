@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit_their_own_header_are_refused(load: Any) -> None
 
 def test_missing_weights_are_named_with_the_command_that_trains_them(tmp_path: Path) -> None:
     path = tmp_path / "mine" / "state_dicts" / "unet_1.safetensors"
-    with pytest.raises(UserError, match=r"no trained weights unet_1.*--RESTART_DIRECTORY .*mine"):
+    with pytest.raises(UserError, match=r"no trained weights unet_1.*`resume` .*mine"):
         load_stage(nn.Linear(3, 2), path, identity())
 
 
