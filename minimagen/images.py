@@ -36,9 +36,10 @@ class LearnerSizes(NamedTuple):
         return self._at(images, self.own), low_res
 
     def _at(self, images: Tensor, size: Size) -> Tensor:
-        given = (images.shape[-2], images.shape[-1])
-        wanted = scaled(size, self.full, given)
-        return images if wanted == given else resize_clamped(to_model_space(images), wanted)
+        wanted = scaled(size, self.full, size_of(images))
+        return (
+            images if wanted == size_of(images) else resize_clamped(to_model_space(images), wanted)
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ class Batch:
         low_res = None if self.low_res is None else change(self.low_res)
         text = change(self.text_embeds), change(self.text_mask)
         return Batch(change(self.images), *text, captions, low_res)
+
+
+def size_of(images: Tensor) -> Size:
+    """Return (height, width) of images [... h w]."""
+    return images.shape[-2], images.shape[-1]
 
 
 def to_model_space(images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import Denoiser, Step, build_step, integrate
 from minimagen.diffusion.schedule import Cosine, Level, build_schedule, sampling_times
 from minimagen.draws import Draws, Noise
-from minimagen.images import Batch, to_model_space
+from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
 from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
@@ -98,19 +98,15 @@ class DiffusionStage(Stage[SamplingConfig]):
         if batch.low_res is None:
             return self.autoencoder.encode(images, draws), None
         small = to_model_space(batch.low_res)
-        size, low_res_size = (
-            (images.shape[-2], images.shape[-1]),
-            (small.shape[-2], small.shape[-1]),
-        )
-        _, part = self.config.trained_on(size, low_res_size)
-        if part and part != low_res_size:
+        _, part = self.config.trained_on(size_of(images), size_of(small))
+        if part and part != size_of(small):
             images, small = crop_together(images, small, part, draws)
         aug_level = draws.uniform("aug_level") * self.config.aug_level_max
         aug_level = aug_level.to(self.device, torch.float32)
         noise = draws.normal("aug_noise", small.shape[1:]).to(self.device)
         x_0 = self.autoencoder.encode(images, draws)
         low_res = augment(small, aug_level, noise, self.aug_schedule)
-        return x_0, low_res.enlarged((x_0.shape[-2], x_0.shape[-1]))
+        return x_0, low_res.enlarged(size_of(x_0))
 
     def _weighted_error(
         self, output: Tensor, x_0: Tensor, eps: Tensor, level: Level, loss: LossConfig

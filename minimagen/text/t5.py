@@ -88,7 +88,7 @@ class T5Encoder:
         return fingerprint_of(config.parent, self.max_num_words)
 
     def load(self) -> None:
-        """Load tokenizer and weights now, so that a missing encoder is an error before work is lost.
+        """Load tokenizer and weights now, so that a missing encoder ends a run at once.
 
         Raises:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
