@@ -1,4 +1,4 @@
-"""Paint captions: ``python inference.py --help``."""
+"""Generate images for captions: ``python inference.py --help``."""
 
 from minimagen.cli.inference import entry
 

@@ -1,4 +1,4 @@
-"""Train the demo cascade and paint with it: ``python main.py``."""
+"""Train the demo cascade and generate images with it: ``python main.py``."""
 
 from minimagen.cli.demo import entry
 

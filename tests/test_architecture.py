@@ -1,6 +1,7 @@
 """Which package may import which: those of the layers below its own, and no other."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,15 @@ def package_of(path):
 
 def test_every_package_is_in_a_layer():
     assert {package_of(path) for path in FILES} - ENTRY_POINTS == LAYER.keys()
+
+
+def test_the_page_of_the_architecture_lists_the_layers():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = {}
+    for layer, names in re.findall(r"^\| (\d+) \| ([^|]*) \|", page, re.MULTILINE):
+        for name in re.findall(r"`(\w+)(?:/|\.py)`", names):
+            listed[name] = int(layer) - 1
+    assert listed == LAYER
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

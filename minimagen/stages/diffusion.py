@@ -84,9 +84,10 @@ class DiffusionStage(Stage[SamplingConfig]):
         """
         x_0, low_res = self._example(batch, draws)
         t = training_times(draws.stratified("time"), self.config.loss.time_shift)
-        level = self.schedule.level(t.to(self.device, torch.float32))
-        eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
-        drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
+        level = self.schedule.level(t.to(self.device, torch.float32, non_blocking=True))
+        eps = draws.normal("noise", x_0.shape[1:]).to(self.device, non_blocking=True)
+        drop = draws.uniform("drop") < self.config.cond_drop_prob
+        drop = drop.to(self.device, non_blocking=True)
         x_t = add_noise(x_0, eps, level.like(x_0))
         context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
         output = self._output(x_t, level, context, low_res)
@@ -102,8 +103,9 @@ class DiffusionStage(Stage[SamplingConfig]):
         if part and part != size_of(small):
             images, small = crop_together(images, small, part, draws)
         aug_level = draws.uniform("aug_level") * self.config.aug_level_max
-        aug_level = aug_level.to(self.device, torch.float32)
-        noise = draws.normal("aug_noise", small.shape[1:]).to(self.device)
+        aug_level = aug_level.to(self.device, torch.float32, non_blocking=True)
+        noise = draws.normal("aug_noise", small.shape[1:])
+        noise = noise.to(self.device, non_blocking=True)
         x_0 = self.autoencoder.encode(images, draws)
         low_res = augment(small, aug_level, noise, self.aug_schedule)
         return x_0, low_res.enlarged(size_of(x_0))

@@ -54,7 +54,7 @@ class DistilledStage(DiffusionStage):
         x_0, low_res = self._example(batch, draws)
         step = (draws.stratified("time") * self.steps).floor()
         t, s = 1.0 - step / self.steps, 1.0 - (step + 1.0) / self.steps
-        eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
+        eps = draws.normal("noise", x_0.shape[1:]).to(self.device, non_blocking=True)
         level = level_at(self.schedule, t).like(x_0)
         x_t = add_noise(x_0, eps, level)
         text = (batch.text_embeds, batch.text_mask)

@@ -52,11 +52,11 @@ def stages_to_teach(
     if theirs.replace(stages=taught) != own:
         raise UserError(
             f"{teacher} is no teacher of this cascade: their stages, sizes or text encoders "
-            "differ; give the training directory whose stages are to paint in fewer steps"
+            "differ; give the training directory whose stages are to sample in fewer steps"
         )
     for i in chosen if stages is not None else ():
         if i not in learning:
-            raise UserError(f"stage {i} has nothing to learn from {teacher}: it paints as that one")
+            raise UserError(f"stage {i} has nothing to learn from {teacher}: both sample alike")
     if not learning:
         raise UserError(f"{teacher} already samples in so many steps; give fewer `timesteps`")
     return [i for i in chosen if i in learning]

@@ -58,7 +58,7 @@ class StopSignals:
     def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
         """Yield the items, and no more once a signal has come; waiting for the next one ends too.
 
-        What ``items`` was doing is given up, so nobody may need its result: reading data, not
+        What ``items`` was doing is given up, so its result must not be needed: reading data, not
         training.
         """
         remaining = iter(items)

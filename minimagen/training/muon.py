@@ -19,7 +19,7 @@ NEWTON_SCHULZ = (
 )
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """Return matrices [k m n] with their singular vectors and singular values near 1.
 
     The iteration X <- (a I + b X X' + c (X X')^2) X, begun at X / |X|. All of its factors are
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         momentum: Decay of the gradient's average.
         weight_decay: Decoupled, times ``lr``.
-        processes: Those that share out the work; each must make every step.
+        processes: Those that divide the work; each must make every step.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
             for parameters in of_one_shape.values():
                 momenta = [self._momentum(p, group["momentum"]) for p in parameters]
                 flat.append(torch.stack([_last_in_channels(m).flatten(1) for m in momenta]))
-            all_steps = self._processes.spread(orthogonalise, flat)
+            all_steps = self._processes.spread(orthogonalize, flat)
             for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
                 size = 0.2 * max(steps.shape[1:]) ** 0.5
                 steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])

@@ -105,7 +105,7 @@ def make_plan(
         imagen: The cascade.
         dataset: From ``load_dataset``.
         config: With one entry of ``stages`` for each stage.
-        data: How the data is divided; what it is, the data set says.
+        data: How the data is divided; the data set itself says what it is.
         chosen: The stages to train.
 
     Raises:

@@ -57,7 +57,7 @@ def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(training: Dataset) -> dict[str, int] | None:
-    """Return the number of images of each size, None where nobody has counted."""
+    """Return the number of images of each size, None for a stream."""
     counts = {f"{h} x {w}": n for (h, w), n in training.sizes.items() if n is not None}
     return counts or None
 

@@ -85,7 +85,7 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        """Tell whether all steps are made."""
+        """Whether all steps are made."""
         return self.step >= self.total_steps
 
     @property

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from minimagen.training import muon
-from minimagen.training.muon import NEWTON_SCHULZ, Muon, orthogonalise
+from minimagen.training.muon import NEWTON_SCHULZ, Muon, orthogonalize
 
 
 def newton_schulz(x):
@@ -18,14 +18,14 @@ def newton_schulz(x):
 @pytest.mark.parametrize("shape", [(8, 72), (72, 8), (16, 16)])
 def test_it_equals_the_iteration_on_the_matrix_itself(shape):
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for one, expected in zip(orthogonalise(x), map(newton_schulz, x), strict=True):
+    for one, expected in zip(orthogonalize(x), map(newton_schulz, x), strict=True):
         torch.testing.assert_close(one, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(64, 576), (128, 64)])
 def test_singular_values_end_near_1_and_singular_vectors_stay(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    y = orthogonalise(x[None])[0]
+    y = orthogonalize(x[None])[0]
     values = torch.linalg.svdvals(y)
     assert 0.72 < values.min() and values.max() < 1.28
     u, _, v = torch.linalg.svd(x, full_matrices=False)
