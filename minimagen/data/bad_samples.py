@@ -13,16 +13,11 @@ log = logging.getLogger(__name__)
 
 
 class BadSamples:
-    """Counts the bad samples of a run as they come up."""
+    """Counts the bad samples of a run as they come up, and names the first of them."""
 
     def __init__(self) -> None:
         self.bad = self.total = 0
-        self._named: list[str] = []
-
-    @property
-    def first(self) -> str:
-        """Return the reason that came up first."""
-        return self._named[0]
+        self.named: list[str] = []
 
     def add(self, reasons: Sequence[str], total: int) -> None:
         """Count ``reasons``, one line each, among ``total`` samples read.
@@ -33,16 +28,12 @@ class BadSamples:
         self.total += total
         self.bad += len(reasons)
         for reason in reasons:
-            if len(self._named) < NAMED and reason not in self._named:
-                self._named.append(reason)
+            if len(self.named) < NAMED and reason not in self.named:
+                self.named.append(reason)
                 log.warning("skipped %s", reason)
-        if self.total >= JUDGED_FROM and self._named:
-            self._refuse_too_many()
-
-    def _refuse_too_many(self) -> None:
-        if self.bad > BAD_SHARE * self.total:
+        if self.total >= JUDGED_FROM and self.bad > BAD_SHARE * self.total:
             raise UserError(
                 f"{self.bad} of {self.total} images are bad, more than {BAD_SHARE:.0%}: repair "
                 "or remove them (python -m minimagen data check names them all); the first: "
-                f"{self.first}"
+                f"{self.named[0]}"
             )

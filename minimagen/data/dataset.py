@@ -40,30 +40,23 @@ class Row:
 
     @property
     def content(self) -> bytes:
-        """The image file's bytes.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """The image file's bytes; an OSError where it cannot be read."""
         return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
 
 
 class Table(Protocol):
-    """Rows by index, read from disk when asked for: memory does not grow with their number."""
+    """Rows by index, read from disk when asked for: memory does not grow with their number.
+
+    For a row that holds no image, ``table[index]`` raises a BadSampleError.
+    """
 
     @property
     def identity(self) -> str:
         """Return what changes whenever the rows do: results kept on disk are found by it."""
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Row:
-        """Return one row.
-
-        Raises:
-            BadSampleError: it holds no image.
-        """
+    def __getitem__(self, index: int) -> Row: ...
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield each row's captions, no image read; an empty tuple for a bad row."""
@@ -87,17 +80,14 @@ class Stream(Protocol):
 
 
 class Samples(Protocol):
-    """Captioned images by index; the same index always gives the same sample."""
+    """Captioned images by index; the same index always gives the same sample.
 
-    def __len__(self) -> int:
-        """Return the number of samples in one epoch."""
+    For a bad one ``samples[index]`` raises a BadSampleError; training takes another and counts it.
+    """
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return one sample.
+    def __len__(self) -> int: ...
 
-        Raises:
-            BadSampleError: it cannot be used; training takes another one and counts it.
-        """
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 class _Described(Protocol):
@@ -147,11 +137,7 @@ class _Described(Protocol):
         """Yield the captions of each image of an epoch, no image decoded; () for a bad one."""
 
     def rows(self) -> Iterator[Row | BadSampleError]:
-        """Yield every row of an epoch as it is in its source; a bad one as its reason.
-
-        Raises:
-            UserError: it has no rows, as it is not read from files.
-        """
+        """Yield every row of an epoch, a bad one as its reason; a UserError without files."""
 
 
 @runtime_checkable
@@ -163,11 +149,7 @@ class IndexedDataset(Samples, _Described, Protocol):
         """Return True: it is not a stream."""
 
     def draw(self, index: int, rng: Random) -> Sample:
-        """Return a sample as training sees it, with what the data leaves open drawn with ``rng``.
-
-        Raises:
-            BadSampleError: it cannot be used.
-        """
+        """Return ``self[index]`` as training sees it: what it leaves open is drawn with ``rng``."""
 
 
 @runtime_checkable

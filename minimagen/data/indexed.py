@@ -1,9 +1,11 @@
 """What data sets with an index share: parts of them, and a class of the user's own among them."""
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import accumulate, chain
 from random import Random
 from typing import Literal
 
@@ -24,15 +26,14 @@ from minimagen.sample import Sample
 LOOKED_AT = 256  # rows whose captions distinguish one data set from another
 
 
-class BaseDataset(ABC):
-    """An indexed data set of images of one size.
+class BaseDataset(IndexedDataset):
+    """An indexed data set; a class of its own has `sizes`, a length and samples.
 
-    A class of your own may derive from it, to draw captions and crops anew in each epoch (`draw`)
-    or to have a validation set of its own.
+    It may also draw captions and crops anew in each epoch (`draw`) or have a `validation` set.
     """
 
     repeatable: Literal[True] = True
-    endless = False
+    endless: bool = False
     validation: IndexedDataset | None = None
     opened: Description = {}
     """What `load_dataset` was asked for, if the data set is from there."""
@@ -55,27 +56,16 @@ class BaseDataset(ABC):
         """Return the number of samples by their size."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of samples."""
+    def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Sample:
-        """Return one sample.
-
-        Raises:
-            BadSampleError: it cannot be used.
-        """
+    def __getitem__(self, index: int) -> Sample: ...
 
     def __iter__(self) -> Iterator[Sample]:
-        """Go through all samples once."""
         return (self[index] for index in range(len(self)))
 
     def draw(self, index: int, rng: Random) -> Sample:
-        """Return a sample with what it leaves open drawn with ``rng``: here nothing.
-
-        Raises:
-            BadSampleError: it cannot be used.
-        """
+        """Return ``self[index]``, which leaves nothing open here."""
         return self[index]
 
     def captions(self) -> Iterator[tuple[str, ...]]:
@@ -83,44 +73,62 @@ class BaseDataset(ABC):
         return map(self._captions_of, range(len(self)))
 
     def _captions_of(self, index: int) -> tuple[str, ...]:
-        """Return the captions of one sample; none of a bad one."""
         try:
             return (self[index].caption,)
         except BadSampleError:
             return ()
 
     def rows(self) -> Iterator[Row | BadSampleError]:
-        """Refuse: it is not known to be made of files.
-
-        Raises:
-            UserError: always.
-        """
+        """Raise a UserError: it is not known to be made of files."""
         raise UserError(f"{self.description['dataset']} is not read from files: nothing to check")
 
+    def _by_size(self) -> Mapping[Size, IndexedDataset]:
+        (size,) = self.sizes
+        return {size: self}
+
     def at_most(self, count: int, seed: int = 0) -> IndexedDataset:
-        """Return ``count`` samples drawn at random, or all, where there are no more."""
+        """Return ``count`` samples drawn at random, of each size its share; or all."""
         if count >= len(self):
             return self
-        return Subset(self, Permutation(len(self), "at most", seed), range(count))
+        parts: dict[Size, IndexedDataset] = {}
+        seen = kept = 0
+        for size, whole in self._by_size().items():
+            seen += len(whole)
+            more = count * seen // len(self) - kept
+            kept += more
+            parts[size] = Part(whole, Permutation(len(whole), "at most", seed), range(more))
+        return Buckets(parts, self.validation, self.description)
 
     def split(
         self, fraction: float = 0.9, seed: int = 0, count: int = 512
-    ) -> tuple[IndexedDataset, Samples]:
-        """Return the data and its own validation set, or divide it at random.
+    ) -> tuple[IndexedDataset, IndexedDataset]:
+        """Return the data and its own validation set, or divide the images of each size at random.
 
-        All captions of an image are on one side. See `minimagen.data.dataset`.
+        All captions of an image are on one side.
 
         Raises:
             UserError: the fraction is out of range, or there are fewer than two samples.
         """
         if self.validation is not None:
             return self, self.validation
-        check_division(len(self), fraction)
-        return divide(self, fraction, seed)
+        if not 0 < fraction < 1 or len(self) < 2:
+            raise UserError(
+                f"cannot divide {len(self)} images with a training share of {fraction}: give at "
+                "least 2 images and a share between 0 and 1, such as 0.9"
+            )
+        training: dict[Size, IndexedDataset] = {}
+        validation: dict[Size, IndexedDataset] = {}
+        for size, whole in self._by_size().items():
+            order = Permutation(len(whole), "split", seed)
+            kept = min(max(round(fraction * len(whole)), 1), len(whole) - 1)
+            training[size] = Part(whole, order, range(kept))
+            validation[size] = Part(whole, order, range(kept, len(whole)))
+        opened = self.description
+        return Buckets(training, opened=opened), Buckets(validation, opened=opened)
 
 
-class Subset(BaseDataset):
-    """Some samples of a shuffled data set."""
+class Part(BaseDataset):
+    """Some samples of a data set, at these places of a shuffled order."""
 
     def __init__(self, dataset: IndexedDataset, order: Permutation, places: range) -> None:
         self.dataset, self.order, self.places = dataset, order, places
@@ -138,16 +146,76 @@ class Subset(BaseDataset):
         return {size: len(self)}
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one sample."""
         return self.dataset[self.order[self.places[index]]]
 
     def draw(self, index: int, rng: Random) -> Sample:
-        """Return one sample with what it leaves open drawn with ``rng``."""
+        """Draw what a sample leaves open."""
         return self.dataset.draw(self.order[self.places[index]], rng)
+
+
+class Buckets(BaseDataset):
+    """Data sets of one size each, one after the other; empty ones are left out."""
+
+    def __init__(
+        self,
+        parts: Mapping[Size, IndexedDataset],
+        validation: IndexedDataset | None = None,
+        opened: Description | None = None,
+    ) -> None:
+        self.parts = {size: part for size, part in parts.items() if len(part)}
+        self.validation, self.opened = validation, opened or {}
+        self._in_order = list(self.parts.values())
+        self._starts = [0, *accumulate(map(len, self._in_order))]
+
+    @property
+    def sizes(self) -> Mapping[Size, int]:
+        """Return the number of samples of each size."""
+        return {size: len(part) for size, part in self.parts.items()}
+
+    @cached_property
+    def identity(self) -> str:
+        """Return those of the parts."""
+        return ", ".join(part.identity for part in self._in_order)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        part, place = self._find(index)
+        return part[place]
+
+    def draw(self, index: int, rng: Random) -> Sample:
+        """Draw what a sample leaves open."""
+        part, place = self._find(index)
+        return part.draw(place, rng)
+
+    def _find(self, index: int) -> tuple[IndexedDataset, int]:
+        part = bisect_right(self._starts, index) - 1
+        return self._in_order[part], index - self._starts[part]
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each sample, size by size."""
+        return chain.from_iterable(part.captions() for part in self._in_order)
+
+    def rows(self) -> Iterator[Row | BadSampleError]:
+        """Yield every row, size by size."""
+        return chain.from_iterable(part.rows() for part in self._in_order)
+
+    def _by_size(self) -> Mapping[Size, IndexedDataset]:
+        return self.parts
+
+    def split(
+        self, fraction: float = 0.9, seed: int = 0, count: int = 512
+    ) -> tuple[IndexedDataset, IndexedDataset]:
+        """Divide as others do; the first images of the validation part are of all sizes."""
+        training, validation = super().split(fraction, seed, count)
+        if self.validation is None:
+            length = len(validation)
+            validation = Part(validation, Permutation(length, "mixed", seed), range(length))
+        return training, validation
 
 
 class WrappedDataset(BaseDataset):
@@ -157,13 +225,9 @@ class WrappedDataset(BaseDataset):
         self.own = own
         self.opened = {"dataset": type(own).__qualname__}
 
-    @property
+    @cached_property
     def sizes(self) -> Mapping[Size, int]:
-        """Return the number of samples by the size of the first good one.
-
-        Raises:
-            UserError: all samples are bad.
-        """
+        """Return the number of samples by the size of the first good one, or raise a UserError."""
         for index in range(len(self.own)):
             try:
                 height, width = self.own[index].image.shape[:2]
@@ -173,11 +237,9 @@ class WrappedDataset(BaseDataset):
         raise UserError(f"all {len(self.own)} samples of {self.description['dataset']} are bad")
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.own)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one sample."""
         return self.own[index]
 
 
@@ -186,20 +248,3 @@ def as_dataset(given: Dataset | Samples) -> Dataset:
     if isinstance(given, IndexedDataset | StreamedDataset):
         return given
     return WrappedDataset(given)
-
-
-def divide(dataset: IndexedDataset, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """Divide two or more samples of one size at random; each side has at least one."""
-    length = len(dataset)
-    order = Permutation(length, "split", seed)
-    kept = min(max(round(fraction * length), 1), length - 1)
-    return Subset(dataset, order, range(kept)), Subset(dataset, order, range(kept, length))
-
-
-def check_division(length: int, fraction: float) -> None:
-    """Raise a UserError unless so many images can be divided with this training share."""
-    if not 0 < fraction < 1 or length < 2:
-        raise UserError(
-            f"cannot divide {length} images with a training share of {fraction}: give at "
-            "least 2 images and a share between 0 and 1, such as 0.9"
-        )

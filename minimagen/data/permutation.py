@@ -22,12 +22,7 @@ class Permutation:
         digest = hashlib.blake2b(repr(key).encode(), digest_size=8 * ROUNDS).digest()
         self._round_keys = struct.unpack(f"<{ROUNDS}Q", digest)
 
-    def __len__(self) -> int:
-        """Return the length of the range."""
-        return self.length
-
     def __getitem__(self, position: int) -> int:
-        """Return what stands at one position in ``range(length)``."""
         number = self._once(position)
         while number >= self.length:
             number = self._once(number)

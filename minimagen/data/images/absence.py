@@ -22,8 +22,7 @@ class Absence:
     """Counts how long a source has been unavailable."""
 
     def __init__(self) -> None:
-        self._waited = 0.0
-        self._pause = PAUSES[0]
+        self._waited, self._pause = 0.0, PAUSES[0]
 
     def wait(self, reason: str) -> None:
         """Log once that the source is unavailable, and pause, longer each time.
@@ -37,9 +36,8 @@ class Absence:
                 "back and continue from the last checkpoint with `resume`"
             )
         if not self._waited:
-            log.warning(
-                "the data is unavailable (%s): waiting up to %.0f s for it", reason, PATIENCE
-            )
+            words = "the data is unavailable (%s): waiting up to %.0f s for it"
+            log.warning(words, reason, PATIENCE)
         pause = min(self._pause, PATIENCE - self._waited)
         time.sleep(pause)
         self._waited += pause

@@ -5,17 +5,13 @@ that several images have. The headers of all images are read for it, once: the r
 disk.
 """
 
-import bisect
 import hashlib
-import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,20 +19,11 @@ from PIL import Image
 from minimagen.config import Size
 from minimagen.config.sizes import nearest
 from minimagen.data.bad_samples import BAD_SHARE, JUDGED_FROM
-from minimagen.data.dataset import (
-    BadSampleError,
-    Description,
-    IndexedDataset,
-    Row,
-    Samples,
-    Table,
-)
-from minimagen.data.images.dataset import CACHE_BYTES, ImageDataset
+from minimagen.data.dataset import BadSampleError, IndexedDataset, Row, Table
+from minimagen.data.images.dataset import CACHE_BYTES, ImageDataset, rows_of
 from minimagen.data.images.decoding import DAMAGE, upright_size
-from minimagen.data.indexed import BaseDataset, Subset, check_division, divide
-from minimagen.data.permutation import Permutation
+from minimagen.data.indexed import Buckets
 from minimagen.errors import UserError
-from minimagen.sample import Sample
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import replacing
 
@@ -49,129 +36,28 @@ FORMAT = 1  # of what stays on the disk
 log = logging.getLogger(__name__)
 
 
-class Buckets(BaseDataset):
-    """Data sets whose samples have one size each, one after the other.
-
-    Args:
-        parts: the data set of each size; empty ones are left out.
-        validation: the data's own validation set, if it has one; its samples may have any size.
-        opened: what `load_dataset` was asked for.
-    """
-
-    def __init__(
-        self,
-        parts: Mapping[Size, IndexedDataset],
-        validation: IndexedDataset | None = None,
-        opened: Description | None = None,
-    ) -> None:
-        self.parts = {size: part for size, part in parts.items() if len(part)}
-        self.validation, self.opened = validation, opened or {}
-        self._in_order = list(self.parts.values())
-        self._starts = [0, *itertools.accumulate(map(len, self._in_order))]
-
-    @property
-    def sizes(self) -> Mapping[Size, int]:
-        """Return the number of images of each size."""
-        return {size: len(part) for size, part in self.parts.items()}
-
-    @cached_property
-    def identity(self) -> str:
-        """Return those of the parts."""
-        return ", ".join(part.identity for part in self._in_order)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return self._starts[-1]
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return one sample.
-
-        Raises:
-            BadSampleError: it cannot be used.
-        """
-        part, place = self._find(index)
-        return part[place]
-
-    def draw(self, index: int, rng: Random) -> Sample:
-        """Return one sample with what it leaves open drawn with ``rng``.
-
-        Raises:
-            BadSampleError: it cannot be used.
-        """
-        part, place = self._find(index)
-        return part.draw(place, rng)
-
-    def captions(self) -> Iterator[tuple[str, ...]]:
-        """Yield the captions of each image, size by size."""
-        return itertools.chain.from_iterable(part.captions() for part in self._in_order)
-
-    def rows(self) -> Iterator[Row | BadSampleError]:
-        """Yield every row, size by size."""
-        return itertools.chain.from_iterable(part.rows() for part in self._in_order)
-
-    def _find(self, index: int) -> tuple[IndexedDataset, int]:
-        part = bisect.bisect_right(self._starts, index) - 1
-        return self._in_order[part], index - self._starts[part]
-
-    def at_most(self, count: int, seed: int = 0) -> "Buckets":
-        """Return ``count`` images of all sizes together, of each its share."""
-        if count >= len(self):
-            return self
-        parts: dict[Size, IndexedDataset] = {}
-        seen = kept = 0
-        for size, part in self.parts.items():
-            seen += len(part)
-            more = count * seen // len(self) - kept
-            order = Permutation(len(part), "at most", seed)
-            parts[size], kept = Subset(part, order, range(more)), kept + more
-        return Buckets(parts, self.validation, self.opened)
-
-    def split(
-        self, fraction: float = 0.9, seed: int = 0, count: int = 512
-    ) -> tuple[IndexedDataset, Samples]:
-        """Divide the images of each size, or return the data's own validation set.
-
-        Raises:
-            UserError: the fraction is out of range, or there are fewer than two images.
-        """
-        if self.validation is not None:
-            return self, self.validation
-        check_division(len(self), fraction)
-        pairs = {size: divide(part, fraction, seed) for size, part in self.parts.items()}
-        validation = Buckets({size: pair[1] for size, pair in pairs.items()})
-        order = Permutation(len(validation), "mixed", seed)  # its first rows are of all sizes
-        training = Buckets({size: pair[0] for size, pair in pairs.items()}, None, self.opened)
-        return training, Subset(validation, order, range(len(validation)))
-
-
 @dataclass(frozen=True)
 class SomeRows:
     """Some rows of a table."""
 
     table: Table
-    indices: Sequence[int]
+    indices: np.ndarray
 
     @property
     def identity(self) -> str:
         """Return that of the table, and which rows."""
-        rows = hashlib.blake2b(np.asarray(self.indices).tobytes(), digest_size=16)
+        rows = hashlib.blake2b(self.indices.tobytes(), digest_size=16)
         return f"{self.table.identity} {rows.hexdigest()}"
 
     def __len__(self) -> int:
-        """Return their number."""
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Row:
-        """Return one row."""
         return self.table[int(self.indices[index])]
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield the captions of each row."""
-        for index in range(len(self)):
-            try:
-                yield self[index].captions
-            except BadSampleError:
-                yield ()
+        return (row.captions if isinstance(row, Row) else () for row in rows_of(self))
 
 
 def bucketed(dataset: ImageDataset) -> Buckets:
@@ -190,8 +76,8 @@ def bucketed(dataset: ImageDataset) -> Buckets:
     return Buckets(parts, dataset.validation, dataset.opened)
 
 
-def rows_of_sizes(table: Table, sizes: Sequence[Size]) -> list[Sequence[int]]:
-    """Return the rows whose aspect ratio is nearest to that of each size.
+def rows_of_sizes(table: Table, sizes: Sequence[Size]) -> list[np.ndarray]:
+    """Return the indices of the rows whose aspect ratio is nearest to that of each size.
 
     Images of a size that fewer than ``LEAST`` have get the nearest size that more have. An image
     that cannot be read gets the most frequent size; training reports that it is bad.
@@ -204,16 +90,33 @@ def rows_of_sizes(table: Table, sizes: Sequence[Size]) -> list[Sequence[int]]:
     found = _stored(path, len(sizes), len(table))
     if found is None:
         log.warning("reading the headers of %d images for their sizes, once", len(table))
-        found = _sorted(_look(table, sizes), len(sizes))
-        _save(path, found)
-    return _divided(found, len(sizes))
+        numbers = _merged(_nearest_sizes(table, sizes), sizes)
+        counts = np.bincount(numbers, minlength=len(sizes))
+        found = np.concatenate([counts, np.argsort(numbers, kind="stable")]).astype(np.int64)
+        # other processes may be doing the same
+        with replacing(path, shared=True) as part, part.open("wb") as file:
+            np.save(file, found)
+    counts, rows = np.split(found, [len(sizes)])
+    return np.split(rows, np.cumsum(counts)[:-1])
 
 
-def _look(table: Table, sizes: Sequence[Size]) -> np.ndarray:
-    """Return the number of each row's size."""
+def _stored(path: Path, sizes: int, rows: int) -> np.ndarray | None:
+    """Map an earlier result, the counts and then the rows; None where none is, or it is damaged."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    if found.dtype != np.int64 or found.shape != (sizes + rows,):
+        return None
+    whole = found[:sizes].sum() == rows and found.min() >= 0 and found[sizes:].max() < rows
+    return found if whole else None
 
-    def number(row: Row | None) -> int:
-        if row is None:
+
+def _nearest_sizes(table: Table, sizes: Sequence[Size]) -> np.ndarray:
+    """Return the number of each row's size, or UNREADABLE."""
+
+    def number(row: Row | BadSampleError) -> int:
+        if isinstance(row, BadSampleError):
             return UNREADABLE
         try:
             height, width = upright_size(row.image)
@@ -221,26 +124,17 @@ def _look(table: Table, sizes: Sequence[Size]) -> np.ndarray:
             return UNREADABLE
         return sizes.index(nearest(sizes, width / height))
 
-    found = bytearray()
+    rows, found = rows_of(table), bytearray()
     with ThreadPoolExecutor(READERS) as readers:
-        for start in range(0, len(table), READ_AT_ONCE):
-            rows = range(start, min(start + READ_AT_ONCE, len(table)))
-            found += bytes(readers.map(number, [_row(table, row) for row in rows]))
-    numbers = np.frombuffer(found, np.uint8)
-    unreadable = int((numbers == UNREADABLE).sum())
-    if unreadable > BAD_SHARE * max(len(numbers), JUDGED_FROM) or unreadable == len(numbers):
+        while some := list(islice(rows, READ_AT_ONCE)):
+            found += bytes(readers.map(number, some))
+    unreadable = found.count(UNREADABLE)
+    if unreadable > BAD_SHARE * max(len(found), JUDGED_FROM) or unreadable == len(found):
         raise UserError(
-            f"{unreadable} of {len(numbers)} images cannot be read for their sizes: is the data "
+            f"{unreadable} of {len(found)} images cannot be read for their sizes: is the data "
             "unavailable? python -m minimagen data check names what is wrong"
         )
-    return _merged(numbers, sizes)
-
-
-def _row(table: Table, index: int) -> Row | None:
-    try:
-        return table[index]
-    except BadSampleError:
-        return None
+    return np.frombuffer(found, np.uint8)
 
 
 def _merged(numbers: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
@@ -256,32 +150,3 @@ def _merged(numbers: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
         counts[other] += counts[rarest]
         goes_to[goes_to == rarest] = other
     return goes_to[numbers]
-
-
-def _sorted(numbers: np.ndarray, sizes: int) -> np.ndarray:
-    """Return the number of rows of each size, then the rows in order of their size."""
-    counts = np.bincount(numbers, minlength=sizes)
-    return np.concatenate([counts, np.argsort(numbers, kind="stable")]).astype(np.int64)
-
-
-def _divided(found: np.ndarray, sizes: int) -> list[Any]:
-    ends = np.cumsum(found[:sizes])[:-1]
-    return np.split(found[sizes:], ends)
-
-
-def _save(path: Path, found: np.ndarray) -> None:
-    """Write the result, all of it or nothing; other processes may be doing the same."""
-    with replacing(path, shared=True) as part, part.open("wb") as file:
-        np.save(file, found)
-
-
-def _stored(path: Path, sizes: int, rows: int) -> np.ndarray | None:
-    """Map the result of an earlier run; None where there is none, or it is damaged."""
-    try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    if found.dtype != np.int64 or found.shape != (sizes + rows,):
-        return None
-    whole = found[:sizes].sum() == rows and found.min() >= 0 and found[sizes:].max() < rows
-    return found if whole else None

@@ -30,11 +30,9 @@ class MemoryTable:
         return hashlib.blake2b(repr(self.memory).encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.memory)
 
     def __getitem__(self, index: int) -> Row:
-        """Return one row."""
         return self.memory[index]
 
     def captions(self) -> Iterator[tuple[str, ...]]:
@@ -43,7 +41,16 @@ class MemoryTable:
 
 
 class ImageDataset(BaseDataset):
-    """A table's images at one size, each with one of its captions."""
+    """A table's images at one size, each with one of its captions.
+
+    Args:
+        table: where the rows come from.
+        framing: size, crop and flip.
+        validation: the data's own validation set, if it has one.
+        cache_bytes: how many bytes of decoded images are kept.
+        files: knows what other data sets of the same source could read. Where the whole source
+            became unavailable and did not come back, samples raise a UserError.
+    """
 
     def __init__(
         self,
@@ -53,19 +60,15 @@ class ImageDataset(BaseDataset):
         cache_bytes: int = CACHE_BYTES,
         files: FileReader | None = None,
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            table: where the rows come from.
-            framing: size, crop and flip.
-            validation: the data's own validation set, if it has one.
-            cache_bytes: how many bytes of decoded images are kept.
-            files: knows what other data sets of the same source could read.
-        """
         self.table, self.validation = table, validation
         self.framing = framing or Framing()
         self._cache = PixelCache(self.framing.size, len(table), cache_bytes)
         self.files = files or FileReader()
+
+    @cached_property
+    def identity(self) -> str:
+        """Return the number of images and that of the table."""
+        return f"{len(self)} images, {self.table.identity}"
 
     @property
     def sizes(self) -> Mapping[Size, int]:
@@ -73,25 +76,13 @@ class ImageDataset(BaseDataset):
         return {self.framing.size: len(self)}
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.table)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return an image, cropped in the middle, with its first caption.
-
-        Raises:
-            BadSampleError: it cannot be read, or has no caption.
-            UserError: its folder became unavailable and did not come back.
-        """
         return self._sample(index, None)
 
     def draw(self, index: int, rng: Random) -> Sample:
-        """Return an image with caption, crop and flip drawn with ``rng``.
-
-        Raises:
-            BadSampleError: it cannot be read, or has no caption.
-            UserError: its folder became unavailable and did not come back.
-        """
+        """Draw caption, crop and flip; without, they are the first one, the middle, and none."""
         return self._sample(index, rng)
 
     def captions(self) -> Iterator[tuple[str, ...]]:
@@ -100,16 +91,7 @@ class ImageDataset(BaseDataset):
 
     def rows(self) -> Iterator[Row | BadSampleError]:
         """Yield every row; a bad one as its reason."""
-        for index in range(len(self)):
-            try:
-                yield self.table[index]
-            except BadSampleError as error:
-                yield error
-
-    @cached_property
-    def identity(self) -> str:
-        """Return the number of images and that of the table."""
-        return f"{len(self)} images, {self.table.identity}"
+        return rows_of(self.table)
 
     def _sample(self, index: int, rng: Random | None) -> Sample:
         row = self.table[index]
@@ -128,6 +110,15 @@ class ImageDataset(BaseDataset):
             return self.files.read(row.image)
         except OSError as error:
             raise BadImageError(f"{row.name}: {error.strerror}") from error
+
+
+def rows_of(table: Table) -> Iterator[Row | BadSampleError]:
+    """Yield every row; a bad one as its reason."""
+    for index in range(len(table)):
+        try:
+            yield table[index]
+        except BadSampleError as error:
+            yield error
 
 
 def read_pixels(

@@ -6,7 +6,7 @@ Its order depends on the seed and on where the run starts.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
@@ -31,13 +31,8 @@ PROMISE = (
 class ImageStream:
     """A stream's images at one size, or at several, each with one of its captions.
 
-    Attributes:
-        source: where the rows come from.
-        framing: size, crop and flip.
-        validation: the data's own validation set, if it has one.
-        training_share: of the rows, where they are not all for training; a row belongs to one side
-            for ever, by its name.
-        opened: what `load_dataset` was asked for.
+    Where ``training_share`` is below 1, the other rows are for validation: a row belongs to one
+    side forever, by its name. ``opened`` is what `load_dataset` was asked for.
     """
 
     source: Stream
@@ -87,33 +82,24 @@ class ImageStream:
                 yield _sample(row, self.framing, draws)
             else:
                 passed += 1
-                self._check_share(passed)
-
-    def _check_share(self, passed: int) -> None:
-        """Raise a UserError if so many validation rows in a row can be no chance."""
-        if passed > PASSED_OVER / self.training_share:
-            raise UserError(
-                f"{passed} images in a row belong to the validation part: the stream has too few "
-                f"different images for a training share of {self.training_share}"
-            )
+            if passed > PASSED_OVER / self.training_share:
+                raise UserError(
+                    f"{passed} images in a row belong to the validation part: the stream has too "
+                    f"few different images for a training share of {self.training_share}"
+                )
 
     def split(
         self, fraction: float = 0.9, seed: int = 0, count: int = 512
     ) -> tuple["ImageStream", ImageDataset]:
-        """Return the training part and up to ``count`` images for validation.
-
-        See `minimagen.data.dataset`.
-
-        Raises:
-            UserError: there are none for validation.
-        """
+        """Return the training part and up to ``count`` images for validation."""
         training = self if self.validation else replace(self, training_share=fraction)
         share = 0.0 if self.validation else fraction
+        bad: list[BadSampleError] = []
+        good = 0
         found: list[Row] = []
-        good, bad = 0, list[str]()
         for row in (self.validation or self).rows():
             if isinstance(row, BadSampleError):
-                bad.append(str(row))
+                bad.append(row)
                 continue
             good += 1
             if position_of(row.name) >= share:
@@ -125,8 +111,7 @@ class ImageStream:
         return training, ImageDataset(MemoryTable(found), self.framing)
 
 
-def _nothing_found(good: int, bad: list[str], share: float) -> str:
-    """Return why there is no row for validation."""
+def _nothing_found(good: int, bad: Sequence[BadSampleError], share: float) -> str:
     if good:
         return (
             f"none of {good} images falls into the validation part, a share of {1 - share:.3g}: "

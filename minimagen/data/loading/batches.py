@@ -1,10 +1,11 @@
 """From a data set to batches with their captions encoded, from any step on."""
 
-import itertools
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,15 @@ from torch import Tensor
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.dataset import BadSampleError, Dataset, Samples
 from minimagen.data.loading.order import Order
-from minimagen.data.loading.reading import TRIES, Collate, IndexedReader, RawBatch, StreamReader
+from minimagen.data.loading.reading import (
+    TRIES,
+    IndexedReader,
+    RawBatch,
+    Reading,
+    StreamReader,
+    batched_by_size,
+    collate,
+)
 from minimagen.data.loading.workers import read_in_workers
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
@@ -67,9 +76,9 @@ def training_batches(
         order = Order(tuple(filter(None, dataset.sizes.values())), seed, dataset.endless)
         source = IndexedReader(dataset, order, seed)
         options = {"batch_sampler": order.batches(batch_size, start, stop, rank, world)}
-    raw = read_in_workers(source, num_workers, collate_fn=Collate(sizes), **options)
+    raw = read_in_workers(source, num_workers, collate_fn=partial(collate, sizes=sizes), **options)
     step = start
-    for batch in _encoded(itertools.islice(raw, stop - start), encoder):
+    for batch in _encoded(islice(raw, stop - start), encoder):
         yield batch.pin_memory() if pin_memory else batch
         step += 1
     if step < stop:
@@ -85,7 +94,7 @@ def _encoded(batches: Iterable[RawBatch], encoder: TextEncoder) -> Iterator[Batc
     """
     watch = Watch()
     read: list[RawBatch] = []
-    ready: deque[EncodedBatch] = deque()
+    ready: deque[tuple[RawBatch, list[Tensor]]] = deque()
     for batch in batches:
         read.append(batch)
         if (
@@ -97,27 +106,16 @@ def _encoded(batches: Iterable[RawBatch], encoder: TextEncoder) -> Iterator[Batc
             ready += encode_together(read, encoder)
             read = []
         if ready:
-            yield ready.popleft().padded()
+            yield _padded(*ready.popleft())
     watch.add(read)
     ready += encode_together(read, encoder)
-    yield from (batch.padded() for batch in ready)
+    yield from (_padded(*batch) for batch in ready)
 
 
-class EncodedBatch(NamedTuple):
-    """A batch whose captions are encoded, bfloat16 [n_i, d], but not yet padded."""
-
-    raw: RawBatch
-    encodings: list[Tensor]
-
-    def padded(self) -> Batch:
-        """Return what a learner takes."""
-        text = pad_and_stack(self.encodings)
-        raw = self.raw
-        return Batch(raw.images, text.embeds, text.mask, raw.captions, raw.low_res)
-
-
-def encode_together(batches: Sequence[RawBatch], encoder: TextEncoder) -> list[EncodedBatch]:
-    """Encode each distinct caption of some batches once."""
+def encode_together(
+    batches: Sequence[RawBatch], encoder: TextEncoder
+) -> list[tuple[RawBatch, list[Tensor]]]:
+    """Encode each distinct caption of some batches once, bfloat16 [n_i, d], not yet padded."""
     captions = list(dict.fromkeys(caption for batch in batches for caption in batch.captions))
     if not captions:
         return []
@@ -126,7 +124,12 @@ def encode_together(batches: Sequence[RawBatch], encoder: TextEncoder) -> list[E
     block = torch.cat(encodings).to(torch.bfloat16)
     split = block.split([len(encoding) for encoding in encodings])
     found = dict(zip(captions, split, strict=True))
-    return [EncodedBatch(raw, [found[caption] for caption in raw.captions]) for raw in batches]
+    return [(batch, [found[caption] for caption in batch.captions]) for batch in batches]
+
+
+def _padded(raw: RawBatch, encodings: Sequence[Tensor]) -> Batch:
+    text = pad_and_stack(encodings)
+    return Batch(raw.images, text.embeds, text.mask, raw.captions, raw.low_res)
 
 
 class Watch:
@@ -161,7 +164,7 @@ def good_samples(dataset: Samples, count: int) -> Iterator[Sample]:
     """Yield the first ``count`` samples that are good, or all, where there are fewer.
 
     Raises:
-        UserError: more than 5 % of them are bad.
+        UserError: more than 5 % of them are bad, or all.
     """
     bad, found = BadSamples(), 0
     for index in range(len(dataset)):
@@ -176,7 +179,7 @@ def good_samples(dataset: Samples, count: int) -> Iterator[Sample]:
         found += 1
         yield sample
     if not found:
-        raise UserError(f"all {bad.bad} images are bad; the first: {bad.first}")
+        raise UserError(f"all {bad.bad} images are bad; the first: {bad.named[0]}")
 
 
 def validation_batches(
@@ -190,18 +193,6 @@ def validation_batches(
 
     Each is of images of one size, in the data; see ``training_batches`` for ``sizes``.
     """
-    batches: list[Batch] = []
-    waiting: dict[tuple[int, ...], list[Sample]] = defaultdict(list)  # by size
-
-    def add(rows: Sequence[Sample]) -> None:
-        (encoded,) = encode_together([Collate(sizes).samples(rows)], encoder)
-        batches.append(encoded.padded())
-
-    for sample in good_samples(dataset, count):
-        rows = waiting[sample.image.shape]
-        rows.append(sample)
-        if len(rows) == batch_size:
-            add(waiting.pop(sample.image.shape))
-    for rows in waiting.values():
-        add(rows)
-    return batches
+    readings = map(Reading, good_samples(dataset, count))
+    raw = (collate(batch, sizes) for batch in batched_by_size(readings, batch_size, False))
+    return [_padded(*encoded) for batch in raw for encoded in encode_together([batch], encoder)]

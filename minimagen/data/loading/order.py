@@ -1,8 +1,10 @@
 """Which samples make up which step: a function of (seed, step), so a run can start anywhere."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 from minimagen.data.permutation import Permutation
 
@@ -45,14 +47,9 @@ class Order:
 
     def after(self, index: int) -> int:
         """Return the next index of the same group; after its last comes its first."""
-        start = 0
-        for length in self.lengths[:-1]:
-            if index < start + length:
-                break
-            start += length
-        else:
-            length = self.lengths[-1]
-        return start + (index - start + 1) % length
+        starts = [0, *accumulate(self.lengths[:-1])]
+        group = bisect_right(starts, index) - 1
+        return starts[group] + (index - starts[group] + 1) % self.lengths[group]
 
     def group_of(self, step: int) -> tuple[int, int]:
         """Return the group of a step, and how many steps before it were of that group.

@@ -1,7 +1,7 @@
 """Samples in the order of training, stacked: what a worker does."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     """A good sample, if one was found, and why those tried before it were not good."""
 
     sample: Sample | None
-    bad: list[str]
+    bad: Sequence[str] = ()
 
 
 class RawBatch(NamedTuple):
@@ -32,8 +32,8 @@ class RawBatch(NamedTuple):
 
     images: Tensor  # [b 3 h w], see Batch
     low_res: Tensor | None
-    captions: list[str]
-    bad: list[str] = []
+    captions: Sequence[str]
+    bad: Sequence[str]
     enlarged: int = 0
 
     @property
@@ -42,40 +42,42 @@ class RawBatch(NamedTuple):
         return self.images.nbytes + (0 if self.low_res is None else self.low_res.nbytes)
 
 
-@dataclass(frozen=True)
-class Collate:
-    """Stacks samples of one size into a batch at the learner's sizes.
+def collate(readings: Sequence[Reading], sizes: LearnerSizes | None = None) -> RawBatch:
+    """Stack samples at a learner's sizes (None: as they are), or none, where one was not found.
 
-    Args:
-        sizes: None leaves the images as they are.
+    An exception would reach the main process as a traceback in its message.
     """
-
-    sizes: LearnerSizes | None = None
-
-    def __call__(self, readings: Sequence[Reading]) -> RawBatch:
-        """Stack the samples and gather what was bad; no sample at all where one was not found.
-
-        An exception would reach the main process as a traceback in its message.
-        """
-        bad = [reason for reading in readings for reason in reading.bad]
-        samples = [reading.sample for reading in readings if reading.sample is not None]
-        if len(samples) < len(readings):
-            return RawBatch(torch.empty(0), None, [], bad)
-        return self.samples(samples)._replace(bad=bad)
-
-    def samples(self, samples: Sequence[Sample]) -> RawBatch:
-        """Stack good samples."""
-        images = stack_images(samples)
-        captions = [sample.caption for sample in samples]
-        enlarged = sum(sample.enlarged for sample in samples)
-        own, low_res = self.sizes.resize(images) if self.sizes else (images, None)
-        return RawBatch(own, low_res, captions, [], enlarged)
+    bad = [reason for reading in readings for reason in reading.bad]
+    samples = [reading.sample for reading in readings if reading.sample is not None]
+    if len(samples) < len(readings):
+        return RawBatch(torch.empty(0), None, (), bad)
+    images = stack_images(samples)
+    own, low_res = sizes.resize(images) if sizes else (images, None)
+    captions = [sample.caption for sample in samples]
+    return RawBatch(own, low_res, captions, bad, sum(sample.enlarged for sample in samples))
 
 
 def stack_images(samples: Sequence[Sample]) -> Tensor:
     """Return the images of samples of one size, uint8 [b 3 h w]."""
     stacked = torch.from_numpy(np.stack([sample.image for sample in samples]))
     return rearrange(stacked, "b h w c -> b c h w").contiguous()
+
+
+def batched_by_size(
+    readings: Iterable[Reading], batch_size: int, drop_last: bool
+) -> Iterator[list[Reading]]:
+    """Yield readings in batches of one size of images; a failed one comes at once and alone."""
+    waiting: dict[tuple[int, ...], list[Reading]] = defaultdict(list)
+    for reading in readings:
+        if reading.sample is None:
+            yield [reading]
+            continue
+        shape = reading.sample.image.shape
+        waiting[shape].append(reading)
+        if len(waiting[shape]) == batch_size:
+            yield waiting.pop(shape)
+    if not drop_last:
+        yield from waiting.values()
 
 
 @dataclass(frozen=True)
@@ -104,29 +106,18 @@ class IndexedReader:
         return Reading(None, bad)
 
 
+@dataclass(eq=False)
 class StreamReader(IterableDataset[list[Reading]]):
-    """A stream as training reads it: endless, in batches of one size of images each.
+    """A stream as one rank's training reads it, in batches; bad samples replaced by the next."""
 
-    Bad samples are replaced by the next good ones.
-    """
-
-    def __init__(
-        self, stream: StreamedDataset, seed: int, batch_size: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.stream, self.seed, self.batch_size = stream, seed, batch_size
-        self.rank, self.world = rank, world
+    stream: StreamedDataset
+    seed: int
+    batch_size: int
+    rank: int
+    world: int
 
     def __iter__(self) -> Iterator[list[Reading]]:
-        """Read the share of this worker of this process."""
-        waiting: dict[tuple[int, ...], list[Reading]] = defaultdict(list)  # by size
-        for reading in self._readings():
-            if reading.sample is None:
-                yield [reading]
-                continue
-            batch = waiting[reading.sample.image.shape]
-            batch.append(reading)
-            if len(batch) == self.batch_size:
-                yield waiting.pop(reading.sample.image.shape)
+        return batched_by_size(self._readings(), self.batch_size, drop_last=True)
 
     def _readings(self) -> Iterator[Reading]:
         worker = get_worker_info()

@@ -5,32 +5,33 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from minimagen.errors import UserError
 
-T = TypeVar("T")
-
 
 def read_in_workers(source: Any, num_workers: int, **options: Any) -> Iterator[Any]:
-    """Yield what torch's ``DataLoader(source, **options)`` does, errors in one line.
+    """Yield what torch's ``DataLoader(source, **options)`` does.
 
     Raises:
-        UserError: as a worker raised it.
+        UserError: as a worker raised it, without the traceback that torch puts into the message.
     """
-    loader: DataLoader[Any] = DataLoader(
-        source,
-        num_workers=num_workers,
-        worker_init_fn=leave_signals_to_parent,
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
-        generator=torch.Generator(),  # the workers' base seed must not draw from the global one
-        **options,
-    )
-    return _in_one_line(loader)
+    try:
+        yield from DataLoader(
+            source,
+            num_workers=num_workers,
+            worker_init_fn=leave_signals_to_parent,
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+            generator=torch.Generator(),  # the workers' base seed is not drawn from the global one
+            **options,
+        )
+    except UserError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(last.removeprefix("minimagen.errors.UserError: ")) from None
 
 
 def leave_signals_to_parent(worker: int) -> None:
@@ -51,12 +52,3 @@ def _end_when_sent_by(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass  # sent to the whole group: the parent gets it too and decides
     os._exit(0)
-
-
-def _in_one_line(loader: Iterable[T]) -> Iterator[T]:
-    """Take the traceback out of the message of a worker's UserError."""
-    try:
-        yield from loader
-    except UserError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise UserError(last.removeprefix("minimagen.errors.UserError: ")) from None
