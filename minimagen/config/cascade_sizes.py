@@ -18,7 +18,7 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
     longest, step = max(config.image_sizes[-1]), 1
     for size, stage in zip(config.image_sizes, config.stages, strict=True):
         for n in size:  # n * side / longest must be a multiple of the divisor
-            multiple = stage.unet.divisor * longest
+            multiple = stage.divisor * longest
             step = math.lcm(step, multiple // math.gcd(multiple, n))
     if side % step:
         near = [n for n in (side // step * step, (side // step + 1) * step) if n]

@@ -37,10 +37,6 @@ class ImagenConfig(Config):
             )
         for i, (size, stage) in enumerate(zip(self.image_sizes, self.stages, strict=True)):
             check_size(size, stage.divisor, i)
-            if stage.unet.channels != 3:
-                raise ValueError(
-                    f"stage {i}: unet.channels is {stage.unet.channels}; images are RGB, give 3"
-                )
         for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
             if low[0] >= high[0] or low[1] >= high[1]:
                 raise ValueError(f"image_sizes must grow from stage to stage, given {low}, {high}")

@@ -87,6 +87,12 @@ class DiffusionConfig(Config):
     as it samples (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024). A side that is
     shorter stays whole."""
 
+    @model_validator(mode="after")
+    def _sees_rgb(self) -> Self:
+        if self.unet.channels != 3:
+            raise ValueError(f"unet.channels is {self.unet.channels}; images are RGB, give 3")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _without_distilled_steps(cls, values: Any) -> Any:

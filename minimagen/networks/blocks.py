@@ -30,7 +30,7 @@ class ResBlock(nn.Module):
         same = channels_in == channels
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1)
         nn.init.zeros_(self.conv_out.weight)  # the residual branch starts as the identity
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]  # it has one
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map [b channels_in h w] to [b channels h w]; ``embedding`` [b embed_dim] after SiLU."""

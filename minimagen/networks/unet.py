@@ -114,7 +114,7 @@ class UNet(nn.Module):
         self.norm_out = group_norm(last + config.dim)
         self.conv_out = nn.Conv2d(last + config.dim, pixels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # the first estimate is 0, the mean of the data
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]  # it has one
         self._text_readers = [
             m for m in self.modules() if isinstance(m, Attention) and m.text_to_kv
         ]

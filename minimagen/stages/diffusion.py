@@ -55,7 +55,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         self.aug_schedule = Cosine()
         self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
         # channels_last is what convolutions are fastest in
-        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
 
     @property
     def device(self) -> torch.device:

@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # none is used
         """Make one step; matrices of one shape are made orthogonal in one batch."""
         for group in self.param_groups:
             of_one_shape = defaultdict(list)

@@ -45,9 +45,9 @@ LOST_IN_A_ROW = 5  # shards; then the source is unavailable
 
 # What reading a damaged tar or a connection that breaks raises.
 DAMAGED_HEADERS: tuple[type[Exception], ...] = (
-    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
-    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
-    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]  # typeshed lacks it
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]  # typeshed lacks it
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]  # typeshed lacks it
 )
 BROKEN = (OSError, EOFError, tarfile.TarError, zlib.error, ValueError)
 
