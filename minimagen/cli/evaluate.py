@@ -102,7 +102,7 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
     lines = [table(rows), f"fully correct at {sizes[-1]}: {interval}"]
     for size, scores in zip(sizes[1:], result.super_resolution, strict=True):
         lines.append(
-            f"super-resolution to {size}: color shift {scores['colour_shift']:.2f}/255, "
+            f"super-resolution to {size}: color shift {scores['color_shift']:.2f}/255, "
             f"down-sampled against its input {scores['psnr_input']:.1f} dB; real images: "
             f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
