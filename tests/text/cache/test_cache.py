@@ -145,7 +145,7 @@ def test_what_was_encoded_before_a_kill_stays(caplog: pytest.LogCaptureFixture) 
 
 KILLED_WRITING = """
 import os, sys, torch
-from tests.text.test_cache import CAPTIONS, cached, hash_of
+from tests.text.cache.test_cache import CAPTIONS, cached, hash_of
 
 class Killing(dict):
     def items(self):
