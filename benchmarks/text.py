@@ -165,7 +165,7 @@ def _memory(case: Case, folder: Path) -> Row:
         seconds[f"{name}_seconds"] = time.perf_counter() - started
     on_disk = sum(file.stat().st_size for file in folder.iterdir())
     memory = {"private_bytes_before": before, "private_bytes_peak": peak, "disk_bytes": on_disk}
-    return memory | seconds | {"segments": len(list(folder.glob("*.safetensors")))}
+    return memory | seconds
 
 
 def cases(quick: bool) -> Iterator[Case]:

@@ -22,10 +22,12 @@ class Flag:
     Attributes:
         short: The short form, without its dash.
         name: What follows the two dashes; the field's name in capitals by default.
+        also: The setting's names in other programs, for hints.
     """
 
     short: str
     name: str | None = None
+    also: tuple[str, ...] = ()
 
 
 class Config(BaseModel):

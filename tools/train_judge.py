@@ -26,8 +26,9 @@ from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeConfig, JudgeNetwork
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
 from minimagen.shapes import scenes
-from minimagen.shapes.dataset import SIZES, ShapesDataset
+from minimagen.shapes.dataset import ShapesDataset
 from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES
+from minimagen.shapes.objects import SIZES
 
 BATCH = 128
 STEPS = {"simple": 800, "scenes": 1000}

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
 from minimagen.errors import UserError
@@ -50,13 +50,7 @@ class Parser(argparse.ArgumentParser):
         for heading, options in groups.items():
             group = self.add_argument_group(heading)
             for option in options:
-                names = (f"--{option.name}", f"-{option.short}")
-                common: dict[str, Any] = {"dest": option.name, "help": option.described}
-                if option.is_switch:
-                    group.add_argument(*names, action="store_true", **common)
-                else:
-                    common |= {"metavar": option.values, "default": option.default}
-                    group.add_argument(*names, type=option.parse, **common)
+                group.add_argument(f"--{option.name}", f"-{option.short}", **option.keywords)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError with ``message``."""
@@ -126,12 +120,9 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         try:
-            code = main(list(sys.argv[1:] if argv is None else argv))
-        except SystemExit:  # after --help
+            return main(list(sys.argv[1:] if argv is None else argv))
+        finally:
             sys.stdout.flush()
-            raise
-        sys.stdout.flush()
-        return code
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {with_flags(str(error))}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from minimagen.cli import inference, train
 from minimagen.cli.arguments import run
@@ -30,6 +31,4 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def entry(argv: Sequence[str] | None = None) -> int:
-    """Run ``main.py``."""
-    return run(main, argv)
+entry = partial(run, main)

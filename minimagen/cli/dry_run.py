@@ -3,7 +3,8 @@
 import math
 import textwrap
 
-from minimagen.config import ImagenConfig, TrainingConfig
+from minimagen.cli.table import table
+from minimagen.config import Size, StageConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.sizes import scaled
 from minimagen.networks.cost import Cost, measure, on_meta, states_bytes
@@ -33,84 +34,71 @@ def report(parameters: Parameters) -> str:
     Needs neither the text encoder's weights nor, for a known T5 name, a network.
     """
     config = parameters.imagen
-    training = parameters.training.for_stages(len(config.stages))
-    tokens = config.max_num_words
-    width = build(config.text_encoder_name, tokens).embed_dim
-    low_res_sizes = (None, *config.image_sizes[:-1])
-    costs = [
-        measure(on_meta(stage.unet, width, low is not None), stage, size, low, (tokens, width))
-        for stage, size, low in zip(config.stages, config.image_sizes, low_res_sizes, strict=True)
-    ]
-    rows = [["", *(f"stage {i}" for i in range(len(costs)))]]
-    rows += [["image", *(f"{h} x {w}" for h, w in config.image_sizes)]]
-    if any(stage.crop for stage in config.stages):
-        rows += [["  in training", *(_trained_on(config, i) for i in range(len(costs)))]]
-    if parameters.data.aspect_buckets:
-        sizes, full = config.image_sizes, config.image_sizes[-1]
-        for bucket in aspect_buckets(config):
-            own = [scaled(size, full, bucket) for size in sizes]
-            rows += [["  aspect bucket", *(f"{h} x {w}" for h, w in own)]]
-    rows += [["parameters", *(_millions(c.parameters) for c in costs)]]
-    notes = list(NOTES)
-    if config.image_sizes == PAPER_SIZES:
-        rows += [["  the paper", *(_millions(n) for n in PAPER_PARAMETERS)]]
-        gaps = zip(costs, PAPER_PARAMETERS, strict=True)
-        rows += [["  gap", *(f"{100 * (c.parameters / n - 1):+.0f} %" for c, n in gaps)]]
-        notes.append(PAPER_NOTE)
-    rows += _memory_rows(costs, training) + _flop_rows(costs, parameters)
+    stages = range(len(config.stages))
+    parameters = parameters._replace(training=parameters.training.for_stages(len(stages)))
+    width = build(config.text_encoder_name, config.max_num_words).embed_dim
+    columns = [_column(parameters, i, width) for i in stages]
+    rows = [["", *(f"stage {i}" for i in stages)]]
+    for cells in zip(*columns, strict=True):
+        rows.append([cells[0][0], *(cell for _, cell in cells)])
+    notes = NOTES if config.image_sizes != PAPER_SIZES else (*NOTES, PAPER_NOTE)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
-    return "\n".join([_table(rows), "", text, *(textwrap.fill(note, 100) for note in notes)])
+    return "\n".join([table(rows, str.rjust), "", text, *(textwrap.fill(n, 100) for n in notes)])
 
 
-def _trained_on(config: ImagenConfig, i: int) -> str:
-    low = config.image_sizes[i - 1] if i else None
-    size, _ = config.stages[i].trained_on(config.image_sizes[i], low)
+def _column(parameters: Parameters, i: int, text_width: int) -> list[tuple[str, str]]:
+    """Return what stage ``i`` costs: the heading of every row, and the stage's cell in it."""
+    config, stage = parameters.imagen, parameters.imagen.stages[i]
+    size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
+    network = on_meta(stage.unet, text_width, lowres_cond=i > 0)
+    cost = measure(network, stage, size, low_res_size, (config.max_num_words, text_width))
+    rows = [("image", _size(size))]
+    crops = any(other.crop for other in config.stages)
+    if crops:
+        rows += [("  in training", _size(stage.trained_on(size, low_res_size)[0]))]
+    if parameters.data.aspect_buckets:
+        full, buckets = config.image_sizes[-1], aspect_buckets(config)
+        rows += [("  aspect bucket", _size(scaled(size, full, bucket))) for bucket in buckets]
+    rows += [("parameters", _millions(cost.parameters))]
+    if config.image_sizes == PAPER_SIZES:
+        paper = PAPER_PARAMETERS[i]
+        rows += [("  the paper", _millions(paper))]
+        rows += [("  gap", f"{100 * (cost.parameters / paper - 1):+.0f} %")]
+    return [*rows, *_memory_rows(parameters.training, i, cost), *_flop_rows(stage, cost, crops)]
+
+
+def _memory_rows(training: TrainingConfig, i: int, cost: Cost) -> list[tuple[str, str]]:
+    optimizer = training.stages[i].optimizer
+    images = training.batch_size_of(i) // training.accum_iter
+    states, activations = states_bytes(cost, optimizer), images * cost.activations
+    return [
+        ("memory to train", _bytes(states + activations)),
+        ("  optimizer", optimizer),
+        ("  weights, gradients, moments, EMA", _bytes(states)),
+        ("  images in a micro-batch", str(images)),
+        ("  activations of a micro-batch", _bytes(activations)),
+        ("  activations of one image", _bytes(cost.activations)),
+        ("memory to sample one", _bytes(4 * cost.parameters + cost.sampling)),
+    ]
+
+
+def _flop_rows(stage: StageConfig, cost: Cost, crops: bool) -> list[tuple[str, str]]:
+    sampling = stage.sampling
+    runs = 2 * sampling.timesteps - 1 if sampling.sampler == "heun" else sampling.timesteps
+    halves = 1 if sampling.guidance_scale == 1.0 else 2
+    of_crop = [("  of its crop, in training", _flops(cost.training_flops))]
+    return [
+        ("FLOPs of one image, forward", _flops(cost.flops)),
+        *(of_crop if crops else ()),
+        ("  its text, once", _flops(cost.text_flops)),
+        ("  sampler, steps", f"{sampling.sampler}, {sampling.timesteps}"),
+        ("  guidance", f"{sampling.guidance_scale:g}"),
+        ("FLOPs to sample one image", _flops(halves * (cost.text_flops + runs * cost.flops))),
+    ]
+
+
+def _size(size: Size) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-def _memory_rows(costs: list[Cost], training: TrainingConfig) -> list[list[str]]:
-    optimizers = [stage.optimizer for stage in training.stages]
-    images = [training.batch_size_of(i) // training.accum_iter for i in range(len(costs))]
-    states = [states_bytes(c, name) for c, name in zip(costs, optimizers, strict=True)]
-    activations = [n * c.activations for n, c in zip(images, costs, strict=True)]
-    return [
-        ["memory to train", *(_bytes(s + a) for s, a in zip(states, activations, strict=True))],
-        ["  optimizer", *optimizers],
-        ["  weights, gradients, moments, EMA", *(_bytes(s) for s in states)],
-        ["  images in a micro-batch", *map(str, images)],
-        ["  activations of a micro-batch", *(_bytes(a) for a in activations)],
-        ["  activations of one image", *(_bytes(c.activations) for c in costs)],
-        ["memory to sample one", *(_bytes(4 * c.parameters + c.sampling) for c in costs)],
-    ]
-
-
-def _flop_rows(costs: list[Cost], parameters: Parameters) -> list[list[str]]:
-    samplings = [stage.sampling for stage in parameters.imagen.stages]
-    pairs = list(zip(costs, samplings, strict=True))
-    halves = [1 if s.guidance_scale == 1.0 else 2 for s in samplings]
-    runs = [s.timesteps * (2 if s.sampler == "heun" else 1) for s in samplings]
-    runs = [n - (s.sampler == "heun") for n, s in zip(runs, samplings, strict=True)]
-    totals = [h * (c.text_flops + n * c.flops) for c, h, n in zip(costs, halves, runs, strict=True)]
-    crops = [["  of its crop, in training", *(_flops(c.training_flops) for c in costs)]]
-    return [
-        ["FLOPs of one image, forward", *(_flops(c.flops) for c in costs)],
-        *(crops if any(stage.crop for stage in parameters.imagen.stages) else ()),
-        ["  its text, once", *(_flops(c.text_flops) for c in costs)],
-        ["  sampler, steps", *(f"{s.sampler}, {s.timesteps}" for _, s in pairs)],
-        ["  guidance", *(f"{s.guidance_scale:g}" for _, s in pairs)],
-        ["FLOPs to sample one image", *(_flops(total) for total in totals)],
-    ]
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
 
 
 def _millions(number: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimagen.checked import PositiveInt
-from minimagen.cli.arguments import Parser, run
+from minimagen.cli.arguments import Parser
 from minimagen.cli.options import (
     CONFIGURED,
     DEVICE,
@@ -16,6 +16,7 @@ from minimagen.cli.options import (
     Option,
     sampling_changes,
 )
+from minimagen.cli.table import table
 from minimagen.config.data import ShapesSplit
 from minimagen.errors import UserError
 
@@ -81,13 +82,13 @@ def main(argv: Sequence[str]) -> int:
         precision=arguments.PRECISION,
     )
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
-    print(table(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
+    print(text_of(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
     if arguments.SHEET is not None:
         _write_sheet(arguments.SHEET, samples, images, judge)
     return 0
 
 
-def table(result: "Evaluation", sizes: Sequence[str]) -> str:
+def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
     """Return the evaluation as text."""
     names = list(result.stages[-1])
     rows = [("per cent correct", *names)]
@@ -96,13 +97,12 @@ def table(result: "Evaluation", sizes: Sequence[str]) -> str:
     rows.append(("shuffled captions", *_per_cent(result.shuffled, names)))
     for size, scores in zip(sizes, result.stages, strict=True):
         rows.append((f"sampled, {size}", *_per_cent(scores, names)))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(names) + 1)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     low, high = result.interval
-    lines.append(f"fully correct at {sizes[-1]}: 95 % interval {100 * low:.1f} to {100 * high:.1f}")
+    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
+    lines = [table(rows), f"fully correct at {sizes[-1]}: {interval}"]
     for size, scores in zip(sizes[1:], result.super_resolution, strict=True):
         lines.append(
-            f"super-resolution to {size}: color shift {scores['colour_shift']:.2f}/255, "
+            f"super-resolution to {size}: color shift {scores['color_shift']:.2f}/255, "
             f"down-sampled against its input {scores['psnr_input']:.1f} dB; real images: "
             f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
@@ -132,8 +132,3 @@ def _write_sheet(
         verdict = "ok" if not wrong else ", ".join(f"{k}: {v}" for k, v in wrong.items())
         lines.append(f"{sample.caption} [{verdict}]")
     save_png(path, contact_sheet(lines, stages))
-
-
-def entry(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m minimagen evaluate``."""
-    return run(main, argv)

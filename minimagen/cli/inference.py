@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -167,6 +168,4 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     return 128 + (signals.received or 0) if stopped else 0
 
 
-def entry(argv: Sequence[str] | None = None) -> int:
-    """Run ``inference.py``."""
-    return run(main, argv)
+entry = partial(run, main)

@@ -15,15 +15,6 @@ from minimagen.errors import UserError
 KeyPath = tuple[str | int, ...]
 
 
-ALSO = {
-    "OPTIM_LR": ("learning_rate",), "STEPS": ("max_steps", "iterations"),
-    "GUIDANCE_SCALE": ("cond_scale", "cfg"), "TIMESTEPS": ("num_inference_steps", "sample_steps"),
-    "DATASET": ("data", "data_dir"), "NUM_WORKERS": ("workers",), "MAX_NUM_WORDS": ("max_tokens",),
-    "T5_NAME": ("text_encoder_name", "text_encoder"),
-}  # fmt: skip
-"""Names in Python and in other programs that differ from the flag's."""
-
-
 @dataclass(frozen=True)
 class Option:
     """One option of a command.
@@ -49,9 +40,7 @@ class Option:
     path: KeyPath = ()
     also: tuple[str, ...] = ()
 
-    def but(self, **changes: Any) -> "Option":
-        """Return a copy with some attributes changed."""
-        return dataclasses.replace(self, **changes)
+    but = dataclasses.replace
 
     @property
     def is_switch(self) -> bool:
@@ -59,17 +48,16 @@ class Option:
         return _plain(self.type) is bool
 
     @property
-    def values(self) -> str:
-        """Return what the help shows for its value."""
+    def keywords(self) -> dict[str, Any]:
+        """Return what ``add_argument`` takes beside the names."""
+        default = self.shown or shown(bool(self.default) if self.is_switch else self.default)
+        common = {"dest": self.name, "help": f"{self.help} [{default}]".replace("%", "%%")}
+        if self.is_switch:
+            return common | {"action": "store_true"}
         kind = _plain(self.type)
         letters = {int: "N", float: "X", Path: "PATH"}
-        return f"{{{','.join(get_args(kind))}}}" if get_args(kind) else letters.get(kind, "TEXT")
-
-    @property
-    def described(self) -> str:
-        """Return the help with the default."""
-        default = bool(self.default) if self.is_switch else self.default
-        return f"{self.help} [{self.shown or shown(default)}]".replace("%", "%%")
+        values = f"{{{','.join(get_args(kind))}}}" if get_args(kind) else letters.get(kind, "TEXT")
+        return common | {"metavar": values, "default": self.default, "type": self.parse}
 
     def parse(self, text: str) -> Any:
         """Return the value of ``text``.
@@ -107,30 +95,20 @@ def shown(value: Any) -> str:
 
 
 def field_options(config: type[Config], *path: str) -> Iterator[Option]:
-    """Yield an option for each field with a ``Flag``, of ``config`` and of the parts inside it.
-
-    Args:
-        config: One part of the configuration.
-        path: Where it is.
-    """
+    """Yield an option for each field with a ``Flag``, of ``config`` (at ``path``) and its parts."""
     for name, field in config.model_fields.items():
-        for mark in field.metadata:
-            if isinstance(mark, Flag):
+        for flag in field.metadata:
+            if isinstance(flag, Flag):
                 kind: Any = Annotated[(field.annotation, *field.metadata)]
-                kind = kind | tuple[kind, ...] if "*" in path else kind
-                place, text = (*path, name), " ".join((field.description or "").split())
-                each = "; one value, or one per stage" * ("*" in path)
-                flag = mark.name or name.upper()
-                also = ALSO.get(flag, ())
+                text = " ".join((field.description or "").split()).rstrip(".")
                 yield Option(
-                    flag,
-                    mark.short,
-                    text.rstrip(".") + each,
-                    kind,
+                    flag.name or name.upper(),
+                    flag.short,
+                    text + "; one value, or one per stage" * ("*" in path),
+                    kind | tuple[kind, ...] if "*" in path else kind,
                     field.default,
-                    None,
-                    place,
-                    also,
+                    path=(*path, name),
+                    also=(name, *flag.also),
                 )
         stages = ("*",) if get_origin(field.annotation) is tuple else ()
         for inner in _configs(field.annotation):

@@ -1,6 +1,6 @@
 """Preset < parameters directory < command line: the values of a run, each with its source."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +20,40 @@ class Settings:
     """The values of ``imagen``, ``training`` and ``data``, each with its source."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self._leaves: dict[KeyPath, tuple[Any, str]] = {}
-        self._sections: dict[str, str] = {}
+        self._values: dict[str, Any] = {}
+        self._sources: dict[KeyPath, str] = {}
         self.overlay(values, source)
 
     def overlay(self, values: Mapping[str, Any], source: str) -> None:
         """Replace whole sections by ``values``."""
         for section, content in values.items():
             self.set((section,), content, source)
-            self._sections[section] = source
 
     def set(self, path: KeyPath, value: Any, source: str) -> None:
         """Set one value; where ``path`` holds ``"*"`` every stage's, to its own of a tuple."""
-        if "*" in path:
-            at = path.index("*")
-            count = len({p[at] for p in self._leaves if p[:at] == path[:at]})
-            for i, each in enumerate(per_stage(source, value, count)):
-                self.set((*path[:at], i, *path[at + 1 :]), each, source)
-            return
-        kept = {p: leaf for p, leaf in self._leaves.items() if p[: len(path)] != path}
-        self._leaves = kept | {(*path, *p): (leaf, source) for p, leaf in leaves(value)}
+        holder: Any = self._values
+        for at, part in enumerate(path[:-1]):
+            if part == "*":
+                for i, each in enumerate(per_stage(source, value, len(holder))):
+                    self.set((*path[:at], i, *path[at + 1 :]), each, source)
+                return
+            holder = holder[part] if isinstance(part, int) else holder.setdefault(part, {})
+        holder[path[-1]] = value
+        outside = {p: of for p, of in self._sources.items() if p[: len(path)] != path}
+        self._sources = outside | {path: source}
 
     def write_out_stages(self) -> None:
         """Give every stage training settings of its own, so that each can be changed."""
         parameters = self.parameters()
         count, entries = len(parameters.imagen.stages), parameters.training.stages
         if len(entries) != count and len(entries) <= 1:
-            entry = entries[0].model_dump() if entries else {}
-            self.set(("training", "stages"), [entry] * count, "default")
+            stages = [entries[0].model_dump() if entries else {} for _ in range(count)]
+            self.set(("training", "stages"), stages, "default")
 
     def parameters(self) -> Parameters:
         """Return the checked configuration."""
-        values = nested({path: leaf for path, (leaf, _) in self._leaves.items()})
-        where = {name: f"{name} settings from {source}" for name, source in self._sections.items()}
+        values = self._values
+        where = {name: f"{name} settings from {self._sources[name,]}" for name in values}
         return Parameters(
             ImagenConfig.read(values["imagen"], where["imagen"]),
             TrainingConfig.read(values["training"], where["training"]),
@@ -61,38 +62,25 @@ class Settings:
 
     def table(self, parameters: Parameters) -> str:
         """Return one line per value of ``parameters``: name, value, source."""
-        lines = []
+        given, lines = dict(leaves(self._values)), []
         for section, config in parameters._asdict().items():
             for path, value in leaves(config.model_dump(mode="json"), (section,)):
-                source = self._leaves[path][1] if path in self._leaves else "default"
+                parents = (path[:n] for n in range(len(path), 0, -1))
+                source = next(self._sources[p] for p in parents if p in self._sources)
+                source = source if path in given else "default"
                 lines.append(f"{'.'.join(map(str, path))} = {value!r}  ({source})")
         return "\n".join(lines)
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Yield the values inside nested dictionaries and lists of them, each with its path."""
-    if isinstance(value, dict) and value:
-        items: Iterable[tuple[str | int, Any]] = value.items()
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        items = enumerate(value)
-    else:
+    of_parts = isinstance(value, list) and value and isinstance(value[0], dict)
+    parts = dict(enumerate(value)) if of_parts else value
+    if not isinstance(parts, dict) or not parts:
         yield path, value
         return
-    for key, inner in items:
-        yield from leaves(inner, (*path, key))
-
-
-def nested(values: Mapping[KeyPath, Any]) -> Any:
-    """Return what ``leaves`` took apart."""
-    if set(values) == {()}:
-        return values[()]
-    parts: dict[Any, dict[KeyPath, Any]] = {}
-    for path, value in values.items():
-        if path:
-            parts.setdefault(path[0], {})[path[1:]] = value
-    if all(isinstance(key, int) for key in parts):
-        return [nested(parts[i]) for i in sorted(parts)]
-    return {key: nested(part) for key, part in parts.items()}
+    for key, part in parts.items():
+        yield from leaves(part, (*path, key))
 
 
 def values_at(parameters: Parameters, path: KeyPath) -> Any:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -223,6 +224,4 @@ def _buckets(parameters: Parameters) -> tuple[Size, ...]:
     return sizes
 
 
-def entry(argv: Sequence[str] | None = None) -> int:
-    """Run ``train.py``."""
-    return run(main, argv)
+entry = partial(run, main)

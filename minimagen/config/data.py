@@ -13,7 +13,7 @@ ShapesLevel = Literal["simple", "scenes"]
 class DataConfig(Config):
     """What a cascade trains on."""
 
-    dataset: Annotated[str, Flag("ds")] = "shapes"
+    dataset: Annotated[str, Flag("ds", also=("data", "data_dir"))] = "shapes"
     """Training data: shapes, shapes:scenes, a folder, a file or a hub id (docs/data.md)."""
     caption_column: Annotated[str, Flag("cc")] = "text"
     """Column of the captions, in data with columns."""

@@ -39,11 +39,11 @@ class SamplingConfig(Config):
 
     sampler: Annotated[SamplerName | Callable[..., Any], Flag("sa")] = "dpm++"
     """Sampler."""
-    timesteps: Annotated[PositiveInt, Flag("t")] = 20
+    timesteps: Annotated[PositiveInt, Flag("t", also=("num_inference_steps", "sample_steps"))] = 20
     """Sampling steps; training does not depend on them."""
     eta: Fraction = 0.0
     """DDIM's noise: 0 = deterministic, 1 = the variance of DDPM. Only ddim reads it."""
-    guidance_scale: Annotated[float, Field(ge=0.0), Flag("g")] = 1.0
+    guidance_scale: Annotated[float, Field(ge=0.0), Flag("g", also=("cond_scale", "cfg"))] = 1.0
     """Imagen's w: 1 = no guidance."""
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Guidance acts at times t inside this interval; outside, the conditional half is used."""

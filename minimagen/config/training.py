@@ -17,7 +17,7 @@ class StageTrainingConfig(Config):
     """Images per optimizer step, instead of the run's."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """``muon``: Muon for the hidden matrices of the network, AdamW for the rest."""
-    optim_lr: Annotated[float, Field(gt=0.0), Flag("lr")] = 1e-3
+    optim_lr: Annotated[float, Field(gt=0.0), Flag("lr", also=("learning_rate",))] = 1e-3
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -38,7 +38,9 @@ class TrainingConfig(Config):
     """Micro-batches per optimizer step."""
     epochs: Annotated[PositiveInt | None, Flag("e")] = None
     """Passes over the training set, instead of steps or minutes."""
-    steps: Annotated[PositiveInt | tuple[PositiveInt, ...] | None, Flag("st")] = None
+    steps: Annotated[
+        PositiveInt | tuple[PositiveInt, ...] | None, Flag("st", also=("max_steps", "iterations"))
+    ] = None
     """Optimizer steps of every stage, or one number per stage."""
     minutes: Annotated[Annotated[float, Field(gt=0.0)] | None, Flag("m")] = None
     """Time for all stages; the first steps are timed."""
@@ -48,7 +50,7 @@ class TrainingConfig(Config):
     """Seed of the weights, the data and all noise."""
     precision: Annotated[Precision, Flag("pr")] = "auto"
     """Arithmetic of the networks; auto is bf16 where that is native."""
-    num_workers: Annotated[int, Field(ge=0), Flag("n")] = 0
+    num_workers: Annotated[int, Field(ge=0), Flag("n", also=("workers",))] = 0
     """Data loader workers."""
     activation_checkpointing: Annotated[bool, Flag("ac")] = False
     """Activations are computed again in the backward pass: less memory, a third more time."""

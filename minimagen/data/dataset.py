@@ -5,6 +5,7 @@ an `IndexedDataset` gives any of them at any time, so that every step of a run c
 `StreamedDataset` gives them as they come. `minimagen.data.indexed` has what indexed ones share.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,8 +86,10 @@ class Samples(Protocol):
     For a bad one ``samples[index]`` raises a BadSampleError; training takes another and counts it.
     """
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
 
@@ -102,6 +105,7 @@ class _Described(Protocol):
         """Return what distinguishes its content from another's, wherever the files are."""
 
     @property
+    @abstractmethod
     def sizes(self) -> Mapping[Size, int | None]:
         """Return how many samples of each size come in an epoch, in the order of their indices.
 

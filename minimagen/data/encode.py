@@ -72,9 +72,8 @@ def encode_captions(dataset: Dataset, encoder: TextEncoder) -> EncodingReport:
         report.interrupted = True
     finally:
         captions.close()
-        store.flush()
     report.seconds = time.perf_counter() - started
-    report.encoded, report.folder = cache.encoded, store.folder
+    report.encoded, report.folder = cache.encoded, store.path.parent
     report.in_folder, report.bytes = len(store), store.size
     report.notes = encoder.notes()
     return report

@@ -1,7 +1,6 @@
 """What data sets with an index share: parts of them, and a class of the user's own among them."""
 
 import hashlib
-from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -27,21 +26,20 @@ LOOKED_AT = 256  # rows whose captions distinguish one data set from another
 
 
 class BaseDataset(IndexedDataset):
-    """An indexed data set; a class of its own has `sizes`, a length and samples.
+    """An indexed data set.
 
-    It may also draw captions and crops anew in each epoch (`draw`) or have a `validation` set.
+    A class of your own may derive from it: it has samples, a length and one size (`sizes`). It may
+    draw captions and crops anew in each epoch (`draw`), or have a validation set of its own.
     """
 
     repeatable: Literal[True] = True
     endless: bool = False
     validation: IndexedDataset | None = None
-    opened: Description = {}
-    """What `load_dataset` was asked for, if the data set is from there."""
 
-    @property
+    @cached_property
     def description(self) -> Description:
-        """Return what it was opened with, or the name of its class."""
-        return self.opened or {"dataset": type(self).__qualname__}
+        """Return the name of its class; `load_dataset` replaces it by what it was asked for."""
+        return {"dataset": type(self).__qualname__}
 
     @cached_property
     def identity(self) -> str:
@@ -49,17 +47,6 @@ class BaseDataset(IndexedDataset):
         places = range(0, len(self), max(1, len(self) // LOOKED_AT))
         digest = hashlib.blake2b(repr([*map(self._captions_of, places)]).encode(), digest_size=8)
         return f"{len(self)} images, captions {digest.hexdigest()}"
-
-    @property
-    @abstractmethod
-    def sizes(self) -> Mapping[Size, int]:
-        """Return the number of samples by their size."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Sample: ...
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -102,13 +89,7 @@ class BaseDataset(IndexedDataset):
     def split(
         self, fraction: float = 0.9, seed: int = 0, count: int = 512
     ) -> tuple[IndexedDataset, IndexedDataset]:
-        """Return the data and its own validation set, or divide the images of each size at random.
-
-        All captions of an image are on one side.
-
-        Raises:
-            UserError: the fraction is out of range, or there are fewer than two samples.
-        """
+        """Return the data and its own validation set, or divide it: all captions stay together."""
         if self.validation is not None:
             return self, self.validation
         if not 0 < fraction < 1 or len(self) < 2:
@@ -123,8 +104,7 @@ class BaseDataset(IndexedDataset):
             kept = min(max(round(fraction * len(whole)), 1), len(whole) - 1)
             training[size] = Part(whole, order, range(kept))
             validation[size] = Part(whole, order, range(kept, len(whole)))
-        opened = self.description
-        return Buckets(training, opened=opened), Buckets(validation, opened=opened)
+        return Buckets(training, None, self.description), Buckets(validation)
 
 
 class Part(BaseDataset):
@@ -132,7 +112,7 @@ class Part(BaseDataset):
 
     def __init__(self, dataset: IndexedDataset, order: Permutation, places: range) -> None:
         self.dataset, self.order, self.places = dataset, order, places
-        self.opened = dataset.description
+        self.description = dataset.description
 
     @cached_property
     def identity(self) -> str:
@@ -163,10 +143,12 @@ class Buckets(BaseDataset):
         self,
         parts: Mapping[Size, IndexedDataset],
         validation: IndexedDataset | None = None,
-        opened: Description | None = None,
+        description: Description | None = None,
     ) -> None:
         self.parts = {size: part for size, part in parts.items() if len(part)}
-        self.validation, self.opened = validation, opened or {}
+        self.validation = validation
+        if description:
+            self.description = description
         self._in_order = list(self.parts.values())
         self._starts = [0, *accumulate(map(len, self._in_order))]
 
@@ -223,7 +205,7 @@ class WrappedDataset(BaseDataset):
 
     def __init__(self, own: Samples) -> None:
         self.own = own
-        self.opened = {"dataset": type(own).__qualname__}
+        self.description = {"dataset": type(own).__qualname__}
 
     @cached_property
     def sizes(self) -> Mapping[Size, int]:

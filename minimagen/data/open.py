@@ -60,7 +60,7 @@ def load_dataset(
 
     opener = Opener(Framing(size, crop, flip, tuple(buckets)), caption_column, streaming)
     dataset = opener.open(str(name_or_path))
-    dataset.opened = {
+    dataset.description = {
         "dataset": absolute(str(name_or_path)), "caption_column": caption_column,
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
     }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Does the picture show what the caption says?"""
+"""Does the image show what the caption describes?"""

@@ -1,4 +1,4 @@
-"""Does the image show what the caption says, and is super-resolution faithful?"""
+"""Does the image show what the caption describes, and is super-resolution faithful?"""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import Judge, score
-from minimagen.evaluation.metrics import colour_shift, psnr, wilson_interval
+from minimagen.evaluation.metrics import color_shift, psnr, wilson_interval
 from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
@@ -46,7 +46,7 @@ def evaluate(
     batch_size: int = 50,
     precision: str = "auto",
 ) -> tuple[Evaluation, list[Tensor]]:
-    """Paint the captions of ``samples`` (seed i for caption i), judge and compare.
+    """Sample the captions of ``samples`` (seed i for caption i), judge and compare.
 
     Returns:
         The evaluation, and every stage's images, uint8 [b 3 h w].
@@ -64,8 +64,8 @@ def evaluate(
         result.stages.append(score(verdicts, truth))
         result.real.append(score(judge(to_uint8(resize_clamped(images, size))), truth))
         result.shuffled = score(verdicts, shuffled)
-    right = round(result.stages[-1]["all"] * len(samples))
-    result.interval = wilson_interval(right, len(samples))
+    correct = round(result.stages[-1]["all"] * len(samples))
+    result.interval = wilson_interval(correct, len(samples))
     for i in range(1, len(sampled)):
         result.super_resolution.append(
             faithfulness(sampled[i], sampled[i - 1])
@@ -78,12 +78,12 @@ def faithfulness(images: Tensor, low_res: Tensor) -> Scores:
     """Compare super-resolved images with the low-resolution ones that they were made from.
 
     Returns:
-        ``colour_shift``: mean over images of the largest difference of a channel's mean, in
+        ``color_shift``: mean over images of the largest difference of a channel's mean, in
         1/255. ``psnr_input``: PSNR of the down-sampled images against their input, dB.
     """
     down = resize_clamped(images, (low_res.shape[-2], low_res.shape[-1]))
     return {
-        "colour_shift": float(colour_shift(images, low_res).mean()),
+        "color_shift": float(color_shift(images, low_res).mean()),
         "psnr_input": float(psnr(down, low_res).mean()),
     }
 
@@ -91,14 +91,10 @@ def faithfulness(images: Tensor, low_res: Tensor) -> Scores:
 def against_truth(
     imagen: Imagen, i: int, samples: Sequence[Sample], sampling: SamplingConfig, **options: Any
 ) -> Scores:
-    """Enlarge down-sampled real images, guidance 1 and aug level 0, and compare with the truth.
+    """Enlarge down-sampled real images with stage ``i``, and compare with the truth.
 
-    Args:
-        imagen: The cascade.
-        i: The stage that enlarges.
-        samples: Real images with their captions.
-        sampling: How the stage samples otherwise.
-        options: Of ``Imagen.sample_batches``.
+    Sampling is that of ``sampling`` with guidance 1 and aug level 0; ``options`` are those of
+    ``Imagen.sample_batches``.
 
     Returns:
         ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB.

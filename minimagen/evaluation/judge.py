@@ -1,7 +1,7 @@
-"""A small classifier that says what a picture of the embedded data set shows.
+"""A small classifier of what an image of the embedded data set shows.
 
 It was trained by `tools/train_judge.py` on real renders only, of all three splits (it judges
-pictures, so it may know every combination), and its weights ship with the package.
+images, so it may know every combination), and its weights ship with the package.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,12 +27,12 @@ class JudgeConfig:
 
     Attributes:
         level: the level of the data set that it knows.
-        side: pictures of any size are resized to side x side before they are judged.
+        side: images of any size are resized to side x side before they are judged.
         widths: the channels of each convolution.
         strides: the stride of each convolution.
         features: the width of the penultimate layer.
         heads: attribute -> its possible values, in the order of the logits.
-        applies: kind of picture -> the attributes that it has; empty where all pictures have all.
+        applies: kind of image -> the attributes that it has; empty where all images have all.
     """
 
     level: str
@@ -72,20 +73,15 @@ class JudgeNetwork(nn.Module):
 
 
 class Judge:
-    """Pictures in, attributes out: ``Judge.load()(images)["color"]`` is a list of colours."""
+    """Images in, attributes out: ``Judge.load()(images)["color"]`` is a list of colors."""
 
     def __init__(self, network: JudgeNetwork) -> None:
-        """Take a trained network; it is put in evaluation mode."""
         self.network = network.eval()
         self.config = network.config
 
     @classmethod
     def load(cls, level: str = "simple", path: Path | None = None) -> "Judge":
-        """Load the judge of one level of the embedded data set.
-
-        Args:
-            level: a level whose weights ship with the package, "simple" or "scenes".
-            path: another file written by `save`, instead of the shipped one.
+        """Load the judge of one level of the embedded data set, or a file written by `save`.
 
         Raises:
             UserError: there is no such judge.
@@ -96,7 +92,7 @@ class Judge:
             hint = did_you_mean(level, known)
             raise UserError(f"no judge at {path}; known levels: {', '.join(known)}{hint}")
         with safe_open(path, framework="pt") as file:
-            config = _config_from_json(file.metadata()["config"])
+            config = TypeAdapter(JudgeConfig).validate_json(file.metadata()["config"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = JudgeNetwork(config)
         network.load_state_dict(weights)
@@ -122,14 +118,9 @@ class Judge:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, list[str]]:
-        """Say what each picture shows.
+        """Return attribute -> one value for each of the images, uint8 [b 3 h w] of any size.
 
-        Args:
-            images: uint8 [b 3 h w], of any size.
-
-        Returns:
-            attribute -> one value per picture; "" where the judge takes the picture for a kind
-            that does not have the attribute.
+        The value is "" where the judge takes the image for a kind without the attribute.
         """
         verdicts: dict[str, list[str]] = {name: [] for name in self.config.heads}
         for part in self._parts(images):
@@ -142,46 +133,33 @@ class Judge:
         return verdicts
 
     def _parts(self, images: Tensor) -> list[Tensor]:
-        """Bring pictures into the network's form, in parts that bound the memory."""
+        """Return images in the network's form, in parts that bound the memory."""
         device = next(self.network.parameters()).device
         return [fit(part.to(device), self.config.side) for part in images.split(256)]
 
 
 def fit(images: Tensor, side: int) -> Tensor:
-    """Bring uint8 [b 3 h w] of any size to float [b 3 side side] in [-1, 1]."""
+    """Return uint8 [b 3 h w] of any size as float [b 3 side side] in [-1, 1]."""
     return resize_clamped(to_model_space(images), (side, side))
 
 
 def score(
     verdicts: Mapping[str, Sequence[str]], attributes: Sequence[Mapping[str, str]]
 ) -> dict[str, float]:
-    """Compare verdicts with the truth.
-
-    Args:
-        verdicts: what a judge answered.
-        attributes: the truth, one mapping per picture; names the judge does not know are ignored.
+    """Compare a judge's verdicts with the truth: the attributes of every image.
 
     Returns:
-        attribute -> accuracy in [0, 1] over the pictures that have it, and "all" -> the share of
-        pictures with every attribute right.
+        attribute that the judge knows -> accuracy in [0, 1] over the images that have it, and
+        "all" -> the share of images that are fully correct.
 
     Raises:
         ValueError: the numbers of verdicts and truths differ.
     """
     if any(len(values) != len(attributes) for values in verdicts.values()):
-        raise ValueError(f"the truth of {len(attributes)} pictures does not fit the verdicts")
-    right: dict[str, list[bool]] = {}
+        raise ValueError(f"the truth of {len(attributes)} images does not fit the verdicts")
+    correct: dict[str, list[bool]] = {}
     for row, truth in enumerate(attributes):
         hits = {name: verdicts[name][row] == truth[name] for name in verdicts if name in truth}
         for name, hit in (hits | {"all": all(hits.values())}).items():
-            right.setdefault(name, []).append(hit)
-    return {name: sum(hits) / len(hits) for name, hits in right.items()}
-
-
-def _config_from_json(text: str) -> JudgeConfig:
-    """Read a config; JSON knows no tuples."""
-    raw = json.loads(text)
-    for name in ("heads", "applies"):
-        raw[name] = {key: tuple(values) for key, values in raw[name].items()}
-    raw |= {"widths": tuple(raw["widths"]), "strides": tuple(raw["strides"])}
-    return JudgeConfig(**raw)
+            correct.setdefault(name, []).append(hit)
+    return {name: sum(hits) / len(hits) for name, hits in correct.items()}

@@ -1,4 +1,4 @@
-"""How close pictures are to each other. Pictures are float [b 3 h w] in model space, [-1, 1]."""
+"""How close images are to each other. Images are float [b 3 h w] in model space, [-1, 1]."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return 10.0 * torch.log10(4.0 / error.clamp(min=1e-12))
 
 
-def colour_shift(a: Tensor, b: Tensor) -> Tensor:
+def color_shift(a: Tensor, b: Tensor) -> Tensor:
     """Return the largest difference of the three channels' means of every pair, in 1/255 [b]."""
     difference = a.double().mean((2, 3)) - b.double().mean((2, 3))
     return difference.abs().amax(1) * 127.5
@@ -19,9 +19,9 @@ def colour_shift(a: Tensor, b: Tensor) -> Tensor:
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     """Return the 95 % interval of a share (Wilson, 1927)."""
     share, shrink = right / total, 1 + z**2 / total
-    centre = (share + z**2 / (2 * total)) / shrink
+    center = (share + z**2 / (2 * total)) / shrink
     half = z * ((share * (1 - share) + z**2 / (4 * total)) / total) ** 0.5 / shrink
-    return centre - half, centre + half
+    return center - half, center + half
 
 
 def kid(a: Tensor, b: Tensor) -> float:

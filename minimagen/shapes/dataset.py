@@ -18,11 +18,12 @@ from minimagen.sample import Sample
 from minimagen.shapes import objects, scenes
 
 SPLITS, LEVELS = get_args(ShapesSplit), get_args(ShapesLevel)
+_MODULES: dict[str, ModuleType] = {"simple": objects, "scenes": scenes}
 
 
 def attribute_names(level: str) -> tuple[str, ...]:
     """Return the names of all attributes that images of a level can have."""
-    return scenes.ATTRIBUTES if level == "scenes" else objects.ATTRIBUTES
+    return _MODULES[level].ATTRIBUTES
 
 
 class ShapesDataset:
@@ -50,18 +51,21 @@ class ShapesDataset:
             level: "simple" (one object) or "scenes" (relations, counts, digits and letters).
             size: the side of the images in pixels, at least 8.
             seed: another seed gives another stream of the same distribution.
-            epoch_size: what `len()` says, at least 1.
+            epoch_size: `len()`, at least 1.
 
         Raises:
             UserError: an option is not valid.
         """
-        _check_choice("split", split, SPLITS)
-        _check_choice("level", level, LEVELS)
+        for name, given, valid in (("split", split, SPLITS), ("level", level, LEVELS)):
+            if given not in valid:
+                hint = did_you_mean(given, valid)
+                raise UserError(f"shapes: {name}={given!r} is not one of {', '.join(valid)}{hint}")
         if size < 8 or epoch_size < 1:
             raise UserError(
                 f"shapes: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
             )
         self._split, self.level, self.size = split, level, size
+        self._name = "shapes" if level == "simple" else f"shapes:{level}"
         self.seed, self.epoch_size = seed, epoch_size
 
     @property
@@ -73,14 +77,6 @@ class ShapesDataset:
     def identity(self) -> str:
         """Return level and split; what else its samples depend on is in the description."""
         return f"{self._name} {self._split}"
-
-    @property
-    def _name(self) -> str:
-        return "shapes" if self.level == "simple" else f"shapes:{self.level}"
-
-    @property
-    def _level(self) -> ModuleType:
-        return scenes if self.level == "scenes" else objects
 
     @property
     def sizes(self) -> dict[Size, int]:
@@ -98,7 +94,7 @@ class ShapesDataset:
     def __getitem__(self, index: int) -> Sample:
         """Draw the image and the caption of one index >= 0, also beyond the epoch."""
         attributes, caption, draws = self._described(index)
-        image = self._level.draw(attributes, draws, self.size)
+        image = _MODULES[self.level].draw(attributes, draws, self.size)
         return Sample(image, caption, attributes, str(int(index)))
 
     def draw(self, index: int, rng: Random) -> Sample:
@@ -117,11 +113,7 @@ class ShapesDataset:
         return self
 
     def rows(self) -> NoReturn:
-        """Refuse: there are no files.
-
-        Raises:
-            UserError: always.
-        """
+        """Raise a UserError: there are no files."""
         raise UserError("the embedded data is drawn, not read: there is nothing to check")
 
     def captions(self) -> Iterator[tuple[str, ...]]:
@@ -134,12 +126,6 @@ class ShapesDataset:
             raise IndexError(f"index {index}: the stream starts at 0")
         # Python's generator: cheap to seed, and its stream is the same in every version.
         draws = rng(self.level, self._split, self.seed, int(index))
-        attributes = self._level.attributes_for(self._split, draws)
-        return attributes, self._level.caption_for(attributes, draws), draws
-
-
-def _check_choice(name: str, given: str, valid: tuple[str, ...]) -> None:
-    """Raise a UserError unless the value is among the valid ones."""
-    if given not in valid:
-        hint = did_you_mean(given, valid)
-        raise UserError(f"shapes: {name}={given!r} is not one of {', '.join(valid)}{hint}")
+        level = _MODULES[self.level]
+        attributes = level.attributes_for(self._split, draws)
+        return attributes, level.caption_for(attributes, draws), draws

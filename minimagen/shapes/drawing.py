@@ -81,7 +81,7 @@ SHAPES: dict[str, tuple[Polygon, ...]] = {
 def shape_mask(
     shape: str, size: int, center: tuple[float, float], extent: float, degrees: float = 0.0
 ) -> Image.Image:
-    """Return where a shape is, as an anti-aliased mask.
+    """Return an anti-aliased mask in mode "L", size x size: 255 inside the shape, 0 outside.
 
     Args:
         shape: a key of SHAPES.
@@ -89,9 +89,6 @@ def shape_mask(
         center: (x, y) as fractions of the side.
         extent: the shape's width as a fraction of the side.
         degrees: angle, clockwise.
-
-    Returns:
-        An image in mode "L", size x size: 255 inside, 0 outside.
     """
     over = 4 if size <= 128 else 2
     mask = Image.new("L", (size * over, size * over))
@@ -130,14 +127,10 @@ def second_shade(color: str) -> tuple[int, int, int]:
 def background(
     color: str, pattern: str, size: int, shift: tuple[float, float] = (0.0, 0.0)
 ) -> Image.Image:
-    """Return a fresh RGB image, size x size, of one color and pattern.
+    """Return a fresh RGB image, size x size, of one of COLORS and PATTERNS.
 
-    Args:
-        color: a key of COLORS.
-        pattern: one of PATTERNS.
-        size: the side in pixels.
-        shift: how far the pattern moves left and up, as fractions of the side. The patterns are
-            cached, so draw the shifts from a small set.
+    The pattern moves left and up by ``shift``, fractions of the side. The patterns are cached, so
+    draw the shifts from a small set.
     """
     image = Image.new("RGB", (size, size), COLORS[color])
     if pattern != "plain":

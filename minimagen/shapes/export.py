@@ -1,7 +1,6 @@
 """Write the embedded data set out as a Hugging Face image folder."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -23,16 +22,12 @@ def export_shapes(
     `datasets.load_dataset("imagefolder", data_dir=out)` and our `load_dataset(out)` read it. The
     images are those that training would see: index 0 to count - 1 of the same stream.
 
-    Args:
-        out: a folder that does not exist or is empty.
-        count: the number of images, at least 1.
-        size: their side in pixels.
-        seed: of the stream.
-        split: "train", "tune" or "heldout".
-        level: "simple" or "scenes"; an attribute that a scene does not have is written as "".
+    An attribute that a scene does not have is written as "".
 
-    Returns:
-        The folder.
+    Args:
+        out: a folder that does not exist or is empty; it is returned.
+        count: the number of images, at least 1.
+        size, seed, split, level: those of ``ShapesDataset``.
 
     Raises:
         UserError: the folder is not empty, cannot be written, or an option is not valid.
@@ -43,21 +38,16 @@ def export_shapes(
         raise UserError(f"{str(out)!r} is not an empty folder: give a new one, nothing was written")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write(out, dataset, attribute_names(level))
+        with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
+            for index, sample in enumerate(dataset):
+                name = f"{index:0{len(str(count - 1))}d}.png"
+                Image.fromarray(sample.image).save(out / name)
+                columns = {n: sample.attributes.get(n, "") for n in attribute_names(level)}
+                row = {"file_name": name, "text": sample.caption, **columns}
+                metadata.write(json.dumps(row) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error}; free some space or give another folder "
             "(what is there now is incomplete)"
         ) from None
     return out
-
-
-def _write(out: Path, dataset: ShapesDataset, names: Sequence[str]) -> None:
-    digits = len(str(len(dataset) - 1))
-    with (out / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        for index, sample in enumerate(dataset):
-            name = f"{index:0{digits}d}.png"
-            Image.fromarray(sample.image).save(out / name)
-            columns = {n: sample.attributes.get(n, "") for n in names}
-            row = {"file_name": name, "text": sample.caption, **columns}
-            metadata.write(json.dumps(row) + "\n")

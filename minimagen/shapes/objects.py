@@ -1,6 +1,5 @@
 """The first level of the embedded data set: one object on a background."""
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
@@ -9,6 +8,7 @@ from random import Random
 import numpy as np
 
 from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES, background, shape_mask
+from minimagen.shapes.splits import split_by_hash
 from minimagen.shapes.wording import vary_spelling, with_article
 
 SIZES = {"large": 0.8, "small": 0.54}  # width as a fraction of the image's side
@@ -41,16 +41,8 @@ _TEMPLATES = (
 
 
 def split_of(color: str, shape: str, background: str) -> str:
-    """Return the split that a combination belongs to: about 80 % train, 10 % tune, 10 % heldout.
-
-    Args:
-        color: the object's color, a key of COLORS.
-        shape: a key of SHAPES.
-        background: the background's color; all its patterns share one split.
-    """
-    # A cryptographic hash, because hash() differs between runs and Python versions.
-    digest = hashlib.sha256(f"{color} {shape} on {background}".encode()).digest()
-    return {0: "tune", 1: "heldout"}.get(int.from_bytes(digest[:8], "big") % 10, "train")
+    """Return the split of an object on a color; all patterns of a background share one split."""
+    return split_by_hash(f"{color} {shape} on {background}")
 
 
 @lru_cache
@@ -72,16 +64,7 @@ def attributes_for(split: str, rng: Random) -> dict[str, str]:
 
 
 def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarray:
-    """Draw an image; place, angle and the pattern's phase vary a little with `rng`.
-
-    Args:
-        attributes: a value for every name in ATTRIBUTES.
-        rng: where the variation comes from.
-        size: the side in pixels.
-
-    Returns:
-        uint8 [size, size, 3].
-    """
+    """Draw an image, uint8 [size, size, 3]; place, angle and pattern's phase vary with `rng`."""
     shift = (rng.choice(_SHIFTS), rng.choice(_SHIFTS))
     image = background(attributes["background"], attributes["pattern"], size, shift)
     center = (0.5 + rng.uniform(-0.04, 0.04), 0.5 + rng.uniform(-0.04, 0.04))
@@ -92,7 +75,7 @@ def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarr
 
 
 def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
-    """Say all attributes in one of many wordings, at most 14 words; "plain" may stay unsaid."""
+    """Return one of many wordings of all attributes, at most 14 words; "plain" may be left out."""
     color, pattern = attributes["background"], attributes["pattern"]
     ground = rng.choice(_BACKGROUND_PHRASES[pattern]).format(c=color)
     caption = rng.choice(_TEMPLATES).format(
@@ -104,10 +87,3 @@ def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
         surface=_SURFACES[pattern].format(c=color),
     )
     return vary_spelling(caption, rng)
-
-
-def canonical_caption(attributes: Mapping[str, str]) -> str:
-    """Say all attributes in one fixed wording: "a large red star on a striped blue background"."""
-    pattern = "" if attributes["pattern"] == "plain" else attributes["pattern"] + " "
-    ground = with_article(f"{pattern}{attributes['background']} background")
-    return f"a {attributes['size']} {attributes['color']} {attributes['shape']} on {ground}"

@@ -5,7 +5,6 @@ right of a red star" are the same image, so `relation` is always "left of", "abo
 and `shape` and `color` belong to the object on the left, on top or inside.
 """
 
-import hashlib
 import math
 import string
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from minimagen.shapes.drawing import COLORS, SHAPES, background, shape_mask
+from minimagen.shapes.splits import split_by_hash
 from minimagen.shapes.wording import plural, vary_spelling, with_article
 
 # The capitals I and O are left out: in the built-in font they pass for 1 and 0.
@@ -64,15 +64,14 @@ _TEMPLATES = {
 
 
 def split_of(attributes: Mapping[str, str]) -> str:
-    """Return the split of a scene: about 80 % train, 10 % tune, 10 % heldout.
+    """Return the split of a scene.
 
     All attributes but the background make the combination; of a glyph, the background belongs to
     it too, because there is little else.
     """
-    names = [n for n in KINDS[attributes["kind"]] if n != "background"]
-    names += ["background"] if attributes["kind"] == "glyph" else []
-    digest = hashlib.sha256(" ".join(attributes[name] for name in names).encode()).digest()
-    return {0: "tune", 1: "heldout"}.get(int.from_bytes(digest[:8], "big") % 10, "train")
+    kind = attributes["kind"]
+    names = [name for name in KINDS[kind] if name != "background" or kind == "glyph"]
+    return split_by_hash(" ".join(attributes[name] for name in names))
 
 
 def attributes_for(split: str, rng: Random) -> dict[str, str]:
@@ -94,27 +93,12 @@ def _any_attributes(kind: str, rng: Random) -> dict[str, str]:
         return dict(count=rng.choice(COUNTS), shape=shape, color=color, background=ground)
     relation = rng.choice(RELATIONS)
     other = rng.choice(OUTER_SHAPES if relation == "inside" else tuple(SHAPES))
-    return dict(
-        relation=relation,
-        shape=shape,
-        color=color,
-        other_shape=other,
-        other_color=other_color,
-        background=ground,
-    )
+    first, second = dict(shape=shape, color=color), dict(other_shape=other, other_color=other_color)
+    return dict(relation=relation, **first, **second, background=ground)
 
 
 def draw(attributes: Mapping[str, str], rng: Random, size: int = 64) -> np.ndarray:
-    """Draw a scene; places, sizes and angles vary a little with `rng`.
-
-    Args:
-        attributes: "kind" and a value for every name in KINDS[kind].
-        rng: where the variation comes from.
-        size: the side in pixels.
-
-    Returns:
-        uint8 [size, size, 3].
-    """
+    """Draw a scene, uint8 [size, size, 3]; places, sizes and angles vary a little with `rng`."""
     image = background(attributes["background"], "plain", size)
     draw_kind = {"relation": _draw_relation, "count": _draw_count, "glyph": _draw_glyph}
     draw_kind[attributes["kind"]](image, attributes, rng)
@@ -129,7 +113,7 @@ def _draw_shape(
     extent: float,
     rng: Random,
 ) -> None:
-    """Draw one shape near a place, all in fractions of the side."""
+    """Draw one shape near ``center``; places and widths are fractions of the side."""
     x, y = (place + rng.uniform(-0.02, 0.02) for place in center)
     extent *= rng.uniform(0.95, 1.05)
     mask = shape_mask(shape, image.width, (x, y), extent, rng.uniform(-10, 10))
@@ -204,20 +188,8 @@ def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
     return vary_spelling(rng.choice(_TEMPLATES[kind]).format(**words), rng)
 
 
-def canonical_caption(attributes: Mapping[str, str]) -> str:
-    """Return all attributes in one fixed wording: "three red stars on a blue background"."""
-    color, ground = attributes["color"], with_article(f"{attributes['background']} background")
-    if attributes["kind"] == "relation":
-        one, two = _objects(attributes)
-        return f"{one} {attributes['relation']} {two} on {ground}"
-    if attributes["kind"] == "count":
-        return f"{attributes['count']} {color} {plural(attributes['shape'])} on {ground}"
-    glyph = attributes["glyph"]
-    return f"{with_article(color)} {_sort_of(glyph)} {glyph} on {ground}"
-
-
 def _objects(attributes: Mapping[str, str]) -> tuple[str, str]:
-    """Name both objects of a relation, each with its article."""
+    """Return the names of both objects of a relation, each with its article."""
     one = f"{attributes['color']} {attributes['shape']}"
     two = f"{attributes['other_color']} {attributes['other_shape']}"
     return with_article(one), with_article(two)

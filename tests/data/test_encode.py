@@ -188,7 +188,7 @@ def test_ctrl_c_at_the_command_line_ends_quietly(cache: Path) -> None:
         **pipes,
     )
     deadline = time.time() + 100
-    while not list(cache.rglob("*.safetensors")) and time.time() < deadline:
+    while not list(cache.rglob("captions.sqlite")) and time.time() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

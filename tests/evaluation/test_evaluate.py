@@ -94,7 +94,7 @@ def test_the_truth_scores_what_the_judge_gives_the_truth(
     assert [tuple(p.shape) for p in sampled] == [(COUNT, 3, *size) for size in SIZES]
     assert sampled[1].equal(stack_images(samples))
     (scores,) = result.super_resolution
-    assert scores["colour_shift"] < 0.5 and scores["psnr_input"] > 60
+    assert scores["color_shift"] < 0.5 and scores["psnr_input"] > 60
     assert scores["psnr_truth"] > 100
     images = to_model_space(stack_images(samples))
     bicubic = resize_clamped(resize_clamped(images, SIZES[0]), SIZES[1])
@@ -127,7 +127,7 @@ def test_faults_of_super_resolution_are_measured_in_their_units(
     (scores,) = result.super_resolution
     assert scores["psnr_truth"] == pytest.approx(float(expected), abs=0.01)
     shift = (0.5 * images).mean((2, 3)).abs().amax(1).mean() * 127.5
-    assert scores["colour_shift"] == pytest.approx(float(shift), abs=0.5)
+    assert scores["color_shift"] == pytest.approx(float(shift), abs=0.5)
     assert scores["psnr_input"] < 20
 
 
@@ -147,7 +147,7 @@ def test_a_color_cast_shows_in_the_shift_and_against_the_input() -> None:
     images = torch.zeros(2, 3, 16, 16)
     images[:, 0] = 5.1 / 127.5
     scores = faithfulness(images, low_res)
-    assert scores["colour_shift"] == pytest.approx(5.1, abs=1e-3)
+    assert scores["color_shift"] == pytest.approx(5.1, abs=1e-3)
     one_channel = (5.1 / 127.5) ** 2 / 3
     assert scores["psnr_input"] == pytest.approx(
         float(10 * torch.log10(torch.tensor(4 / one_channel))), abs=1e-3

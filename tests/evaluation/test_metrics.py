@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minimagen.evaluation.metrics import colour_shift, kid, psnr, wilson_interval
+from minimagen.evaluation.metrics import color_shift, kid, psnr, wilson_interval
 
 
 def test_psnr_is_the_peak_over_the_mean_square_error_per_image():
@@ -25,11 +25,11 @@ def test_the_color_shift_is_the_largest_difference_of_a_channels_mean_in_255ths(
     b = a.clone()
     b[0, 1] += 4 / 127.5
     b[0, 2] -= 10 / 127.5
-    assert colour_shift(a, b).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
-    assert colour_shift(b, a).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
+    assert color_shift(a, b).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
+    assert color_shift(b, a).tolist() == pytest.approx([10.0, 0.0], abs=1e-4)
     shuffled = a.flatten(2)[:, :, torch.randperm(64)].view_as(a)
-    assert colour_shift(a, shuffled).max() < 1e-4  # where the colors are does not matter
-    assert colour_shift(a[:, :, ::2, ::2], a[:, :, ::2, ::2].repeat(1, 1, 2, 2)).max() < 1e-4
+    assert color_shift(a, shuffled).max() < 1e-4  # where the colors are does not matter
+    assert color_shift(a[:, :, ::2, ::2], a[:, :, ::2, ::2].repeat(1, 1, 2, 2)).max() < 1e-4
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 200), (1, 7), (100, 200), (200, 200)])

@@ -109,13 +109,10 @@ def test_captions_say_every_attribute_and_stay_short(level: str) -> None:
         assert "{" not in caption and " a orange" not in caption
 
 
-def test_wordings_vary_and_the_canonical_one_does_not() -> None:
+def test_wordings_vary() -> None:
     a = dict(shape="star", color="red", size="large", background="blue", pattern="striped")
     rng = random.Random(0)
     assert len({objects.caption_for(a, rng) for _ in range(200)}) > 50
-    assert objects.canonical_caption(a) == "a large red star on a striped blue background"
-    plain = a | {"pattern": "plain", "background": "orange"}
-    assert objects.canonical_caption(plain) == "a large red star on an orange background"
 
 
 def test_a_relation_told_from_either_side_names_the_same_picture() -> None:

@@ -73,7 +73,7 @@ def bucketed(dataset: ImageDataset) -> Buckets:
         room = CACHE_BYTES * len(indices) // max(1, len(dataset))
         rows = SomeRows(dataset.table, indices)
         parts[size] = ImageDataset(rows, framing, None, room, dataset.files)
-    return Buckets(parts, dataset.validation, dataset.opened)
+    return Buckets(parts, dataset.validation, dataset.description)
 
 
 def rows_of_sizes(table: Table, sizes: Sequence[Size]) -> list[np.ndarray]:

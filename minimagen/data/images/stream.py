@@ -1,12 +1,11 @@
 """Images in a seeded order without an index: for data that no disk holds.
 
-A stream cannot be asked for its n-th sample. So it does not promise what an index does: that each
-sample comes once per epoch, and that a resumed run sees what the uninterrupted one would have seen.
-Its order depends on the seed and on where the run starts.
+It does not promise what an index does: that each sample comes once per epoch, and that a resumed
+run sees what the uninterrupted one would have seen.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
@@ -32,21 +31,16 @@ class ImageStream:
     """A stream's images at one size, or at several, each with one of its captions.
 
     Where ``training_share`` is below 1, the other rows are for validation: a row belongs to one
-    side forever, by its name. ``opened`` is what `load_dataset` was asked for.
+    side forever, by its name. `load_dataset` describes what it was asked for.
     """
 
     source: Stream
     framing: Framing
     validation: "ImageStream | None" = None
     training_share: float = 1.0
-    opened: Description = field(default_factory=dict)
+    description: Description = field(default_factory=lambda: {"dataset": "stream"})
     repeatable: Literal[False] = False
     endless = False
-
-    @property
-    def description(self) -> Description:
-        """Return what it was opened with, or the name of its class."""
-        return self.opened or {"dataset": type(self.source).__qualname__}
 
     @property
     def identity(self) -> str:
@@ -94,9 +88,7 @@ class ImageStream:
         """Return the training part and up to ``count`` images for validation."""
         training = self if self.validation else replace(self, training_share=fraction)
         share = 0.0 if self.validation else fraction
-        bad: list[BadSampleError] = []
-        good = 0
-        found: list[Row] = []
+        good, bad, found = 0, list[BadSampleError](), list[Row]()
         for row in (self.validation or self).rows():
             if isinstance(row, BadSampleError):
                 bad.append(row)
@@ -106,20 +98,16 @@ class ImageStream:
                 found.append(row)
             if len(found) == count:
                 break
-        if not found:
-            raise UserError(_nothing_found(good, bad, share))
-        return training, ImageDataset(MemoryTable(found), self.framing)
-
-
-def _nothing_found(good: int, bad: Sequence[BadSampleError], share: float) -> str:
-    if good:
-        return (
-            f"none of {good} images falls into the validation part, a share of {1 - share:.3g}: "
-            "give a smaller `train_valid_frac` or a validation set"
-        )
-    if bad:
-        return f"no usable image: all {len(bad)} are bad; the first: {bad[0]}"
-    return "no images: the source holds none"
+        if found:
+            return training, ImageDataset(MemoryTable(found), self.framing)
+        if good:
+            raise UserError(
+                f"none of {good} images falls into the validation part, a share of "
+                f"{1 - share:.3g}: give a smaller `train_valid_frac` or a validation set"
+            )
+        if bad:
+            raise UserError(f"no usable image: all {len(bad)} are bad; the first: {bad[0]}")
+        raise UserError("no images: the source holds none")
 
 
 def position_of(name: str) -> float:

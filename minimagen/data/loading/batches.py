@@ -32,6 +32,9 @@ from minimagen.text.encoding import TextEncoder, pad_and_stack
 ENCODED_AT_ONCE = 512  # captions, where the images that are read with them are small
 READ_AHEAD = 64 << 20  # bytes of images
 
+Encodings = dict[str, Tensor]
+"""Of captions, bfloat16 [n, d] each."""
+
 log = logging.getLogger(__name__)
 
 
@@ -52,17 +55,17 @@ def training_batches(
     """Yield the global batches of the steps ``start ... stop - 1``, or one rank's rows of them.
 
     Args:
-        dataset: What to train on.
-        encoder: Captions -> embeddings; it gets the captions of several batches at a time.
-        batch_size: Rows of a global batch; ``world`` divides it.
-        seed: Of the order and of what samples leave open.
-        start: First step.
-        stop: The step after the last.
-        num_workers: Processes that read; none by default.
-        rank: Which of ``world`` equal shares of each batch is wanted.
-        world: The number of shares.
-        sizes: Of the images that the learner takes; None leaves them as they are in the data.
-        pin_memory: Put batches where a GPU reads them while it computes.
+        dataset: what to train on.
+        encoder: gets the captions of several batches at a time.
+        batch_size: rows of a global batch; ``world`` divides it.
+        seed: of the order and of what samples leave open.
+        start: the first step.
+        stop: the step after the last.
+        num_workers: processes that read; none by default.
+        rank: which of ``world`` equal shares of each batch is wanted.
+        world: the number of shares.
+        sizes: of the images that the learner takes; None leaves them as they are in the data.
+        pin_memory: put batches where a GPU reads them while it computes.
 
     Raises:
         UserError: more than 5 % of the samples are bad, or a stream ends.
@@ -94,7 +97,14 @@ def _encoded(batches: Iterable[RawBatch], encoder: TextEncoder) -> Iterator[Batc
     """
     watch = Watch()
     read: list[RawBatch] = []
-    ready: deque[tuple[RawBatch, list[Tensor]]] = deque()
+    ready: deque[tuple[RawBatch, Encodings]] = deque()
+
+    def encode_what_is_read() -> None:
+        watch.add(read)
+        encodings = encode_together(read, encoder)
+        ready.extend((each, encodings) for each in read)
+        read.clear()
+
     for batch in batches:
         read.append(batch)
         if (
@@ -102,33 +112,27 @@ def _encoded(batches: Iterable[RawBatch], encoder: TextEncoder) -> Iterator[Batc
             or sum(len(each.captions) for each in read) >= ENCODED_AT_ONCE
             or sum(each.nbytes for each in read) >= READ_AHEAD
         ):
-            watch.add(read)
-            ready += encode_together(read, encoder)
-            read = []
+            encode_what_is_read()
         if ready:
             yield _padded(*ready.popleft())
-    watch.add(read)
-    ready += encode_together(read, encoder)
-    yield from (_padded(*batch) for batch in ready)
+    encode_what_is_read()
+    yield from (_padded(*each) for each in ready)
 
 
-def encode_together(
-    batches: Sequence[RawBatch], encoder: TextEncoder
-) -> list[tuple[RawBatch, list[Tensor]]]:
-    """Encode each distinct caption of some batches once, bfloat16 [n_i, d], not yet padded."""
+def encode_together(batches: Sequence[RawBatch], encoder: TextEncoder) -> Encodings:
+    """Encode each distinct caption of some batches once."""
     captions = list(dict.fromkeys(caption for batch in batches for caption in batch.captions))
     if not captions:
-        return []
+        return {}
     encodings = encoder.encode(captions)
     # One block: thousands of small tensors would leave the memory full of holes.
     block = torch.cat(encodings).to(torch.bfloat16)
     split = block.split([len(encoding) for encoding in encodings])
-    found = dict(zip(captions, split, strict=True))
-    return [(batch, [found[caption] for caption in batch.captions]) for batch in batches]
+    return dict(zip(captions, split, strict=True))
 
 
-def _padded(raw: RawBatch, encodings: Sequence[Tensor]) -> Batch:
-    text = pad_and_stack(encodings)
+def _padded(raw: RawBatch, encodings: Encodings) -> Batch:
+    text = pad_and_stack([encodings[caption] for caption in raw.captions])
     return Batch(raw.images, text.embeds, text.mask, raw.captions, raw.low_res)
 
 
@@ -195,4 +199,4 @@ def validation_batches(
     """
     readings = map(Reading, good_samples(dataset, count))
     raw = (collate(batch, sizes) for batch in batched_by_size(readings, batch_size, False))
-    return [_padded(*encoded) for batch in raw for encoded in encode_together([batch], encoder)]
+    return [_padded(batch, encode_together([batch], encoder)) for batch in raw]

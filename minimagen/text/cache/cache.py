@@ -69,7 +69,7 @@ class EmbeddingCache:
         return self.encoder.inspect(captions)
 
     def notes(self) -> list[str]:
-        """Return what there is to say of the captions that were encoded anew."""
+        """Return the encoder's notes: of the captions that were encoded anew."""
         return self.encoder.notes()
 
     def to(self, device: torch.device | str) -> Self:
@@ -79,14 +79,10 @@ class EmbeddingCache:
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return one ``[n_i, d]`` float32 tensor per caption."""
-        return [embeds.float() for embeds in self._get(captions)]
+        return [embeds.float() for embeds in self.fill(captions)]
 
-    def fill(self, captions: Sequence[str]) -> None:
-        """Encode those captions that are missing."""
-        self._get(captions)
-
-    def _get(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return the bfloat16 encodings, from memory, from the disk, or fresh, in this order."""
+    def fill(self, captions: Sequence[str]) -> list[Tensor]:
+        """Encode the captions that are missing; return bfloat16 ``[n_i, d]``, one per caption."""
         hashes = [hash_of(caption) for caption in captions]
         distinct = dict(zip(hashes, captions, strict=True))
         found = {each: self._kept[each] for each in distinct if each in self._kept}

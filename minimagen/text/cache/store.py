@@ -1,42 +1,41 @@
 """The encodings of one text encoder on disk, shared between runs and between processes.
 
-A folder of segments (``segments.py``). Every process adds segments under names of its own and sees
-those of the others when it misses something, so none waits for another, and whoever is killed loses
-what it had not written yet. The more segments there are, the more captions the next one waits for:
-so they stay few, and a look-up, which asks each of them, stays fast.
+An SQLite database. A connection lives as long as one call, so no forked worker ever shares one, and
+SQLite's rollback journal undoes what a killed process had half written. (Its other journal, WAL,
+needs shared memory, which network file systems do not have.)
 """
 
 import errno
 import hashlib
 import logging
-import os
 import re
 import shutil
-import time
-import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import cannot_write
-from minimagen.text.cache.segments import (
-    HASH_BYTES,
-    SUFFIX,
-    DamagedSegmentError,
-    Segment,
-    open_segment,
-    write_segment,
-)
 
-FORMAT = 1  # of the segments; another number, and older ones are not found
-WAITED_FOR = 8  # captions that a new segment needs for each one that there is,
-ENOUGH = 32 * 2**20  # but not more bytes than these
+FORMAT = 2  # of the database; another number, and older ones are not found
+TABLE = (  # embeds: bfloat16 [tokens, d]; checksum: of the other three
+    "CREATE TABLE IF NOT EXISTS captions "
+    "(hash BLOB PRIMARY KEY, tokens INTEGER, embeds BLOB, checksum INTEGER)"
+)
+FIND = "SELECT hash, tokens, embeds, checksum FROM captions WHERE hash IN ({})"
+REPLACE = "INSERT OR REPLACE INTO captions VALUES (?, ?, ?, ?)"
+PAGE_BYTES = 16_384  # several captions share a page
+PATIENCE = 30.0  # s; a commit of another process takes milliseconds
+AT_ONCE = 500  # hashes in one query
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # no such table
+FAULTS = (sqlite3.Error, UnicodeDecodeError)  # the latter where a message quotes damaged SQL
 LEFT_FREE, LEFT_FREE_SHARE = 10 * 2**30, 0.1  # of the disk, the smaller of the two, bytes
-ABANDONED_AFTER = 86_400  # seconds; an unfinished file this old has lost its writer
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +53,7 @@ def store_folder(name: str, fingerprint: str) -> Path:
 
 def hash_of(caption: str) -> bytes:
     """Return what a caption is found by."""
-    text = caption.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=HASH_BYTES).digest()
+    return hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class EmbeddingStore:
@@ -63,122 +61,110 @@ class EmbeddingStore:
 
     Args:
         folder: Of one encoder, see ``store_folder``.
-        max_bytes: When the folder holds this much, nothing more is written.
+        max_bytes: When the database is this large, nothing more is written.
 
     Attributes:
+        path: The database.
         refused: Why nothing can be written; None while it can.
     """
 
     def __init__(self, folder: Path, max_bytes: float = float("inf")) -> None:
-        self.folder, self.max_bytes = folder, max_bytes
+        self.path, self.max_bytes = folder / "captions.sqlite", max_bytes
         self.refused: str | None = None
-        self._segments: dict[str, Segment] = {}
-        self._ignored: set[str] = set()
-        self._pending: dict[bytes, Tensor] = {}
-        self._warned_of_damage = False
-        self._at_exit = weakref.finalize(self, _write_rest, folder, self._pending)
-        self._remove_abandoned()
-        self._look()
+        self._readable, self._warned_of_damage = True, False
 
     def __len__(self) -> int:
-        """Return the number of captions seen so far, here or on the disk."""
-        stored = sum(len(segment.index.hashes) for segment in self._segments.values())
-        return stored + len(self._pending)
+        """Return the number of captions in the database."""
+        with self._connected() as database:
+            return int(database.execute("SELECT count(*) FROM captions").fetchone()[0])
 
     @property
     def size(self) -> int:
-        """Bytes of all encodings seen so far."""
-        return sum(segment.size for segment in self._segments.values()) + self._pending_bytes
-
-    @property
-    def _pending_bytes(self) -> int:
-        return sum(embeds.nbytes for embeds in self._pending.values())
+        """Bytes of the database."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, Tensor]:
         """Return those encodings that are here, bfloat16 ``[n_i, d]``, by ``hash_of`` caption."""
-        found = self._find(hashes)
-        if len(found) < len(hashes) and self._look():  # another process may have added some
-            found |= self._find([each for each in hashes if each not in found])
-        return found
+        if not self._readable:
+            return {}
+        rows: list[tuple[Any, ...]] = []
+        try:
+            with self._connected() as database:
+                for at in range(0, len(hashes), AT_ONCE):
+                    part = hashes[at : at + AT_ONCE]
+                    rows += database.execute(FIND.format(",".join("?" * len(part))), part)
+        except FAULTS as error:
+            self._readable = self._start_anew(error)
+            return {}
+        intact = [row for row in rows if row[3] == _checksum(*row[:3])]
+        if len(intact) < len(rows):
+            self._warn_of_damage(f"an encoding in {self.path} is damaged")
+        if not intact:
+            return {}
+        found, lengths, embeds, _ = zip(*intact, strict=True)
+        # One block for all: thousands of small ones would leave the memory full of holes.
+        block = torch.frombuffer(bytearray().join(embeds), dtype=torch.bfloat16)
+        return dict(zip(found, block.view(sum(lengths), -1).split(lengths), strict=True))
 
     def add(self, encodings: Mapping[bytes, Tensor]) -> None:
-        """Take encodings, and write a segment once they are enough for one; at the latest at exit.
+        """Write encodings, bfloat16 ``[n_i, d]``, by ``hash_of`` caption, before this returns.
 
         If that is impossible, a warning says so once, and no more is written.
         """
         if self.refused or self.size >= self.max_bytes:
             return
-        self._pending |= encodings
-        enough = len(self._pending) >= WAITED_FOR * len(self._segments)
-        if enough or self._pending_bytes >= ENOUGH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was added and is not on the disk yet."""
-        if not self._pending or self.refused:
-            return
         try:
-            disk = shutil.disk_usage(self.folder)
+            disk = shutil.disk_usage(self.path.parent)
             if disk.free < min(LEFT_FREE, LEFT_FREE_SHARE * disk.total):
-                raise cannot_write(self.folder, OSError(errno.ENOSPC, "the disk is nearly full"))
-            self._open(write_segment(self.folder, self._pending).name)
-        except (OSError, UserError) as error:
-            self.refused = str(error)
-            log.warning("text embeddings are no longer kept: %s", error)
-        self._pending.clear()
-
-    def _find(self, hashes: Sequence[bytes]) -> dict[bytes, Tensor]:
-        found = {each: self._pending[each] for each in hashes if each in self._pending}
-        for segment in self._segments.values():
-            wanted = [each for each in hashes if each not in found]
-            if not wanted:
-                break
-            for each, embeds in segment.find(wanted):
-                if embeds is None:
-                    self._warn_of_damage(f"an encoding in {segment.path} is damaged")
-                else:
-                    found[each] = embeds
-        return found
-
-    def _look(self) -> bool:
-        """Open segments that are new; return whether there are any."""
-        try:
-            names = {name for name in os.listdir(self.folder) if name.endswith(SUFFIX)}
-        except OSError:
-            return False
-        new = [name for name in names - self._segments.keys() if self._open(name)]
-        return bool(new)
-
-    def _open(self, name: str) -> bool:
-        if name in self._ignored:
-            return False
-        path = self.folder / name
-        try:
-            self._segments[name] = open_segment(path)
-        except DamagedSegmentError as error:
-            self._warn_of_damage(str(error))
-            with suppress(OSError):
-                path.unlink()
+                raise OSError(errno.ENOSPC, "the disk is nearly full")
+            with self._connected() as database, database:  # the second one commits
+                for key, embeds in encodings.items():
+                    content = embeds.contiguous().view(torch.int16).numpy().tobytes()
+                    row = (key, len(embeds), content)
+                    database.execute(REPLACE, (*row, _checksum(*row)))
         except OSError as error:
-            log.warning("%s cannot be read: %s", path, error)
-        if name not in self._segments:
-            self._ignored.add(name)
-        return name in self._segments
+            self._refuse(error)
+        except FAULTS as error:
+            self._start_anew(error)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self.path, PATIENCE, isolation_level="IMMEDIATE")
+        try:
+            database.text_factory = bytes  # damage may turn a blob into text, of any bytes
+            database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            database.execute(TABLE)
+            yield database
+        finally:
+            database.close()
+
+    def _start_anew(self, error: sqlite3.Error | UnicodeDecodeError) -> bool:
+        """Put a damaged database aside; return False, with a warning, if it has another fault."""
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in DAMAGE:
+            return self._refuse(error)
+        self._warn_of_damage(f"{self.path} is damaged ({error})")
+        try:
+            self.path.replace(self.path.with_suffix(".damaged"))
+            self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass  # another process was faster
+        except OSError as failure:
+            return self._refuse(failure)
+        return True
+
+    def _refuse(self, error: Exception) -> Literal[False]:
+        if self.refused is None:
+            self.refused = str(cannot_write(self.path, error))
+            log.warning("text embeddings are no longer kept: %s", self.refused)
+        return False
 
     def _warn_of_damage(self, what: str) -> None:
         if not self._warned_of_damage:
             log.warning("%s; whatever is damaged is encoded again", what)
         self._warned_of_damage = True
 
-    def _remove_abandoned(self) -> None:
-        for part in self.folder.glob("*.part"):
-            with suppress(OSError):
-                if time.time() - part.stat().st_mtime > ABANDONED_AFTER:
-                    part.unlink()
 
-
-def _write_rest(folder: Path, pending: Mapping[bytes, Tensor]) -> None:
-    """Write what a store that is no longer used had not written; it is lost if that fails."""
-    if pending:
-        with suppress(OSError, UserError):
-            write_segment(folder, pending)
+def _checksum(key: bytes, tokens: object, embeds: object) -> int:
+    """Return the CRC-32 of a row, whatever types damage has given to its values."""
+    content = embeds if isinstance(embeds, bytes) else b""
+    return zlib.crc32(content, zlib.crc32(b"%b %a" % (key, tokens)))

@@ -2,26 +2,26 @@
 
 import logging
 import os
+import pickle
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from minimagen.errors import UserError
 from minimagen.text.cache import cache as embedding_cache
 from minimagen.text.cache import store as embedding_store
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.text.cache.segments import open_segment
-from minimagen.text.cache.store import EmbeddingStore, hash_of, store_folder
+from minimagen.text.cache.store import hash_of, store_folder
 from minimagen.text.encoding import encode_batch
 from minimagen.text.t5 import T5Encoder
 from minimagen.text.t5_files import T5_MINI
@@ -55,9 +55,9 @@ def asked(cache: EmbeddingCache) -> list[str]:
     return cache.encoder.asked
 
 
-def segments(cache: EmbeddingCache) -> list[Path]:
+def database(cache: EmbeddingCache) -> Path:
     assert cache.store is not None
-    return sorted(cache.store.folder.glob("*.safetensors"))
+    return cache.store.path
 
 
 def test_a_second_run_asks_the_encoder_nothing_and_gets_the_same_bits() -> None:
@@ -84,14 +84,14 @@ def test_an_embedding_is_the_same_in_any_company_fresh_or_stored() -> None:
             assert torch.equal(embeds[mask], fresh.embeds[row][fresh.mask[row]])
 
 
-def test_a_segment_is_ragged_bf16_that_other_programs_can_read() -> None:
+def test_the_database_holds_ragged_bf16_without_padding() -> None:
     cache = cached()
     encode_batch(cache, CAPTIONS)
-    (path,) = segments(cache)
-    tensors = load_file(path)
-    tokens = sum(len(caption.split()) for caption in CAPTIONS)
-    assert tensors["embeds"].dtype == torch.bfloat16 and tensors["embeds"].shape == (tokens, 6)
-    assert path.stat().st_size < tokens * 12 + 32 * len(CAPTIONS) + 1000
+    with closing(sqlite3.connect(database(cache))) as opened:
+        rows = opened.execute("SELECT hash, tokens, length(embeds) FROM captions").fetchall()
+    lengths = {hash_of(caption): len(caption.split()) for caption in CAPTIONS}
+    assert {key: tokens for key, tokens, _ in rows} == lengths
+    assert all(size == 12 * tokens for _, tokens, size in rows)
 
 
 def test_another_encoder_or_length_has_another_folder(tmp_path: Path) -> None:
@@ -119,7 +119,6 @@ from minimagen.text.encoding import encode_batch
 import sys, torch
 from tests.text.cache.test_cache import Counting, cached
 cache = cached()
-print(cache.store.folder, flush=True)
 for i in range(10**9):
     encode_batch(cache, [f"star {i} {j}" for j in range(50)])
     print(i, flush=True)
@@ -132,31 +131,46 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_kill_loses_no_more_than_the_next_segment_waited_for(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_what_was_encoded_before_a_kill_stays(caplog: pytest.LogCaptureFixture) -> None:
     process = start(KILLED)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(30)]
     process.send_signal(signal.SIGKILL)
     process.communicate()
     cache = cached()
-    waited_for = embedding_store.WAITED_FOR * len(segments(cache))
     with caplog.at_level(logging.WARNING):
         encode_batch(cache, [f"star {i} {j}" for i in range(int(lines[-1]) + 1) for j in range(50)])
-    assert len(asked(cache)) < waited_for < 29 * 50 and not caplog.records
+    assert asked(cache) == [] and not caplog.records
 
 
-def test_an_unfinished_file_is_not_read_and_one_day_removed() -> None:
+KILLED_WRITING = """
+import os, sys, torch
+from tests.text.cache.test_cache import CAPTIONS, cached, hash_of
+
+class Killing(dict):
+    def items(self):
+        yield from super().items()
+        os.kill(os.getpid(), 9)
+
+store = cached().store
+store.find([])
+embeds = {hash_of(str(i)): torch.ones(10, 600).bfloat16() for i in range(1000)}  # 12 MB
+store.add(Killing({hash_of(CAPTIONS[0]): torch.ones(2, 6).bfloat16()} | embeds))
+"""
+
+
+def test_what_a_killed_process_had_half_written_is_undone(caplog: pytest.LogCaptureFixture) -> None:
     cache = cached()
-    encode_batch(cache, CAPTIONS)
-    (path,) = segments(cache)
-    part = path.with_name("0.part")
-    part.write_bytes(path.read_bytes()[:100])
-    assert cached().store and part.exists()
-    old = time.time() - 2 * embedding_store.ABANDONED_AFTER
-    os.utime(part, (old, old))
-    assert cached().store and not part.exists()
+    encode_batch(cache, CAPTIONS[1:])
+    killed = subprocess.run([sys.executable, "-c", KILLED_WRITING], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    journal = database(cache).with_name("captions.sqlite-journal")
+    assert database(cache).stat().st_size > 2**20 and journal.stat().st_size > 0
+    again = cached()
+    with caplog.at_level(logging.WARNING):
+        encode_batch(again, CAPTIONS)
+    assert asked(again) == CAPTIONS[:1] and not caplog.records
+    assert again.store is not None and len(again.store) == len(CAPTIONS)
 
 
 TOGETHER = """
@@ -182,7 +196,7 @@ def test_processes_write_the_same_captions_at_once(caplog: pytest.LogCaptureFixt
         text = encode_batch(cache, captions)
     assert asked(cache) == [] and not caplog.records
     assert torch.equal(text.embeds, encode_batch(EmbeddingCache(Counting()), captions).embeds)
-    assert not list(segments(cache)[0].parent.glob("*.part"))
+    assert os.listdir(database(cache).parent) == ["captions.sqlite"]
 
 
 def test_one_process_sees_what_another_has_added_meanwhile() -> None:
@@ -194,39 +208,61 @@ def test_one_process_sees_what_another_has_added_meanwhile() -> None:
     assert asked(first) == CAPTIONS[:20] + CAPTIONS[30:]
 
 
-@pytest.mark.parametrize("kept", [0, 5, 100, 700, -1])
-def test_a_truncated_segment_is_reported_removed_and_made_again(
-    kept: int, caplog: pytest.LogCaptureFixture
+def test_no_connection_outlives_a_call_so_forked_and_spawned_workers_share_none() -> None:
+    cache = cached()
+    encode_batch(cache, CAPTIONS)
+    if Path("/proc/self/fd").exists():
+        opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        assert str(database(cache)) not in opened
+    copy = pickle.loads(pickle.dumps(cache.store))
+    assert copy.find([hash_of(CAPTIONS[0])]).keys() == {hash_of(CAPTIONS[0])}
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "5 bytes": lambda content: content[:5],
+    "100 bytes": lambda content: content[:100],
+    "1 page": lambda content: content[:16384],
+    "2 pages": lambda content: content[:32768],
+    "another file": lambda content: b"\xff" * 5000,
+    "another table": lambda content: content.replace(b"TABLE captions", b"TABLE captionz"),
+    "other columns": lambda content: content.replace(b"hash BLOB", b"Hush BLOB"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_database_is_reported_set_aside_and_made_again(
+    how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = cached()
     fresh = encode_batch(cache, CAPTIONS)
-    (path,) = segments(cache)
-    path.write_bytes(path.read_bytes()[:kept])
+    path = database(cache)
+    damaged = DAMAGE[how](path.read_bytes())
+    path.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
         again = cached()
         assert torch.equal(encode_batch(again, CAPTIONS).embeds, fresh.embeds)
-    assert asked(again) == CAPTIONS and len(caplog.records) == 1
-    assert path.name in caplog.text and not path.exists()
+    assert asked(again) == CAPTIONS
+    if how != "empty":  # an empty file is a new database
+        assert len(caplog.records) == 1 and f"{path} is damaged" in caplog.text
+        assert path.with_suffix(".damaged").read_bytes() == damaged
     last = cached()
     encode_batch(last, CAPTIONS)
     assert asked(last) == []
 
 
 def test_any_flipped_bit_is_seen() -> None:
+    captions = CAPTIONS[:8]
     cache = cached()
-    fresh = encode_batch(cache, CAPTIONS)
-    (path,) = segments(cache)
+    fresh = encode_batch(cache, captions)
+    path = database(cache)
     good = path.read_bytes()
-    for at in [*range(0, 600, 3), *range(600, len(good), 97), len(good) - 1]:
+    used = [i for i in range(len(good)) if good[i : i + 4] != bytes(4)]
+    for at in [*range(16, 110, 3), *used[110::5]]:
         damaged = bytearray(good)
         damaged[at] ^= 1 << at % 8
-        for other in segments(cache):
-            other.unlink()
         path.write_bytes(damaged)
-        again = cached()
-        assert torch.equal(encode_batch(again, CAPTIONS).embeds, fresh.embeds), at
-        assert len(asked(again)) in (1, len(CAPTIONS)), at
-        del again  # which writes what it encoded
+        assert torch.equal(encode_batch(cached(), captions).embeds, fresh.embeds), at
 
 
 def test_a_damaged_encoding_is_reported_once_and_encoded_again(
@@ -234,40 +270,45 @@ def test_a_damaged_encoding_is_reported_once_and_encoded_again(
 ) -> None:
     cache = cached()
     fresh = encode_batch(cache, CAPTIONS)
-    (path,) = segments(cache)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    content[-500] ^= 1
-    path.write_bytes(content)
+    with closing(sqlite3.connect(database(cache))) as opened, opened:
+        for row, change in enumerate(("embeds = zeroblob(12)", "tokens = 'x'", "embeds = NULL"), 1):
+            opened.execute(f"UPDATE captions SET {change} WHERE rowid = {row}")
     with caplog.at_level(logging.WARNING):
         again = cached()
-        encode_batch(again, CAPTIONS)
-    assert len(asked(again)) == 2 and len(caplog.records) == 1
-    del again  # what waited for more is written
+        assert torch.equal(encode_batch(again, CAPTIONS).embeds, fresh.embeds)
+    assert asked(again) == CAPTIONS[:3] and len(caplog.records) == 1
     last = cached()
     assert torch.equal(encode_batch(last, CAPTIONS).embeds, fresh.embeds) and asked(last) == []
 
 
-def test_segments_stay_few_however_few_captions_come_at_a_time() -> None:
-    """With a segments, the next one waits for 8 a captions: n captions make sqrt(n / 4)."""
-    store = EmbeddingStore(store_folder("few", "one"))
-    hashes = [hash_of(str(i)) for i in range(1600)]
-    for each in hashes:
-        store.add({each: torch.ones(1, 6, dtype=torch.bfloat16)})
-        assert store.find([each]).keys() == {each}
-    assert len(store) == 1600 and store.size == 1600 * 12
-    assert len(os.listdir(store.folder)) <= 1 + (1600 / 4) ** 0.5
-    del store
-    again = EmbeddingStore(store_folder("few", "one"))
-    assert len(again.find(hashes)) == 1600
+def test_a_database_that_stays_locked_is_reported_once_and_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedding_store, "PATIENCE", 0.01)
+    encode_batch(cached(), CAPTIONS)
+    cache = cached()
+    with closing(sqlite3.connect(database(cache))) as opened, caplog.at_level(logging.WARNING):
+        opened.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            encode_batch(cache, CAPTIONS)
+    assert asked(cache) == CAPTIONS and len(caplog.records) == 1
+    assert "database is locked" in caplog.text
+    last = cached()
+    encode_batch(last, CAPTIONS)
+    assert asked(last) == []
 
 
-def test_a_segment_waits_for_a_limited_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_store, "ENOUGH", 120)
-    store = EmbeddingStore(store_folder("bytes", "one"))
-    for i in range(100):
-        store.add({hash_of(str(i)): torch.ones(1, 6, dtype=torch.bfloat16)})
-    assert len(os.listdir(store.folder)) >= 10
+def test_a_database_that_cannot_be_written_is_still_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode_batch(cached(), CAPTIONS[:20])
+    monkeypatch.setattr(embedding_store, "TABLE", "PRAGMA query_only = 1")
+    cache = cached()
+    with caplog.at_level(logging.WARNING):
+        for caption in CAPTIONS:
+            encode_batch(cache, [caption])
+    assert asked(cache) == CAPTIONS[20:] and len(caplog.records) == 1
+    assert "readonly" in caplog.text
 
 
 def test_what_was_forgotten_in_memory_is_found_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,12 +326,12 @@ def test_what_was_forgotten_in_memory_is_found_on_disk(monkeypatch: pytest.Monke
 
 
 def test_captions_without_end_do_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_cache, "DRAWN_ON_DISK", 1000)
+    monkeypatch.setattr(embedding_cache, "DRAWN_ON_DISK", 100_000)
     cache = cached(endless=True)
-    for caption in CAPTIONS:
-        encode_batch(cache, [caption])
-    assert cache.store is not None and 1000 <= cache.store.size < 1000 + 8 * 12
-    assert cache.store.refused is None
+    for i in range(400):
+        encode_batch(cache, [" ".join([f"star {i}"] * 50)])  # 1,200 bytes
+    assert cache.store is not None and cache.store.refused is None
+    assert 100_000 <= cache.store.size < 100_000 + 4 * embedding_store.PAGE_BYTES
 
 
 def test_without_a_folder_that_can_be_written_memory_is_used_with_one_warning(
@@ -312,15 +353,12 @@ def test_without_a_folder_that_can_be_written_memory_is_used_with_one_warning(
 def test_a_disk_that_fills_up_ends_the_writing_with_one_warning(
     full: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(embedding_store, "PAGE_BYTES", 512)
     cache = cached()
     encode_batch(cache, CAPTIONS[:20])
-
-    def no_space(*_: Any) -> Any:
-        raise OSError(28, "No space left on device")
-
     usage = shutil.disk_usage("/")._replace(free=10) if hasattr(shutil, "_ntuple_diskusage") else 0
     if full:
-        monkeypatch.setattr(embedding_store, "write_segment", no_space)
+        monkeypatch.setattr(embedding_store, "TABLE", "PRAGMA max_page_count = 1")
     else:
         monkeypatch.setattr(embedding_store.shutil, "disk_usage", lambda _: usage)
     with caplog.at_level(logging.WARNING):
@@ -328,16 +366,7 @@ def test_a_disk_that_fills_up_ends_the_writing_with_one_warning(
             encode_batch(cache, [caption])
         encode_batch(cache, CAPTIONS)
     assert asked(cache) == CAPTIONS and len(caplog.records) == 1
-    assert ("No space left" if full else "nearly full") in caplog.text
-
-
-def test_a_folder_of_something_else_is_no_segment(tmp_path: Path) -> None:
-    from minimagen.text.cache.segments import DamagedSegmentError
-
-    for content in (b"", b"{}", b"\xff" * 5000, (9).to_bytes(8, "little") + b'{"a": []}'):
-        (tmp_path / "x").write_bytes(content)
-        with pytest.raises(DamagedSegmentError):
-            open_segment(tmp_path / "x")
+    assert ("disk is full" if full else "nearly full") in caplog.text
 
 
 MEMORY = """
