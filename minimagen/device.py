@@ -38,7 +38,7 @@ def _available() -> list[str]:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Tell whether ``device`` multiplies bfloat16 in hardware."""
+    """Return whether ``device`` multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -3,7 +3,7 @@
 Nothing here keeps state. In training a number depends on (seed, stage, step, name, index in the
 GLOBAL batch); in sampling on (the image's own seed, stage, name). So a resumed run needs no
 stored generator, gradient accumulation and batch splits change nothing, and an image does not
-depend on its neighbours. All numbers come from CPU generators, so every device sees the same ones.
+depend on its batch. All numbers come from CPU generators, so every device sees the same ones.
 """
 
 from __future__ import annotations

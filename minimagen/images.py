@@ -51,7 +51,7 @@ class Batch:
             model space, resized.
         text_embeds: float [b n d], zero where ``text_mask`` is False.
         text_mask: bool [b n], True = real token.
-        captions: The captions, one per row; empty where nobody asks for them.
+        captions: The captions, one per row; empty where they are not needed.
         low_res: The same images at the size of the stage before, like ``images``; None where the
             learner has no such stage.
     """

@@ -11,13 +11,14 @@ NOT_OURS = re.compile(
     r"centred?|grey|neighbours?|behaviours?)(?![a-z])",
     re.IGNORECASE,
 )
-FOLDERS = ("benchmarks", "tools", "docs", "examples")
+FOLDERS = ("minimagen", "benchmarks", "tools", "docs", "examples")
+KEPT = re.compile(r'"(centre|pictures?|picture of [^"]*)"')  # values, keys and captions on disk
 SKIPPED = {  # files whose subject is the words, and old names that are still read
     "CONTRIBUTING.md": "the table of words",
     "benchmarks/measuring.py": "earlier keys of rows",
     "tools/caption_corpus.py": "words of captions",
 }
-NOT_YET = {"benchmarks/RESULTS.md", "benchmarks/time_to_quality.py"}
+NOT_YET = {"benchmarks/RESULTS.md"}
 FILES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
@@ -33,7 +34,8 @@ CHECKED = sorted(
 
 @pytest.mark.parametrize("path", CHECKED, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_file_uses_the_words_of_the_field(path: Path) -> None:
-    lines = re.sub(r"\btest_\w+", "", path.read_text("utf-8")).splitlines()
+    text = KEPT.sub("", re.sub(r"\btest_\w+", "", path.read_text("utf-8")))
+    lines = text.splitlines()
     assert [f"{n}: {line}" for n, line in enumerate(lines, 1) if NOT_OURS.search(line)] == []
 
 

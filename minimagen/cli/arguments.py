@@ -115,7 +115,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the console cannot show is printed escaped
             stream.reconfigure(errors="backslashreplace")
-    # Threads that spin while they wait take the core from those they wait for: one busy neighbour
+    # Threads that spin while they wait take the core from those they wait for: one busy process
     # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
@@ -140,7 +140,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
 
 
 def _reader_has_ended() -> bool:
-    """Return whether nobody reads standard output; what is left for it is then thrown away."""
+    """Return whether standard output is no longer read; what is left for it is then thrown away."""
     try:
         print(flush=True)
     except BrokenPipeError:

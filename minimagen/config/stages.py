@@ -1,4 +1,4 @@
-"""The stages of a cascade, a union of configurations that ``kind`` tells apart."""
+"""The stages of a cascade, a union of configurations with a ``kind`` each."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self

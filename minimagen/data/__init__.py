@@ -1,1 +1,1 @@
-"""Files and embedded data to captioned pictures."""
+"""Files and embedded data to captioned images."""

@@ -53,7 +53,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double both sides: nearest neighbour, then a 3 x 3 convolution."""
+    """Double both sides: nearest neighbor, then a 3 x 3 convolution."""
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from minimagen.data.sources.table import READERS, parquet_schema, read_table
 from minimagen.errors import UserError
 
 URL_COLUMNS = ("url", "image_url")
-START_BYTES = 2**20  # of a table that tell it from another
+START_BYTES = 2**20  # of a table, which identify it
 
 
 class UrlRow(NamedTuple):
@@ -60,7 +60,7 @@ def url_rows(file: Path, column: str) -> Iterator[UrlRow]:
 
 
 def fingerprint(file: Path) -> str:
-    """Return what tells a table from another one, in time that does not depend on its size."""
+    """Return what identifies a table, in time that does not depend on its size."""
     with file.open("rb") as opened:
         start = opened.read(START_BYTES)
     digest = hashlib.blake2b(start, digest_size=16)

@@ -13,7 +13,7 @@ from minimagen.errors import UserError
 from minimagen.storage.files import read_lines
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-LOOKED_AT = 10  # rows of a metadata file that tell whether its images are files
+LOOKED_AT = 10  # rows of a metadata file that show whether its images are files
 
 
 def find_metadata(folder: Path) -> Path | None:

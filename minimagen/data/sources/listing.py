@@ -19,7 +19,7 @@ SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET = ".parquet"
 TRAINING = ("train", "training")
-END_BYTES = 2**14  # of an archive's beginning and end, which tell it from another
+END_BYTES = 2**14  # of an archive's beginning and end, which differ between archives
 VALIDATION = ("validation", "valid", "val", "dev", "test")  # the first that is there validates
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def relative_names(paths: Sequence[str]) -> list[str]:
 
 
 def digest_of(archives: Sequence[str], *more: str) -> str:
-    """Return what tells archives from others: their relative names, sizes and both ends.
+    """Return what identifies archives: their relative names, sizes and both ends.
 
     One that is missing or behind a URL counts by its name only. ``more`` counts too.
     """
