@@ -42,6 +42,7 @@ class Options:
 
     def __post_init__(self) -> None:
         whole_number("batch_size", self.batch_size, least=1)
+        whole_number("first", self.first, least=0)
         if (self.first > 0) != (self.low_res is not None):
             raise UserError(
                 f"first is {self.first}: give low_res for a later stage than 0, and then only"

@@ -61,7 +61,10 @@ class Identity(Config):
         known = self.text_encoder_fingerprint and other.text_encoder_fingerprint
         for values in (one, two):
             del values["text_encoder_name" if known else "text_encoder_fingerprint"]
-        return first_difference(one, two)
+        difference = first_difference(one, two)
+        if difference.startswith("text_encoder_fingerprint"):
+            return "the text encoder, or its `max_num_words`, was another one"
+        return difference
 
     def _values(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"stage": {"sampling"}})
