@@ -2,9 +2,10 @@
 
 import hashlib
 import itertools
+import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from minimagen.data.dataset import BadSampleError, Dataset, Row
@@ -32,8 +33,8 @@ class Report:
         """Return the report as text."""
         lines = [f"{self.name}: {self.images} images, {len(self.captions)} captions"]
         if self.sides:
-            smallest, largest = (f(self.sides, key=lambda s: s[0] * s[1]) for f in (min, max))
-            shorter = statistics.median(min(size) for size in self.sides)
+            smallest, largest = (choose(self.sides, key=math.prod) for choose in (min, max))
+            shorter = statistics.median(map(min, self.sides))
             lines.append(
                 f"  sizes: {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]}, median "
                 f"of the shorter sides {shorter:g}"
@@ -56,12 +57,7 @@ class Report:
 
 
 def check(dataset: Dataset, encoder: TextEncoder, side: int | None) -> list[Report]:
-    """Read every image and caption once.
-
-    Args:
-        dataset: from `load_dataset`; the embedded data needs no check.
-        encoder: cuts captions into tokens; its weights are not loaded.
-        side: smaller images are problems; None allows any size.
+    """Read every image and caption once; smaller images than ``side`` pixels are problems.
 
     Raises:
         UserError: the data is not made of files.
@@ -80,19 +76,9 @@ def _check_part(
     side: int | None,
     seen: set[bytes],
 ) -> Report:
-    captions: list[str] = []
-    for row in itertools.chain(rows, [None]):
-        if isinstance(row, Row):
-            _check_image(report, row, side, seen)
-            if not row.captions:
-                report.problems.append(f"{row.name}: no caption")
-            captions += row.captions
-        elif row is not None:
-            report.problems.append(str(row))
-        report.images += row is not None
-        if row is None or len(captions) >= INSPECTED_AT_ONCE:
-            report.captions += encoder.inspect(captions)
-            captions = []
+    captions = _check_rows(report, rows, side, seen)
+    while some := list(itertools.islice(captions, INSPECTED_AT_ONCE)):
+        report.captions += encoder.inspect(some)
     if not report.images:
         report.problems.append("no images")
     if unknown := sum(caption.unknown for caption in report.captions):
@@ -104,14 +90,29 @@ def _check_part(
     return report
 
 
+def _check_rows(
+    report: Report, rows: Iterable[Row | BadSampleError], side: int | None, seen: set[bytes]
+) -> Iterator[str]:
+    """Check the images and yield the captions."""
+    for row in rows:
+        report.images += 1
+        if isinstance(row, BadSampleError):
+            report.problems.append(str(row))
+            continue
+        _check_image(report, row, side, seen)
+        if not row.captions:
+            report.problems.append(f"{row.name}: no caption")
+        yield from row.captions
+
+
 def _check_image(report: Report, row: Row, side: int | None, seen: set[bytes]) -> None:
     """Decode one image and count what it is."""
     try:
         content = row.content
         width, height = load_rgb(content, row.name).size
         with open_image(content) as image:
-            kind = f"{image.format} {image.mode}"
-            frames = getattr(image, "n_frames", 1)
+            animated = " animated" if getattr(image, "n_frames", 1) > 1 else ""
+            report.kinds[f"{image.format} {image.mode}{animated}"] += 1
     except BadSampleError as error:
         report.problems.append(str(error))
         return
@@ -119,7 +120,6 @@ def _check_image(report: Report, row: Row, side: int | None, seen: set[bytes]) -
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         report.problems.append(f"{row.name}: {reason}")
         return
-    report.kinds[kind + (" animated" if frames > 1 else "")] += 1
     report.sides.append((width, height))
     if side is not None and min(width, height) < side:
         report.small += 1

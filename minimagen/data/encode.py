@@ -50,18 +50,14 @@ class EncodingReport:
 def encode_captions(dataset: Dataset, encoder: TextEncoder) -> EncodingReport:
     """Encode those captions of a data set that are not on the disk yet; Ctrl-C ends it early.
 
-    Args:
-        dataset: from ``load_dataset``; its own validation set is encoded too.
-        encoder: its ``fingerprint`` decides where.
-
     Raises:
         UserError: the cache folder cannot be written, the encoder or the data cannot be read.
     """
     store = EmbeddingStore(store_folder(encoder.name, encoder.fingerprint))
-    cache, report = EmbeddingCache(encoder, store), EncodingReport()
+    cache, report = EmbeddingCache(encoder, store), EncodingReport(folder=store.path.parent)
     encoder.encode(["weights are loaded before the clock starts"])
     started = time.perf_counter()
-    captions = _counted(walk_captions(dataset), report, _length(dataset))
+    captions = _counted(dataset, report)
     try:
         while window := list(itertools.islice(captions, WINDOW)):
             cache.fill(window)
@@ -73,31 +69,25 @@ def encode_captions(dataset: Dataset, encoder: TextEncoder) -> EncodingReport:
     finally:
         captions.close()
     report.seconds = time.perf_counter() - started
-    report.encoded, report.folder = cache.encoded, store.path.parent
+    report.encoded, report.notes = cache.encoded, encoder.notes()
     report.in_folder, report.bytes = len(store), store.size
-    report.notes = encoder.notes()
     return report
 
 
 def walk_captions(dataset: Dataset) -> Iterator[tuple[str, ...]]:
-    """Yield every image's captions, its variants too, and decode no image.
+    """Yield every image's captions, those of the data's own validation set last; decode none.
 
-    The data set's own validation set comes last. A row without a usable caption is an empty tuple.
+    A row without a usable caption is an empty tuple.
     """
     yield from dataset.captions()
     if dataset.validation is not None:
         yield from dataset.validation.captions()
 
 
-def _counted(
-    rows: Iterator[tuple[str, ...]], report: EncodingReport, total: int | None
-) -> Generator[str, None, None]:
+def _counted(dataset: Dataset, report: EncodingReport) -> Generator[str, None, None]:
     """Yield single captions under a progress bar that counts images."""
-    for captions in tqdm(rows, total=total, unit=" images", mininterval=1.0):
+    counts = [count_of(part) for part in (dataset, dataset.validation) if part is not None]
+    total = None if None in counts else sum(filter(None, counts))
+    for captions in tqdm(walk_captions(dataset), total=total, unit=" images", mininterval=1.0):
         report.without += not captions
         yield from captions
-
-
-def _length(dataset: Dataset) -> int | None:
-    counts = [count_of(part) for part in (dataset, dataset.validation) if part is not None]
-    return None if None in counts else sum(filter(None, counts))

@@ -1,14 +1,36 @@
-"""One argument, `--DATASET`, to captioned images."""
+"""One argument, `--DATASET`, to captioned images: what a source is, its content decides.
 
-from collections.abc import Sequence
+docs/data.md has the order in which the kinds of sources are tried.
+"""
+
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from minimagen.config import Size
-from minimagen.data.dataset import Dataset
+from minimagen.data.dataset import Dataset, Stream, Table
+from minimagen.data.download.download import download
+from minimagen.data.download.url_table import fingerprint, is_url_table
 from minimagen.data.images.buckets import bucketed
+from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import CROPS, Framing
+from minimagen.data.images.stream import ImageStream
+from minimagen.data.sources import hub
+from minimagen.data.sources.folder import (
+    find_metadata,
+    image_table,
+    metadata_of_files,
+    metadata_table,
+    text_files,
+)
+from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_files
+from minimagen.data.sources.shards import TarStream, expand
 from minimagen.errors import UserError, did_you_mean
 from minimagen.shapes.dataset import ShapesDataset
+from minimagen.storage.cache import cache_folder
+
+SAVED = ("dataset_dict.json", "state.json")  # one of them is written by datasets' save_to_disk
 
 
 def load_dataset(
@@ -56,17 +78,13 @@ def load_dataset(
         raise UserError(
             f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
         )
-    from minimagen.data.kinds import Opener, absolute  # which reads what shapes need not
-
-    opener = Opener(Framing(size, crop, flip, tuple(buckets)), caption_column, streaming)
+    opener = _Opener(Framing(size, crop, flip, tuple(buckets)), caption_column, streaming)
     dataset = opener.open(str(name_or_path))
     dataset.description = {
-        "dataset": absolute(str(name_or_path)), "caption_column": caption_column,
+        "dataset": _absolute(str(name_or_path)), "caption_column": caption_column,
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
     }  # fmt: skip
-    if buckets and dataset.repeatable:
-        return bucketed(dataset)
-    return dataset
+    return bucketed(dataset) if buckets and dataset.repeatable else dataset
 
 
 def _checked_size(size: Size | int) -> Size:
@@ -77,3 +95,99 @@ def _checked_size(size: Size | int) -> Size:
             f"size {size!r} is neither (height, width) nor a side in pixels, such as 64"
         )
     return sides[0], sides[1]
+
+
+def _absolute(name: str) -> str:
+    """Return a name that means the same in another working directory."""
+    local = Path(name).exists() or (name.endswith(TARS) and "://" not in name)
+    return str(Path(name).absolute()) if local else name
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Finds out what data is, from what is in it, and opens it."""
+
+    framing: Framing
+    column: str
+    streaming: bool
+
+    def open(self, name: str) -> ImageDataset | ImageStream:
+        """Open images that are not drawn. A path that exists is never a pattern or another name."""
+        path = Path(name)
+        if path.is_dir():
+            return self._folder(path)
+        if path.exists():
+            return self._file(path)
+        if name.startswith("pipe:") or name.endswith(TARS):
+            return self._streamed(TarStream(expand(name), self.column))
+        hint = did_you_mean(name, ("shapes", "shapes:scenes"))
+        if not hint and hub.HUB_ID.fullmatch(name):
+            return self._library(hub.open_hub(name, self.streaming))
+        raise UserError(
+            f"no data set {name!r}: give shapes, shapes:scenes, a folder with images and captions, "
+            f"or the name of a data set on the hub (owner/name){hint}"
+        )
+
+    def _file(self, path: Path) -> ImageDataset | ImageStream:
+        """Open a tar shard, parquet with images, or a table of URLs or files."""
+        if path.name.lower().endswith(TARS) or tarfile.is_tarfile(path):
+            return self._streamed(TarStream((str(path),), self.column))
+        if path.suffix.lower() == PARQUET and hub.has_images(path):
+            return self._library(hub.open_parquet(path.name, [str(path)], [], self.streaming))
+        if is_url_table(path):
+            out = cache_folder("downloads") / fingerprint(path)
+            return self._downloaded(path, out, self.column)
+        return self._indexed(metadata_table(path, self.column))
+
+    def _folder(self, path: Path) -> ImageDataset | ImageStream:
+        """Open the first kind of data, in the order of docs/data.md, that is in a folder."""
+        if any((path / name).is_file() for name in SAVED) and any(path.rglob("*.arrow")):
+            return self._library(hub.open_saved(path))
+        if metadata := metadata_of_files(path):  # a folder that may be large is not listed then
+            return self._indexed(metadata_table(metadata, self.column))
+        parts = list_files(path).innermost().by_folder()
+        training = parts[0]
+        if metadata_of_files(training.folder) or text_files(training):
+            return self._indexed(*(image_table(part, self.column) for part in parts))
+        if any(found := _archives(parts, PARQUET, wanted=hub.has_images)):
+            return self._library(hub.open_parquet(path.name, *found, self.streaming))
+        if any(found := _archives(parts, *TARS)):
+            return self._streamed(*(TarStream(tuple(some), self.column) for some in found if some))
+        if not training.with_suffix(*IMAGES) and find_metadata(training.folder) is None:
+            if any(found := _archives(parts, PARQUET)):  # perhaps of URLs
+                return self._library(hub.open_parquet(path.name, *found, streaming=False))
+        return self._indexed(image_table(training, self.column))
+
+    def _library(self, splits: hub.Splits) -> ImageDataset | ImageStream:
+        """Open what the `datasets` library reads."""
+        if (found := hub.url_table(splits, self.column)) is not None:
+            return self._downloaded(found[0], found[0].with_suffix(""), found[1])
+        if splits.streamed:
+            return self._streamed(*hub.streams(splits, self.column))
+        return self._indexed(*hub.tables(splits, self.column))
+
+    def _downloaded(self, table: Path, out: Path, column: str) -> ImageStream:
+        return self._streamed(TarStream(tuple(download(table, out, column).shards)))
+
+    def _indexed(self, training: Table, held_out: Table | None = None) -> ImageDataset:
+        validation = ImageDataset(held_out, self.framing) if held_out is not None else None
+        return ImageDataset(training, self.framing, validation)
+
+    def _streamed(self, training: Stream, held_out: Stream | None = None) -> ImageStream:
+        validation = ImageStream(held_out, self.framing) if held_out is not None else None
+        return ImageStream(training, self.framing, validation)
+
+
+def _archives(
+    parts: Sequence[Listing], *suffixes: str, wanted: Callable[[Path], bool] = lambda _: True
+) -> tuple[list[str], list[str]]:
+    """Return the paths of the wanted files to train on, and of those that validate."""
+    found = [
+        [file for file in part.with_suffix(*suffixes) if wanted(part.folder / file)]
+        for part in parts
+    ]
+    training, held_out = found if len(found) > 1 else parts[0].by_name(found[0])
+    if training:
+        for part, some in zip(parts, found, strict=True):
+            part.log_left_out(some)
+    return parts[0].paths(training), parts[-1].paths(held_out)

@@ -20,13 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimagen.errors import UserError
-from minimagen.storage.files import (
-    begin_folder,
-    cannot_write,
-    finish_folder,
-    read_json,
-    replacing,
-)
+from minimagen.storage.files import begin_folder, cannot_write, finish_folder, read_json, replacing
 
 log = logging.getLogger(__name__)
 
@@ -153,20 +147,8 @@ def is_sharded(folder: Path) -> bool:
     return not (folder / TENSORS).is_file()
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Return a checkpoint after checking it against its manifest.
-
-    Raises:
-        UserError: If a file is missing or differs from what was written.
-    """
-    verify(folder)
-    return read_checkpoint(folder)
-
-
 def find_newest(parent: Path, prefix: str) -> Path | None:
-    """Return the newest complete checkpoint ``parent/prefix*``; None where there is none.
-
-    Damaged ones are skipped with a warning.
+    """Return the newest complete checkpoint ``parent/prefix*``, or None; warn of damaged ones.
 
     Raises:
         UserError: If there are checkpoints, but all are damaged.
@@ -184,12 +166,6 @@ def find_newest(parent: Path, prefix: str) -> Path | None:
             f"every checkpoint {parent / prefix}* is damaged; remove them to train this stage anew"
         )
     return None
-
-
-def load_newest(parent: Path, prefix: str) -> Checkpoint | None:
-    """Return the newest complete checkpoint, see ``find_newest``."""
-    folder = find_newest(parent, prefix)
-    return None if folder is None else read_checkpoint(folder)
 
 
 def set_aside_after(parent: Path, prefix: str, step: int) -> None:
@@ -221,7 +197,5 @@ def checkpoints(parent: Path, prefix: str) -> list[Path]:
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

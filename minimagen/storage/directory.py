@@ -1,7 +1,6 @@
 """The training directory: names and finds everything in it (see docs/architecture.md)."""
 
 import itertools
-import logging
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +10,6 @@ from minimagen.config.stages import read_stage
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
-
-log = logging.getLogger(__name__)
 
 
 class Parameters(NamedTuple):
@@ -47,11 +44,7 @@ class TrainingDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> "TrainingDirectory":
-        """Return an existing training directory.
-
-        Raises:
-            UserError: If it does not exist, is empty, or holds no parameters.
-        """
+        """Return an existing one; a UserError if it is missing, empty, or without parameters."""
         directory = cls(path)
         if not directory.path.is_dir():
             raise UserError(f"no training directory {path}; give one that train.py made")
@@ -116,11 +109,7 @@ def stage_name(i: int) -> str:
 
 
 def new_output(given: str | Path | None, prefix: str) -> Path:
-    """Return the directory to write: ``given``, or a new stamped one here.
-
-    Raises:
-        UserError: If ``given`` exists and is not an empty directory.
-    """
+    """Return ``given``, or a new stamped one; a UserError unless it is missing or empty."""
     if given is None:
         return stamped(prefix)
     path = Path(given)
@@ -179,10 +168,10 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'imagen.json'}: the stages belong in unet_0.json ...")
     values: dict[str, Any] = {"imagen": imagen | {"stages": stages}}
     for name in ("training", "data"):
-        if (folder / f"{name}.json").is_file():
-            values[name] = read_json(folder / f"{name}.json")
+        if (path := folder / f"{name}.json").is_file():
+            values[name] = read_json(path)
             if not isinstance(values[name], dict):
-                raise UserError(f"{folder / f'{name}.json'} must be a JSON object of settings")
+                raise UserError(f"{path} must be a JSON object of settings")
     return values
 
 
@@ -192,8 +181,7 @@ def read_imagen_config(folder: Path) -> ImagenConfig:
     Raises:
         UserError: If a file is missing, is not JSON, or a value is not valid; it names which.
     """
-    values = read_parameter_values(folder)
-    return ImagenConfig.read(values["imagen"], str(folder / "imagen.json"))
+    return ImagenConfig.read(read_parameter_values(folder)["imagen"], str(folder / "imagen.json"))
 
 
 def read_parameters(folder: Path) -> Parameters:

@@ -72,12 +72,7 @@ class ImageFolder:
 
 
 def save_png(path: Path, image: Image.Image, parameters: str | None = None) -> None:
-    """Write ``image`` as PNG, all of it or nothing, making its folder.
-
-    Args:
-        path: The file.
-        image: RGB.
-        parameters: Kept in the PNG's text chunk of this name.
+    """Write an RGB image as PNG, all of it or nothing; ``parameters`` is a text chunk's content.
 
     Raises:
         UserError: If it cannot be written (disk full, no permission).
@@ -105,8 +100,9 @@ def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image
     height = max(1, min(longest, max(SMALLEST, *(image.height for image in firsts))))
     widths = [max(1, round(height * ratio)) for ratio in aspect_ratios]
     cell_width = sum(widths) + MARGIN * (len(widths) + 1)
-    texts = [_wrap(caption, max(8, cell_width // 6 - 1)) for caption in captions]
-    cell_height = height + max(len(lines) for lines in texts) * LINE + 2 * MARGIN
+    letters = max(8, cell_width // 6 - 1)
+    texts = [textwrap.wrap(caption, letters, max_lines=MAX_LINES) for caption in captions]
+    cell_height = height + max(1, *(len(lines) for lines in texts)) * LINE + 2 * MARGIN
     columns = round(math.sqrt(len(captions) * cell_height / cell_width))
     columns = min(max(1, columns), len(captions))
     rows = math.ceil(len(captions) / columns)
@@ -116,16 +112,8 @@ def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image
         x, y = i % columns * cell_width + MARGIN, i // columns * cell_height + MARGIN
         draw.multiline_text((x, y + height + 1), "\n".join(lines), "black", font, spacing=1)
         for images, width in zip(stages, widths, strict=True):
-            sheet.paste(_resized(images[i], (width, height)), (x, y))
+            shrinks = images[i].height > height
+            filter_ = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
+            sheet.paste(images[i].resize((width, height), filter_), (x, y))
             x += width + MARGIN
     return sheet
-
-
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    shrinks = image.height > size[1]
-    filter_ = Image.Resampling.LANCZOS if shrinks else Image.Resampling.NEAREST
-    return image.resize(size, filter_)
-
-
-def _wrap(caption: str, width: int) -> list[str]:
-    return textwrap.wrap(caption, width, max_lines=MAX_LINES) or [""]

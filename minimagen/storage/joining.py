@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import checkpoints
@@ -127,9 +126,6 @@ def _differences(one: Parameters, other: Parameters) -> list[str]:
     return [
         f"{section}.{key}"
         for section, x, y in zip(a._fields, a, b, strict=True)
-        for key in _different_keys(x.model_dump(), y.model_dump())
+        for (key, its), (_, others) in zip(x, y, strict=True)
+        if its != others
     ]
-
-
-def _different_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return [key for key in one if one[key] != other[key]]

@@ -17,39 +17,28 @@ from minimagen.storage.files import read_json, read_lines
 
 log = logging.getLogger(__name__)
 
-UNET_KEYS = {
-    "dim": "unet.dim",
-    "dim_mults": "unet.dim_mults",
-    "channels": "unet.channels",
-    "cond_dim": "unet.cond_dim",
-    "num_resnet_blocks": "unet.num_resnet_blocks",
-    "layer_attns": "unet.layer_attns",
-    "layer_cross_attns": "unet.layer_cross_attns",
-    "attn_heads": "unet.attn_heads",
-    "memory_efficient": "unet.memory_efficient",
-    "attend_at_middle": "unet.attend_at_middle",
-    "channels_out": None,
-    "text_embed_dim": None,
-    "lowres_cond": None,
+SAME_IN_UNET = ["dim", "dim_mults", "channels", "cond_dim", "num_resnet_blocks", "layer_attns"]
+SAME_IN_UNET += ["layer_cross_attns", "attn_heads", "memory_efficient", "attend_at_middle"]
+UNET_KEYS: dict[str, str | None] = {
+    **{key: f"unet.{key}" for key in SAME_IN_UNET},
+    **dict.fromkeys(("channels_out", "text_embed_dim", "lowres_cond")),
 }
 """Key of ``unet_<N>_params`` -> place in our ``unet_<N>.json``; None = no meaning here."""
 
-IMAGEN_KEYS = {
+IGNORED_IN_IMAGEN = ("text_embed_dim", "channels", "loss_type", "auto_normalize_img")
+IMAGEN_KEYS: dict[str, str | None] = {
     "image_sizes": "imagen.image_sizes",
     "text_encoder_name": "imagen.text_encoder_name",
     "timesteps": "stage.sampling.timesteps",
     "cond_drop_prob": "stage.cond_drop_prob",
     "dynamic_thresholding_percentile": "stage.sampling.dynamic_thresholding_percentile",
     "lowres_sample_noise_level": "stage.sampling.aug_level",
-    "text_embed_dim": None,
-    "channels": None,
-    "loss_type": None,
-    "auto_normalize_img": None,
-    "only_train_unet_number": None,
+    **dict.fromkeys((*IGNORED_IN_IMAGEN, "only_train_unet_number")),
 }
 """Key of ``imagen_params`` -> place in our imagen.json, or in every ``unet_<N>.json`` (stage)."""
 
-TRAINING_KEYS = {
+IGNORED_IN_TRAINING = ("PARAMETERS", "IMG_SIDE_LEN", "T5_NAME", "TIMESTEPS", "RESTART_DIRECTORY")
+TRAINING_KEYS: dict[str, str | None] = {
     "NUM_WORKERS": "training.num_workers",
     "BATCH_SIZE": "training.batch_size",
     "MAX_NUM_WORDS": "imagen.max_num_words",
@@ -59,13 +48,7 @@ TRAINING_KEYS = {
     "ACCUM_ITER": "training.accum_iter",
     "CHCKPT_NUM": "training.chckpt_num",
     "VALID_NUM": "data.valid_num",
-    "PARAMETERS": None,
-    "IMG_SIDE_LEN": None,
-    "T5_NAME": None,
-    "TIMESTEPS": None,
-    "RESTART_DIRECTORY": None,
-    "TESTING": None,
-    "timestamp": None,
+    **dict.fromkeys((*IGNORED_IN_TRAINING, "TESTING", "timestamp")),
 }
 """Key of ``training_parameters`` -> place in our imagen.json, training.json or data.json."""
 

@@ -82,12 +82,7 @@ def first_difference(one: Any, other: Any, name: str = "") -> str:
 
 
 def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
-    """Load weights into a stage after checking that they were trained for it.
-
-    Args:
-        stage: The stage.
-        path: A safetensors file.
-        wanted: What the weights have to fit.
+    """Load a safetensors file into a stage after checking that it was trained for ``wanted``.
 
     Raises:
         UserError: There is no such file, it is damaged, or its weights are of something else.

@@ -46,7 +46,8 @@ def load_shards(folder: Path, into: Mapping[str, Tensor], alone: bool = False) -
     try:
         with warnings.catch_warnings():  # its warning that one process reads alone
             warnings.filterwarnings("ignore", message="torch.distributed is")
-            dcp.load(dict(into), storage_reader=_reader(folder), no_dist=alone)
+            reader = HuggingFaceStorageReader(str(folder))
+            dcp.load(dict(into), storage_reader=reader, no_dist=alone)
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
         raise UserError(f"cannot read checkpoint {folder}: {reason}") from None
@@ -54,21 +55,19 @@ def load_shards(folder: Path, into: Mapping[str, Tensor], alone: bool = False) -
 
 def saved_shapes(folder: Path) -> dict[str, torch.Size]:
     """Return the whole shape of every saved tensor."""
-    saved = _reader(folder).read_metadata().state_dict_metadata
-    return {n: t.size for n, t in saved.items() if isinstance(t, TensorStorageMetadata)}
+    return {name: saved.size for name, saved in _metadata(folder).items()}
 
 
 def load_whole(folder: Path) -> dict[str, Tensor]:
     """Return all saved tensors, whole."""
-    saved = _reader(folder).read_metadata().state_dict_metadata
     tensors = {
-        name: torch.empty(t.size, dtype=t.properties.dtype)
-        for name, t in saved.items()
-        if isinstance(t, TensorStorageMetadata)
+        name: torch.empty(saved.size, dtype=saved.properties.dtype)
+        for name, saved in _metadata(folder).items()
     }
     load_shards(folder, tensors, alone=True)
     return tensors
 
 
-def _reader(folder: Path) -> HuggingFaceStorageReader:
-    return HuggingFaceStorageReader(str(folder))
+def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
+    saved = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {n: each for n, each in saved.items() if isinstance(each, TensorStorageMetadata)}

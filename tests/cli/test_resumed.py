@@ -14,8 +14,8 @@ from PIL import Image
 
 from minimagen.cli import train
 from minimagen.storage import checkpoint
-from minimagen.storage.checkpoint import load_newest
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from tests.checkpoints import load_newest
 from tests.cli.conftest import QUICK, TESTING, contents, same, weights
 
 Refused = Callable[..., str]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from minimagen.cli import demo, inference, train
 from minimagen.stages.diffusion import DiffusionStage
-from minimagen.storage.checkpoint import load_newest
 from minimagen.storage.directory import TrainingDirectory
+from tests.checkpoints import load_newest
 from tests.cli.conftest import same, weights
 
 pytestmark = [

@@ -116,7 +116,7 @@ def checkpoints(directory: Path) -> dict[int, int]:
 
 def readable(directory: Path) -> dict[int, int]:
     """Return stage -> step of the newest checkpoint that can be read."""
-    from minimagen.storage.checkpoint import load_newest
+    from tests.checkpoints import load_newest
 
     with contextlib.redirect_stderr(io.StringIO()):  # the resumed run reports it again
         loaded = {i: load_newest(directory / "tmp", f"unet_{i}_step_") for i in range(2)}

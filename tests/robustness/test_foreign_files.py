@@ -78,7 +78,7 @@ def _checkpoint(folder: Path) -> list[Path]:
 
 
 def _read_checkpoint(folder: Path) -> None:
-    from minimagen.storage.checkpoint import load_newest
+    from tests.checkpoints import load_newest
 
     load_newest(folder, "unet_0_step_")
 

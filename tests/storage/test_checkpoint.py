@@ -24,13 +24,12 @@ from minimagen.storage.checkpoint import (
     STATE,
     TENSORS,
     keep_newest,
-    load_checkpoint,
-    load_newest,
     load_weights,
     save_checkpoint,
     save_weights,
 )
 from minimagen.storage.files import read_json, write_json
+from tests.checkpoints import load_checkpoint, load_newest
 
 PREFIX = "unet_0_step_"
 STORING = (checkpoint.__file__, files.__file__)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
-from minimagen.storage.checkpoint import load_checkpoint, load_weights
+from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.run import train
 from minimagen.training.trainer import Trainer
+from tests.checkpoints import load_checkpoint
 from tests.conftest import HashTextEncoder
 
 TESTING = Path(__file__).parents[2] / "parameters" / "testing"

@@ -46,11 +46,11 @@ def download(
     limits: Limits | None = None,
     threads: int = THREADS,
 ) -> Downloaded:
-    """Fetch every image of a table into tar shards, or those that are not there yet.
+    """Fetch every image of a table into tar shards in ``out``, or those that are not there yet.
 
     Args:
-        table: has the columns url (or image_url) and ``column``.
-        out: the folder of the shards.
+        table: has the columns url (or image_url) and ``column``, the captions.
+        out: an empty folder, or one with shards of this table.
         column: of the captions.
         limits: what one image may cost.
         threads: images that are fetched at once.

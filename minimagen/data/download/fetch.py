@@ -24,27 +24,16 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image may cost.
+    """What one image may cost; times are in seconds."""
 
-    Attributes:
-        connect: seconds until there must be a connection.
-        silence: seconds without a byte.
-        total: seconds in which one attempt must have read all.
-        max_bytes: of the image file.
-        redirects: from one URL to the next.
-        tries: attempts at most.
-        pause: seconds before the second attempt, doubled before each further one.
-        longest_pause: seconds, also where a server's Retry-After asks for more.
-    """
-
-    connect: float = 5.0
-    silence: float = 10.0
-    total: float = 30.0
-    max_bytes: int = 20 * 2**20
-    redirects: int = 5
+    connect: float = 5.0  # until there must be a connection
+    silence: float = 10.0  # without a byte
+    total: float = 30.0  # in which one attempt must have read all
+    max_bytes: int = 20 * 2**20  # of the image file
+    redirects: int = 5  # from one URL to the next
     tries: int = 3
-    pause: float = 1.0
-    longest_pause: float = 30.0
+    pause: float = 1.0  # before the second attempt, doubled before each further one
+    longest_pause: float = 30.0  # also where a server's Retry-After asks for more
 
 
 class FetchError(Exception):

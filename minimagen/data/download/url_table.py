@@ -3,14 +3,21 @@
 import csv
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from minimagen.data.sources.captions import caption_column, captions_of
-from minimagen.data.sources.table import READERS, parquet_schema, read_table
+from minimagen.data.sources.table import (
+    READERS,
+    csv_rows,
+    parquet_schema,
+    read_table,
+    row_captions,
+)
 from minimagen.errors import UserError
 
 URL_COLUMNS = ("url", "image_url")
+BARE_COLUMNS = ("caption", "url")  # of a table without a line of column names
 START_BYTES = 2**20  # of a table, which identify it
 
 
@@ -22,11 +29,7 @@ class UrlRow(NamedTuple):
 
 
 def is_url_table(file: Path) -> bool:
-    """Return whether a file is a URL table: by its columns, or as Conceptual Captions' are.
-
-    Raises:
-        UserError: it is a table that cannot be read.
-    """
+    """Return whether a file is a URL table: by its columns, or as Conceptual Captions' are."""
     if file.suffix.lower() not in READERS:
         return False
     if _is_bare(file):
@@ -39,23 +42,15 @@ def is_url_table(file: Path) -> bool:
 
 
 def url_rows(file: Path, column: str) -> Iterator[UrlRow]:
-    """Read a table's URLs and captions.
-
-    Raises:
-        UserError: it cannot be read, or the caption column is missing or not text.
-    """
-    if _is_bare(file):
-        yield from _bare_rows(file)
-        return
-    for where, columns in read_table(file):
+    """Read a table's URLs and captions."""
+    bare = _is_bare(file)
+    for where, columns in read_table(file, _bare_rows if bare else None):
         url = url_column(columns)
         if url is None:
             raise UserError(f"{where} has no column url among {', '.join(columns)}")
         lower = {name.lower(): name for name in columns}
-        found = lower.get(column) or caption_column(columns, column, where)
-        captions = captions_of(columns[found])
-        if captions is None:
-            raise UserError(f"{where}: {found!r} is neither text nor a list of texts")
+        wanted = BARE_COLUMNS[0] if bare else lower.get(column, column)
+        _, captions = row_captions(columns, wanted, where)
         yield UrlRow(str(columns[url] or ""), captions)
 
 
@@ -73,6 +68,9 @@ def url_column(columns: Iterable[str]) -> str | None:
     return next((name for name in columns if name.lower() in URL_COLUMNS), None)
 
 
+_bare_rows = partial(csv_rows, delimiters="\t", fieldnames=BARE_COLUMNS, quoting=csv.QUOTE_NONE)
+
+
 def _is_bare(file: Path) -> bool:
     """Return whether it is tab-separated "caption, URL" without a line of column names."""
     if file.suffix.lower() != ".tsv":
@@ -80,15 +78,3 @@ def _is_bare(file: Path) -> bool:
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         first = lines.readline().rstrip("\r\n").split("\t")
     return len(first) == 2 and first[1].lower().startswith(("http://", "https://"))
-
-
-def _bare_rows(file: Path) -> Iterator[UrlRow]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        try:
-            for cells in reader:
-                if len(cells) != 2:
-                    raise UserError(f"{file}, line {reader.line_num}: not a caption and a URL")
-                yield UrlRow(cells[1], captions_of(cells[0]) or ())
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{file}, line {reader.line_num} is not a table: {error}") from error

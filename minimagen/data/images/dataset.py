@@ -79,21 +79,10 @@ class ImageDataset(BaseDataset):
         return len(self.table)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._sample(index, None)
+        return self.draw(index, None)
 
-    def draw(self, index: int, rng: Random) -> Sample:
-        """Draw caption, crop and flip; without, they are the first one, the middle, and none."""
-        return self._sample(index, rng)
-
-    def captions(self) -> Iterator[tuple[str, ...]]:
-        """Yield the captions of each image, its variants too, and decode none; () for a bad row."""
-        return self.table.captions()
-
-    def rows(self) -> Iterator[Row | BadSampleError]:
-        """Yield every row; a bad one as its reason."""
-        return rows_of(self.table)
-
-    def _sample(self, index: int, rng: Random | None) -> Sample:
+    def draw(self, index: int, rng: Random | None) -> Sample:
+        """Draw caption, crop and flip; without ``rng`` they are the first, the middle, and none."""
         row = self.table[index]
         place = self.framing.place(rng)  # always: what is drawn next must not depend on the cache
         pixels = self._cache.get(index)
@@ -102,6 +91,14 @@ class ImageDataset(BaseDataset):
             if fixed and not self.framing.buckets:
                 self._cache.put(index, pixels)
         return finish(row, pixels, self.framing, rng)
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of each image, its variants too, and decode none; () for a bad row."""
+        return self.table.captions()
+
+    def rows(self) -> Iterator[Row | BadSampleError]:
+        """Yield every row; a bad one as its reason."""
+        return rows_of(self.table)
 
     def _content(self, row: Row) -> bytes:
         if isinstance(row.image, bytes):
@@ -113,7 +110,7 @@ class ImageDataset(BaseDataset):
 
 
 def rows_of(table: Table) -> Iterator[Row | BadSampleError]:
-    """Yield every row; a bad one as its reason."""
+    """Yield every row of a table; a bad one as its reason."""
     for index in range(len(table)):
         try:
             yield table[index]

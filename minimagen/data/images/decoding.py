@@ -24,6 +24,7 @@ DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError),
     *(RuntimeError, TypeError, OverflowError, KeyError, AttributeError),
 )
+REFUSED = (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning)
 CROPS = ("centre", "random")
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
 TURNS = {
@@ -47,11 +48,7 @@ class BadImageError(BadSampleError):
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """Open an image without decoding it.
-
-    Raises:
-        DAMAGE, Image.DecompressionBombError: it is no image, damaged, or too large.
-    """
+    """Open an image without decoding it; raises `REFUSED`."""
     if isinstance(source, bytes):
         image = Image.open(io.BytesIO(_without_text(source)), "r", FORMATS)
     else:
@@ -79,11 +76,7 @@ def _without_text(content: bytes) -> bytes:
 
 
 def upright_size(source: Path | bytes) -> Size:
-    """Return (height, width) of an image from its header, in the camera's orientation.
-
-    Raises:
-        DAMAGE, Image.DecompressionBombError: it is no image, damaged, or too large.
-    """
+    """Return (height, width) from the header, in the camera's orientation; raises `REFUSED`."""
     with open_image(source) as image:
         # Pillow decodes a whole PNG to look for an orientation behind its pixels
         said = image.format != "PNG" or not ORIENTED.isdisjoint(image.info)
@@ -116,7 +109,7 @@ def _orientation_tag(exif: bytes) -> int | None:
 
 
 def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) -> Image.Image:
-    """Read an image of any common kind, upright, as 8-bit RGB.
+    """Read an image of any common kind, upright, in mode "RGB".
 
     EXIF orientation is applied, transparency is composited over white, 16-bit grays are scaled,
     palettes, grays and CMYK are converted, and of an animation the first frame is taken. Other
@@ -127,9 +120,6 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
         name: what messages call it; the file's path by default.
         at_least: a side in pixels that is enough; large JPEGs are then decoded at a reduced size
             not below it, which is several times faster.
-
-    Returns:
-        An image in mode "RGB".
 
     Raises:
         BadImageError: the file is no image, is truncated, or is a decompression bomb.
@@ -145,16 +135,14 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
         raise BadImageError(f"{name}: not an image ({kinds} are read)") from None
-    except (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except REFUSED as error:
         raise BadImageError(f"{name}: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        # 16-bit grays; Pillow's own conversion would clip them at 255 instead of scaling.
+    if image.mode.startswith("I"):  # 16-bit grays, which Pillow itself would clip at 255
         gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255)
         return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
@@ -171,11 +159,8 @@ def crop_resize(
 
     Args:
         image: mode "RGB".
-        size: (height, width) in pixels.
+        size: (height, width) in pixels of the result, uint8 [height, width, 3].
         place: of the box, (down, right) from 0 to 1; (0.5, 0.5) is the middle.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     height, width = size
     if (image.height, image.width) == size:
@@ -189,25 +174,16 @@ def crop_resize(
 
 @dataclass(frozen=True)
 class Framing:
-    """How an image becomes a sample's pixels.
+    """How an image becomes a sample's pixels."""
 
-    Attributes:
-        size: (height, width) in pixels.
-        crop: "centre", or "random" in training.
-        flip: mirror half of the images in training, drawn at random; captions that say left or
-            right become wrong.
-        buckets: sizes of which each image gets that of the nearest aspect ratio, instead of
-            ``size``; none of them: all get ``size``.
-    """
-
-    size: Size = (64, 64)
-    crop: str = "centre"
-    flip: bool = False
-    buckets: tuple[Size, ...] = ()
+    size: Size = (64, 64)  # (height, width) in pixels
+    crop: str = "centre"  # or "random" in training
+    flip: bool = False  # half of the images in training, drawn at random
+    buckets: tuple[Size, ...] = ()  # each image gets the nearest of them instead of ``size``
 
     @property
     def longest(self) -> int:
-        """Return the longest side that a sample may have."""
+        """The longest side that a sample may have."""
         return max(itertools.chain(self.size, *self.buckets))
 
     def fitted(self, image: Image.Image) -> "Framing":

@@ -61,7 +61,7 @@ def training_batches(
         seed: of the order and of what samples leave open.
         start: the first step.
         stop: the step after the last.
-        num_workers: processes that read; none by default.
+        num_workers: processes that read.
         rank: which of ``world`` equal shares of each batch is wanted.
         world: the number of shares.
         sizes: of the images that the learner takes; None leaves them as they are in the data.
@@ -137,7 +137,7 @@ def _padded(raw: RawBatch, encodings: Encodings) -> Batch:
 
 
 class Watch:
-    """Reports what is wrong with the data as it comes up."""
+    """Reports what is wrong with the data as it is read."""
 
     def __init__(self) -> None:
         self._bad = BadSamples()

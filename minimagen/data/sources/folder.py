@@ -1,27 +1,149 @@
-"""Image files with captions: in .txt files beside them, or in one metadata file."""
+"""Image files with captions: in .txt files beside them, or in one metadata file.
 
+The list is read once and stored as an Arrow file in the cache folder, which is memory-mapped: a
+million captions then cost no more memory than ten, and the next start reads nothing.
+"""
+
+import hashlib
 import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any
 
-from minimagen.data.sources.captions import captions_of
-from minimagen.data.sources.file_table import FileRow, FileTable, file_table, size_of
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from minimagen.data.dataset import Row
 from minimagen.data.sources.listing import IMAGES, Listing, printable
-from minimagen.data.sources.table import metadata_rows, read_table
-from minimagen.errors import UserError
-from minimagen.storage.files import read_lines
+from minimagen.data.sources.table import captions_of, read_table, row_captions
+from minimagen.errors import UserError, did_you_mean
+from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import read_lines, replacing
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 LOOKED_AT = 10  # rows of a metadata file that show whether its images are files
+SCHEMA = pa.schema(
+    {
+        "file": pa.binary(),  # relative to the table's folder
+        "captions": pa.list_(pa.string()),
+        "more": pa.string(),  # the attributes as JSON
+        "size": pa.int64(),  # in bytes; -1: no such file
+    }
+)
+WRITTEN_AT_ONCE = 4096  # rows
+FORMAT = 3  # of the file; another number, and older ones are not found
+
+FileRow = dict[str, Any]  # by the names of SCHEMA
+
+
+def file_row(
+    folder: Path, file: str, captions: Iterable[str], attributes: Mapping[str, str]
+) -> FileRow:
+    """Return the row of an image file."""
+    more = json.dumps(attributes) if attributes else ""
+    size = size_of(folder / file)
+    return {"file": os.fsencode(file), "captions": list(captions), "more": more, "size": size}
+
+
+class FileTable:
+    """Rows of the stored list at ``path``; the images are files under one folder."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path, self.folder = path, folder
+        self._rows = _mapped(path)
+        self._columns = [self._rows.column(name) for name in SCHEMA.names]
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __getitem__(self, index: int) -> Row:
+        name, captions, more, _ = (column[index].as_py() for column in self._columns)
+        file = self.folder / os.fsdecode(name)
+        return Row(file, tuple(captions), printable(file), json.loads(more) if more else {})
+
+    @cached_property
+    def identity(self) -> str:
+        """What changes whenever a name, caption or file size does, and not with the folder."""
+        digest = hashlib.blake2b(digest_size=16)
+        for chunk in itertools.chain.from_iterable(column.chunks for column in self._columns):
+            for buffer in filter(None, chunk.buffers()):
+                digest.update(buffer)
+        return digest.hexdigest()
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the captions of all images."""
+        return (tuple(cell.as_py()) for chunk in self._rows["captions"].chunks for cell in chunk)
+
+    def has_files(self) -> bool:
+        """Return whether any row's image was there when the list was read."""
+        return bool(pc.any(pc.greater_equal(self._rows["size"], 0)).as_py())
+
+    def __reduce__(self) -> tuple[type["FileTable"], tuple[Path, Path]]:
+        """Travel to another process as two paths, not as a copy."""
+        return FileTable, (self.path, self.folder)
+
+
+def size_of(file: Path) -> int:
+    """Return the bytes of a file, -1 where there is none."""
+    try:
+        stat = file.stat()
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return -1
+    return stat.st_size if S_ISREG(stat.st_mode) else -1
+
+
+def file_table(folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]]) -> FileTable:
+    """Return the stored list that ``key`` names, after writing it if it is not there.
+
+    Args:
+        folder: what the files are relative to.
+        key: changes whenever the rows would.
+        rows: reads them; those of one file are merged, and their captions become variants.
+    """
+    digest = hashlib.blake2b(repr((FORMAT, os.fsencode(folder), key)).encode(), digest_size=16)
+    path = cache_folder("tables") / f"{digest.hexdigest()}.arrow"
+    if not path.is_file():
+        _store(path, rows())
+        table = _mapped(path)
+        if pc.count_distinct(table["file"]).as_py() < table.num_rows:
+            batches = table.take(pc.sort_indices(table["file"])).to_batches(WRITTEN_AT_ONCE)
+            _store(path, itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
+            del batches
+        del table
+        pa.default_memory_pool().release_unused()
+    return FileTable(path, folder)
+
+
+def _mapped(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _store(path: Path, rows: Iterable[FileRow]) -> None:
+    """Write the list, all of it or nothing; processes that do so at once do not disturb another."""
+    remaining = _merged(rows)
+    with (
+        replacing(path, shared=True) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, SCHEMA) as writer,
+    ):
+        while some := list(itertools.islice(remaining, WRITTEN_AT_ONCE)):
+            writer.write_batch(pa.RecordBatch.from_pylist(some, SCHEMA))
+
+
+def _merged(rows: Iterable[FileRow]) -> Iterator[FileRow]:
+    """Make one row of neighboring rows of the same file."""
+    for _, group in itertools.groupby(rows, key=lambda row: row["file"]):
+        first, *others = group
+        captions = itertools.chain(first["captions"], *(row["captions"] for row in others))
+        yield first | {"captions": list(dict.fromkeys(captions))}
 
 
 def find_metadata(folder: Path) -> Path | None:
-    """Return a folder's metadata file, None where there is none.
-
-    Raises:
-        UserError: there are several.
-    """
+    """Return a folder's metadata file, None where there is none."""
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
@@ -29,29 +151,24 @@ def find_metadata(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def names_files(folder: Path) -> bool:
-    """Return whether a folder has metadata, and any of the first images that it names is a file.
+def metadata_of_files(folder: Path) -> Path | None:
+    """Return a folder's metadata if one of the first images that it names is a file.
 
     They may be in an archive beside it instead.
-
-    Raises:
-        UserError: it cannot be read.
     """
     if (metadata := find_metadata(folder)) is None:
-        return False
+        return None
     some = itertools.islice(read_table(metadata), LOOKED_AT)
     names = [columns.get("file_name") for _, columns in some]
-    return any(isinstance(name, str) and size_of(folder / name) >= 0 for name in names)
+    named = any(isinstance(name, str) and size_of(folder / name) >= 0 for name in names)
+    return metadata if named else None
 
 
 def image_table(part: Listing, caption_column: str) -> FileTable:
-    """Open the images of a folder, with captions from its metadata or from .txt files.
-
-    Raises:
-        UserError: there are no images or no captions, or they cannot be read.
-    """
-    metadata, texts = find_metadata(part.folder), text_files(part)
-    if metadata is not None and (not texts or names_files(part.folder)):
+    """Open the images of a folder, with captions from its metadata or from .txt files."""
+    texts = text_files(part)
+    metadata = (metadata_of_files if texts else find_metadata)(part.folder)
+    if metadata is not None:
         part.log_left_out(part.files)
         return metadata_table(metadata, caption_column)
     images = part.with_suffix(*IMAGES)
@@ -68,21 +185,32 @@ def metadata_table(metadata: Path, caption_column: str) -> FileTable:
         metadata: jsonl, csv, tsv or parquet, of any name, with the columns file_name (relative to
             it) and ``caption_column``; other text columns become attributes.
         caption_column: its name; a list of captions means variants.
-
-    Raises:
-        UserError: it cannot be read, or names no image or no caption.
     """
-    stat = metadata.stat()
-    key = (os.fsencode(metadata), caption_column, stat.st_mtime_ns, stat.st_size)
+    key = (os.fsencode(metadata), caption_column, *_stamp(metadata))
     folder = metadata.parent.absolute()
     table = file_table(folder, key, lambda: metadata_rows(metadata, caption_column))
     if not table.has_files():
-        name = printable(folder / table.first_file) if len(table) else "no row"
+        name = table[0].name if len(table) else "no row"
         raise UserError(
             f"no image that {printable(metadata)} names is a file (the first: {name}): file_name "
             "is relative to the folder of the metadata"
         )
     return _captioned(table)
+
+
+def metadata_rows(metadata: Path, caption_column: str) -> Iterator[FileRow]:
+    """Read what `metadata_table` stores; a row may have no caption, an image may be missing."""
+    for where, columns in read_table(metadata):
+        file = columns.get("file_name")
+        if not isinstance(file, str):
+            hint = did_you_mean("file_name", columns)
+            raise UserError(f"{where} has no text 'file_name' among {', '.join(columns)}{hint}")
+        if "\0" in file:
+            raise UserError(f"{where}: file_name holds a zero byte")
+        name, captions = row_captions(columns, caption_column, where)
+        others = columns.keys() - {"file_name", name}
+        texts = {k: v for k, v in columns.items() if k in others and isinstance(v, str) and v}
+        yield file_row(metadata.parent, file, captions, texts)
 
 
 def text_files(listing: Listing) -> dict[str, str]:
@@ -100,7 +228,7 @@ def _text_file_table(folder: Path, images: list[str], texts: dict[str, str]) -> 
     def rows() -> Iterator[FileRow]:
         for image in images:
             lines = read_lines(folder / texts[image]) if image in texts else []
-            yield FileRow(image, captions_of(lines) or (), {}, size_of(folder / image))
+            yield file_row(folder, image, captions_of(lines) or (), {})
 
     return _captioned(file_table(folder, key, rows))
 
@@ -113,7 +241,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 def _captioned(table: FileTable) -> FileTable:
     """Return the table if any of its images has a caption; training counts those without."""
-    if not table.has_captions():
+    if not any(table.captions()):
         raise UserError(
             f"{printable(table.folder)} holds no captions: it needs a metadata.jsonl with "
             "file_name and text on each line, or a .txt file beside each image"

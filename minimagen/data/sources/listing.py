@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +19,9 @@ SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET = ".parquet"
 TRAINING = ("train", "training")
-END_BYTES = 2**14  # of an archive's beginning and end, which differ between archives
 VALIDATION = ("validation", "valid", "val", "dev", "test")  # the first that is there validates
+RUN_FILES = ("parameters/imagen.json", "imagen_training_directory.txt")  # what this program writes
+END_BYTES = 2**14  # of an archive's beginning and end, which differ between archives
 
 log = logging.getLogger(__name__)
 
@@ -58,63 +59,40 @@ def is_system(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM
 
 
-def _is_run(folder: str) -> bool:
-    """Return whether a folder was written by train.py, inference.py or ``save_pretrained``."""
-    marks = (os.path.join("parameters", "imagen.json"), "imagen_training_directory.txt")
-    return any(os.path.isfile(os.path.join(folder, mark)) for mark in marks)
-
-
 @dataclass(frozen=True)
 class Listing:
-    """Files of a folder that may be data.
+    """Files of a folder that may be data."""
 
-    Attributes:
-        folder: absolute.
-        files: relative to ``folder``, in order of name, those of its sub-folders too.
-        root: what was listed; messages name it.
-        left_out: how many of what is no data was found.
-    """
-
-    folder: Path
-    files: list[str]
-    root: Path
-    left_out: Counter[str] = field(default_factory=Counter)
+    folder: Path  # absolute
+    files: list[str]  # relative to the folder, in order of name, those of its sub-folders too
+    root: Path  # what was listed; messages name it
+    left_out: Counter[str] = field(default_factory=Counter)  # how many of what is no data
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Return the files whose names end like this, in any case."""
         return [file for file in self.files if file.lower().endswith(suffixes)]
 
-    def paths(self, files: Iterable[str]) -> tuple[str, ...]:
+    def paths(self, files: Iterable[str]) -> list[str]:
         """Return the absolute paths of some files."""
-        return tuple(str(self.folder / file) for file in files)
+        return [str(self.folder / file) for file in files]
 
     def innermost(self) -> "Listing":
         """Return the files of the deepest folder that holds all images and archives."""
-        listing = self
-        while (
-            len(tops := {_top(file) for file in listing.with_suffix(*IMAGES, *TARS, PARQUET)}) == 1
-        ):
-            (top,) = tops
-            if not top:
-                break
-            listing = listing._below(top)
-        return listing
+        tops = {_top(file) for file in self.with_suffix(*IMAGES, *TARS, PARQUET)}
+        return self if len(tops) != 1 or tops == {""} else self._below(tops.pop()).innermost()
 
-    def by_folder(self) -> tuple["Listing", "Listing | None"]:
+    def by_folder(self) -> list["Listing"]:
         """Divide into what is trained on and what validates by the names of the top folders.
 
         ``train`` is trained on and the first of ``VALIDATION`` validates, if both are there; other
         files are left out. If not, all files are trained on.
         """
-        tops = {top.lower(): top for file in self.files if (top := _top(file))}
-        training, held_out = (_first(names, tops) for names in (TRAINING, VALIDATION))
-        if training is None or held_out is None:
-            return self, None
-        used = (tops[training], tops[held_out])
-        for top in map(_top, self.files):
-            if top not in used:
-                self.left_out[f"files in {printable(top)}/" if top else "files beside them"] += 1
-        return self._below(used[0]), self._below(used[1])
+
+        def named(top: str) -> str:
+            return f"files in {printable(top)}/" if top else "files beside them"
+
+        parts = self._divided(self.files, _top, named)
+        return [self._below(_top(part[0])) for part in parts] if all(parts) else [self]
 
     def by_name(self, files: Collection[str]) -> tuple[list[str], list[str]]:
         """Divide archives into those trained on and those that validate by words in their names.
@@ -122,17 +100,30 @@ class Listing:
         ``train-00000.tar`` is trained on, ``val-00000.tar`` validates; without such words all are
         trained on.
         """
+
+        def label(file: str) -> str:
+            words = reversed(re.split("[^a-z]+", file.lower()))
+            return next((word for word in words if word in (*TRAINING, *VALIDATION)), "")
+
+        return self._divided(files, label, lambda part: f"{part or 'other'} files")
+
+    def _divided(
+        self, files: Iterable[str], label: Callable[[str], str], named: Callable[[str], str]
+    ) -> tuple[list[str], list[str]]:
+        """Divide by label; what is neither trained on nor validates is counted as ``named``."""
         parts: dict[str, list[str]] = {}
         for file in files:
-            words = reversed(re.split("[^a-z]+", file.lower()))
-            part = next((word for word in words if word in (*TRAINING, *VALIDATION)), "")
-            parts.setdefault(part, []).append(file)
-        training, held_out = (_first(names, parts) for names in (TRAINING, VALIDATION))
+            parts.setdefault(label(file), []).append(file)
+        lower = {part.lower(): part for part in parts}
+        training, held_out = (
+            next((lower[name] for name in names if name in lower), None)
+            for names in (TRAINING, VALIDATION)
+        )
         if training is None or held_out is None:
             return list(files), []
         for part, others in parts.items():
             if part not in (training, held_out):
-                self.left_out[f"{part or 'other'} files"] += len(others)
+                self.left_out[named(part)] += len(others)
         return parts[training], parts[held_out]
 
     def log_left_out(self, used: Iterable[str] = ()) -> None:
@@ -157,18 +148,11 @@ def _top(file: str) -> str:
     return file.partition(os.sep)[0] if os.sep in file else ""
 
 
-def _first(names: Iterable[str], found: Collection[str]) -> str | None:
-    return next((name for name in names if name in found), None)
-
-
 def list_files(folder: Path) -> Listing:
     """List a folder that exists, all its sub-folders too; links are followed.
 
     What is hidden, what systems make and what this program wrote (runs, generated images) is no
     data.
-
-    Raises:
-        UserError: it cannot be read.
     """
     listing = Listing(folder.absolute(), [], folder)
     try:
@@ -198,7 +182,7 @@ def _walk(
                 yield path
             elif not entry.is_dir():
                 left_out["broken links"] += 1
-            elif _is_run(entry.path):
+            elif any(os.path.isfile(os.path.join(entry.path, name)) for name in RUN_FILES):
                 left_out["folders that this program wrote"] += 1
             else:
                 yield from _walk(root, path, here, left_out)

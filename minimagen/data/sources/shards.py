@@ -8,6 +8,7 @@ import glob
 import itertools
 import json
 import logging
+import posixpath
 import re
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from tarfile import TarError
@@ -24,7 +26,6 @@ from typing import IO, Any, NamedTuple
 
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
-from minimagen.data.sources.captions import ALSO, DEFAULT, captions_of
 from minimagen.data.sources.listing import (
     IMAGES,
     digest_of,
@@ -32,6 +33,7 @@ from minimagen.data.sources.listing import (
     printable,
     relative_names,
 )
+from minimagen.data.sources.table import ALSO, DEFAULT, captions_of
 from minimagen.draws import rng
 from minimagen.errors import UserError
 
@@ -54,6 +56,7 @@ BROKEN = (OSError, EOFError, tarfile.TarError, zlib.error, ValueError)
 log = logging.getLogger(__name__)
 
 Found = Row | BadSampleError
+Sample = dict[str, bytes | None]  # contents by suffix
 
 
 class ShardLostError(Exception):
@@ -64,13 +67,11 @@ class ShardLostError(Exception):
 class TarStream:
     """Rows of tar shards.
 
-    Attributes:
-        shards: files or URLs.
-        column: "text" reads key.txt, or else the text or caption of key.json; another name reads
-            that one of key.json. A list of captions means variants.
+    The column "text" is key.txt, or else the text or caption of key.json; another one is in
+    key.json. A list of captions means variants.
     """
 
-    shards: tuple[str, ...]
+    shards: tuple[str, ...]  # files or URLs
     column: str = DEFAULT
 
     @property
@@ -87,15 +88,11 @@ class TarStream:
 
         Where several shards in a row cannot be read, but some could be before, the source is
         unavailable, and the run waits for it.
-
-        Raises:
-            UserError: no shard can be read, or the source did not come back.
         """
         draws = rng(seed, "shards", reader, "of", readers)
         return _shuffled(self._drawn(draws), draws)
 
     def _drawn(self, draws: Random) -> Iterator[Found]:
-        """Yield rows of shards drawn again and again."""
         lost, any_read, absence = 0, False, Absence()
         while True:
             try:
@@ -130,7 +127,7 @@ class TarStream:
 def _shuffled(rows: Iterable[Found], draws: Random) -> Iterator[Found]:
     """Keep some rows back and draw which one comes next; reasons go ahead."""
     kept: list[Row] = []
-    held = 0
+    held = 0  # bytes
     for row in rows:
         if isinstance(row, BadSampleError):
             yield row
@@ -146,11 +143,7 @@ def _shuffled(rows: Iterable[Found], draws: Random) -> Iterator[Found]:
 
 
 def expand(name: str) -> tuple[str, ...]:
-    """Return every shard that a name means: ``{000..123}`` stands for many, and so does ``*``.
-
-    Raises:
-        UserError: there are none, or the name would start a program.
-    """
+    """Return every shard that a name means: ``{000..123}`` stands for many, and so does ``*``."""
     import fsspec
 
     if name.startswith("pipe:") or "::pipe:" in name:
@@ -177,19 +170,13 @@ def _numbered(name: str) -> Iterator[str]:
     if match is None:
         yield name
         return
-    first, last = int(match[1]), int(match[2])
-    for number in range(first, last + 1):
+    for number in range(int(match[1]), int(match[2]) + 1):
         text = str(number).zfill(len(match[1]))
         yield from _numbered(name[: match.start()] + text + name[match.end() :])
 
 
 def read_shard(shard: str, column: str = DEFAULT, name: str = "") -> Iterator[Found]:
-    """Yield a shard's rows; after a broken connection, go on where it broke.
-
-    Args:
-        shard: a file or URL.
-        column: see `TarStream`.
-        name: of the shard; rows are named ``name/key``.
+    """Yield a shard's rows, named ``name/key``; after a broken connection, go on where it broke.
 
     Raises:
         ShardLostError: it cannot be read to its end.
@@ -239,31 +226,22 @@ class Member(tarfile.TarInfo):
             raise TarError(f"the shard is cut off or damaged: {error}") from error
 
 
-class Key(NamedTuple):
-    """What a member's name says: ``a.seg.png`` belongs to ``a`` or is an image of its own."""
+class Part(NamedTuple):
+    """A member that is read: ``a.seg.png`` belongs to ``a`` or is an image of its own."""
 
-    group: str  # up to the first dot, as WebDataset divides
+    group: str  # its name up to the first dot, as WebDataset divides
     sample: str  # up to the last dot
     suffix: str
-
-
-def _key(name: str) -> Key:
-    folder, slash, file = name.rpartition("/")
-    sample, _, suffix = file.rpartition(".")
-    return Key(folder + slash + sample.partition(".")[0], folder + slash + sample, suffix.lower())
-
-
-Parts = dict[str, bytes | None]  # by suffix; None: larger than is read
+    content: bytes | None  # None: larger than is read
 
 
 def _rows(file: IO[bytes], shard: str, column: str) -> Iterator[Found]:
     """Yield the rows of an open tar, or the reason why there is none."""
     count, others = 0, Counter[str]()
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
-        members = _members(tar, others)
-        for group, some in itertools.groupby(members, key=lambda member: member[0].group):
-            for sample, parts in _samples(group, some):
-                found = _row(f"{shard}/{printable(sample)}", parts, column)
+        for group, parts in itertools.groupby(_parts(tar, others), key=attrgetter("group")):
+            for name, sample in _samples(group, parts):
+                found = _row(f"{shard}/{printable(name)}", sample, column)
                 if found is not None:
                     yield found
                     count += 1
@@ -272,54 +250,54 @@ def _rows(file: IO[bytes], shard: str, column: str) -> Iterator[Found]:
         yield BadSampleError(f"{shard}: no image in it{kinds and f', only {kinds}'}")
 
 
-def _samples(
-    group: str, members: Iterable[tuple[Key, bytes | None]]
-) -> Iterator[tuple[str, Parts]]:
+def _samples(group: str, parts: Iterable[Part]) -> Iterator[tuple[str, Sample]]:
     """Yield the samples of neighboring members whose names are the same up to the first dot.
 
     ``a.png`` and ``a.txt`` are a sample. So are ``a.1.png`` and ``a.1.txt``; but ``a.1.png``
     without a caption is passed over where there is an ``a.png``: it is a mask, or the like.
     """
-    plain: Parts = {}
-    others: list[tuple[str, Parts]] = []
-    for sample, some in itertools.groupby(members, key=lambda member: member[0].sample):
-        parts = plain if sample == group else Parts()
-        for key, content in some:
-            parts.setdefault(key.suffix, content)
-        if sample != group and parts.keys() & CAPTIONS:
-            yield sample, parts
-        elif sample != group:
-            others.append((sample, dict.fromkeys(parts, b"")))
+    plain: Sample = {}
+    others: list[tuple[str, Sample]] = []
+    for name, some in itertools.groupby(parts, key=attrgetter("sample")):
+        sample = plain if name == group else Sample()
+        for part in some:
+            sample.setdefault(part.suffix, part.content)
+        if name != group and sample.keys() & CAPTIONS:
+            yield name, sample
+        elif name != group:
+            others.append((name, dict.fromkeys(sample, b"")))
     if plain.keys().isdisjoint(IMAGE_SUFFIXES):
         yield from others
     else:
         yield group, plain
 
 
-def _members(tar: tarfile.TarFile, others: Counter[str]) -> Iterator[tuple[Key, bytes | None]]:
+def _parts(tar: tarfile.TarFile, others: Counter[str]) -> Iterator[Part]:
     """Yield the plain members of the kinds that are read, count the others."""
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member it has met
-        key = _key(member.name)
         if not member.isreg() or any(map(is_system, member.name.split("/"))):
             continue
-        if key.suffix in CAPTIONS or key.suffix in IMAGE_SUFFIXES:
+        sample, suffix = posixpath.splitext(member.name)
+        folder, slash, file = sample.rpartition("/")
+        group, suffix = folder + slash + file.partition(".")[0], suffix[1:].lower()
+        if suffix in CAPTIONS or suffix in IMAGE_SUFFIXES:
             content = tar.extractfile(member) if member.size <= MEMBER_BYTES else None
-            yield key, content.read() if content is not None else None
-        if key.suffix not in IMAGE_SUFFIXES:
-            others[key.suffix] += 1
+            yield Part(group, sample, suffix, content.read() if content is not None else None)
+        if suffix not in IMAGE_SUFFIXES:
+            others[suffix] += 1
 
 
-def _row(name: str, parts: Parts, column: str) -> Found | None:
+def _row(name: str, sample: Sample, column: str) -> Found | None:
     """Return a sample's row, None for a group without any image (a shard's own statistics)."""
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in parts), None)
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
     if suffix is None:
         return None
-    image = parts[suffix]
+    image = sample[suffix]
     if image is None:
         return BadSampleError(f"{name}: larger than {MEMBER_BYTES >> 20} MiB")
     try:
-        captions = _captions(parts, column)
+        captions = _captions(sample, column)
     except (ValueError, RecursionError) as error:
         return BadSampleError(f"{name}: {error}")
     if not captions:
@@ -330,12 +308,12 @@ def _row(name: str, parts: Parts, column: str) -> Found | None:
     return Row(image, captions, name)
 
 
-def _captions(parts: Parts, column: str) -> tuple[str, ...]:
+def _captions(sample: Sample, column: str) -> tuple[str, ...]:
     """Return the captions of key.txt or key.json; ValueError if they are not text."""
-    text = parts.get("txt")
+    text = sample.get("txt")
     if column == DEFAULT and text is not None:
         return captions_of(text.decode("utf-8-sig")) or ()
-    values = json.loads(parts.get("json") or b"{}")
+    values = json.loads(sample.get("json") or b"{}")
     if not isinstance(values, dict):
         raise ValueError("the json is no object")
     names = (column, *ALSO) if column == DEFAULT else (column,)

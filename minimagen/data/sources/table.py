@@ -1,4 +1,4 @@
-"""metadata.jsonl, metadata.csv, metadata.parquet: rows of a table, as text says them.
+"""Rows of tables (jsonl, csv, tsv, parquet), and what a caption is in any of them.
 
 Foreign files: whatever is in them, the result is rows or one UserError that says where.
 """
@@ -6,16 +6,20 @@ Foreign files: whatever is in them, the result is rows or one UserError that say
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minimagen.data.sources.captions import caption_column, captions_of
-from minimagen.data.sources.file_table import FileRow, size_of
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from minimagen.data.sources.listing import printable
 from minimagen.errors import UserError, did_you_mean
+
+DEFAULT = "text"
+ALSO = ("caption", "captions")  # taken where the default column is not there
 
 Columns = dict[str, Any]
 Numbered = Iterator[tuple[str, Columns]]  # where it stands, and the row
@@ -33,31 +37,25 @@ def json_rows(file: Path) -> Numbered:
 def _json_object(line: str, where: str) -> Columns:
     try:
         columns = json.loads(line)
+        if "\\ud" in line.lower():
+            json.dumps(columns, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error.msg}, column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} has half of a surrogate pair, which is not text") from error
     except (ValueError, RecursionError) as error:  # endless digits, endless brackets
         raise UserError(f"{where} is not usable JSON: {error}") from error
     if not isinstance(columns, dict):
         raise UserError(f"{where} is not a JSON object like {{'file_name': ..., 'text': ...}}")
-    if "\\ud" in line.lower() and not _is_text(columns):
-        raise UserError(f"{where} has half of a surrogate pair, which is not text")
     return columns
 
 
-def _is_text(columns: Columns) -> bool:
-    try:
-        json.dumps(columns, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def csv_rows(file: Path, delimiters: str = ",;\t") -> Numbered:
+def csv_rows(file: Path, delimiters: str = ",;\t", **options: Any) -> Numbered:
     """Read values under a line of column names, between which one of ``delimiters`` stands."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         names = lines.readline()
         lines.seek(0)
-        reader = csv.DictReader(lines, delimiter=max(delimiters, key=names.count))
+        reader = csv.DictReader(lines, delimiter=max(delimiters, key=names.count), **options)
         try:
             for columns in reader:
                 where = f"{printable(file)}, line {reader.line_num}"
@@ -65,15 +63,12 @@ def csv_rows(file: Path, delimiters: str = ",;\t") -> Numbered:
                     raise UserError(f"{where} has more or fewer values than there are columns")
                 yield where, dict(columns)
         except csv.Error as error:
-            raise UserError(
-                f"{printable(file)}, line {reader.line_num} is not CSV: {error}"
-            ) from error
+            where = f"{printable(file)}, line {reader.line_num}"
+            raise UserError(f"{where} is not CSV: {error}") from error
 
 
 def parquet_rows(file: Path) -> Numbered:
     """Read a parquet file, a few thousand rows at a time."""
-    import pyarrow.parquet as pq
-
     with _readable(file), file.open("rb") as opened, pq.ParquetFile(opened) as table:
         batches = table.iter_batches(batch_size=4096)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
@@ -81,14 +76,8 @@ def parquet_rows(file: Path) -> Numbered:
             yield f"{printable(file)}, row {number}", columns
 
 
-def parquet_schema(file: Path) -> Any:
-    """Return a parquet file's columns as a ``pyarrow.Schema``.
-
-    Raises:
-        UserError: it is not a parquet file.
-    """
-    import pyarrow.parquet as pq
-
+def parquet_schema(file: Path) -> pa.Schema:
+    """Return a parquet file's columns."""
     with _readable(file), file.open("rb") as opened:  # a path would have to be UTF-8
         schema = pq.read_schema(opened)
         _ = schema.names  # a name that is no text is an error here
@@ -97,13 +86,18 @@ def parquet_schema(file: Path) -> Any:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    import pyarrow as pa
-
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())  # Arrow's own has several lines
+        reason = one_line(error)
         raise UserError(f"{printable(file)} is not a readable parquet file: {reason}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return what went wrong in one line, from the error that came first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 READERS: dict[str, Callable[[Path], Numbered]] = {
@@ -114,16 +108,13 @@ READERS: dict[str, Callable[[Path], Numbered]] = {
 }
 
 
-def read_table(file: Path) -> Numbered:
-    """Read a table's rows, each with the place where it stands.
-
-    Raises:
-        UserError: the file is missing, not UTF-8, or not what its suffix says.
-    """
-    if file.suffix.lower() not in READERS:
+def read_table(file: Path, reader: Callable[[Path], Numbered] | None = None) -> Numbered:
+    """Read a table's rows, each with the place where it stands."""
+    reader = reader or READERS.get(file.suffix.lower())
+    if reader is None:
         raise UserError(f"{printable(file)} is not a table: {', '.join(READERS)} are read")
     try:
-        yield from READERS[file.suffix.lower()](file)
+        yield from reader(file)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{printable(file)} is not UTF-8 (byte {error.start}): save it as UTF-8"
@@ -132,32 +123,34 @@ def read_table(file: Path) -> Numbered:
         raise UserError(f"{printable(file)} cannot be read: {error.strerror}") from error
 
 
-def metadata_rows(metadata: Path, column: str) -> Iterator[FileRow]:
-    """Read names of images and captions; a row may have no caption, an image may be missing.
-
-    Args:
-        metadata: has the columns file_name and ``column``; other text becomes attributes.
-        column: of the caption: text, or a list of texts that are variants.
-
-    Raises:
-        UserError: a column is missing, or a row is not usable.
-    """
-    for where, columns in read_table(metadata):
-        file = _file_name(columns, where)
-        name = caption_column(columns, column, where)
-        captions = captions_of(columns[name])
-        if captions is None:
-            raise UserError(f"{where}: {name!r} is neither text nor a list of texts")
-        texts = {k: v for k, v in columns.items() if isinstance(v, str) and v}
-        attributes = {k: v for k, v in texts.items() if k not in ("file_name", name)}
-        yield FileRow(file, captions, attributes, size_of(metadata.parent / file))
+def caption_column(columns: Collection[str], wanted: str, where: str) -> str:
+    """Return the name of the caption column; the default one stands for `ALSO` too."""
+    if wanted in columns:
+        return wanted
+    others = [name for name in ALSO if name in columns]
+    if wanted == DEFAULT and others:
+        return others[0]
+    names = ", ".join(map(str, columns))
+    raise UserError(
+        f"{where} has no column {wanted!r} among {names}{did_you_mean(wanted, columns)} "
+        "(`caption_column` names it)"
+    )
 
 
-def _file_name(columns: Columns, where: str) -> str:
-    value = columns.get("file_name")
-    if not isinstance(value, str):
-        hint = did_you_mean("file_name", columns)
-        raise UserError(f"{where} has no text 'file_name' among {', '.join(columns)}{hint}")
-    if "\0" in value:
-        raise UserError(f"{where}: file_name holds a zero byte")
-    return value
+def captions_of(value: Any) -> tuple[str, ...] | None:
+    """Return a cell's captions without blank ones, each in one line; None if it holds no text."""
+    if value is None or value != value:  # not a number: an empty cell, as pandas writes it
+        return ()
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return None
+    return tuple(" ".join(text.split()) for text in texts if text.strip())
+
+
+def row_captions(columns: Columns, wanted: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """Return the caption column's name and a row's captions, of which there may be none."""
+    name = caption_column(columns, wanted, where)
+    captions = captions_of(columns[name])
+    if captions is None:
+        raise UserError(f"{where}: {name!r} is neither text nor a list of texts")
+    return name, captions

@@ -12,8 +12,8 @@ from PIL import Image
 
 from minimagen.cli.inference import read_captions
 from minimagen.data.open import load_dataset
-from minimagen.data.sources.captions import captions_of
 from minimagen.data.sources.shards import read_shard
+from minimagen.data.sources.table import captions_of
 
 BROKEN = "a  red\r\nstar\u2028on\tblue\x0b "
 WHOLE = "a red star on blue"

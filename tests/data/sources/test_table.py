@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minimagen.data.open import load_dataset
-from minimagen.data.sources import file_table, folder
+from minimagen.data.sources import folder
 from minimagen.data.sources.table import READERS, read_table
 from minimagen.errors import UserError
 
@@ -110,7 +110,7 @@ def test_the_second_start_reads_the_stored_list_and_a_change_is_noticed(
     _table(tmp_path / "metadata.jsonl", rows)
     read = []
 
-    def spy(*arguments: Any) -> Iterator[file_table.FileRow]:
+    def spy(*arguments: Any) -> Iterator[folder.FileRow]:
         read.append(arguments)
         return folder_rows(*arguments)
 
