@@ -133,7 +133,7 @@ def test_a_stage_that_is_not_distilled_does_not_load_distilled_weights(
 def test_weights_of_another_text_encoder_are_refused_whatever_its_name(load: Any) -> None:
     other = identity(fingerprint="another", name="hash")
     message = refusal(load, header(), other)
-    assert "text_encoder_fingerprint was '1a2b', is 'another'" in message
+    assert "the text encoder, or its `max_num_words`, was another one" in message
     assert load(header(), identity(name="the same one under another name"))
 
 
