@@ -17,7 +17,6 @@ from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters
-from minimagen.training.settings import chosen_stages
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
@@ -118,8 +117,8 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     if not any(is_given(arguments, name) for name in LENGTHS):
         raise UserError(f"--DISTILL needs a length; give one of --{', --'.join(LENGTHS)}")
     settings = saved_settings(arguments.DISTILL)
-    stages = settings.parameters().imagen.stages
-    chosen = chosen_stages(arguments.STAGES, len(stages))
+    imagen = settings.parameters().imagen
+    stages, chosen = imagen.stages, imagen.chosen_stages(arguments.STAGES)
     default = [FEW_STEPS[min(i, 1)] for i in chosen]
     steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(chosen))
     for i, n in zip(chosen, steps, strict=True):
@@ -153,7 +152,7 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
-    chosen_stages(arguments.STAGES, len(parameters.imagen.stages))
+    parameters.imagen.chosen_stages(arguments.STAGES)
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
         return 0, None
