@@ -11,7 +11,7 @@ from pydantic import Field
 
 from minimagen.checked import per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, SECTIONS, KeyPath, Option, shown
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
 from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
@@ -68,18 +68,15 @@ SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
 }
 
 
-def options() -> dict[str, tuple[Option, ...]]:
+def options() -> dict[str, list[Option]]:
     """Return the options by heading; the demo preset's values are the defaults that help shows."""
     demo = read_settings(None, testing=False).parameters()
-    groups: dict[str, tuple[Option, ...]] = {"run": RUN}
-    for section in SECTIONS:
-        groups["cascade" if section == "imagen" else section] = tuple(
-            option.but(default=None, shown=shown(values_at(demo, option.path)))
-            for option in CONFIGURED.values()
-            if option.path[0] == section
-        )
-    side = shown(max(demo.imagen.image_sizes[-1]))
-    groups["cascade"] = (IMG_SIDE_LEN.but(shown=side), *groups["cascade"])
+    side = IMG_SIDE_LEN.but(shown=shown(max(demo.imagen.image_sizes[-1])))
+    groups = {"run": [*RUN], "cascade": [side], "training": [], "data": []}
+    for option in CONFIGURED.values():
+        heading = "cascade" if option.path[0] == "imagen" else str(option.path[0])
+        default = shown(values_at(demo, option.path))
+        groups[heading].append(option.but(default=None, shown=default))
     return groups
 
 
@@ -179,12 +176,9 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.training.trainer import NonFiniteLossError
 
     processes = launched(arguments.DEVICE, arguments.FSDP)
-    data = parameters.data
-    size, buckets = parameters.imagen.image_sizes[-1], _buckets(parameters)
-    reading = data.model_dump(include=READING)
-    dataset = processes.first_on_each_machine(
-        load_dataset, data.dataset, size, buckets=buckets, **reading
-    )
+    data, size = parameters.data, parameters.imagen.image_sizes[-1]
+    reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
+    dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
     processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
     restart, teacher = arguments.RESTART_DIRECTORY, arguments.DISTILL
     try:
