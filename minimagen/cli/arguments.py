@@ -15,26 +15,23 @@ from typing import NoReturn
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
 from minimagen.errors import UserError
 
+Groups = Mapping[str, Sequence[Option]]
+"""Options by the heading that the help shows them under."""
+
 
 class Parser(argparse.ArgumentParser):
-    """A parser of options in groups; its errors are UserErrors.
+    """A parser of options; its errors are UserErrors.
 
     Args:
         prog: What the user typed to start the program.
         description: What it does, one line.
         examples: Shown below the help.
-        groups: Options by the heading that the help shows them under. One that is not given has
-            its default (switches: False).
-        positional: Name and help of each argument before them.
+        groups: What may be typed.
+        positional: Name and help of each argument before the options.
     """
 
     def __init__(
-        self,
-        prog: str,
-        description: str,
-        examples: str,
-        groups: Mapping[str, Sequence[Option]],
-        positional: Mapping[str, str] | None = None,
+        self, prog: str, description: str, examples: str, groups: Groups, **positional: str
     ) -> None:
         super().__init__(
             prog=prog,
@@ -42,10 +39,10 @@ class Parser(argparse.ArgumentParser):
             epilog=f"examples:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            usage=" ".join(["%(prog)s", *(positional or ()), "[options]"]),
+            usage=" ".join(["%(prog)s", *positional, "[options]"]),
         )
         self.options = [option for options in groups.values() for option in options]
-        for name, text in (positional or {}).items():
+        for name, text in positional.items():
             self.add_argument(name.lower(), metavar=name, help=text)
         for heading, options in groups.items():
             group = self.add_argument_group(heading)

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"data: unknown action {argv[0]!r}{hint} (valid: {', '.join(ACTIONS)})")
     does, act, positional, options, examples = ACTIONS[argv[0]]
     program = f"python -m minimagen data {argv[0]}"
-    return act(Parser(program, does, examples, {"flags": options}, positional).parse(argv[1:]))
+    return act(Parser(program, does, examples, {"flags": options}, **positional).parse(argv[1:]))
 
 
 def _check(arguments: Namespace) -> int:
@@ -43,13 +43,11 @@ def _check(arguments: Namespace) -> int:
     from minimagen.text.build import build
 
     encoder = build(arguments.T5_NAME, arguments.MAX_NUM_WORDS)
-    dataset = load_dataset(
-        arguments.source, caption_column=arguments.CAPTION_COLUMN, streaming=arguments.STREAMING
-    )
-    side = arguments.IMG_SIDE_LEN
-    reports = check(dataset, encoder, side)
+    column, streaming = arguments.CAPTION_COLUMN, arguments.STREAMING
+    dataset = load_dataset(arguments.source, caption_column=column, streaming=streaming)
+    reports = check(dataset, encoder, arguments.IMG_SIDE_LEN)
     for report in reports:
-        print(report.text(side, arguments.MAX_NUM_WORDS))
+        print(report.text(arguments.IMG_SIDE_LEN, arguments.MAX_NUM_WORDS))
     problems = sum(len(report.problems) for report in reports)
     print(f"{problems} problems" if problems else "no problems")
     return 1 if problems else 0

@@ -34,13 +34,11 @@ def report(parameters: Parameters) -> str:
     Needs neither the text encoder's weights nor, for a known T5 name, a network.
     """
     config = parameters.imagen
-    stages = range(len(config.stages))
-    parameters = parameters._replace(training=parameters.training.for_stages(len(stages)))
+    training = parameters.training.for_stages(len(config.stages))
     width = build(config.text_encoder_name, config.max_num_words).embed_dim
-    columns = [_column(parameters, i, width) for i in stages]
-    rows = [["", *(f"stage {i}" for i in stages)]]
-    for cells in zip(*columns, strict=True):
-        rows.append([cells[0][0], *(cell for _, cell in cells)])
+    stages = range(len(config.stages))
+    columns = [_column(parameters._replace(training=training), i, width) for i in stages]
+    rows = [[cells[0][0], *(cell for _, cell in cells)] for cells in zip(*columns, strict=True)]
     notes = NOTES if config.image_sizes != PAPER_SIZES else (*NOTES, PAPER_NOTE)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
     return "\n".join([table(rows, str.rjust), "", text, *(textwrap.fill(n, 100) for n in notes)])
@@ -52,7 +50,7 @@ def _column(parameters: Parameters, i: int, text_width: int) -> list[tuple[str, 
     size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
     network = on_meta(stage.unet, text_width, lowres_cond=i > 0)
     cost = measure(network, stage, size, low_res_size, (config.max_num_words, text_width))
-    rows = [("image", _size(size))]
+    rows = [("", f"stage {i}"), ("image", _size(size))]
     crops = any(other.crop for other in config.stages)
     if crops:
         rows += [("  in training", _size(stage.trained_on(size, low_res_size)[0]))]
@@ -61,9 +59,8 @@ def _column(parameters: Parameters, i: int, text_width: int) -> list[tuple[str, 
         rows += [("  aspect bucket", _size(scaled(size, full, bucket))) for bucket in buckets]
     rows += [("parameters", _millions(cost.parameters))]
     if config.image_sizes == PAPER_SIZES:
-        paper = PAPER_PARAMETERS[i]
-        rows += [("  the paper", _millions(paper))]
-        rows += [("  gap", f"{100 * (cost.parameters / paper - 1):+.0f} %")]
+        gap = cost.parameters / PAPER_PARAMETERS[i] - 1
+        rows += [("  the paper", _millions(PAPER_PARAMETERS[i])), ("  gap", f"{100 * gap:+.0f} %")]
     return [*rows, *_memory_rows(parameters.training, i, cost), *_flop_rows(stage, cost, crops)]
 
 

@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimagen.checked import PositiveInt
+from minimagen.cli import options
 from minimagen.cli.arguments import Parser
-from minimagen.cli.options import (
-    CONFIGURED,
-    DEVICE,
-    PRECISION,
-    SAMPLING,
-    TRAINING_DIRECTORY,
-    Option,
-    sampling_changes,
-)
+from minimagen.cli.options import Option
 from minimagen.cli.table import table
 from minimagen.config.data import ShapesSplit
 from minimagen.errors import UserError
@@ -29,15 +22,15 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "what to sample": (
-        TRAINING_DIRECTORY,
+        options.TRAINING_DIRECTORY,
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
-        CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
+        options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
     ),
-    "sampling": SAMPLING,
+    "sampling": options.SAMPLING,
     "run": (
-        DEVICE,
-        PRECISION,
+        options.DEVICE,
+        options.PRECISION,
         Option("SHEET", "o", "PNG for the first 50 images with verdicts", Path),
     ),
 }
@@ -61,26 +54,18 @@ def main(argv: Sequence[str]) -> int:
     given = arguments.TRAINING_DIRECTORY
     directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
     name = read_parameters(directory.parameters).data.dataset
-    dataset, _, level_name = name.partition(":")
+    dataset, _, level = name.partition(":")
     if dataset != "shapes":
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path).to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
-    split, count = arguments.SPLIT, arguments.COUNT
-    level_name = level_name or "simple"
-    samples = list(ShapesDataset(split, level_name, height, arguments.SEED, epoch_size=count))
-    judge = Judge.load(level_name)
-    started = time.perf_counter()
-    result, images = evaluate(
-        imagen,
-        samples,
-        judge,
-        split,
-        imagen.samplings(**sampling_changes(arguments)),
-        precision=arguments.PRECISION,
-    )
+    split, count, level = arguments.SPLIT, arguments.COUNT, level or "simple"
+    samples = list(ShapesDataset(split, level, height, arguments.SEED, epoch_size=count))
+    judge, samplings = Judge.load(level), imagen.samplings(**options.sampling_changes(arguments))
+    precision, started = arguments.PRECISION, time.perf_counter()
+    result, images = evaluate(imagen, samples, judge, split, samplings, precision=precision)
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
     print(text_of(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
     if arguments.SHEET is not None:
@@ -91,12 +76,12 @@ def main(argv: Sequence[str]) -> int:
 def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
     """Return the evaluation as text."""
     names = list(result.stages[-1])
-    rows = [("per cent correct", *names)]
-    for size, real in zip(sizes, result.real, strict=True):
-        rows.append((f"judge on real, {size}", *_per_cent(real, names)))
-    rows.append(("shuffled captions", *_per_cent(result.shuffled, names)))
-    for size, scores in zip(sizes, result.stages, strict=True):
-        rows.append((f"sampled, {size}", *_per_cent(scores, names)))
+    measured = {f"judge on real, {size}": s for size, s in zip(sizes, result.real, strict=True)}
+    measured["shuffled captions"] = result.shuffled
+    measured |= {f"sampled, {size}": s for size, s in zip(sizes, result.stages, strict=True)}
+    rows = [["per cent correct", *names]]
+    for heading, scores in measured.items():
+        rows += [[heading, *(f"{100 * scores[n]:.1f}" if n in scores else "-" for n in names)]]
     low, high = result.interval
     interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
     lines = [table(rows), f"fully correct at {sizes[-1]}: {interval}"]
@@ -107,10 +92,6 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
             f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
     return "\n".join(lines)
-
-
-def _per_cent(scores: dict[str, float], names: Sequence[str]) -> list[str]:
-    return [f"{100 * scores[name]:.1f}" if name in scores else "-" for name in names]
 
 
 def _write_sheet(
@@ -124,11 +105,7 @@ def _write_sheet(
     verdicts = judge(images[-1][:50])
     lines = []
     for i, sample in enumerate(samples[:50]):
-        wrong = {
-            name: values[i]
-            for name, values in verdicts.items()
-            if name in sample.attributes and values[i] != sample.attributes[name]
-        }
-        verdict = "ok" if not wrong else ", ".join(f"{k}: {v}" for k, v in wrong.items())
-        lines.append(f"{sample.caption} [{verdict}]")
+        answers = {name: verdicts[name][i] for name in verdicts if name in sample.attributes}
+        wrong = [f"{k}: {v}" for k, v in answers.items() if v != sample.attributes[k]]
+        lines.append(f"{sample.caption} [{', '.join(wrong) or 'ok'}]")
     save_png(path, contact_sheet(lines, stages))

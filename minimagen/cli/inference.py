@@ -12,15 +12,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
+from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
-from minimagen.cli.options import (
-    DEVICE,
-    PRECISION,
-    SAMPLING,
-    TRAINING_DIRECTORY,
-    Option,
-    sampling_changes,
-)
+from minimagen.cli.options import Option
 from minimagen.errors import UserError
 from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
@@ -42,7 +36,7 @@ def aspect_ratio(text: str) -> float:
 
 OPTIONS = {
     "what to sample": (
-        TRAINING_DIRECTORY,
+        options.TRAINING_DIRECTORY,
         Option("CAPTIONS", "c", "Caption, or .txt file with one caption per line",
                shown="the sample sheet's", also=("prompt", "prompts", "text")),
         Option("IMAGES_PER_CAPTION", "n", "Images of each caption", PositiveInt, 1,
@@ -52,10 +46,10 @@ OPTIONS = {
         Option("ASPECT_RATIO", "ar", "Width:height of the images",
                Annotated[float, BeforeValidator(aspect_ratio)], shown="the cascade's own"),
     ),
-    "sampling": SAMPLING,
+    "sampling": options.SAMPLING,
     "run": (
-        DEVICE,
-        PRECISION,
+        options.DEVICE,
+        options.PRECISION,
         Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
         Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
         Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
@@ -69,8 +63,7 @@ EXAMPLES = """  python inference.py --CAPTIONS "a large red star on a blue backg
 def read_captions(given: str) -> list[str]:
     """Return the captions of a ``.txt`` file (blank lines skipped), or the caption itself.
 
-    Each on one line, with single spaces between its words: so line i of what is written beside the
-    images belongs to image i.
+    Words are separated by single spaces, so that each caption is one line of captions.txt.
 
     Raises:
         UserError: If the file is missing, empty, of another kind or not UTF-8, or the caption is
@@ -96,11 +89,10 @@ def main(argv: Sequence[str]) -> int:
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
     from minimagen.storage.directory import TrainingDirectory
 
-    if arguments.TRAINING_DIRECTORY is None:
-        directory = TrainingDirectory.newest()
+    given = arguments.TRAINING_DIRECTORY
+    directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
+    if given is None:
         print(f"training directory: {directory} (the newest one here)")
-    else:
-        directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY)
     if captions is None:
         captions = read_captions(str(directory.sample_captions))
         print(f"captions: those of the sample sheet, {directory.sample_captions}")
@@ -126,7 +118,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     trained_on = read_parameter_values(directory / "parameters").get("data", {})
     if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
-    samplings = imagen.samplings(**sampling_changes(arguments))
+    samplings = imagen.samplings(**options.sampling_changes(arguments))
     settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
     folder = ImageFolder(new_output(arguments.OUTPUT, "generated_images"), directory, settings)
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED

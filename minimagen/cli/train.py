@@ -11,13 +11,12 @@ from pydantic import Field
 
 from minimagen.checked import per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, SECTIONS, KeyPath, Option, shown
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
 from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters
-from minimagen.training.settings import chosen_stages
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
@@ -69,18 +68,15 @@ SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
 }
 
 
-def options() -> dict[str, tuple[Option, ...]]:
+def options() -> dict[str, list[Option]]:
     """Return the options by heading; the demo preset's values are the defaults that help shows."""
     demo = read_settings(None, testing=False).parameters()
-    groups: dict[str, tuple[Option, ...]] = {"run": RUN}
-    for section in SECTIONS:
-        groups["cascade" if section == "imagen" else section] = tuple(
-            option.but(default=None, shown=shown(values_at(demo, option.path)))
-            for option in CONFIGURED.values()
-            if option.path[0] == section
-        )
-    side = shown(max(demo.imagen.image_sizes[-1]))
-    groups["cascade"] = (IMG_SIDE_LEN.but(shown=side), *groups["cascade"])
+    side = IMG_SIDE_LEN.but(shown=shown(max(demo.imagen.image_sizes[-1])))
+    groups = {"run": [*RUN], "cascade": [side], "training": [], "data": []}
+    for option in CONFIGURED.values():
+        heading = "cascade" if option.path[0] == "imagen" else str(option.path[0])
+        default = shown(values_at(demo, option.path))
+        groups[heading].append(option.but(default=None, shown=default))
     return groups
 
 
@@ -118,8 +114,8 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     if not any(is_given(arguments, name) for name in LENGTHS):
         raise UserError(f"--DISTILL needs a length; give one of --{', --'.join(LENGTHS)}")
     settings = saved_settings(arguments.DISTILL)
-    stages = settings.parameters().imagen.stages
-    chosen = chosen_stages(arguments.STAGES, len(stages))
+    imagen = settings.parameters().imagen
+    stages, chosen = imagen.stages, imagen.chosen_stages(arguments.STAGES)
     default = [FEW_STEPS[min(i, 1)] for i in chosen]
     steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(chosen))
     for i, n in zip(chosen, steps, strict=True):
@@ -153,7 +149,7 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
-    chosen_stages(arguments.STAGES, len(parameters.imagen.stages))
+    parameters.imagen.chosen_stages(arguments.STAGES)
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
         return 0, None
@@ -180,12 +176,9 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.training.trainer import NonFiniteLossError
 
     processes = launched(arguments.DEVICE, arguments.FSDP)
-    data = parameters.data
-    size, buckets = parameters.imagen.image_sizes[-1], _buckets(parameters)
-    reading = data.model_dump(include=READING)
-    dataset = processes.first_on_each_machine(
-        load_dataset, data.dataset, size, buckets=buckets, **reading
-    )
+    data, size = parameters.data, parameters.imagen.image_sizes[-1]
+    reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
+    dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
     processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
     restart, teacher = arguments.RESTART_DIRECTORY, arguments.DISTILL
     try:

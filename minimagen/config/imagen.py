@@ -1,6 +1,7 @@
 """The whole cascade."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from minimagen.checked import Config, Flag, PositiveInt
 from minimagen.config.sizes import Size
 from minimagen.config.stages import StageConfig
+from minimagen.errors import UserError
 
 
 class ImagenConfig(Config):
@@ -44,6 +46,14 @@ class ImagenConfig(Config):
             if stage.crop is not None:
                 self._check_crop(i, stage.crop)
         return self
+
+    def chosen_stages(self, stages: Sequence[int] | None) -> Sequence[int]:
+        """Return which stages are meant: ``stages``, or all; a UserError if one does not exist."""
+        count = len(self.stages)
+        for i in stages or ():
+            if not 0 <= i < count:
+                raise UserError(f"`stages`: there is no stage {i}; the stages are 0 to {count - 1}")
+        return range(count) if stages is None else stages
 
     def _check_crop(self, i: int, crop: int) -> None:
         """Raise ValueError unless a crop of stage ``i`` is one of the stage before as well."""

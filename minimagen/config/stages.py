@@ -93,14 +93,6 @@ class DiffusionConfig(Config):
             raise ValueError(f"unet.channels is {self.unet.channels}; images are RGB, give 3")
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_distilled_steps(cls, values: Any) -> Any:
-        """Accept what earlier versions wrote: ``distilled_steps``, null in stages like this."""
-        if isinstance(values, dict) and values.get("distilled_steps", 0) is None:
-            return {key: value for key, value in values.items() if key != "distilled_steps"}
-        return values
-
     @property
     def distilled_steps(self) -> int | None:
         """Return in how many steps a distilled stage samples; None for a stage that is not."""
@@ -148,11 +140,7 @@ class DistilledConfig(DiffusionConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_distilled_steps(cls, values: Any) -> Any:
-        """Accept what earlier versions wrote: ``distilled_steps`` instead of kind and steps."""
-        if isinstance(values, dict) and "distilled_steps" in values:
-            rest = {key: value for key, value in values.items() if key != "distilled_steps"}
-            values = {"kind": "distilled", "steps": values["distilled_steps"]} | rest
+    def _default_sampling(cls, values: Any) -> Any:
         if isinstance(values, dict) and "sampling" not in values and "steps" in values:
             values = values | {"sampling": SamplingConfig().distilled(values["steps"])}
         return values
@@ -194,18 +182,23 @@ class DistilledConfig(DiffusionConfig):
 def read_stage(values: Any, where: str) -> DiffusionConfig | DistilledConfig:
     """Check the values of one stage (parsed JSON); a UserError names ``where`` and the key.
 
-    Files from before there were kinds have none: they are diffusion stages, or distilled ones.
+    Files from before there were kinds have none, but ``distilled_steps``: null or a number.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where} must be a JSON object of a stage's settings")
-    kinds = ("diffusion", "distilled")
-    kind = values.get("kind") or ("distilled" if values.get("distilled_steps") else "diffusion")
+    values = dict(values)
+    if (steps := values.pop("distilled_steps", None)) is not None:
+        values = {"kind": "distilled", "steps": steps} | values
+    kinds: dict[str, type[DiffusionConfig]] = {
+        "diffusion": DiffusionConfig,
+        "distilled": DistilledConfig,
+    }
+    kind = values.get("kind") or "diffusion"
     if kind not in kinds:
         raise UserError(
             f"{where}: kind {kind!r} is not one of {', '.join(kinds)}{did_you_mean(kind, kinds)}"
         )
-    config = DistilledConfig if kind == "distilled" else DiffusionConfig
-    return config.read(values, where)
+    return kinds[kind].read(values, where)
 
 
 def _read(values: Any) -> Any:

@@ -4,10 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from minimagen.checked import Config, Flag, Fraction, PositiveInt
+from minimagen.checked import Config, Flag, Fraction, PositiveInt, Precision
 from minimagen.errors import UserError
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class StageTrainingConfig(Config):

@@ -4,6 +4,7 @@ It was trained by `tools/train_judge.py` on real renders only, of all three spli
 images, so it may know every combination), and its weights ship with the package.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -62,13 +63,9 @@ class JudgeNetwork(nn.Module):
             {name: nn.Linear(config.features, len(v)) for name, v in config.heads.items()}
         )
 
-    def features(self, images: Tensor) -> Tensor:
-        """Map float [b 3 side side] in [-1, 1] to the penultimate features [b features]."""
-        return self.trunk(images)
-
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map float [b 3 side side] in [-1, 1] to logits [b values] per attribute."""
-        features = self.features(images)
+        features = self.trunk(images)
         return {name: head(features) for name, head in self.heads.items()}
 
 
@@ -100,11 +97,8 @@ class Judge:
 
     def save(self, path: Path) -> None:
         """Write the weights, in half precision to keep the package small, and the config."""
-        weights = {
-            name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
-            for name, value in self.network.state_dict().items()
-        }
-        save_file(weights, path, metadata={"config": json.dumps(asdict(self.config))})
+        state = copy.deepcopy(self.network).half().cpu().state_dict()
+        save_file(state, path, metadata={"config": json.dumps(asdict(self.config))})
 
     def to(self, device: torch.device) -> "Judge":
         """Move the network and return the judge."""
@@ -114,7 +108,7 @@ class Judge:
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """Return float [b features], the penultimate features of uint8 [b 3 h w] of any size."""
-        return torch.cat([self.network.features(part) for part in self._parts(images)])
+        return torch.cat([self.network.trunk(part) for part in self._parts(images)])
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, list[str]]:

@@ -178,23 +178,14 @@ def caption_for(attributes: Mapping[str, str], rng: Random) -> str:
     kind = attributes["kind"]
     if kind == "relation":
         wordings, reverse = _RELATION_WORDS[attributes["relation"]], rng.random() < 0.5
-        one, two = _objects(attributes)[:: -1 if reverse else 1]
+        one = with_article(f"{attributes['color']} {attributes['shape']}")
+        two = with_article(f"{attributes['other_color']} {attributes['other_shape']}")
+        one, two = (two, one) if reverse else (one, two)
         words |= dict(one=one, relation=rng.choice(wordings[reverse]), two=two)
     elif kind == "count":
         words |= dict(count=attributes["count"], shapes=plural(attributes["shape"]))
     else:
-        sort = _sort_of(attributes["glyph"])
-        words |= dict(glyph=attributes["glyph"], sort=sort, a_color=with_article(words["color"]))
+        glyph = attributes["glyph"]
+        sort = "digit" if glyph.isdigit() else "letter"
+        words |= dict(glyph=glyph, sort=sort, a_color=with_article(words["color"]))
     return vary_spelling(rng.choice(_TEMPLATES[kind]).format(**words), rng)
-
-
-def _objects(attributes: Mapping[str, str]) -> tuple[str, str]:
-    """Return the names of both objects of a relation, each with its article."""
-    one = f"{attributes['color']} {attributes['shape']}"
-    two = f"{attributes['other_color']} {attributes['other_shape']}"
-    return with_article(one), with_article(two)
-
-
-def _sort_of(glyph: str) -> str:
-    """Return what a glyph is called."""
-    return "digit" if glyph.isdigit() else "letter"

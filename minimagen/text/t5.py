@@ -72,8 +72,7 @@ class T5Encoder:
         Raises:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
         """
-        known = {hub_id: width for hub_id, width in HUB_ENCODERS.values()}
-        return known.get(self._source) or int(read_config(self._source)["d_model"])
+        return dict(HUB_ENCODERS.values()).get(self._source) or read_config(self._source)["d_model"]
 
     @property
     def fingerprint(self) -> str:
@@ -108,13 +107,10 @@ class T5Encoder:
         return self
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Encode captions; what a caption gets does not depend on the others.
+        """Return one ``[n_i, d]`` float32 CPU tensor per caption, ``1 <= n_i <= max_num_words``.
 
         A matrix product may round differently at another shape. So a caption always runs in a
         block whose shape its own length decides, and is the same to the bit in any batch.
-
-        Returns:
-            One ``[n_i, d]`` float32 CPU tensor per caption, ``1 <= n_i <= max_num_words``.
 
         Raises:
             UserError: the encoder is not a T5, or is neither here nor fetchable.
@@ -139,26 +135,15 @@ class T5Encoder:
 
     def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
         """Return how each caption is cut into tokens; needs the tokenizer only."""
-        tokenizer = self._loaded_tokenizer()
-        return [
-            TokenReport(len(ids), self._is_unknown(ids, tokenizer))
-            for ids in tokenizer.encode(list(captions))
-        ]
+        return [TokenReport(len(ids), self._is_unknown(ids)) for ids in self.tokenize(captions)]
 
     def notes(self) -> list[str]:
         """Return how many different captions were cut, and how many are unknown, so far."""
-        notes = []
-        if self._cut_before:
-            notes.append(
-                f"{len(self._cut_before)} different captions were cut to {self.max_num_words} "
-                "tokens"
-            )
-        if self._unknown_before:
-            notes.append(
-                f"{len(self._unknown_before)} different captions are unknown to the text encoder "
-                f"{self.name} and all give the same images; t5_mini knows every letter"
-            )
-        return notes
+        cut = f"captions were cut to {self.max_num_words} tokens"
+        unknown = f"captions are unknown to the text encoder {self.name} and all give the same "
+        unknown += "images; t5_mini knows every letter"
+        counted = ((self._cut_before, cut), (self._unknown_before, unknown))
+        return [f"{len(found)} different {what}" for found, what in counted if found]
 
     def _loaded_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
@@ -166,19 +151,13 @@ class T5Encoder:
             self._tokenizer = load_tokenizer(self._source, vocab_size)
         return self._tokenizer
 
-    @staticmethod
-    def _is_unknown(ids: list[int], tokenizer: Tokenizer) -> bool:
+    def _is_unknown(self, ids: list[int]) -> bool:
         """Whether a caption's tokens, without the end, are unknown ones and blanks only."""
-        words = set(ids[:-1]) - {tokenizer.blank}
-        return words == {tokenizer.unknown}
+        tokenizer = self._loaded_tokenizer()
+        return set(ids[:-1]) - {tokenizer.blank} == {tokenizer.unknown}
 
     def _note(self, captions: Sequence[str], tokens: list[list[int]]) -> None:
-        """Count captions that will be cut or are unknown; log the first of each kind at once.
-
-        Later ones are only counted: in a run of thousands of batches a line each would bury
-        everything else.
-        """
-        tokenizer = self._loaded_tokenizer()
+        """Count captions that will be cut or are unknown; log only the first of each kind."""
         for caption, ids in zip(captions, tokens, strict=True):
             if len(ids) > self.max_num_words:
                 if not self._cut_before:
@@ -188,7 +167,7 @@ class T5Encoder:
                         self.max_num_words,
                     )
                 self._cut_before.add(hash(caption))
-            if self._is_unknown(ids, tokenizer):
+            if self._is_unknown(ids):
                 if not self._unknown_before:
                     logger.warning(
                         "the text encoder %s knows no letter of the caption %r: all such captions "
@@ -215,8 +194,7 @@ class T5Encoder:
         import torch
 
         shape = (self._block_size(), _round_up(len(tokens[0])))
-        ids = torch.zeros(shape, dtype=torch.long)
-        mask = torch.zeros(shape, dtype=torch.long)
+        ids, mask = torch.zeros(2, *shape, dtype=torch.long)
         for row, each in enumerate(tokens):
             ids[row, : len(each)] = torch.tensor(each)
             mask[row, : len(each)] = 1

@@ -85,7 +85,7 @@ def is_on_hub(source: str) -> bool:
 def find_file(source: str, filename: str) -> Path | None:
     """Return one file of the encoder, from its folder, the cache or the hub; None without it."""
     if Path(source).is_dir():
-        path = Path(source) / filename
+        path = Path(source, filename)
         return path if path.is_file() else None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
@@ -227,15 +227,12 @@ def load_model(source: str, device: torch.device | str) -> Any:
 
 def _checked_config(source: str, local: bool) -> Any:
     """Return transformers' configuration, after a network without weights was built from it."""
-    import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.t5.configuration_t5 import T5Config
-    from transformers.models.t5.modeling_t5 import T5EncoderModel
 
     try:
         config = T5Config.from_pretrained(source, local_files_only=local)
-        with torch.device("meta"):
-            T5EncoderModel(config)
+        _count_parameters(config)
     except (
         StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, RuntimeError
     ) as error:  # fmt: skip
@@ -247,13 +244,17 @@ def _checked_config(source: str, local: bool) -> Any:
 def choose_dtype(config: Any, device: torch.device) -> torch.dtype:
     """float32, except that the largest encoders on a GPU keep the bfloat16 they were trained in."""
     import torch
+
+    large = device.type == "cuda" and _count_parameters(config) > BFLOAT16_ABOVE
+    return torch.bfloat16 if large else torch.float32
+
+
+def _count_parameters(config: Any) -> int:
+    import torch
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-    if device.type != "cuda":
-        return torch.float32
     with torch.device("meta"):
-        large = T5EncoderModel(config).num_parameters() > BFLOAT16_ABOVE
-    return torch.bfloat16 if large else torch.float32
+        return int(T5EncoderModel(config).num_parameters())
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from minimagen.imagen import Imagen
 from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory, read_parameters, stage_name
 from minimagen.storage.files import cannot_write
-from minimagen.training.settings import chosen_stages
 
 
 def kept_teacher(directory: TrainingDirectory | None) -> TrainingDirectory | None:
@@ -34,7 +33,7 @@ def stages_to_teach(
         UserError: A stage is asked for that learns nothing, or the teacher is of another kind.
     """
     own = imagen.config
-    chosen = chosen_stages(stages, len(own.stages))
+    chosen = own.chosen_stages(stages)
     if teacher is None:
         for i in chosen:
             if own.stages[i].distilled_steps is not None:

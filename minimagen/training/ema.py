@@ -20,9 +20,8 @@ class EMA:
         self._local = (processes or Processes()).local
         self.decay = decay
         self.updates = 0
-        self._names = [name for name, _ in module.named_parameters()]
-        self._live = [p for _, p in module.named_parameters()]
-        self._average = [p.detach().clone() for p in self._live]
+        self._live = dict(module.named_parameters())
+        self._average = {name: p.detach().clone() for name, p in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -56,16 +55,16 @@ class EMA:
             live.copy_(average)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for live, average in zip(self._live, self._average, strict=True):
-            yield self._local(live.detach()), self._local(average)
+        for name, average in self._average.items():
+            yield self._local(self._live[name].detach()), self._local(average)
 
     def state(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""
-        return dict(zip(self._names, self._average, strict=True))
+        return dict(self._average)
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor], updates: int) -> None:
         """Take over a saved average."""
-        for name, average in zip(self._names, self._average, strict=True):
+        for name, average in self._average.items():
             average.copy_(state[name])
         self.updates = updates

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
@@ -23,9 +23,8 @@ class _Signaled(BaseException):
 class StopSignals:
     """Inside the ``with``, the first SIGINT or SIGTERM is noted; a second one acts at once.
 
-    While ``until_stopped`` waits for the next item, the first one acts at once too.
-
-    Signal handlers belong to the main thread; elsewhere this notes nothing.
+    While ``until_stopped`` waits for the next item, the first one acts at once too. Signal handlers
+    belong to the main thread; elsewhere this notes nothing.
 
     Args:
         launched: Whether a launcher started this process. It passes on a Ctrl-C that the process
@@ -46,21 +45,12 @@ class StopSignals:
                 break
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
     def until_stopped(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items, and no more once a signal has come; waiting for the next one ends too.
-
-        What ``items`` was doing is given up, so its result must not be needed: reading data, not
-        training.
-        """
+        """Yield the items, and no more once a signal has come: it also ends what ``items`` does."""
         remaining = iter(items)
         while self.received is None:
             try:

@@ -9,7 +9,6 @@ import torch
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
 from minimagen.training.plan import Plan
-from minimagen.training.processes.alone import Processes
 
 UNTIMED_STEPS = 2  # of each size: the first ones also allocate, choose kernels and start workers
 TIMED_STEPS = 10  # of each stage at least, to turn minutes into steps
@@ -17,7 +16,7 @@ FAR = 10**9  # a step that is not reached: every timed step reads ahead like tho
 OVERHEAD = 0.93  # share of the minutes left for steps; the rest is validation, sheets, saving
 
 
-def steps_of(plan: Plan, processes: Processes) -> tuple[int, ...]:
+def steps_of(plan: Plan) -> tuple[int, ...]:
     """Return every stage's number of optimizer steps.
 
     Minutes are for the chosen stages together. Another stage gets as many steps as its share would
@@ -42,25 +41,23 @@ def steps_of(plan: Plan, processes: Processes) -> tuple[int, ...]:
         images = config.epochs * counted
         return tuple(math.ceil(images / config.batch_size_of(i)) for i in stages)
     assert config.minutes is not None
-    if processes.sharded:
+    if plan.processes.sharded:
         raise UserError("`minutes` cannot be used with `fsdp`; give `steps` or `epochs`")
     seconds = 60 * config.minutes * OVERHEAD
-    shares = [stage.share for stage in config.stages]
-    together = sum(shares[i] for i in plan.chosen)
-    costs = [_seconds_per_step(plan, i, processes) for i in stages]
+    together = sum(config.stages[i].share for i in plan.chosen)
     return tuple(
-        max(1, int(seconds * share / together / cost))
-        for share, cost in zip(shares, costs, strict=True)
+        max(1, int(seconds * config.stages[i].share / together / _seconds_per_step(plan, i)))
+        for i in stages
     )
 
 
-def _seconds_per_step(plan: Plan, i: int, processes: Processes) -> float:
+def _seconds_per_step(plan: Plan, i: int) -> float:
     """Time a few steps of a copy of stage ``i``: each reads one batch; text is encoded before."""
     sizes = len(plan.training.sizes)
     untimed, timed = UNTIMED_STEPS * sizes, max(TIMED_STEPS, UNTIMED_STEPS * sizes)
-    trainer = plan.trainer(i, copy.deepcopy(plan.imagen.stages[i]), untimed + timed, processes)
+    trainer = plan.trainer(i, copy.deepcopy(plan.imagen.stages[i]), untimed + timed)
     started = time.perf_counter()
-    for batch in processes.in_step(plan.batches(i, 0, FAR, processes)):
+    for batch in plan.processes.in_step(plan.batches(i, 0, FAR)):
         trainer.train_step(batch)
         if trainer.step == untimed:
             trainer.check()  # waits for a GPU
@@ -69,4 +66,4 @@ def _seconds_per_step(plan: Plan, i: int, processes: Processes) -> float:
             break
     trainer.check()
     seconds = torch.tensor(time.perf_counter() - started, dtype=torch.float64)
-    return float(processes.mean(seconds)) / timed
+    return float(plan.processes.mean(seconds)) / timed

@@ -1,9 +1,10 @@
 """What a run trains, on what, and for how long."""
 
+import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from minimagen.config import DataConfig, ImagenConfig, Size, TrainingConfig
+from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.loading.batches import good_samples, training_batches, validation_batches
@@ -13,7 +14,6 @@ from minimagen.images import Batch, LearnerSizes
 from minimagen.learner import Learner
 from minimagen.storage.directory import Parameters
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.text.encoding import TextEncoder
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 
@@ -33,6 +33,7 @@ class Plan:
         training: The images to train on.
         valid: The images to validate on, of the size of the last stage.
         captions: Those of the sample sheets.
+        processes: Those that train together.
     """
 
     imagen: Imagen
@@ -42,6 +43,7 @@ class Plan:
     training: Dataset
     valid: Sequence[Batch]
     captions: Sequence[str]
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -58,17 +60,18 @@ class Plan:
         """Return the plan with so many steps for each stage."""
         return replace(self, config=self.config.replace(steps=steps, epochs=None, minutes=None))
 
-    def trainer(self, i: int, stage: Learner, steps: int, processes: Processes) -> Trainer:
+    def trainer(self, i: int, stage: Learner, steps: int) -> Trainer:
         """Return what trains ``stage`` as stage ``i``, for so many steps."""
         config = self.config
-        options = config.seed, config.accum_iter, config.precision, processes
+        options = config.seed, config.accum_iter, config.precision, self.processes
         return Trainer(stage, i, config.stages[i], steps, *options)
 
-    def batches(self, i: int, start: int, stop: int, processes: Processes) -> Iterator[Batch]:
+    def batches(self, i: int, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps ``start ... stop - 1`` of stage ``i``, at its own size.
 
         Each has the rows of this rank; for a GPU they are in pinned memory.
         """
+        full, own = self.imagen.config.image_sizes[-1], self.imagen.stages[i].image_sizes
         return training_batches(
             self.training,
             self.imagen.text_encoder,
@@ -77,19 +80,16 @@ class Plan:
             start,
             stop,
             self.config.num_workers,
-            processes.rank,
-            processes.world,
-            sizes=LearnerSizes(self.imagen.config.image_sizes[-1], *self._sizes(i)),
-            pin_memory=processes.device.type == "cuda",
+            self.processes.rank,
+            self.processes.world,
+            sizes=LearnerSizes(full, *own),
+            pin_memory=self.processes.device.type == "cuda",
         )
 
     def validation(self, i: int) -> list[Batch]:
         """Return the images to validate stage ``i`` on, at its own size."""
-        full = self.imagen.config.image_sizes[-1]
-        return [batch.at(self._sizes(i), full) for batch in self.valid]
-
-    def _sizes(self, i: int) -> Sequence[Size]:
-        return self.imagen.stages[i].image_sizes
+        full, own = self.imagen.config.image_sizes[-1], self.imagen.stages[i].image_sizes
+        return [batch.at(own, full) for batch in self.valid]
 
 
 def make_plan(
@@ -98,8 +98,9 @@ def make_plan(
     config: TrainingConfig,
     data: DataConfig,
     chosen: Sequence[int],
+    processes: Processes,
 ) -> Plan:
-    """Divide the data, and put a cache before the text encoder.
+    """Divide the data, and put a cache before the text encoder: it encodes each caption once.
 
     Args:
         imagen: The cascade.
@@ -107,26 +108,21 @@ def make_plan(
         config: With one entry of ``stages`` for each stage.
         data: How the data is divided; the data set itself says what it is.
         chosen: The stages to train.
+        processes: Those that train together.
 
     Raises:
         UserError: The images are not of the last stage's size, or too few or too bad.
     """
     data = data.replace(**dataset.description)
-    encoder = imagen.text_encoder = _cached(imagen.text_encoder, dataset)
+    if not isinstance(imagen.text_encoder, EmbeddingCache):
+        imagen.text_encoder = EmbeddingCache.on_disk(imagen.text_encoder, dataset.endless)
     training, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
     _check_sizes(dataset, validation, imagen.config, data.aspect_buckets)
-    valid = validation_batches(validation, encoder, VALIDATED_AT_ONCE, data.valid_num)
+    valid = validation_batches(validation, imagen.text_encoder, VALIDATED_AT_ONCE, data.valid_num)
     captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     if data.max_samples is not None:
         training = training.at_most(data.max_samples, data.seed)
-    return Plan(imagen, config, data, chosen, training, valid, captions)
-
-
-def _cached(encoder: TextEncoder, dataset: Dataset) -> TextEncoder:
-    """Return the encoder behind a cache: each caption once, and none that an earlier run had."""
-    if isinstance(encoder, EmbeddingCache):
-        return encoder
-    return EmbeddingCache.on_disk(encoder, dataset.endless)
+    return Plan(imagen, config, data, chosen, training, valid, captions, processes)
 
 
 def _check_sizes(
@@ -142,3 +138,45 @@ def _check_sizes(
                 f"the images are {size[0]} x {size[1]}, the last stage generates {last}; load the "
                 "data at that size, or with buckets=aspect_buckets(imagen.config)"
             )
+
+
+def check_settings(
+    config: TrainingConfig,
+    stages: Sequence[Learner],
+    chosen: Sequence[int],
+    world: int = 1,
+    sharded: bool = False,
+) -> None:
+    """Raise a UserError unless the settings fit the stages, the processes and what is installed.
+
+    Args:
+        config: With one entry for each stage.
+        stages: Of the cascade.
+        chosen: The stages to train.
+        world: The number of processes that each batch is divided among.
+        sharded: Whether each process holds only its shard of the weights.
+    """
+    parts = world * config.accum_iter
+    for i in chosen:
+        size = config.batch_size_of(i)
+        divided = f"{world} ranks x `accum_iter` {config.accum_iter}"
+        if size % parts:
+            raise UserError(
+                f"`batch_size` {size} of stage {i}, all ranks together, is not divisible by "
+                f"{divided}; use a multiple of {parts}"
+            )
+        if parts > 1 and not stages[i].per_example:
+            raise UserError(
+                f"the loss of {stages[i].name} compares the examples of a whole batch, which "
+                f"{divided} would divide; use one process and `accum_iter` 1"
+            )
+    if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
+        raise UserError(
+            "Muon makes whole matrices orthogonal, and FSDP divides them: set "
+            '"optimizer": "adamw" for the stages in training.json'
+        )
+    if config.tracker != "none" and importlib.util.find_spec(config.tracker) is None:
+        raise UserError(
+            f"`tracker` {config.tracker} needs a package that is not installed: "
+            f"pip install {config.tracker}"
+        )

@@ -25,7 +25,7 @@ def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     """
     imagen, config, data, training = plan.imagen, plan.config, plan.data, plan.training
     return {
-        "stage": _stage(imagen.identity(i)),
+        "stage": imagen.identity(i).model_dump(mode="json", exclude={"stage": {"sampling"}}),
         "max_num_words": imagen.config.max_num_words,
         "optimization": _optimization(config.stages[i]) | {"batch_size": config.batch_size_of(i)},
         "seed": config.seed,
@@ -36,24 +36,8 @@ def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     }
 
 
-def _stage(identity: Identity) -> dict[str, Any]:
-    return identity.model_dump(mode="json", exclude={"stage": {"sampling"}})
-
-
 def _optimization(stage: StageTrainingConfig) -> dict[str, Any]:
     return stage.model_dump(mode="json", exclude={"share", "batch_size"})
-
-
-def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved identity, with the defaults of fields that it is too old to have."""
-    optimization = dict(saved["optimization"])
-    size = {"batch_size": optimization.pop("batch_size")}
-    where = "its run"
-    return {
-        **saved,
-        "optimization": _optimization(StageTrainingConfig.read(optimization, where)) | size,
-        "data": DataConfig.read(saved["data"], where).model_dump(mode="json"),
-    }
 
 
 def _count(training: Dataset) -> dict[str, int] | None:
@@ -62,50 +46,52 @@ def _count(training: Dataset) -> dict[str, int] | None:
     return counts or None
 
 
-def _comparable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``now`` with what ``saved`` has too: data is known by its content, earlier by name."""
-    if "content" not in saved:
-        return {key: value for key, value in now.items() if key != "content"}
-    return {**now, "data": {**now["data"], "dataset": saved["data"]["dataset"]}}
-
-
 def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
     """Raise a UserError unless every checkpoint is whole, fits its run and is not past its end.
 
     Called before the new directory is made, so that a refused run leaves nothing behind.
     """
-    imagen, steps = plan.imagen, plan.steps
     for i in plan.chosen:
-        folder = find_newest(resume.tmp, resume.checkpoint_prefix(imagen.stages[i].name))
+        stage = plan.imagen.stages[i]
+        folder = find_newest(resume.tmp, resume.checkpoint_prefix(stage.name))
         if folder is None:
             continue
         checkpoints = f"the checkpoints of stage {i} in {resume}"
         state = read_json(folder / STATE)
         if "run" not in state:
             raise UserError(f"{checkpoints} are too old to say of which run they are")
-        if difference := _difference(state["run"], run_identity(plan, i), imagen.identity(i)):
+        if difference := _difference(state["run"], run_identity(plan, i), plan.imagen.identity(i)):
             raise UserError(
                 f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"
             )
-        shapes = {f"model.{n}": p.shape for n, p in imagen.stages[i].named_parameters()}
+        shapes = {f"model.{n}": p.shape for n, p in stage.named_parameters()}
         found = {n: s for n, s in saved_shapes(folder).items() if n.startswith("model.")}
         if found != shapes:
             raise UserError(
                 f"{checkpoints} hold another network than this version of the program builds from "
                 "its parameters"
             )
-        if state["step"] > steps[i]:
+        if state["step"] > plan.steps[i]:
             raise UserError(
                 f"stage {i} of {resume} already has {state['step']} steps, more than the "
-                f"{steps[i]} asked for; give more steps or epochs"
+                f"{plan.steps[i]} asked for; give more steps or epochs"
             )
 
 
 def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identity) -> str:
     """Return the first difference between two runs in words; "" where there is none."""
-    before = _completed(saved)
-    after = {**_comparable(before, now), "stage": before["stage"]}
+    where = "its run"
+    before, after = dict(saved), dict(now)
+    optimization = dict(saved["optimization"])  # fields that it is too old to have: the defaults
+    size = {"batch_size": optimization.pop("batch_size")}
+    before["optimization"] = _optimization(StageTrainingConfig.read(optimization, where)) | size
+    before["data"] = DataConfig.read(saved["data"], where).model_dump(mode="json")
+    if "content" in saved:  # data is known by its content, earlier by its name
+        after["data"] = {**now["data"], "dataset": before["data"]["dataset"]}
+    else:
+        del after["content"]
+    after["stage"] = before["stage"]  # compared as what it is
     if found := first_difference(before, after):
         return found
-    return Identity.read(saved["stage"], "its run").difference(stage)
+    return Identity.read(saved["stage"], where).difference(stage)

@@ -1,6 +1,6 @@
 """train(): cascade + data + configuration -> training directory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minimagen.config import DataConfig, TrainingConfig
@@ -10,16 +10,14 @@ from minimagen.data.indexed import as_dataset
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.training.boards import check_board
 from minimagen.training.distillation import kept_teacher, learn, stages_to_teach
 from minimagen.training.interruption import StopSignals
 from minimagen.training.length import steps_of
-from minimagen.training.plan import Plan, make_plan
+from minimagen.training.plan import Plan, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
 from minimagen.training.resume import check_resumable
 from minimagen.training.saving import Keeper, open_directory
-from minimagen.training.settings import check_settings
 from minimagen.training.stage_run import StageRun
 from minimagen.training.tracking import Tracker
 
@@ -67,67 +65,56 @@ def train(
         chosen = stages_to_teach(imagen, teacher, stages)
         config = config.for_stages(len(imagen.stages))
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
-        check_board(config.tracker)
-        _prepare(imagen, config, chosen, processes, teacher)
-        plan = make_plan(imagen, as_dataset(dataset), config, data or DataConfig(), chosen)
-    plan = plan.lasting(steps_of(plan, processes))
+        if teacher is not None:
+            learn(imagen, teacher, processes.device)
+        for i, stage in enumerate(imagen.stages):
+            stage.recompute_activations(config.activation_checkpointing)
+            if not (processes.sharded and i in chosen):  # those move block by block
+                stage.to(processes.device)
+        imagen.text_encoder.to(processes.device)
+        data = data or DataConfig()
+        plan = make_plan(imagen, as_dataset(dataset), config, data, chosen, processes)
+    plan = plan.lasting(steps_of(plan))
     if resume:
         processes.on_rank_0(check_resumable, plan, resume)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
-    keeper = Keeper(plan, directory, resume, processes)
-    keeper.take_over()
+    keeper = Keeper(plan, directory, resume is not None)
     with (
         Tracker(directory, plan.steps, config.tracker, processes.rank == 0) as tracker,
         StopSignals(processes.world > 1) as signals,
     ):
-        _announce(tracker, plan, keeper, teacher)
+        for line in _announcements(plan, directory, resume, teacher):
+            tracker.log(line)
         for i in range(len(imagen.stages)):
             if i in chosen:
                 StageRun(i, plan, keeper, tracker, signals).train()
             else:
                 keeper.load_weights(i)
-        for note in imagen.text_encoder.notes():
+        for note in (*imagen.text_encoder.notes(), "training finished"):
             tracker.log(note)
-        tracker.log("training finished")
     return directory
 
 
-def _prepare(
-    imagen: Imagen,
-    config: TrainingConfig,
-    chosen: Sequence[int],
-    processes: Processes,
+def _announcements(
+    plan: Plan,
+    directory: TrainingDirectory,
+    resume: TrainingDirectory | None,
     teacher: TrainingDirectory | None,
-) -> None:
-    """Give the cascade its teacher, if there is one, and move it to the device, except for stages
-    that will be sharded there block by block.
-    """
-    if teacher is not None:
-        learn(imagen, teacher, processes.device)
-    for i, stage in enumerate(imagen.stages):
-        stage.recompute_activations(config.activation_checkpointing)
-        if not (processes.sharded and i in chosen):
-            stage.to(processes.device)
-    imagen.text_encoder.to(processes.device)
-
-
-def _announce(
-    tracker: Tracker, plan: Plan, keeper: Keeper, teacher: TrainingDirectory | None
-) -> None:
-    """Log what is trained, on what, from what and where."""
-    tracker.log(f"training directory: {keeper.directory}")
-    if keeper.processes.world > 1:
-        tracker.log(f"{keeper.processes}; the batch size is that of all ranks together")
-    if keeper.resume:
-        tracker.log(f"resumed from {keeper.resume}")
+) -> Iterator[str]:
+    """Yield lines on what is trained, on what, from what and where."""
+    yield f"training directory: {directory}"
+    if plan.processes.world > 1:
+        yield f"{plan.processes}; the batch size is that of all ranks together"
+    if resume:
+        yield f"resumed from {resume}"
     if teacher:
-        tracker.log(f"the teacher is {teacher}")
+        yield f"the teacher is {teacher}"
     for i, stage in enumerate(plan.imagen.stages):
         size = " x ".join(map(str, plan.imagen.config.image_sizes[i]))
-        tracker.log(f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters")
+        yield f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters"
     training = plan.training
-    if len(training.sizes) > 1 and training.repeatable:
-        counts = ", ".join(f"{n} of {h} x {w}" for (h, w), n in training.sizes.items())
-        tracker.log(f"images by size: {counts}")
     if not training.repeatable:
-        tracker.log(PROMISE)
+        yield PROMISE
+    elif len(training.sizes) > 1:
+        counts = ", ".join(f"{n} of {h} x {w}" for (h, w), n in training.sizes.items())
+        yield f"images by size: {counts}"

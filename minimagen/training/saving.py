@@ -24,7 +24,6 @@ from minimagen.storage.joining import start_directory
 from minimagen.storage.pretrained import load_stage
 from minimagen.training.distillation import keep_teacher
 from minimagen.training.plan import Plan
-from minimagen.training.processes.alone import Processes
 from minimagen.training.resume import run_identity
 from minimagen.training.trainer import Trainer
 
@@ -39,88 +38,71 @@ class Keeper:
     Args:
         plan: What the run trains.
         directory: Where it writes.
-        resume: Where it continues from, if it does.
-        processes: Those that train together.
+        resumed: Whether it continues from the checkpoints there.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        directory: TrainingDirectory,
-        resume: TrainingDirectory | None,
-        processes: Processes,
-    ) -> None:
-        self.directory, self.resume, self.processes = directory, resume, processes
-        self._stages = plan.imagen.stages
-        names = [stage.name for stage in self._stages]
-        self._runs = {name: run_identity(plan, i) for i, name in enumerate(names)}
-        self._identities = {name: plan.imagen.identity(i) for i, name in enumerate(names)}
+    def __init__(self, plan: Plan, directory: TrainingDirectory, resumed: bool) -> None:
+        self._plan, self._directory, self.resumed = plan, directory, resumed
+        self._on_rank_0 = plan.processes.on_rank_0
+        stages = range(len(plan.imagen.stages))
+        self._runs = [run_identity(plan, i) for i in stages]
+        self._identities = [plan.imagen.identity(i) for i in stages]
 
-    def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint and delete old ones."""
+    def save(self, i: int, trainer: Trainer) -> None:
+        """Write a checkpoint of stage ``i`` and delete old ones."""
         name = trainer.learner.name
-        folder = self.directory.checkpoint(name, trainer.step)
-        state = trainer.state() | {"run": self._runs[name]}
-        if self.processes.sharded:
+        folder = self._directory.checkpoint(name, trainer.step)
+        state = trainer.state() | {"run": self._runs[i]}
+        if self._plan.processes.sharded:
             from minimagen.storage.sharded import save_shards  # takes a second to load
 
-            part = self.processes.on_rank_0(begin_folder, folder)
+            part = self._on_rank_0(begin_folder, folder)
             try:
                 save_shards(part, trainer.tensors())
             except UserError:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
-            self.processes.on_rank_0(finish_checkpoint, folder, state)
+            self._on_rank_0(finish_checkpoint, folder, state)
         else:
-            self.processes.on_rank_0(save_checkpoint, folder, trainer.tensors(), state)
-        prefix = self.directory.checkpoint_prefix(name)
-        self.processes.on_rank_0(keep_newest, self.directory.tmp, prefix, KEPT)
+            self._on_rank_0(save_checkpoint, folder, trainer.tensors(), state)
+        prefix = self._directory.checkpoint_prefix(name)
+        self._on_rank_0(keep_newest, self._directory.tmp, prefix, KEPT)
 
-    def save_weights(self, trainer: Trainer, best: bool) -> None:
+    def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""
         name = trainer.learner.name
-        identity = self._identities[name].model_dump(mode="json")
-        header = {"stage": identity, "step": trainer.step}
-        average = self.processes.gathered(trainer.ema.state())
-        self.processes.on_rank_0(save_weights, self.directory.weights(name), average, header)
+        header = {"stage": self._identities[i].model_dump(mode="json"), "step": trainer.step}
+        average = self._plan.processes.gathered(trainer.ema.state())
+        self._on_rank_0(save_weights, self._directory.weights(name), average, header)
         if best:
-            path = self.directory.best_weights(name)
-            self.processes.on_rank_0(save_weights, path, average, header)
+            self._on_rank_0(save_weights, self._directory.best_weights(name), average, header)
 
     def restore(self, trainer: Trainer) -> bool:
         """Let the trainer continue after the newest checkpoint; False where there is none."""
-        if self.resume is None:
+        if not self.resumed:
             return False
-        tmp = self.directory.tmp
-        prefix = self.directory.checkpoint_prefix(trainer.learner.name)
-        folder = self.processes.on_rank_0(find_newest, tmp, prefix)
+        tmp, prefix = self._directory.tmp, self._directory.checkpoint_prefix(trainer.learner.name)
+        folder = self._on_rank_0(find_newest, tmp, prefix)
         if folder is None:
             return False
-        if self.processes.sharded or is_sharded(folder):
+        sharded = self._plan.processes.sharded
+        if sharded or is_sharded(folder):
             from minimagen.storage.sharded import load_shards
 
             tensors = trainer.targets(saved_shapes(folder))
-            load_shards(folder, tensors, alone=not self.processes.sharded)
+            load_shards(folder, tensors, alone=not sharded)
             trainer.load(tensors, read_json(folder / STATE))
         else:
             trainer.load(*read_checkpoint(folder))
-        self.processes.on_rank_0(set_aside_after, tmp, prefix, trainer.step)
+        self._on_rank_0(set_aside_after, tmp, prefix, trainer.step)
         return True
-
-    def take_over(self) -> None:
-        """Copy what the resumed directory holds of all stages, before any of them goes on.
-
-        So a run that stops in its first stage has lost nothing of the later ones.
-        """
-        if self.resume is not None and not _same(self.resume, self.directory):
-            self.processes.on_rank_0(_copy, self.resume, self.directory)
 
     def load_weights(self, i: int) -> None:
         """Load what the directory holds of a stage that another job trains, if it does."""
-        stage = self._stages[i]
-        path = self.directory.weights(stage.name)
+        stage = self._plan.imagen.stages[i]
+        path = self._directory.weights(stage.name)
         if path.is_file():
-            load_stage(stage, path, self._identities[stage.name])
+            load_stage(stage, path, self._identities[i])
 
 
 def open_directory(
@@ -131,21 +113,22 @@ def open_directory(
 ) -> TrainingDirectory:
     """Return where the run writes, with its parameters and the captions of its sheets.
 
+    A new directory gets what that of ``resume`` holds of all stages, before any of them goes on: a
+    run that stops in its first stage has lost nothing of the later ones.
+
     Raises:
         UserError: If ``output`` is taken or cannot be made.
     """
-    if resume and output is not None and _same(resume, TrainingDirectory(output)):
+    if resume and output is not None and resume.path.resolve() == Path(output).resolve():
         directory = resume
         write_parameters(directory.parameters, plan.parameters)
     else:
         also = partial(keep_teacher, teacher, plan.chosen) if teacher else None
         directory = start_directory(output, plan.parameters, plan.chosen, resume is None, also)
+        if resume:
+            _copy(resume, directory)
     directory.sample_captions.write_text("\n".join(plan.captions) + "\n", "utf-8")
     return directory
-
-
-def _same(one: TrainingDirectory, other: TrainingDirectory) -> bool:
-    return one.path.resolve() == other.path.resolve()
 
 
 def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:

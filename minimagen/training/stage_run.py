@@ -1,7 +1,5 @@
 """The training of one stage: its steps, and what is due after them."""
 
-from dataclasses import dataclass, field
-
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -11,7 +9,7 @@ from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.plan import Plan
 from minimagen.training.saving import Keeper
 from minimagen.training.tracking import Bar, Tracker
-from minimagen.training.trainer import NonFiniteLossError, Trainer
+from minimagen.training.trainer import NonFiniteLossError
 
 READ_EVERY = 10  # steps between two looks at the losses, for which the host waits for a GPU
 METRICS_EVERY = 50  # steps between lines of metrics.jsonl
@@ -21,11 +19,10 @@ class OutOfMemory(Exception):
     """The device has not enough memory for a step; checkpoints before it are unharmed."""
 
 
-@dataclass
 class StageRun:
     """Trains one stage; all ranks do, and rank 0 writes.
 
-    Attributes:
+    Args:
         index: The stage.
         plan: What the run trains.
         keeper: Saves and restores.
@@ -33,17 +30,12 @@ class StageRun:
         signals: Whether the run is to stop.
     """
 
-    index: int
-    plan: Plan
-    keeper: Keeper
-    tracker: Tracker
-    signals: StopSignals
-    trainer: Trainer = field(init=False)
-
-    def __post_init__(self) -> None:
-        i, plan = self.index, self.plan
-        self.processes = self.keeper.processes
-        self.trainer = plan.trainer(i, plan.imagen.stages[i], plan.steps[i], self.processes)
+    def __init__(
+        self, index: int, plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals
+    ) -> None:
+        self.index, self.plan = index, plan
+        self.keeper, self.tracker, self.signals = keeper, tracker, signals
+        self.trainer = plan.trainer(index, plan.imagen.stages[index], plan.steps[index])
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the end.
@@ -55,7 +47,7 @@ class StageRun:
         """
         if self.keeper.restore(self.trainer):
             self.tracker.log(f"stage {self.index} continues after step {self.trainer.step}")
-        elif self.keeper.resume:
+        elif self.keeper.resumed:
             self.tracker.log(f"stage {self.index} has no checkpoint and starts from its beginning")
         if self.trainer.step == 0:
             self._sheet_of_average()
@@ -63,28 +55,32 @@ class StageRun:
             self._make_steps()
         except NonFiniteLossError as error:
             if error.intact:
-                self.keeper.save(self.trainer)
+                self._save()
             good = "the weights before it are saved" if error.intact else "see the last checkpoint"
             self.tracker.log(f"stopped: {error} ({good})")
             raise
         except torch.OutOfMemoryError:
             raise OutOfMemory(self._too_large()) from None
-        (signum,) = self.processes.largest(self.signals.received or 0)
+        (signum,) = self.plan.processes.largest(self.signals.received or 0)
         if signum:
-            self.keeper.save(self.trainer)
+            self._save()
             place = f"after step {self.trainer.step} of stage {self.index}"
             message = f"interrupted {place}; everything is saved"
             self.tracker.log(message)
             raise Interrupted(signum, message)
-        self._finish()
+        valid_loss = self._validated()
+        self.tracker.log(f"stage {self.index} ended: validation {valid_loss:.4f}")
+        self._save()
+        self.trainer.ema.keep()
+        self._sheet()
 
     def _make_steps(self) -> None:
         """Make all steps that are left, or those until a signal."""
-        trainer, config = self.trainer, self.plan.config
-        batches = self.plan.batches(self.index, trainer.step, trainer.total_steps, self.processes)
+        trainer, config, processes = self.trainer, self.plan.config, self.plan.processes
+        batches = self.plan.batches(self.index, trainer.step, trainer.total_steps)
         losses: list[Tensor] = []
         with self.tracker.bar(self.index, trainer.step, config.batch_size_of(self.index)) as bar:
-            for batch in self.processes.in_step(self.signals.until_stopped(batches)):
+            for batch in processes.in_step(self.signals.until_stopped(batches)):
                 losses.append(trainer.train_step(batch))
                 if any(map(self._due, (READ_EVERY, config.chckpt_num, config.sample_num))):
                     self._read(losses, bar)
@@ -98,7 +94,7 @@ class StageRun:
         """Fetch the losses of the last steps and show their running mean."""
         self.trainer.check()
         if losses:
-            bar.update(self.processes.mean(torch.stack(losses)).tolist())
+            bar.update(self.plan.processes.mean(torch.stack(losses)).tolist())
         losses.clear()
 
     def _act(self, bar: Bar) -> None:
@@ -114,17 +110,12 @@ class StageRun:
                 f"stage {self.index}, step {trainer.step} of {trainer.total_steps}: "
                 f"loss {bar.loss:.4f}, validation {valid_loss:.4f}"
             )
-            self.keeper.save(trainer)
+            self._save()
         if self._due(config.sample_num):
             self._sheet_of_average()
 
-    def _finish(self) -> None:
-        """Save the end of the stage, which keeps the averaged weights."""
-        valid_loss = self._validated()
-        self.tracker.log(f"stage {self.index} ended: validation {valid_loss:.4f}")
-        self.keeper.save(self.trainer)
-        self.trainer.ema.keep()
-        self._sheet()
+    def _save(self) -> None:
+        self.keeper.save(self.index, self.trainer)
 
     def _record(self, **values: float) -> None:
         self.tracker.record(self.index, self.trainer.step, **values)
@@ -135,7 +126,7 @@ class StageRun:
         self._record(**values, valid_loss=valid_loss)
         best = valid_loss < self.trainer.best_loss
         self.trainer.best_loss = min(valid_loss, self.trainer.best_loss)
-        self.keeper.save_weights(self.trainer, best)
+        self.keeper.save_weights(self.index, self.trainer, best)
         return valid_loss
 
     def _sheet_of_average(self) -> None:
@@ -144,17 +135,15 @@ class StageRun:
             self._sheet()
 
     def _sheet(self) -> None:
-        """Sample the fixed captions with the stages up to this one, as they are, on rank 0.
-
-        The forward passes of sharded stages need all ranks.
-        """
-        images = self._sampled() if self.processes.sharded else None
+        """Sample the fixed captions with the stages up to this one, as they are, on rank 0."""
+        processes = self.plan.processes
+        images = self._sampled() if processes.sharded else None  # its forward passes need all ranks
 
         def write() -> None:
             sheet = contact_sheet(self.plan.captions, images or self._sampled())
             self.tracker.sheet(self.index, self.trainer.step, sheet)
 
-        self.processes.on_rank_0(write)
+        processes.on_rank_0(write)
 
     def _sampled(self) -> list[list[Image]]:
         imagen, captions = self.plan.imagen, self.plan.captions
@@ -169,7 +158,7 @@ class StageRun:
     def _too_large(self) -> str:
         """Return what to do about a step that does not fit."""
         config, step = self.plan.config, self.trainer.step
-        micro = config.batch_size_of(self.index) // config.accum_iter // self.processes.world
+        micro = config.batch_size_of(self.index) // config.accum_iter // self.plan.processes.world
         return (
             f"stage {self.index}, step {step}: {self.trainer.device} has not enough memory for "
             f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "

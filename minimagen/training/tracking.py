@@ -1,17 +1,60 @@
 """What a run reports: a progress bar, a log for people, a log for programs, a board."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
 from PIL.Image import Image
 
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.image_files import save_png
-from minimagen.training.boards import open_board
+
+
+class TensorBoard:
+    """Curves and sheets in ``tensorboard/`` of the training directory."""
+
+    def __init__(self, directory: TrainingDirectory) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(directory.path / "tensorboard")
+        self.close = self._writer.close
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Show numbers."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def show(self, name: str, image: Image, step: int) -> None:
+        """Show an image."""
+        self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+
+class WandB:
+    """The same for a run in the project ``minimagen``, with the training directory's name."""
+
+    def __init__(self, directory: TrainingDirectory) -> None:
+        import wandb
+
+        path = directory.path
+        self._run: Any = wandb.init(project="minimagen", name=path.name, dir=str(path))
+        self._image: Any = wandb.Image
+        self.log, self.close = self._run.log, self._run.finish
+
+    def show(self, name: str, image: Image, step: int) -> None:
+        """Show an image."""
+        self.log({name: self._image(image)}, step)
+
+
+def open_board(name: str, directory: TrainingDirectory) -> TensorBoard | WandB | None:
+    """Return the board called ``name``; None for ``none``."""
+    if name == "none":
+        return None
+    return TensorBoard(directory) if name == "tensorboard" else WandB(directory)
 
 
 class Tracker:
@@ -84,17 +127,12 @@ class Tracker:
 
 
 class Bar:
-    """A progress bar with loss and images per second; time left is tqdm's own."""
+    """A progress bar with the running mean of the loss; time left is tqdm's own."""
 
     def __init__(self, bar: Any, images_per_step: int) -> None:
         self._bar = bar
         self._images_per_step = images_per_step
-        self._loss: float | None = None
-
-    @property
-    def loss(self) -> float:
-        """Return the running mean of the loss."""
-        return self._loss if self._loss is not None else float("nan")
+        self.loss = math.nan
 
     @property
     def rate(self) -> float:
@@ -104,6 +142,6 @@ class Bar:
     def update(self, losses: Sequence[float]) -> None:
         """Count the steps that had these losses."""
         for loss in losses:
-            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+            self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
         self._bar.set_postfix_str(f"loss {self.loss:.4f}, {self.rate:.0f} images/s", refresh=False)
         self._bar.update(len(losses))

@@ -8,7 +8,6 @@ from minimagen.shapes.dataset import ShapesDataset
 from minimagen.training import length
 from minimagen.training.length import steps_of
 from minimagen.training.plan import Plan
-from minimagen.training.processes.alone import Processes
 
 STAGE = DiffusionConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4})
 STAGES = ({"share": 3.0, "batch_size": 5}, {"share": 1.0})
@@ -22,7 +21,7 @@ def steps(text_encoder, one_thread):
     def count(chosen=(0, 1), **given):
         config = TrainingConfig(batch_size=4, stages=STAGES, **given)
         plan = Plan(imagen, config, DataConfig(), chosen, dataset, [], [])
-        return steps_of(plan, Processes())
+        return steps_of(plan)
 
     return count
 

@@ -24,10 +24,10 @@ from minimagen.images import Batch
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.plan import check_settings
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
 from minimagen.training.run import train
-from minimagen.training.settings import check_settings
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 from tests.checkpoints import load_newest
 from tests.conftest import HashTextEncoder

@@ -1,6 +1,7 @@
 """Captioned images by index, whatever table they come from."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from minimagen.config import Size
+from minimagen.config.sizes import nearest
 from minimagen.data.dataset import BadSampleError, Row, Table
 from minimagen.data.images.absence import FileReader
 from minimagen.data.images.cache import PixelCache, Pixels
@@ -126,10 +128,13 @@ def read_pixels(
     Raises:
         BadImageError: it cannot be read.
     """
-    whole = load_rgb(source, name, at_least=2 * framing.longest)
-    framing = framing.fitted(whole)
-    image = crop_resize(whole, framing.size, place)
-    return Pixels(image, framing.enlarges(whole)), framing.is_fixed(whole)
+    longest = max(itertools.chain(framing.size, *framing.buckets))
+    whole = load_rgb(source, name, at_least=2 * longest)
+    aspect_ratio = whole.width / whole.height
+    height, width = size = nearest(framing.buckets or (framing.size,), aspect_ratio)
+    enlarged = whole.height < height or whole.width < width
+    fixed = framing.crop == "centre" or whole.width * height == whole.height * width
+    return Pixels(crop_resize(whole, size, place), enlarged), fixed
 
 
 def finish(row: Row, pixels: Pixels, framing: Framing, rng: Random | None) -> Sample:

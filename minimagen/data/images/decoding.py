@@ -1,10 +1,9 @@
 """From any image file to uint8 RGB of the wanted size."""
 
 import io
-import itertools
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -12,7 +11,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from minimagen.config import Size
-from minimagen.config.sizes import nearest
 from minimagen.data.dataset import BadSampleError
 
 # Named, because Pillow's others include some that start programs (EPS) or fetch files.
@@ -181,32 +179,11 @@ class Framing:
     flip: bool = False  # half of the images in training, drawn at random
     buckets: tuple[Size, ...] = ()  # each image gets the nearest of them instead of ``size``
 
-    @property
-    def longest(self) -> int:
-        """The longest side that a sample may have."""
-        return max(itertools.chain(self.size, *self.buckets))
-
-    def fitted(self, image: Image.Image) -> "Framing":
-        """Return the framing of this image, which has one size."""
-        if not self.buckets:
-            return self
-        size = nearest(self.buckets, image.width / image.height)
-        return replace(self, size=size, buckets=())
-
     def place(self, rng: Random | None) -> tuple[float, float]:
         """Return where to crop: the middle without ``rng``."""
         if rng is None or self.crop == "centre":
             return 0.5, 0.5
         return rng.random(), rng.random()
-
-    def is_fixed(self, image: Image.Image) -> bool:
-        """Return whether every crop of this image is the same."""
-        height, width = self.size
-        return self.crop == "centre" or image.width * height == image.height * width
-
-    def enlarges(self, image: Image.Image) -> bool:
-        """Return whether the image is smaller than the samples."""
-        return image.height < self.size[0] or image.width < self.size[1]
 
     def flipped(self, image: np.ndarray, rng: Random | None) -> np.ndarray:
         """Return the image, mirrored or not."""

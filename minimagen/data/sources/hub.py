@@ -13,7 +13,7 @@ import pyarrow
 
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.download.url_table import url_column
-from minimagen.data.sources.listing import TRAINING, VALIDATION, digest_of, printable
+from minimagen.data.sources.listing import digest_of, division, printable
 from minimagen.data.sources.table import (
     ALSO,
     DEFAULT,
@@ -118,13 +118,13 @@ def _chosen(loaded: Any, name: str, streaming: bool) -> Splits:
     """Choose what is trained on and what validates."""
     if not isinstance(loaded, dict):
         loaded = {"train": loaded}
-    train = next((n for n in TRAINING if n in loaded), None)
+    train, held_out = division(loaded)
     if train is None and len(loaded) > 1:
         raise UserError(f"{name} has no split train among {', '.join(loaded)}")
     training = loaded[train or next(iter(loaded))]
-    held_out = next((loaded[n] for n in VALIDATION if n in loaded and train is not None), None)
+    validation = loaded[held_out] if train and held_out else None
     identity = getattr(training, "_fingerprint", name)  # a streamed one has none
-    return Splits(name, identity, streaming, training, held_out)
+    return Splits(name, identity, streaming, training, validation)
 
 
 def has_images(file: Path) -> bool:

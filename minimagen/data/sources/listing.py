@@ -54,6 +54,13 @@ def digest_of(archives: Sequence[str], *more: str) -> str:
     return digest.hexdigest()
 
 
+def division(names: Iterable[str]) -> tuple[str | None, str | None]:
+    """Return the name of what is trained on and of what validates; None where there is none."""
+    found = {name.lower(): name for name in names}
+    training = next((found[name] for name in TRAINING if name in found), None)
+    return training, next((found[name] for name in VALIDATION if name in found), None)
+
+
 def is_system(name: str) -> bool:
     """Return whether a file or folder of this name is hidden, or made by an operating system."""
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in SYSTEM
@@ -114,11 +121,7 @@ class Listing:
         parts: dict[str, list[str]] = {}
         for file in files:
             parts.setdefault(label(file), []).append(file)
-        lower = {part.lower(): part for part in parts}
-        training, held_out = (
-            next((lower[name] for name in names if name in lower), None)
-            for names in (TRAINING, VALIDATION)
-        )
+        training, held_out = division(parts)
         if training is None or held_out is None:
             return list(files), []
         for part, others in parts.items():
