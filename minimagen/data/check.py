@@ -66,28 +66,22 @@ def check(dataset: Dataset, encoder: TextEncoder, side: int | None) -> list[Repo
     if dataset.validation is not None:
         parts["validation"] = dataset.validation.rows()
     seen: set[bytes] = set()  # of all parts: a validation image that is trained on is a mistake
-    return [_check_part(Report(name), rows, encoder, side, seen) for name, rows in parts.items()]
-
-
-def _check_part(
-    report: Report,
-    rows: Iterable[Row | BadSampleError],
-    encoder: TextEncoder,
-    side: int | None,
-    seen: set[bytes],
-) -> Report:
-    captions = _check_rows(report, rows, side, seen)
-    while some := list(itertools.islice(captions, INSPECTED_AT_ONCE)):
-        report.captions += encoder.inspect(some)
-    if not report.images:
-        report.problems.append("no images")
-    if unknown := sum(caption.unknown for caption in report.captions):
-        report.problems.append(
-            f"{unknown} of {len(report.captions)} captions are unknown to the encoder "
-            f"{encoder.name}: no letter is in its vocabulary, so all are encoded alike; t5_mini "
-            "knows every letter (it falls back to bytes)"
-        )
-    return report
+    reports = []
+    for name, rows in parts.items():
+        report = Report(name)
+        captions = _check_rows(report, rows, side, seen)
+        while some := list(itertools.islice(captions, INSPECTED_AT_ONCE)):
+            report.captions += encoder.inspect(some)
+        if not report.images:
+            report.problems.append("no images")
+        if unknown := sum(caption.unknown for caption in report.captions):
+            report.problems.append(
+                f"{unknown} of {len(report.captions)} captions are unknown to the encoder "
+                f"{encoder.name}: no letter is in its vocabulary, so all are encoded alike; "
+                "t5_mini knows every letter (it falls back to bytes)"
+            )
+        reports.append(report)
+    return reports
 
 
 def _check_rows(

@@ -21,7 +21,6 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from random import Random
-from tarfile import TarError
 from typing import IO, Any, NamedTuple
 
 from minimagen.data.dataset import BadSampleError, Row
@@ -46,11 +45,6 @@ PAUSE = 1.0
 LOST_IN_A_ROW = 5  # shards; then the source is unavailable
 
 # What reading a damaged tar or a connection that breaks raises.
-DAMAGED_HEADERS: tuple[type[Exception], ...] = (
-    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]  # typeshed lacks it
-    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]  # typeshed lacks it
-    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]  # typeshed lacks it
-)
 BROKEN = (OSError, EOFError, tarfile.TarError, zlib.error, ValueError)
 
 log = logging.getLogger(__name__)
@@ -218,12 +212,14 @@ class Member(tarfile.TarInfo):
     """A header whose damage is an error; tarfile takes it for the end of the shard."""
 
     @classmethod
-    def fromtarfile(cls, tarfile: Any) -> "Member":
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "Member":
         """Read the next header."""
         try:
-            return super().fromtarfile(tarfile)
-        except DAMAGED_HEADERS as error:
-            raise TarError(f"the shard is cut off or damaged: {error}") from error
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed lacks it
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.TarError(f"the shard is cut off or damaged: {error}") from error
 
 
 class Part(NamedTuple):
