@@ -37,9 +37,8 @@ class Checkpoint(NamedTuple):
 def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write ``tensors`` with ``metadata`` in the header at ``path``, all of it or nothing."""
     header = {key: json.dumps(value) for key, value in metadata.items()}
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with replacing(path) as part:
-        save_file(tensors, part, header)
+        save_file(_on_cpu(tensors), part, header)
 
 
 def load_weights(path: Path) -> Checkpoint:
@@ -69,9 +68,8 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
         UserError: If it cannot be written (disk full, no permission).
     """
     part = begin_folder(folder)
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, part / TENSORS)
+        save_file(_on_cpu(tensors), part / TENSORS)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise cannot_write(folder, error) from None
@@ -193,6 +191,10 @@ def checkpoints(parent: Path, prefix: str) -> list[Path]:
     """
     folders = {f for f in parent.glob(f"{prefix}*") if f.is_dir() and f.suffix in ("", ".old")}
     return sorted(f for f in folders if not f.suffix or f.with_suffix("") not in folders)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

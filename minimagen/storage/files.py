@@ -59,12 +59,9 @@ def read_lines(path: Path) -> list[str]:
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     """Yield where to write the file ``path``: what is there is put in its place at the end.
 
-    If the block fails, the old file stays and nothing else is left.
-
-    Args:
-        path: The file. Its folder is made.
-        shared: Whether other processes may write the same file at this moment, as they do in a
-            cache. Their last one counts, and none waits for the disk.
+    If the block fails, the old file stays and nothing else is left. A ``shared`` file is one of a
+    cache: several processes may write it at a time. The last one counts, and none waits for the
+    disk.
 
     Raises:
         UserError: If it cannot be written (disk full, no permission).
@@ -90,7 +87,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def begin_folder(folder: Path) -> Path:
-    """Return an empty folder beside ``folder``, to be filled and given to ``finish_folder``.
+    """Return an empty folder beside ``folder``, to be filled before ``finish_folder``.
 
     Raises:
         UserError: If it cannot be made (disk full, no permission).
@@ -155,14 +152,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Hold a lock that ends with the process, at the latest.
+    """Wait up to ``wait`` seconds for a lock on the file ``path``; it ends with the process.
 
-    Args:
-        path: The file that is locked; it stays.
-        wait: Seconds in which another process may let go of it.
-
-    Yields:
-        Whether the lock is held: another process may have it, or the file system has no locks.
+    Yields whether the lock is held: another process may have it, or the file system has no locks.
     """
     from filelock import FileLock
 

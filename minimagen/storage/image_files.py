@@ -87,12 +87,9 @@ def save_png(path: Path, image: Image.Image, parameters: str | None = None) -> N
 def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image]]) -> Image.Image:
     """Return a nearly square sheet, one cell per caption: its image from every stage, the caption.
 
-    Small images are enlarged to ``SMALLEST`` px without smoothing; large ones are shrunk where the
-    sides of the sheet, captions not counted, would be longer than ``LARGEST`` px.
-
-    Args:
-        captions: One per cell.
-        stages: For every stage one image per caption, all of one aspect ratio.
+    The images of a stage are of one aspect ratio. Small ones are enlarged to ``SMALLEST`` px
+    without smoothing; large ones are shrunk where the sides of the sheet, captions not counted,
+    would be longer than ``LARGEST`` px.
     """
     firsts = [images[0] for images in stages]
     aspect_ratios = [image.width / image.height for image in firsts]

@@ -8,7 +8,6 @@ key; docs/minimagen_compatibility.md explains it.
 
 import logging
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ NOTICE = (
 def is_minimagen(folder: Path) -> bool:
     """Return whether ``folder`` holds parameters of MinImagen and none of this project."""
     ours = (folder / "imagen.json").exists()
-    return not ours and any(folder.glob("imagen*.json")) and bool(_unet_files(folder))
+    return not ours and all(any(folder.glob(f)) for f in ("imagen*.json", "unet_[0-9]*.json"))
 
 
 def read_minimagen_values(folder: Path) -> dict[str, Any]:
@@ -81,14 +80,11 @@ def read_minimagen_values(folder: Path) -> dict[str, Any]:
         UserError: If a file is missing, is not JSON, or holds an unknown key; it names which.
     """
     imagen_file = min(folder.glob("imagen*.json"))
-    unets = [_known(read_json(f), UNET_KEYS, f) for f in _consecutive(_unet_files(folder))]
+    unets = [_known(read_json(f), UNET_KEYS, f) for f in _unet_files(folder)]
     imagen = _known(read_json(imagen_file), IMAGEN_KEYS, imagen_file)
     run = _read_run(folder)
-    values: dict[str, Any] = {
-        "imagen": {"stages": [_stage(u, imagen, i, len(unets)) for i, u in enumerate(unets)]},
-        "training": {},
-        "data": {},
-    }
+    stages = [_stage(u, imagen, i, len(unets)) for i, u in enumerate(unets)]
+    values: dict[str, Any] = {"imagen": {"stages": stages}, "training": {}, "data": {}}
     _place(values, imagen, {k: v for k, v in IMAGEN_KEYS.items() if v and v.startswith("imagen.")})
     _place(values, _per_optimizer_step(TRAINING_DEFAULTS | _given(run)), TRAINING_KEYS)
     values["training"]["stages"] = [values["training"]["stages"]] * len(unets)
@@ -199,19 +195,13 @@ def _known(values: Any, table: dict[str, str | None], path: Path) -> dict[str, A
     return values
 
 
-def _unet_files(folder: Path) -> dict[int, Path]:
-    """Return the first file of every U-Net by its number (unet_10 comes after unet_9)."""
+def _unet_files(folder: Path) -> list[Path]:
+    """Return the first file of every U-Net in the order of their numbers: 0, 1, 2 ..."""
     files: dict[int, Path] = {}
-    for path in sorted(folder.glob("unet_*.json")):
+    for path in sorted(folder.glob("unet_*.json"), reverse=True):
         if match := re.match(r"unet_(\d+)", path.name):
-            files.setdefault(int(match[1]), path)
-    return files
-
-
-def _consecutive(files: dict[int, Path]) -> Iterable[Path]:
-    """Return the files in the order of their numbers, which must be 0, 1, 2 ..."""
-    missing = set(range(max(files) + 1)) - set(files)
-    if missing:
+            files[int(match[1])] = path
+    if missing := set(range(max(files) + 1)) - set(files):
         name = f"unet_{min(missing)}_params_*.json"
-        raise UserError(f"{min(files.values()).parent} has no {name}; the U-Nets count from 0")
+        raise UserError(f"{folder} has no {name}; the U-Nets count from 0")
     return [files[i] for i in sorted(files)]
