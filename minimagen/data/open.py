@@ -16,14 +16,7 @@ from minimagen.data.images.buckets import bucketed
 from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import CROPS, Framing
 from minimagen.data.images.stream import ImageStream
-from minimagen.data.sources import hub
-from minimagen.data.sources.folder import (
-    find_metadata,
-    image_table,
-    metadata_of_files,
-    metadata_table,
-    text_files,
-)
+from minimagen.data.sources import folder, hub
 from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_files
 from minimagen.data.sources.shards import TarStream, expand
 from minimagen.errors import UserError, did_you_mean
@@ -137,26 +130,26 @@ class _Opener:
         if is_url_table(path):
             out = cache_folder("downloads") / fingerprint(path)
             return self._downloaded(path, out, self.column)
-        return self._indexed(metadata_table(path, self.column))
+        return self._indexed(folder.metadata_table(path, self.column))
 
     def _folder(self, path: Path) -> ImageDataset | ImageStream:
         """Open the first kind of data, in the order of docs/data.md, that is in a folder."""
         if any((path / name).is_file() for name in SAVED) and any(path.rglob("*.arrow")):
             return self._library(hub.open_saved(path))
-        if metadata := metadata_of_files(path):  # a folder that may be large is not listed then
-            return self._indexed(metadata_table(metadata, self.column))
+        if metadata := folder.metadata_of_files(path):  # then a large folder need not be listed
+            return self._indexed(folder.metadata_table(metadata, self.column))
         parts = list_files(path).innermost().by_folder()
         training = parts[0]
-        if metadata_of_files(training.folder) or text_files(training):
-            return self._indexed(*(image_table(part, self.column) for part in parts))
+        if folder.metadata_of_files(training.folder) or folder.text_files(training):
+            return self._indexed(*(folder.image_table(part, self.column) for part in parts))
         if any(found := _archives(parts, PARQUET, wanted=hub.has_images)):
             return self._library(hub.open_parquet(path.name, *found, self.streaming))
         if any(found := _archives(parts, *TARS)):
             return self._streamed(*(TarStream(tuple(some), self.column) for some in found if some))
-        if not training.with_suffix(*IMAGES) and find_metadata(training.folder) is None:
+        if not training.with_suffix(*IMAGES) and folder.find_metadata(training.folder) is None:
             if any(found := _archives(parts, PARQUET)):  # perhaps of URLs
                 return self._library(hub.open_parquet(path.name, *found, streaming=False))
-        return self._indexed(image_table(training, self.column))
+        return self._indexed(folder.image_table(training, self.column))
 
     def _library(self, splits: hub.Splits) -> ImageDataset | ImageStream:
         """Open what the `datasets` library reads."""

@@ -7,13 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from minimagen.data.sources.table import (
-    READERS,
-    csv_rows,
-    parquet_schema,
-    read_table,
-    row_captions,
-)
+from minimagen.data.sources.table import READERS, csv_rows, parquet_schema, read_table, row_captions
 from minimagen.errors import UserError
 
 URL_COLUMNS = ("url", "image_url")

@@ -25,13 +25,7 @@ from typing import IO, Any, NamedTuple
 
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
-from minimagen.data.sources.listing import (
-    IMAGES,
-    digest_of,
-    is_system,
-    printable,
-    relative_names,
-)
+from minimagen.data.sources.listing import IMAGES, digest_of, is_system, printable, relative_names
 from minimagen.data.sources.table import ALSO, DEFAULT, captions_of
 from minimagen.draws import rng
 from minimagen.errors import UserError
