@@ -3,11 +3,8 @@
 import shutil
 from collections.abc import Sequence
 
-import torch
-
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory, read_parameters, stage_name
 from minimagen.storage.files import cannot_write
 
@@ -22,12 +19,9 @@ def kept_teacher(directory: TrainingDirectory | None) -> TrainingDirectory | Non
 def stages_to_teach(
     imagen: Imagen, teacher: TrainingDirectory | None, stages: Sequence[int] | None
 ) -> Sequence[int]:
-    """Return which stages a run trains: with a teacher those that have something to learn of it.
+    """Return which of ``stages``, all by default, a run trains.
 
-    Args:
-        imagen: The cascade.
-        teacher: A trained one, whose stages may be distilled themselves.
-        stages: Those asked for; all by default.
+    With a teacher, whose stages may be distilled themselves, those that can learn something of it.
 
     Raises:
         UserError: A stage is asked for that learns nothing, or the teacher is of another kind.
@@ -59,12 +53,6 @@ def stages_to_teach(
     if not learning:
         raise UserError(f"{teacher} already samples in so many steps; give fewer `timesteps`")
     return [i for i in chosen if i in learning]
-
-
-def learn(imagen: Imagen, teacher: TrainingDirectory, device: torch.device) -> None:
-    """Let every stage begin as its teacher, and distilled ones learn from it on ``device``."""
-    trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
-    teach(imagen.stages, trained.stages, device)
 
 
 def keep_teacher(

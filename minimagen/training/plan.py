@@ -100,15 +100,9 @@ def make_plan(
     chosen: Sequence[int],
     processes: Processes,
 ) -> Plan:
-    """Divide the data, and put a cache before the text encoder: it encodes each caption once.
+    """Return the plan of a run on ``dataset``, which is divided as ``data`` has it.
 
-    Args:
-        imagen: The cascade.
-        dataset: From ``load_dataset``.
-        config: With one entry of ``stages`` for each stage.
-        data: How the data is divided; the data set itself says what it is.
-        chosen: The stages to train.
-        processes: Those that train together.
+    Puts a cache before the text encoder, so that it encodes each caption once.
 
     Raises:
         UserError: The images are not of the last stage's size, or too few or too bad.

@@ -9,8 +9,9 @@ from minimagen.data.images.stream import PROMISE
 from minimagen.data.indexed import as_dataset
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
+from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.training.distillation import kept_teacher, learn, stages_to_teach
+from minimagen.training.distillation import kept_teacher, stages_to_teach
 from minimagen.training.interruption import StopSignals
 from minimagen.training.length import steps_of
 from minimagen.training.plan import Plan, check_settings, make_plan
@@ -66,7 +67,8 @@ def train(
         config = config.for_stages(len(imagen.stages))
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
         if teacher is not None:
-            learn(imagen, teacher, processes.device)
+            trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
+            teach(imagen.stages, trained.stages, processes.device)
         for i, stage in enumerate(imagen.stages):
             stage.recompute_activations(config.activation_checkpointing)
             if not (processes.sharded and i in chosen):  # those move block by block

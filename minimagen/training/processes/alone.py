@@ -1,19 +1,18 @@
 """The processes that train one cascade together; here the usual case, one process alone.
 
 ``torchrun`` or ``accelerate launch`` starts several, see ``many.py``. Each takes its rows of every
-global batch. As the samples and all random numbers depend on the row in the global batch, the
-number of processes changes nothing but the speed.
+global batch. Samples and random numbers depend on the row in the global batch, so the number of
+processes changes nothing but the speed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from minimagen.draws import Draws
-from minimagen.errors import UserError
 from minimagen.images import Batch
 from minimagen.learner import Learner
 
@@ -82,11 +81,6 @@ class Processes:
         """Return the tensors without shards on rank 0; on the other ranks possibly none."""
         return tensors
 
-    def agree(self, error: UserError | None) -> None:
-        """Raise the error of any rank on all ranks, so that none waits for one that has ended."""
-        if error is not None:
-            raise error
-
     def on_rank_0(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the result of ``act`` on rank 0 to all ranks, which wait for it."""
         return act(*args, **kwargs)
@@ -95,15 +89,12 @@ class Processes:
         """Call ``act`` on one rank of each machine, then on the others, which find its caches."""
         return act(*args, **kwargs)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Raise a UserError of any rank inside the ``with`` on all ranks."""
-        found: UserError | None = None
-        try:
-            yield
-        except UserError as error:
-            found = error
-        self.agree(found)
+    def together(self) -> AbstractContextManager[object]:
+        """Return the context that raises a UserError of any rank on all ranks.
+
+        So no rank waits for one that has ended.
+        """
+        return nullcontext()
 
     def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of this rank as long as every rank has one.
@@ -113,16 +104,4 @@ class Processes:
         Raises:
             UserError: Of any rank, while it read a batch.
         """
-        remaining = iter(batches)
-        while True:
-            batch, error = None, None
-            try:
-                batch = next(remaining, None)
-            except UserError as found:
-                error = found
-            wrong, ended = self.largest(error is not None, batch is None)
-            if wrong:
-                self.agree(error)
-            if ended or batch is None:
-                return
-            yield batch
+        yield from batches

@@ -8,10 +8,10 @@ blocks of the network are gathered one at a time where they are needed.
 import atexit
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -60,50 +60,47 @@ class ManyProcesses(Processes):
     def __init__(self, device: str, sharded: bool) -> None:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         super().__init__(_own_device(device, local_rank))
-        self._first_here = local_rank == 0
         if not dist.is_initialized():
             _begin(self.device)
-        self.rank = dist.get_rank()
-        self.world = dist.get_world_size()
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.sharded = sharded
+        self._first_here = local_rank == 0
 
     def __str__(self) -> str:
-        return (
-            f"{self.world} processes ({'FSDP2' if self.sharded else 'DDP'}) on {self.device.type}"
-        )
+        kind = "FSDP2" if self.sharded else "DDP"
+        return f"{self.world} processes ({kind}) on {self.device.type}"
 
     def prepare(self, learner: Learner) -> LossFunction:
         """Wrap the learner's loss in DDP, or shard the learner in place."""
-        if not self.sharded:
-            devices = [self.device] if self.device.type == "cuda" else None
-            return DistributedDataParallel(
-                _Loss(learner), device_ids=devices, gradient_as_bucket_view=True
-            )
-        shard(learner, self.device.type)
-        return super().prepare(learner)
+        if self.sharded:
+            _shard(learner, self.device.type)
+            return learner.loss
+        devices = [self.device] if self.device.type == "cuda" else None
+        loss = _Loss(learner)
+        return DistributedDataParallel(loss, device_ids=devices, gradient_as_bucket_view=True)
 
     def unsynced(self, loss: LossFunction) -> AbstractContextManager[object]:
         """DDP: keep the gradients local. FSDP2 reduces each time: whole gradients do not fit."""
         return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
 
     def mean(self, numbers: Tensor) -> Tensor:
-        """Return the mean over all ranks, elementwise; the host does not wait for a GPU."""
+        """Return the mean over all ranks by one sum."""
         numbers = numbers.clone()
         dist.all_reduce(numbers)
         return numbers / self.world
 
     def largest(self, *numbers: int) -> list[int]:
-        """Return the maximum over all ranks of each number, in one exchange of the hosts."""
+        """Return the maximum of each number, in one exchange of the hosts."""
         tensor = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor.tolist()
 
     def local(self, tensor: Tensor) -> Tensor:
-        """Return the shard of a parameter, or of its average, that this process holds."""
+        """Return this rank's shard."""
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """Return a tensor put together from its shards; every rank has to call it."""
+        """Gather the shards."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -120,23 +117,20 @@ class ManyProcesses(Processes):
             ends = [(r * total / self.world - before) / rows[0].numel() for r in range(self.world)]
             cuts.append([*(min(max(round(end), 0), len(rows)) for end in ends), len(rows)])
             before += rows.numel()
-        divided = list(zip(groups, cuts, strict=True))
-        sizes = [
-            [rows[cut[r] : cut[r + 1]].numel() for rows, cut in divided] for r in range(self.world)
+        parts = [
+            [rows[cut[r] : cut[r + 1]] for rows, cut in zip(groups, cuts, strict=True)]
+            for r in range(self.world)
         ]
-        found = groups[0].new_zeros(max(map(sum, sizes)))
-        parts = found[: sum(sizes[self.rank])].split(sizes[self.rank])
-        for (rows, cut), part in zip(divided, parts, strict=True):
+        sizes = [[part.numel() for part in own] for own in parts]
+        mine = groups[0].new_zeros(max(map(sum, sizes)))
+        places = mine[: sum(sizes[self.rank])].split(sizes[self.rank])
+        for part, place in zip(parts[self.rank], places, strict=True):
             if len(part):
-                part.copy_(function(rows[cut[self.rank] : cut[self.rank + 1]]).flatten())
-        parts_of_all = [torch.empty_like(found) for _ in range(self.world)]
-        dist.all_gather(parts_of_all, found)
-        results = [
-            part[: sum(size)].split(size) for part, size in zip(parts_of_all, sizes, strict=True)
-        ]
-        return [
-            torch.cat(parts).view_as(rows) for rows, *parts in zip(groups, *results, strict=True)
-        ]
+                place.copy_(function(part).flatten())
+        found = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(found, mine)
+        results = [each[: sum(size)].split(size) for each, size in zip(found, sizes, strict=True)]
+        return [torch.cat(own).view_as(rows) for rows, *own in zip(groups, *results, strict=True)]
 
     def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gather the shards, one tensor at a time, and keep the results on rank 0."""
@@ -149,25 +143,50 @@ class ManyProcesses(Processes):
                 found[name] = whole.cpu()
         return found
 
-    def agree(self, error: UserError | None) -> None:
-        """Raise the error of any rank on all ranks."""
-        if self.largest(error is not None)[0]:
-            errors: list[UserError | None] = [None] * self.world
-            dist.all_gather_object(errors, error)
-            raise next(e for e in errors if e is not None)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Exchange the errors at the end of the ``with``."""
+        found: UserError | None = None
+        try:
+            yield
+        except UserError as error:
+            found = error
+        if self.largest(found is not None)[0]:
+            self._raise_first(found)
+
+    def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Exchange before each batch whether every rank has one."""
+        remaining = iter(batches)
+        while True:
+            batch, error = None, None
+            try:
+                batch = next(remaining, None)
+            except UserError as found:
+                error = found
+            wrong, ended = self.largest(error is not None, batch is None)
+            if wrong:
+                self._raise_first(error)
+            if ended or batch is None:
+                return
+            yield batch
+
+    def _raise_first(self, error: UserError | None) -> NoReturn:
+        """Raise the error of the first rank that has one on all ranks."""
+        errors: list[UserError | None] = [None] * self.world
+        dist.all_gather_object(errors, error)
+        raise next(each for each in errors if each is not None)
 
     def on_rank_0(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of ``act`` on rank 0 to all ranks, which wait for it."""
-        result: list[T] = []
+        """Broadcast the result of rank 0."""
+        result: list[T | None] = [None]
         with self.together():
             if self.rank == 0:
                 result = [act(*args, **kwargs)]
-        received = [*result, None][:1]
-        dist.broadcast_object_list(received, device=torch.device("cpu"))
-        return received[0]  # type: ignore[return-value]  # rank 0 has filled it
+        dist.broadcast_object_list(result, device=torch.device("cpu"))
+        return result[0]  # type: ignore[return-value]  # rank 0 has filled it
 
     def first_on_each_machine(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``act`` on one rank of each machine, then on the others, which find its caches."""
+        """Let the first rank of each machine act before the others."""
         result: list[T] = []
         for turn in (True, False):
             with self.together():
@@ -176,12 +195,8 @@ class ManyProcesses(Processes):
         return result[0]
 
 
-def shard(learner: Learner, device_type: str) -> None:
-    """Keep on every rank its shard of each parameter of ``learner`` (FSDP2).
-
-    What ``learner.shardable()`` returns is gathered only while it computes, the rest of the learner
-    from the beginning to the end of its ``loss`` or ``sample``.
-    """
+def _shard(learner: Learner, device_type: str) -> None:
+    """Keep on every rank its shard of each parameter; ``shardable()`` parts are gathered singly."""
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     learner.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # all it takes
     modules: list[nn.Module] = [*learner.shardable(), learner]
@@ -224,16 +239,14 @@ def _own_device(device: str, local_rank: int) -> torch.device:
 
 def _begin(device: torch.device) -> None:
     """Begin the process group; hosts exchange their own numbers over gloo."""
-    backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     atexit.register(_end)
 
 
 def _end() -> None:
-    """End the process group."""
     # Gloo's thread needs Python's lock to free the last tensors, and the destructor of the group
     # holds that lock while it waits for the thread (torch 2.13): let the thread finish first.
     time.sleep(SHUTDOWN_GRACE)
