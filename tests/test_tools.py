@@ -44,7 +44,7 @@ def trace(tmp_path: Path) -> trace_caption.Trace:
 )
 def test_a_caption_is_recognized_in_every_form(trace: trace_caption.Trace, value, form) -> None:
     assert set(trace._forms(value, trace_caption.DEPTH)) == {form}
-    assert set(trace._forms([Held(value)], trace_caption.DEPTH)) == {form}
+    assert set(trace._forms([Held(value)], 4)) == {form}
 
 
 def test_the_flag_is_the_folder_itself(trace: trace_caption.Trace, tmp_path: Path) -> None:
