@@ -67,27 +67,26 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
-    part = begin_folder(folder)
-    try:
-        save_file(_on_cpu(tensors), part / TENSORS)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise cannot_write(folder, error) from None
-    finish_checkpoint(folder, state)
+    begin_folder(folder)
+    finish_checkpoint(folder, state, tensors)
 
 
-def finish_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Add state and manifest to what ``begin_folder`` began, and put it there.
+def finish_checkpoint(
+    folder: Path, state: dict[str, Any], tensors: dict[str, Tensor] | None = None
+) -> None:
+    """Add state, manifest and tensors not yet written to what ``begin_folder`` began; put it there.
 
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
     part = folder.with_name(f"{folder.name}.part")
     try:
+        if tensors is not None:
+            save_file(_on_cpu(tensors), part / TENSORS)
         (part / STATE).write_text(json.dumps(state, indent=2), "utf-8")
         files = {path.name: _fingerprint(path) for path in sorted(part.iterdir())}
         (part / MANIFEST).write_text(json.dumps(files, indent=2), "utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise cannot_write(folder, error) from None
     finish_folder(folder)

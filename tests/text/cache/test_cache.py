@@ -293,6 +293,7 @@ def test_a_database_that_stays_locked_is_reported_once_and_left_alone(
             encode_batch(cache, CAPTIONS)
     assert asked(cache) == CAPTIONS and len(caplog.records) == 1
     assert "database is locked" in caplog.text
+    assert cache.store is not None and cache.store.find([hash_of(CAPTIONS[0])]) == {}
     last = cached()
     encode_batch(last, CAPTIONS)
     assert asked(last) == []
