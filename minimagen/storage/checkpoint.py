@@ -118,30 +118,15 @@ def verify(folder: Path) -> None:
             raise UserError(f"checkpoint {folder} is damaged: {name}: {error}") from None
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Return a checkpoint, its shards put together where it was written in shards."""
-    state = read_json(folder / STATE)
-    if is_sharded(folder):
-        from minimagen.storage.sharded import load_whole
-
-        return Checkpoint(load_whole(folder), state)
-    return Checkpoint(load_weights(folder / TENSORS).tensors, state)
-
-
 def saved_shapes(folder: Path) -> dict[str, torch.Size]:
     """Return the shape of every tensor of a checkpoint."""
-    if is_sharded(folder):
+    if not (folder / TENSORS).is_file():  # each process wrote its shards
         from minimagen.storage import sharded
 
         return sharded.saved_shapes(folder)
     with safe_open(folder / TENSORS, framework="pt") as file:
         names = file.keys()
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
-
-
-def is_sharded(folder: Path) -> bool:
-    """Return whether several processes wrote their shards of a checkpoint."""
-    return not (folder / TENSORS).is_file()
 
 
 def find_newest(parent: Path, prefix: str) -> Path | None:

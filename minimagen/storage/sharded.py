@@ -55,19 +55,5 @@ def load_shards(folder: Path, into: Mapping[str, Tensor], alone: bool = False) -
 
 def saved_shapes(folder: Path) -> dict[str, torch.Size]:
     """Return the whole shape of every saved tensor."""
-    return {name: saved.size for name, saved in _metadata(folder).items()}
-
-
-def load_whole(folder: Path) -> dict[str, Tensor]:
-    """Return all saved tensors, whole."""
-    tensors = {
-        name: torch.empty(saved.size, dtype=saved.properties.dtype)
-        for name, saved in _metadata(folder).items()
-    }
-    load_shards(folder, tensors, alone=True)
-    return tensors
-
-
-def _metadata(folder: Path) -> dict[str, TensorStorageMetadata]:
     saved = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {n: each for n, each in saved.items() if isinstance(each, TensorStorageMetadata)}
+    return {n: each.size for n, each in saved.items() if isinstance(each, TensorStorageMetadata)}

@@ -143,12 +143,7 @@ def check_settings(
 ) -> None:
     """Raise a UserError unless the settings fit the stages, the processes and what is installed.
 
-    Args:
-        config: With one entry for each stage.
-        stages: Of the cascade.
-        chosen: The stages to train.
-        world: The number of processes that each batch is divided among.
-        sharded: Whether each process holds only its shard of the weights.
+    ``config`` has one entry for each stage; ``world`` processes divide each batch.
     """
     parts = world * config.accum_iter
     for i in chosen:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.config import DataConfig, StageTrainingConfig
-from minimagen.data.dataset import Dataset, count_of
+from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
@@ -19,11 +19,10 @@ MAY_CHANGE = "steps, epochs, chckpt_num, num_workers, accum_iter, activation_che
 def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     """Return what must not change when stage ``i`` is resumed; kept in its checkpoints, JSON.
 
-    A resumed run goes on with the same bits only from the same images in the same order, drawn
-    with the same seed in the same batches, with the same network, objective and optimizer. The
-    data may have moved to another folder.
+    All that the weights' bits depend on, except for the folder of the data: it may have moved.
     """
     imagen, config, data, training = plan.imagen, plan.config, plan.data, plan.training
+    counts = {f"{h} x {w}": n for (h, w), n in training.sizes.items() if n is not None}
     return {
         "stage": imagen.identity(i).model_dump(mode="json", exclude={"stage": {"sampling"}}),
         "max_num_words": imagen.config.max_num_words,
@@ -32,18 +31,12 @@ def run_identity(plan: Plan, i: int) -> dict[str, Any]:
         "precision": config.precision,
         "data": data.model_dump(mode="json") | {"dataset": Path(data.dataset).name},
         "content": training.identity,
-        "pictures": _count(training) if data.aspect_buckets else count_of(training),
+        "pictures": (counts or None) if data.aspect_buckets else count_of(training),
     }
 
 
 def _optimization(stage: StageTrainingConfig) -> dict[str, Any]:
     return stage.model_dump(mode="json", exclude={"share", "batch_size"})
-
-
-def _count(training: Dataset) -> dict[str, int] | None:
-    """Return the number of images of each size, None for a stream."""
-    counts = {f"{h} x {w}": n for (h, w), n in training.sizes.items() if n is not None}
-    return counts or None
 
 
 def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:

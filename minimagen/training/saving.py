@@ -10,9 +10,7 @@ from minimagen.storage.checkpoint import (
     checkpoints,
     find_newest,
     finish_checkpoint,
-    is_sharded,
     keep_newest,
-    read_checkpoint,
     save_checkpoint,
     save_weights,
     saved_shapes,
@@ -85,15 +83,11 @@ class Keeper:
         folder = self._on_rank_0(find_newest, tmp, prefix)
         if folder is None:
             return False
-        sharded = self._plan.processes.sharded
-        if sharded or is_sharded(folder):
-            from minimagen.storage.sharded import load_shards
+        from minimagen.storage.sharded import load_shards  # takes a second to load
 
-            tensors = trainer.targets(saved_shapes(folder))
-            load_shards(folder, tensors, alone=not sharded)
-            trainer.load(tensors, read_json(folder / STATE))
-        else:
-            trainer.load(*read_checkpoint(folder))
+        tensors = trainer.targets(saved_shapes(folder))
+        load_shards(folder, tensors, alone=not self._plan.processes.sharded)
+        trainer.load(tensors, read_json(folder / STATE))
         self._on_rank_0(set_aside_after, tmp, prefix, trainer.step)
         return True
 

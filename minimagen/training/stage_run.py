@@ -101,7 +101,8 @@ class StageRun:
         """Do what is due after a step."""
         trainer, config = self.trainer, self.plan.config
         if self._due(METRICS_EVERY):
-            self._record(loss=bar.loss, lr=trainer.rate, images_per_second=bar.rate)
+            rates = {"lr": trainer.rate, "images_per_second": bar.rate}
+            self.tracker.record(self.index, trainer.step, loss=bar.loss, **rates)
         if trainer.done:
             return
         if self._due(config.chckpt_num):
@@ -117,16 +118,14 @@ class StageRun:
     def _save(self) -> None:
         self.keeper.save(self.index, self.trainer)
 
-    def _record(self, **values: float) -> None:
-        self.tracker.record(self.index, self.trainer.step, **values)
-
     def _validated(self, **values: float) -> float:
         """Return the validation loss of the averaged weights, after recording it and them."""
-        valid_loss = self.trainer.validate(self.plan.validation(self.index))
-        self._record(**values, valid_loss=valid_loss)
-        best = valid_loss < self.trainer.best_loss
-        self.trainer.best_loss = min(valid_loss, self.trainer.best_loss)
-        self.keeper.save_weights(self.index, self.trainer, best)
+        trainer = self.trainer
+        valid_loss = trainer.validate(self.plan.validation(self.index))
+        self.tracker.record(self.index, trainer.step, **values, valid_loss=valid_loss)
+        best = valid_loss < trainer.best_loss
+        trainer.best_loss = min(valid_loss, trainer.best_loss)
+        self.keeper.save_weights(self.index, trainer, best)
         return valid_loss
 
     def _sheet_of_average(self) -> None:

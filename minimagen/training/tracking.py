@@ -130,8 +130,7 @@ class Bar:
     """A progress bar with the running mean of the loss; time left is tqdm's own."""
 
     def __init__(self, bar: Any, images_per_step: int) -> None:
-        self._bar = bar
-        self._images_per_step = images_per_step
+        self._bar, self._images_per_step = bar, images_per_step
         self.loss = math.nan
 
     @property

@@ -66,15 +66,11 @@ class Trainer:
         precision: str = "auto",
         processes: Processes | None = None,
     ) -> None:
-        self.learner = learner
+        self.learner, self.key, self.config = learner, key, config
+        self.total_steps, self.seed = total_steps, seed
+        self.accum_iter, self.precision = accum_iter, precision
         self.processes = processes or Processes()
         self._loss = self.processes.prepare(learner)  # first: sharding replaces the parameters
-        self.key = key
-        self.config = config
-        self.total_steps = total_steps
-        self.seed = seed
-        self.accum_iter = accum_iter
-        self.precision = precision
         self.step = 0
         self.rate = 0.0  # of the last step
         self.best_loss = math.inf
@@ -139,10 +135,7 @@ class Trainer:
         )
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Compute the gradients of the mean loss, micro-batch by micro-batch; return the loss.
-
-        The loss is that of these rows; the gradients are averaged over all ranks on the way.
-        """
+        """Return the mean loss of these rows; its gradients are averaged over all ranks."""
         first = self.processes.rank * len(batch)
         draws = Draws(self.seed, self.key, self.step, self.processes.world * len(batch))
         size = math.ceil(len(batch) / self.accum_iter)
@@ -180,9 +173,7 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that a resumed run needs."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.learner.named_parameters():
-            tensors[f"model.{name}"] = parameter
+        tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self.learner.named_parameters()}
         tensors |= {f"ema.{name}": average for name, average in self.ema.state().items()}
         for name, _, state in self._optimizer_states():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
@@ -208,9 +199,7 @@ class Trainer:
         for name, shape in shapes.items():
             kind, _, owner = name.partition(".")
             owner = owner.rpartition(".")[0] if kind == "optimizer" else owner
-            parameter = parameters[owner].detach()
-            like = shape == parameter.shape  # else it is the step counter
-            targets[name] = torch.empty_like(parameter) if like else torch.empty(shape)
+            targets[name] = _like(parameters[owner].detach(), shape)
         return targets
 
     @torch.no_grad()
@@ -218,20 +207,21 @@ class Trainer:
         """Take over a saved state."""
         for name, parameter, moments in self._optimizer_states():
             parameter.copy_(tensors[f"model.{name}"])
-            prefix = f"optimizer.{name}."
             # Moments must lie in memory like their parameter, or fused AdamW takes another path.
             moments |= {
-                key.removeprefix(prefix): _laid_out_like(value, parameter)
-                for key, value in tensors.items()
-                if key.startswith(prefix)
+                key: _like(parameter, value.shape).copy_(value)
+                for key, value in _under(f"optimizer.{name}.", tensors).items()
             }
-        ema = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
-        self.ema.load(ema, state["ema_updates"])
+        self.ema.load(_under("ema.", tensors), state["ema_updates"])
         self.step = state["step"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
 
 
-def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
-    if value.shape != parameter.shape:  # the step counter
-        return value.to(parameter.device)
-    return torch.empty_like(parameter).copy_(value)
+def _like(parameter: Tensor, shape: torch.Size) -> Tensor:
+    """Return an empty tensor of the parameter's kind; other shapes are those of step counters."""
+    like = shape == parameter.shape
+    return torch.empty_like(parameter) if like else torch.empty(shape, device=parameter.device)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
