@@ -21,7 +21,7 @@ def stages_to_teach(
 ) -> Sequence[int]:
     """Return which of ``stages``, all by default, a run trains.
 
-    With a teacher, whose stages may be distilled themselves, those that can learn something of it.
+    With a teacher (which may be distilled itself), only stages that have something to learn.
 
     Raises:
         UserError: A stage is asked for that learns nothing, or the teacher is of another kind.

@@ -84,7 +84,7 @@ def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identit
         after["data"] = {**now["data"], "dataset": before["data"]["dataset"]}
     else:
         del after["content"]
-    after["stage"] = before["stage"]  # compared as what it is
+    after["stage"] = before["stage"]  # compared below, by its own rules
     if found := first_difference(before, after):
         return found
     return Identity.read(saved["stage"], where).difference(stage)
