@@ -10,7 +10,7 @@ from minimagen.storage.directory import stamped
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``train.py`` and ``inference.py`` in sequence; ``argv`` goes to ``train.py``."""
+    """Run ``train.py`` with ``argv``, then ``inference.py``; return the exit code."""
     started = time.perf_counter()
     arguments = train.parse_flags(argv, "main.py")
     code, directory = train.train_as_asked(arguments)

@@ -62,10 +62,9 @@ def measure(
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows=1)
     text_flops, flops = _forward_flops(network, text, inputs)
     text, inputs = _inputs(network, *stage.trained_on(size, low_res_size), text_shape, rows=1)
-    _, training_flops = _forward_flops(network, text, inputs)
     saved = _SavedForBackward(network)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        network(*inputs[:2], network.encode_text(*text), *inputs[2:])
+        _, training_flops = _forward_flops(network, text, inputs)
     rows = 1 if stage.sampling.guidance_scale == 1.0 else 2
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
     with torch.no_grad(), _LiveBytes(network) as live:
