@@ -121,6 +121,12 @@ def ddim_step(
     return keep * x_t + (then.alpha - keep * now.alpha) * x_0_hat
 
 
+def exponential_step(x_t: Tensor, x_0_hat: Tensor, now: Level, then: Level) -> Tensor:
+    """Return x_s where x_0_hat stays the same on the way (arXiv 2211.01095, eq. 8, order 1)."""
+    h = (then.log_snr - now.log_snr) / 2
+    return (then.sigma / now.sigma) * x_t - then.alpha * torch.expm1(-h) * x_0_hat
+
+
 @dataclass(frozen=True)
 class DDPM:
     """Ancestral sampling with the posterior variance (DDPM, arXiv 2006.11239, algorithm 2)."""
@@ -189,7 +195,7 @@ class DPMSolverPP:
             before = (now.log_snr - level_at(self.schedule, memory.t).log_snr) / 2
             if before:  # 0 where the log-SNR is clipped
                 direction = x_0_hat + (x_0_hat - memory.x_0_hat) * (h / (2.0 * before))
-        return (then.sigma / now.sigma) * x - then.alpha * torch.expm1(-h) * direction, x_0_hat
+        return exponential_step(x, direction, now, then), x_0_hat
 
 
 @dataclass(frozen=True)
@@ -216,7 +222,7 @@ class Heun:
         now, then = level_at(self.schedule, t), level_at(self.schedule, s)
         x_0_hat = denoise(x, t.expand(len(x)))
         h = (then.log_snr - now.log_snr) / 2
-        x = (then.sigma / now.sigma) * x - then.alpha * torch.expm1(-h) * x_0_hat
+        x = exponential_step(x, x_0_hat, now, then)
         if then.sigma and h:  # h = 0 where the log-SNR is clipped
             corrected = denoise(x, s.expand(len(x)))
             x = x + then.alpha * (1.0 + torch.expm1(-h) / h) * (corrected - x_0_hat)

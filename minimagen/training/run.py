@@ -66,14 +66,7 @@ def train(
         chosen = stages_to_teach(imagen, teacher, stages)
         config = config.for_stages(len(imagen.stages))
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
-        if teacher is not None:
-            trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
-            teach(imagen.stages, trained.stages, processes.device)
-        for i, stage in enumerate(imagen.stages):
-            stage.recompute_activations(config.activation_checkpointing)
-            if not (processes.sharded and i in chosen):  # those move block by block
-                stage.to(processes.device)
-        imagen.text_encoder.to(processes.device)
+        _prepare(imagen, teacher, chosen, config, processes)
         data = data or DataConfig()
         plan = make_plan(imagen, as_dataset(dataset), config, data, chosen, processes)
     plan = plan.lasting(steps_of(plan))
@@ -87,14 +80,37 @@ def train(
     ):
         for line in _announcements(plan, directory, resume, teacher):
             tracker.log(line)
-        for i in range(len(imagen.stages)):
-            if i in chosen:
-                StageRun(i, plan, keeper, tracker, signals).train()
-            else:
-                keeper.load_weights(i)
-        for note in (*imagen.text_encoder.notes(), "training finished"):
-            tracker.log(note)
+        _train_stages(plan, keeper, tracker, signals)
     return directory
+
+
+def _train_stages(plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals) -> None:
+    """Train the chosen stages in order; the others take part with their saved weights."""
+    for i in range(len(plan.imagen.stages)):
+        if i in plan.chosen:
+            StageRun(i, plan, keeper, tracker, signals).train()
+        else:
+            keeper.load_weights(i)
+    for note in (*plan.imagen.text_encoder.notes(), "training finished"):
+        tracker.log(note)
+
+
+def _prepare(
+    imagen: Imagen,
+    teacher: TrainingDirectory | None,
+    chosen: Sequence[int],
+    config: TrainingConfig,
+    processes: Processes,
+) -> None:
+    """Give the stages their teacher, if there is one, and move the cascade to its device."""
+    if teacher is not None:
+        trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
+        teach(imagen.stages, trained.stages, processes.device)
+    for i, stage in enumerate(imagen.stages):
+        stage.recompute_activations(config.activation_checkpointing)
+        if not (processes.sharded and i in chosen):  # those move block by block
+            stage.to(processes.device)
+    imagen.text_encoder.to(processes.device)
 
 
 def _announcements(
