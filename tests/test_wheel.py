@@ -41,13 +41,17 @@ def _run(installed: Path, folder: Path, *arguments: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_the_wheel_holds_the_package_and_the_presets_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_the_presets_and_the_bundled_cascades_and_nothing_else(
+    wheel: Path,
+) -> None:
     package = {f"minimagen/{name}" for name in _files(ROOT / "minimagen")}
     presets = {f"minimagen/parameters/{name}" for name in _files(ROOT / "parameters")}
+    bundled = {f"minimagen/pretrained/{name}" for name in _files(ROOT / "pretrained")}
     assert {"minimagen/py.typed", "minimagen/text/t5_mini/spiece.model"} <= package
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    assert names == package | presets
+    assert names == package | presets | bundled
+    assert "minimagen/pretrained/README.md" in bundled
 
 
 def test_the_installed_command_runs_the_demo_in_any_folder(installed: Path, tmp_path: Path) -> None:
