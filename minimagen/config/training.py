@@ -13,8 +13,8 @@ class StageTrainingConfig(Config):
 
     batch_size: PositiveInt | None = None
     """Images per optimizer step, instead of the run's."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """``muon``: Muon for the hidden matrices of the network, AdamW for the rest."""
+    optimizer: Annotated[Literal["muon", "adamw"], Flag("op")] = "muon"
+    """Optimizer; muon trains the hidden matrices of a network with Muon and the rest with AdamW."""
     optim_lr: Annotated[float, Field(gt=0.0), Flag("lr", also=("learning_rate",))] = 1e-3
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -48,8 +48,10 @@ class TrainingConfig(Config):
     """Seed of the weights, the data and all noise."""
     precision: Annotated[Precision, Flag("pr")] = "auto"
     """Arithmetic of the networks; auto is bf16 where that is native."""
-    num_workers: Annotated[int, Field(ge=0), Flag("n", also=("workers",))] = 0
-    """Data loader workers."""
+    num_workers: Annotated[
+        Annotated[int, Field(ge=0)] | Literal["auto"], Flag("n", also=("workers",))
+    ] = "auto"
+    """Data loader workers of each rank; auto chooses by the device, the cores and the data."""
     activation_checkpointing: Annotated[bool, Flag("ac")] = False
     """Activations are computed again in the backward pass: less memory, a third more time."""
     tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag("tr")] = "none"

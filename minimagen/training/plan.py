@@ -1,6 +1,7 @@
 """What a run trains, on what, and for how long."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,6 +9,7 @@ from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.loading.batches import good_samples, training_batches, validation_batches
+from minimagen.data.loading.workers import Workers, choose_workers, usable_cores
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import Batch, LearnerSizes
@@ -66,6 +68,16 @@ class Plan:
         options = config.seed, config.accum_iter, config.precision, self.processes
         return Trainer(stage, i, config.stages[i], steps, *options)
 
+    @property
+    def workers(self) -> Workers:
+        """Return how many processes read the training data of each rank, and why."""
+        given = self.config.num_workers
+        if given != "auto":
+            return Workers(given, "as asked")
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        device = self.processes.device.type
+        return choose_workers(self.training, device, usable_cores(), ranks_here)
+
     def batches(self, i: int, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps ``start ... stop - 1`` of stage ``i``, at its own size.
 
@@ -79,7 +91,7 @@ class Plan:
             self.config.seed,
             start,
             stop,
-            self.config.num_workers,
+            self.workers.number,
             self.processes.rank,
             self.processes.world,
             sizes=LearnerSizes(full, *own),
@@ -161,8 +173,7 @@ def check_settings(
             )
     if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
         raise UserError(
-            "Muon makes whole matrices orthogonal, and FSDP divides them: set "
-            '"optimizer": "adamw" for the stages in training.json'
+            "Muon makes whole matrices orthogonal, and FSDP divides them: give `optimizer` adamw"
         )
     if config.tracker != "none" and importlib.util.find_spec(config.tracker) is None:
         raise UserError(

@@ -130,6 +130,8 @@ def _announcements(
     for i, stage in enumerate(plan.imagen.stages):
         size = " x ".join(map(str, plan.imagen.config.image_sizes[i]))
         yield f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters"
+    if plan.config.num_workers == "auto":
+        yield f"data loader workers: {plan.workers.number} ({plan.workers.reason})"
     training = plan.training
     if not training.repeatable:
         yield PROMISE

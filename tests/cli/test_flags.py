@@ -31,7 +31,7 @@ def parsed(command: str, argv: list[str]) -> argparse.Namespace:
 
 def example(option: Option) -> str:
     """A text that the option takes."""
-    for text in ("7", "0.7", "ddim", "cpu", "bf16", "random", "wandb", "tune", "scenes"):
+    for text in ("7", "0.7", "ddim", "cpu", "bf16", "random", "wandb", "tune", "scenes", "muon"):
         try:
             option.parse(text)
             return text

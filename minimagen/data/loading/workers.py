@@ -1,4 +1,4 @@
-"""Processes that read: how they start, what signals do to them, how their errors arrive."""
+"""Processes that read: how many, how they start, what signals do to them, how errors arrive."""
 
 import multiprocessing
 import os
@@ -6,12 +6,50 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
+from minimagen.data.dataset import Dataset, count_of
+from minimagen.data.images.dataset import CACHE_BYTES
 from minimagen.errors import UserError
+
+MOST_WORKERS = 8  # of each rank; more of them wait for the disk or for the rank
+
+
+class Workers(NamedTuple):
+    """How many processes read for each rank, and why so many."""
+
+    number: int
+    reason: str
+
+
+def choose_workers(dataset: Dataset, device_type: str, cores: int, ranks: int) -> Workers:
+    """Return the workers that suit ``dataset`` and the machine.
+
+    Args:
+        dataset: What is read.
+        device_type: Where the networks train. Workers would take the cores from a CPU's.
+        cores: Of this machine, those that the ranks on it may use together.
+        ranks: Processes that train on this machine.
+    """
+    if device_type != "cuda":
+        return Workers(0, f"the network trains on {device_type}")
+    if sys.platform != "linux":
+        return Workers(0, "they start slowly on this system")
+    if not dataset.endless and (count := count_of(dataset)) is not None:
+        largest = max(height * width for height, width in dataset.sizes)
+        if dataset.description.get("crop") != "random" and 3 * count * largest <= CACHE_BYTES:
+            return Workers(0, f"{count} decoded images stay in memory")
+    number = max(0, min(MOST_WORKERS, cores // ranks - 1))
+    return Workers(number, f"{cores} cores for {ranks} rank{'s' * (ranks > 1)}")
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use."""
+    affinity = hasattr(os, "sched_getaffinity")  # Linux has it
+    return len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
 
 
 def read_in_workers(source: Any, num_workers: int, **options: Any) -> Iterator[Any]:
