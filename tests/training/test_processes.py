@@ -206,7 +206,7 @@ def test_settings_that_do_not_fit_are_data_in_one_line(monkeypatch):
     with pytest.raises(UserError, match="batch_size` 6 .* multiple of 4"):
         check_settings(config, stages, [0], 4)
     check_settings(config, stages, [0], 3)
-    with pytest.raises(UserError, match='"optimizer": "adamw"'):
+    with pytest.raises(UserError, match="`optimizer` adamw"):
         check_settings(config, stages, [0], 2, True)
     stages[0].per_example = False
     check_settings(config, stages, [0])
