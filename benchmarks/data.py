@@ -161,12 +161,12 @@ def waiting(case: Case) -> Row:
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import read_parameters
     from minimagen.text.cache.cache import EmbeddingCache
-    from minimagen.text.t5 import T5Encoder
+    from minimagen.text.pretrained import PretrainedEncoder
     from minimagen.training.trainer import Trainer
 
     parameters = read_parameters(ROOT / case["parameters"])
     config, training, i = parameters.imagen, parameters.training, case["stage"]
-    encoder = T5Encoder(config.text_encoder_name, config.max_num_words)
+    encoder = PretrainedEncoder(config.text_encoder_name, config.max_num_words)
     imagen = Imagen(config, encoder)
     trainer = Trainer(imagen.stages[i], i, training.stages[i], case["steps"])
     size = training.batch_size_of(i)

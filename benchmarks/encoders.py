@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minimagen.text.encoding import TextEncoder, TokenReport
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.pretrained import PretrainedEncoder
 
 
 class FixedEncoder:
@@ -44,7 +44,7 @@ class WideEncoder(FixedEncoder):
 
     def __init__(self) -> None:
         super().__init__(32, 512)
-        self.name, self._t5 = "t5_mini, widened", T5Encoder("t5_mini", 32)
+        self.name, self._t5 = "t5_mini, widened", PretrainedEncoder("t5_mini", 32)
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return [32 512] per caption."""

@@ -39,7 +39,7 @@ from minimagen.device import resolve_device
 from minimagen.storage.directory import read_parameters
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import EmbeddingStore
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.trainer import Trainer
 
 MODES = ("without", "cold", "warm")
@@ -68,7 +68,7 @@ def measure(case: Case, started: float) -> Row:
 
 
 def _encode(case: Case, folder: Path) -> Row:
-    encoder = T5Encoder(device=resolve_device())
+    encoder = PretrainedEncoder(device=resolve_device())
     encoder.load()
     store = EmbeddingStore(folder)
     cache = EmbeddingCache(encoder, store)
@@ -103,7 +103,7 @@ def _captions(count: int) -> Iterator[str]:
 def _step(case: Case, folder: Path) -> Row:
     device, parameters = resolve_device(), read_parameters(Path(case["cascade"]))
     imagen = Imagen(parameters.imagen).to(device)
-    encoder = T5Encoder(device=device)
+    encoder = PretrainedEncoder(device=device)
     encoder.load()
     side, batch, mode = parameters.imagen.image_sizes[-1][0], case["batch"], case["mode"]
     dataset = ShapesDataset(size=side)

@@ -53,7 +53,7 @@ from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters, read_parameters
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import encode_batch
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.pretrained import PretrainedEncoder
 
 BUDGETS = (60, 90, 120, 180, 240, 300, 420, 600)  # seconds
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # share of captions fully correct
@@ -135,7 +135,7 @@ def train_peer(case: Case, started: float) -> TrainedSide:
 
     config, _, data = cascade_of(case)
     recipe, device = RECIPES[case["recipe"]], resolve_device()
-    encoder = EmbeddingCache(T5Encoder(config.text_encoder_name, config.max_num_words))
+    encoder = EmbeddingCache(PretrainedEncoder(config.text_encoder_name, config.max_num_words))
     width, size = encoder.embed_dim, config.image_sizes[-1][0]
     dataset = ShapesDataset("train", size=size, seed=case["seed"], epoch_size=data.epoch_size)
     stages, trained_on = [], []

@@ -17,7 +17,7 @@ import torch
 from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-from minimagen.text.t5_files import T5_MINI
+from minimagen.text.names import T5_MINI
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer_config.json")
 

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5EncoderModel, T5ForConditionalGeneration
 
-from minimagen.text.t5_files import T5_MINI
+from minimagen.text.names import T5_MINI
 from tools import caption_corpus
 
 PIECES = 1408

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minimagen.shapes import objects
 from minimagen.shapes.drawing import COLORS
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.pretrained import PretrainedEncoder
 
 TEST_CAPTIONS = 2000
 
@@ -34,7 +34,7 @@ def draw_captions(split: str, count: int) -> tuple[list[str], dict[str, list[str
     return captions, {name: [each[name] for each in attributes] for name in objects.ATTRIBUTES}
 
 
-def pooled(encoder: T5Encoder, captions: list[str]) -> Tensor:
+def pooled(encoder: PretrainedEncoder, captions: list[str]) -> Tensor:
     """Return the mean embedding of each caption, ``[len(captions), d]``."""
     return torch.stack([embeds.mean(0) for embeds in encoder.encode(captions)])
 
@@ -70,7 +70,7 @@ def accuracy_of_fit(
     return layer((test - mean) / scale).argmax(1) == truth
 
 
-def probe(encoder: T5Encoder, examples: int) -> dict[str, float]:
+def probe(encoder: PretrainedEncoder, examples: int) -> dict[str, float]:
     """Return the accuracy per attribute, and of all attributes together, on the tune split."""
     train_captions, train_values = draw_captions("train", examples)
     test_captions, test_values = draw_captions("tune", TEST_CAPTIONS)
@@ -88,7 +88,7 @@ def probe(encoder: T5Encoder, examples: int) -> dict[str, float]:
 
 
 def color_tokens(
-    encoder: T5Encoder, captions: list[str], values: dict[str, list[str]]
+    encoder: PretrainedEncoder, captions: list[str], values: dict[str, list[str]]
 ) -> tuple[Tensor, list[str]]:
     """Return the embeddings of color words, ``[n, d]``, and the role (attribute) of each."""
     words = {word: ids[0] for word, ids in zip(COLORS, encoder.tokenize([*COLORS]), strict=True)}
@@ -115,7 +115,7 @@ def main() -> None:
     print("|" + "---|" * (len(columns) + 2))
     for name in options.encoders:
         for examples in options.examples:
-            accuracy = probe(T5Encoder(name), examples)
+            accuracy = probe(PretrainedEncoder(name), examples)
             cells = " | ".join(f"{100 * accuracy[column]:.1f}" for column in columns)
             print(f"| {Path(name).name} | {examples} | {cells} |", flush=True)
 

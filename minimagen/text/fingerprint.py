@@ -3,7 +3,8 @@
 import hashlib
 from pathlib import Path
 
-FILES = ("config.json", "spiece.model", "tokenizer.json", "*.safetensors")
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
+FILES = ("config.json", "spiece.model", "tokenizer.json", "*.safetensors", *VOCABULARIES)
 READ_UP_TO = 512 * 2**20  # bytes; reading a file of 20 GB at every start would take a minute
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a larger file, the first one at its start
 

@@ -246,8 +246,8 @@ def test_a_data_folder_too_small_to_divide(refused: Refused, here: Path) -> None
 def test_a_text_encoder_that_cannot_be_fetched(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minimagen.text import t5_files
+    from minimagen.text import files
 
-    monkeypatch.setattr(t5_files, "is_on_hub", lambda source: False)
+    monkeypatch.setattr(files, "is_on_hub", lambda source: False)
     argv = [*QUICK, "--T5_NAME", "small1.1"]
     refused(train.entry, argv, "google/t5-v1_1-small", "folder", "t5_mini")

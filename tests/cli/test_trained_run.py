@@ -15,7 +15,7 @@ from minimagen.cli import inference
 from minimagen.imagen import Imagen
 from minimagen.sample import Sample
 from minimagen.storage.directory import read_parameters
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.run import train as run_training
 
 FEW = ["--COUNT", "6", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
@@ -27,18 +27,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def moved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices that text encoders were sent to before they read their first caption."""
     devices: list[str] = []
-    to, load = T5Encoder.to, T5Encoder.load
+    to, load = PretrainedEncoder.to, PretrainedEncoder.load
 
-    def spy(encoder: T5Encoder, device: Any) -> T5Encoder:
+    def spy(encoder: PretrainedEncoder, device: Any) -> PretrainedEncoder:
         devices.append(str(device))
         return to(encoder, device)
 
-    def loads(encoder: T5Encoder) -> None:
+    def loads(encoder: PretrainedEncoder) -> None:
         devices.append("load") if encoder._model is None else None
         load(encoder)
 
-    monkeypatch.setattr(T5Encoder, "to", spy)
-    monkeypatch.setattr(T5Encoder, "load", loads)
+    monkeypatch.setattr(PretrainedEncoder, "to", spy)
+    monkeypatch.setattr(PretrainedEncoder, "load", loads)
     return devices
 
 

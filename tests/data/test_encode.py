@@ -26,7 +26,7 @@ from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import encode_batch
-from minimagen.text.t5 import T5Encoder
+from minimagen.text.pretrained import PretrainedEncoder
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = [("a red star",), ("a blue ring", "a ring in blue"), ("a heart",)]
@@ -123,8 +123,8 @@ def test_training_after_encoding_asks_t5_for_nothing(
     assert "1 images have no usable caption" in out
     assert main(["data", "encode", str(source), "--MAX_NUM_WORDS", "16"]) == 0
     assert "encoded now: 0 (" in capsys.readouterr().out
-    monkeypatch.setattr(T5Encoder, "_embed", None)  # a call would fail
-    cache = EmbeddingCache.on_disk(T5Encoder("t5_mini", 16))
+    monkeypatch.setattr(PretrainedEncoder, "_embed", None)  # a call would fail
+    cache = EmbeddingCache.on_disk(PretrainedEncoder("t5_mini", 16))
     assert encode_batch(cache, [text for captions in CAPTIONS for text in captions]).mask.sum() > 8
 
 
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(
 def test_an_interruption_loses_at_most_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "WINDOW", 8)
     dataset = ShapesDataset(epoch_size=100)
-    encoder = T5Encoder("t5_mini")
+    encoder = PretrainedEncoder("t5_mini")
     whole, calls = encoder.encode, []
 
     def interrupted(captions: list[str]) -> Any:
@@ -172,7 +172,7 @@ def test_an_interruption_loses_at_most_a_window(monkeypatch: pytest.MonkeyPatch)
     report = encode_captions(dataset, encoder)
     assert report.interrupted and report.encoded == report.in_folder == 32
     assert "interrupted: what is encoded stays" in report.text()
-    rest = encode_captions(dataset, T5Encoder("t5_mini"))
+    rest = encode_captions(dataset, PretrainedEncoder("t5_mini"))
     assert rest.encoded + 32 == rest.in_folder == len(set(walk_captions(dataset)))
 
 

@@ -102,7 +102,7 @@ def _t5(folder: Path) -> list[Path]:
     import transformers
     from transformers.models.t5.modeling_t5 import T5EncoderModel
 
-    from minimagen.text.t5_files import T5_MINI
+    from minimagen.text.names import T5_MINI
 
     vocab_size = json.loads((T5_MINI / "config.json").read_text("utf-8"))["vocab_size"]
     size = {"vocab_size": vocab_size, "d_model": 8, "d_kv": 4, "d_ff": 8}
@@ -113,9 +113,11 @@ def _t5(folder: Path) -> list[Path]:
 
 
 def _read_t5(folder: Path) -> None:
-    from minimagen.text.t5 import T5Encoder
+    from minimagen.text.pretrained import PretrainedEncoder
 
-    T5Encoder(str(folder)).encode(["a large red star", "a small green heart on a blue background"])
+    PretrainedEncoder(str(folder)).encode(
+        ["a large red star", "a small green heart on a blue background"]
+    )
 
 
 def _captions(folder: Path) -> list[Path]:

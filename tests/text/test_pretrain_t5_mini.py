@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimagen.text.t5 import T5Encoder
-from minimagen.text.t5_files import T5_MINI
+from minimagen.text.names import T5_MINI
+from minimagen.text.pretrained import PretrainedEncoder
 from tools import pretrain_t5_mini
 from tools.make_text_baselines import write_baseline
 from tools.pretrain_t5_mini import (
@@ -67,7 +67,7 @@ def test_the_bundled_encoder_is_the_one_that_the_tool_makes():
 @pytest.mark.parametrize("layers", [0, 3])
 def test_only_a_bag_of_words_ignores_what_stands_around_a_token(tmp_path: Path, layers: int):
     write_baseline(tmp_path, seed=0, num_layers=layers)
-    encoder = T5Encoder(str(tmp_path))
+    encoder = PretrainedEncoder(str(tmp_path))
     one, two = encoder.encode(["a red star", "blue star on a red ring"])
     (star, other), (red, other_red) = (one[2], two[1]), (one[1], two[4])
     assert (torch.equal(star, other) and torch.equal(red, other_red)) == (layers == 0)

@@ -23,8 +23,8 @@ from minimagen.text.cache import store as embedding_store
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import hash_of, store_folder
 from minimagen.text.encoding import encode_batch
-from minimagen.text.t5 import T5Encoder
-from minimagen.text.t5_files import T5_MINI
+from minimagen.text.names import T5_MINI
+from minimagen.text.pretrained import PretrainedEncoder
 
 ROOT = Path(__file__).parents[3]
 CAPTIONS = [" ".join(["star"] * (1 + i % 7) + [str(i)]) for i in range(40)]
@@ -72,7 +72,7 @@ def test_a_second_run_asks_the_encoder_nothing_and_gets_the_same_bits() -> None:
 
 
 def test_an_embedding_is_the_same_in_any_company_fresh_or_stored() -> None:
-    encoder = T5Encoder("t5_mini")
+    encoder = PretrainedEncoder("t5_mini")
     captions = ["a red star", "a large blue ring on a plain green background", "", "zwölf 東京"]
     fresh = encode_batch(encoder, captions)
     cache = EmbeddingCache.on_disk(encoder)
@@ -95,15 +95,19 @@ def test_the_database_holds_ragged_bf16_without_padding() -> None:
 
 
 def test_another_encoder_or_length_has_another_folder(tmp_path: Path) -> None:
-    def folder(encoder: T5Encoder) -> Path:
+    def folder(encoder: PretrainedEncoder) -> Path:
         return store_folder(encoder.name, encoder.fingerprint)
 
     copy = Path(shutil.copytree(T5_MINI, tmp_path / "copy"))
-    same = folder(T5Encoder(str(copy))).name.partition("-")[2]
-    assert folder(T5Encoder()).name == f"t5_mini-{same}"
+    same = folder(PretrainedEncoder(str(copy))).name.partition("-")[2]
+    assert folder(PretrainedEncoder()).name == f"t5_mini-{same}"
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    others = {folder(T5Encoder(str(copy))), folder(T5Encoder("t5_mini", 32)), folder(T5Encoder())}
+    others = {
+        folder(PretrainedEncoder(str(copy))),
+        folder(PretrainedEncoder("t5_mini", 32)),
+        folder(PretrainedEncoder()),
+    }
     assert len(others) == 3
 
 

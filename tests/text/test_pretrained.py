@@ -18,8 +18,8 @@ from transformers.models.t5.tokenization_t5 import T5Tokenizer
 from minimagen.errors import UserError
 from minimagen.shapes import objects
 from minimagen.text.encoding import encode_batch
-from minimagen.text.t5 import T5Encoder
-from minimagen.text.t5_files import HUB_ENCODERS, T5_MINI
+from minimagen.text.names import HUB_ENCODERS, T5_MINI
+from minimagen.text.pretrained import PretrainedEncoder
 
 CAPTIONS = [
     "a large red star on a blue background",
@@ -31,8 +31,8 @@ CAPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def t5_mini() -> T5Encoder:
-    return T5Encoder("t5_mini")
+def t5_mini() -> PretrainedEncoder:
+    return PretrainedEncoder("t5_mini")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def own_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_embedding_does_not_depend_on_the_batch_it_came_in(t5_mini: T5Encoder):
+def test_an_embedding_does_not_depend_on_the_batch_it_came_in(t5_mini: PretrainedEncoder):
     rng = random.Random(0)
     captions = [objects.caption_for(objects.attributes_for("train", rng), rng) for _ in range(40)]
     alone = [t5_mini.encode([caption])[0] for caption in captions]
@@ -55,7 +55,9 @@ def test_an_embedding_does_not_depend_on_the_batch_it_came_in(t5_mini: T5Encoder
                 assert torch.equal(embeds, alone[captions.index(caption)])
 
 
-def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(t5_mini: T5Encoder):
+def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(
+    t5_mini: PretrainedEncoder,
+):
     tokens = [torch.tensor(ids) for ids in t5_mini.tokenize(CAPTIONS)]
     ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
     mask = ids != 0
@@ -70,7 +72,7 @@ def test_embeddings_equal_transformers_own_forward_with_an_attention_mask(t5_min
     assert not encoding.embeds[~encoding.mask].any()
 
 
-def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: T5Encoder, own_folder: Path):
+def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: PretrainedEncoder, own_folder: Path):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(T5_MINI / "spiece.model"))
     sentinels = json.loads((T5_MINI / "tokenizer_config.json").read_text())["extra_ids"]
     pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(len(processor))]
@@ -80,10 +82,10 @@ def test_tokens_equal_those_of_transformers_tokenizer(t5_mini: T5Encoder, own_fo
 
     reference.save_pretrained(own_folder)
     (own_folder / "spiece.model").unlink()  # then only tokenizer.json is left
-    assert T5Encoder(str(own_folder)).tokenize(CAPTIONS) == t5_mini.tokenize(CAPTIONS)
+    assert PretrainedEncoder(str(own_folder)).tokenize(CAPTIONS) == t5_mini.tokenize(CAPTIONS)
 
 
-def test_any_caption_encodes_and_none_is_unknown(t5_mini: T5Encoder):
+def test_any_caption_encodes_and_none_is_unknown(t5_mini: PretrainedEncoder):
     captions = ["", "ein rotes Herz über 東京", "🦄 \t\n", "\x00", "x" * 10]
     processor = sentencepiece.SentencePieceProcessor(model_file=str(T5_MINI / "spiece.model"))
     for ids, embeds in zip(t5_mini.tokenize(captions), t5_mini.encode(captions), strict=True):
@@ -92,12 +94,12 @@ def test_any_caption_encodes_and_none_is_unknown(t5_mini: T5Encoder):
         assert len(embeds) >= 1 and embeds.isfinite().all()
 
 
-def test_the_same_words_in_another_order_mean_something_else(t5_mini: T5Encoder):
+def test_the_same_words_in_another_order_mean_something_else(t5_mini: PretrainedEncoder):
     one, two = t5_mini.encode(["a red star on a blue ring", "a blue star on a red ring"])
     assert (one.mean(0) - two.mean(0)).abs().max() > 0.05
 
 
-def test_embeddings_are_frozen_yet_usable_in_training(t5_mini: T5Encoder):
+def test_embeddings_are_frozen_yet_usable_in_training(t5_mini: PretrainedEncoder):
     embeds = encode_batch(t5_mini, ["a red star"]).embeds
     assert not embeds.requires_grad and embeds.dtype == torch.float32
     layer = torch.nn.Linear(t5_mini.embed_dim, 1)
@@ -106,7 +108,7 @@ def test_embeddings_are_frozen_yet_usable_in_training(t5_mini: T5Encoder):
 
 
 def test_long_captions_are_cut_counted_and_told_once_in_a_run(caplog: pytest.LogCaptureFixture):
-    encoder = T5Encoder("t5_mini", max_num_words=6)
+    encoder = PretrainedEncoder("t5_mini", max_num_words=6)
     counts = []
     with caplog.at_level(logging.WARNING, logger="minimagen"):
         for batch in ([CAPTIONS[3]], CAPTIONS, CAPTIONS[::-1], [CAPTIONS[0] + " again"]):
@@ -116,13 +118,13 @@ def test_long_captions_are_cut_counted_and_told_once_in_a_run(caplog: pytest.Log
     assert counts == noted  # different captions: encoded again, they count once
     length = len(encoder.tokenize(CAPTIONS)[0])
     assert [record.getMessage() for record in caplog.records] == [
-        f"a caption of {length} tokens is cut to max_num_words = 6; others are counted"
+        f"a caption of {length} tokens is cut to 6 (`max_num_words`); others are counted"
     ]
     assert encoder._cut([7, 8, 9, 10, 11, 12, 1]) == [7, 8, 9, 10, 11, 1]
 
 
 def test_a_folder_of_the_user_is_loaded(own_folder: Path):
-    encoder = T5Encoder(str(own_folder), max_num_words=16)
+    encoder = PretrainedEncoder(str(own_folder), max_num_words=16)
     assert encoder.embed_dim == 8
     assert encode_batch(encoder, ["a red star"]).embeds.shape[-1] == 8
 
@@ -130,24 +132,24 @@ def test_a_folder_of_the_user_is_loaded(own_folder: Path):
 @pytest.mark.parametrize("given", ["t5_smal", "T5 small", "./nowhere", "a/b/c", "xl1_1"])
 def test_an_impossible_name_is_refused_at_once(given: str):
     with pytest.raises(UserError, match="unknown text encoder .* t5_mini"):
-        T5Encoder(given)
+        PretrainedEncoder(given)
 
 
 def test_the_nearest_name_is_suggested():
     with pytest.raises(UserError, match="did you mean 't5_small'"):
-        T5Encoder("t5_smal")
+        PretrainedEncoder("t5_smal")
 
 
 def test_an_encoder_that_cannot_be_fetched_says_how_to_place_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for name in ("t5_large", "nobody/nothing-like-this"):
         with pytest.raises(UserError, match="--T5_NAME /path/to/folder.*t5_mini"):
-            T5Encoder(name).encode(["a red star"])
+            PretrainedEncoder(name).encode(["a red star"])
 
 
 def test_widths_of_known_encoders_need_neither_network_nor_libraries():
     code = (
-        "import sys; from minimagen.text.t5 import T5Encoder as T;"
+        "import sys; from minimagen.text.pretrained import PretrainedEncoder as T;"
         f"print([T(n).embed_dim for n in {list(HUB_ENCODERS)}], T('t5_mini').embed_dim);"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
@@ -158,31 +160,31 @@ def test_widths_of_known_encoders_need_neither_network_nor_libraries():
 def test_weights_that_could_run_code_are_refused(own_folder: Path):
     (own_folder / "model.safetensors").rename(own_folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no \*\.safetensors"):
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
 
 
 def test_damaged_weights_are_refused(own_folder: Path):
     weights = own_folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="damaged or not its own"):
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
 
 
 def test_weights_of_another_shape_or_model_are_refused(own_folder: Path):
     shutil.copy(T5_MINI / "model.safetensors", own_folder)
     with pytest.raises(UserError, match="damaged or not its own"):
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
     config = json.loads((own_folder / "config.json").read_text())
     (own_folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(UserError, match="not describe a T5"):
-        T5Encoder(str(own_folder)).load()
+    with pytest.raises(UserError, match="lack .embeddings"):
+        PretrainedEncoder(str(own_folder)).load()
 
 
 def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
     config = json.loads((own_folder / "config.json").read_text())
     (own_folder / "config.json").write_text(json.dumps(config | {"num_layers": 2}))
     with pytest.raises(UserError, match="lack 'encoder.block.1"):
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
 
 
 @pytest.mark.parametrize(
@@ -195,9 +197,9 @@ def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
         ("relative_attention_max_distance", -1, "max_distance is -1"),
         ("relative_attention_max_distance", 8, "more than a quarter"),
         ("relative_attention_num_buckets", 3, "must be at least 4"),
-        ("dtype", "x", "describes no T5"),
-        ("dropout_rate", "x", "describes no T5.*dropout_rate"),
-        ("dense_act_fn", "strange", "describes no T5.*strange"),
+        ("dtype", "x", "describes no text encoder"),
+        ("dropout_rate", "x", "describes no text encoder.*dropout_rate"),
+        ("dense_act_fn", "strange", "describes no text encoder.*strange"),
         ("vocab_size", 100, "spiece.model has 1408 tokens, the encoder beside it knows 100"),
     ],
 )
@@ -207,7 +209,7 @@ def test_an_impossible_config_is_refused_in_one_line(
     config = json.loads((own_folder / "config.json").read_text())
     (own_folder / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(UserError, match=told) as error:
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
     assert "\n" not in str(error.value)
 
 
@@ -222,7 +224,7 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(
     (own_folder / "spiece.model").unlink()
     (own_folder / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{file} is damaged") as error:
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
 
@@ -230,7 +232,7 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(
 def test_an_encoder_follows_to_before_and_after_loading(own_folder: Path):
     """torch's meta device stands in for a GPU: weights that are there have arrived."""
     for loaded in (False, True):
-        encoder = T5Encoder(str(own_folder))
+        encoder = PretrainedEncoder(str(own_folder))
         if loaded:
             encoder.load()
         assert encoder.to("meta") is encoder
@@ -241,12 +243,12 @@ def test_an_encoder_follows_to_before_and_after_loading(own_folder: Path):
 def test_a_folder_without_tokenizer_is_refused(own_folder: Path):
     (own_folder / "spiece.model").unlink()
     with pytest.raises(UserError, match="neither spiece.model nor tokenizer.json"):
-        T5Encoder(str(own_folder)).load()
+        PretrainedEncoder(str(own_folder)).load()
 
 
 def test_a_limit_below_one_token_is_refused():
     with pytest.raises(UserError, match="MAX_NUM_WORDS is 0"):
-        T5Encoder("t5_mini", max_num_words=0)
+        PretrainedEncoder("t5_mini", max_num_words=0)
 
 
 def test_the_bundled_encoder_is_small_and_half_precision():

@@ -1,8 +1,7 @@
-"""The frozen T5 encoder: captions in, one embedding per token out.
+"""A frozen text encoder that transformers can load: captions in, one embedding per token out.
 
 Imagen (Saharia et al. 2022, section 2.1) conditions on a large language model trained on text only
-and never touches its weights. Here transformers runs the network and sentencepiece, the library T5
-was trained with, cuts the captions into tokens.
+and never touches its weights: a T5. Any encoder will do that gives one embedding per token.
 """
 
 from __future__ import annotations
@@ -14,19 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from minimagen.errors import UserError
 from minimagen.text.encoding import TokenReport
+from minimagen.text.files import cannot_fetch, find_file
 from minimagen.text.fingerprint import fingerprint_of
-from minimagen.text.t5_files import (
-    HUB_ENCODERS,
-    T5_VOCAB_SIZE,
-    Tokenizer,
-    cannot_fetch,
-    choose_dtype,
-    find_file,
-    find_source,
-    load_model,
-    load_tokenizer,
-    read_config,
-)
+from minimagen.text.names import HUB_ENCODERS, find_source
+from minimagen.text.network import choose_dtype, embed_dim_of, load_network, positions_of
+from minimagen.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +29,14 @@ WIDE = 512
 logger = logging.getLogger(__name__)
 
 
-class T5Encoder:
-    """A frozen T5 encoder that loads itself at the first caption.
+class PretrainedEncoder:
+    """A frozen encoder that loads itself at the first caption: T5, BERT, CLIP's of text ...
 
     Args:
-        name: ``t5_mini``, a short name (``t5_small`` ... ``xxl1.1``), a hub id or a local folder
-            that holds ``config.json``, ``*.safetensors`` and the tokenizer's files.
-        max_num_words: longest caption in tokens, the end-of-sequence token included.
+        name: ``t5_mini``, a short name (``minilm``, ``t5_small`` ... ``xxl1.1``), a hub id or a
+            local folder that holds ``config.json``, ``*.safetensors`` and the tokenizer's files.
+        max_num_words: longest caption in tokens, those that begin and end it included; an encoder
+            that has fewer positions cuts earlier.
         device: where the network runs; the embeddings always come back on the CPU.
 
     Raises:
@@ -58,6 +50,8 @@ class T5Encoder:
             raise UserError(f"MAX_NUM_WORDS is {max_num_words}; give at least 1, for example 64")
         self.name = name
         self.max_num_words = max_num_words
+        self._most = max_num_words  # tokens; fewer where the network has fewer positions
+        self._positions = max_num_words
         self.device = device
         self._source = find_source(name)
         self._model: Any = None
@@ -70,9 +64,9 @@ class T5Encoder:
         """The width of an embedding, known without loading weights.
 
         Raises:
-            UserError: the encoder is not a T5, or is neither here nor fetchable.
+            UserError: it is no text encoder, or is neither here nor fetchable.
         """
-        return dict(HUB_ENCODERS.values()).get(self._source) or read_config(self._source)["d_model"]
+        return dict(HUB_ENCODERS.values()).get(self._source) or embed_dim_of(self._source)
 
     @property
     def fingerprint(self) -> str:
@@ -90,11 +84,13 @@ class T5Encoder:
         """Load tokenizer and weights now, so that a missing encoder ends a run at once.
 
         Raises:
-            UserError: the encoder is not a T5, or is neither here nor fetchable.
+            UserError: it is no text encoder, or is neither here nor fetchable.
         """
         if self._model is None:
             self._loaded_tokenizer()
-            self._model = load_model(self._source, self.device)
+            self._model = load_network(self._source, self.device)
+            self._positions = positions_of(self._model)
+            self._most = min(self.max_num_words, self._positions)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the network to ``device``, now or when it is loaded; returns itself."""
@@ -113,7 +109,7 @@ class T5Encoder:
         block whose shape its own length decides, and is the same to the bit in any batch.
 
         Raises:
-            UserError: the encoder is not a T5, or is neither here nor fetchable.
+            UserError: it is no text encoder, or is neither here nor fetchable.
         """
         self.load()
         uncut = self.tokenize(captions)
@@ -139,7 +135,7 @@ class T5Encoder:
 
     def notes(self) -> list[str]:
         """Return how many different captions were cut, and how many are unknown, so far."""
-        cut = f"captions were cut to {self.max_num_words} tokens"
+        cut = f"captions were cut to {self._most} tokens"
         unknown = f"captions are unknown to the text encoder {self.name} and all give the same "
         unknown += "images; t5_mini knows every letter"
         counted = ((self._cut_before, cut), (self._unknown_before, unknown))
@@ -147,25 +143,23 @@ class T5Encoder:
 
     def _loaded_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            vocab_size = read_config(self._source).get("vocab_size", T5_VOCAB_SIZE)
-            self._tokenizer = load_tokenizer(self._source, vocab_size)
+            self._tokenizer = load_tokenizer(self._source)
         return self._tokenizer
 
     def _is_unknown(self, ids: list[int]) -> bool:
-        """Whether a caption's tokens, without the end, are unknown ones and blanks only."""
+        """Whether all tokens that say something of a caption are the unknown one."""
         tokenizer = self._loaded_tokenizer()
-        return set(ids[:-1]) - {tokenizer.blank} == {tokenizer.unknown}
+        return set(ids) - tokenizer.silent == {tokenizer.unknown}
 
     def _note(self, captions: Sequence[str], tokens: list[list[int]]) -> None:
         """Count captions that will be cut or are unknown; log only the first of each kind."""
         for caption, ids in zip(captions, tokens, strict=True):
-            if len(ids) > self.max_num_words:
+            if len(ids) > self._most:
                 if not self._cut_before:
-                    logger.warning(
-                        "a caption of %d tokens is cut to max_num_words = %d; others are counted",
-                        len(ids),
-                        self.max_num_words,
+                    cut = (
+                        "a caption of %d tokens is cut to %d (`max_num_words`); others are counted"
                     )
+                    logger.warning(cut, len(ids), self._most)
                 self._cut_before.add(hash(caption))
             if self._is_unknown(ids):
                 if not self._unknown_before:
@@ -178,23 +172,24 @@ class T5Encoder:
                 self._unknown_before.add(hash(caption))
 
     def _cut(self, ids: list[int]) -> list[int]:
-        """Return at most ``max_num_words`` tokens, the last of them the end of the sequence."""
-        limit = self.max_num_words
-        return ids if len(ids) <= limit else ids[: limit - 1] + ids[-1:]
+        """Return no more tokens than are encoded, the last of them the end of the sequence."""
+        return ids if len(ids) <= self._most else ids[: self._most - 1] + ids[-1:]
 
     def _block_size(self) -> int:
         """Captions per run: one for wide encoders on a CPU, which are no faster with more."""
         import torch
 
-        wide = self._model.config.d_model >= WIDE
+        wide = self._model.config.hidden_size >= WIDE
         return 1 if wide and torch.device(self.device).type == "cpu" else BLOCK_SIZE
 
     def _embed(self, tokens: list[list[int]]) -> list[Tensor]:
         """Run one block, filled up to its full shape, and cut what was filled in off again."""
         import torch
 
-        shape = (self._block_size(), _round_up(len(tokens[0])))
-        ids, mask = torch.zeros(2, *shape, dtype=torch.long)
+        length = min(_round_up(len(tokens[0])), self._positions)
+        padding = self._model.config.pad_token_id or 0
+        ids = torch.full((self._block_size(), length), padding)
+        mask = torch.zeros_like(ids)
         for row, each in enumerate(tokens):
             ids[row, : len(each)] = torch.tensor(each)
             mask[row, : len(each)] = 1
