@@ -40,3 +40,16 @@ def kid(a: Tensor, b: Tensor) -> float:
     same = (within_a.sum() - within_a.trace()) / (n * (n - 1))
     same = same + (within_b.sum() - within_b.trace()) / (m * (m - 1))
     return float(same - 2.0 * kernel(a, b).mean())
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Return the Frechet distance of two sets of features, [n d] and [m d], taken as Gaussians.
+
+    |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) (arXiv 1706.08500, eq. 6). It is biased:
+    it falls with n and m, so only distances of equal numbers of images can be compared.
+    """
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    root = torch.linalg.eigvals(cov_a @ cov_b).sqrt().real.sum()  # the trace of the matrix root
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    return float(means + cov_a.trace() + cov_b.trace() - 2.0 * root)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minimagen.evaluation.metrics import color_shift, kid, psnr, wilson_interval
+from minimagen.evaluation.metrics import color_shift, frechet_distance, kid, psnr, wilson_interval
 
 
 def test_psnr_is_the_peak_over_the_mean_square_error_per_image():
@@ -56,3 +56,14 @@ def test_the_kernel_distance_is_0_for_one_distribution_and_grows_with_a_shift():
     a, b = torch.randn(2, 400, 16, generator=random)
     assert abs(kid(a, b)) < 0.02
     assert kid(a, b + 1.0) > kid(a, b + 0.5) > 0.1
+
+
+def test_the_frechet_distance_of_gaussians_is_their_closed_form():
+    # Independent coordinates: the sum of (m1 - m2)^2 + (s1 - s2)^2, here of whitened samples.
+    draws = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    white = draws - draws.mean(0)
+    white = white @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(white.T))).T
+    spread, shift = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.0, 1.0, -2.0])
+    expected = float(shift.square().sum() + (spread - 1).square().sum())
+    assert frechet_distance(white, white * spread + shift) == pytest.approx(expected, abs=1e-6)
+    assert frechet_distance(white, white) == pytest.approx(0.0, abs=1e-6)

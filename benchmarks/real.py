@@ -1,0 +1,168 @@
+"""What people's own images become: a training of some minutes on real data, scored and shown.
+
+    python -m benchmarks.real                                every set, ours
+    python -m benchmarks.real --sets mnist --sides ours,diffusers --seeds 0,1,2
+    python -m benchmarks.real --sets emoji --minutes 60
+    python -m benchmarks.real --sets mnist --flags "--PARAMETERS parameters/mine"
+    python -m benchmarks.real --sets emoji --score training_20261128_120000
+
+Our side is `train.py` with the flags that a user gives: data, side, minutes. The judges are trained
+on real images only (benchmarks/judges.py), at first use. Sheets with generated images beside real
+ones are written to ``--sheets``: look at them.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.judges import load_judge
+from benchmarks.measuring import (
+    ROOT,
+    Case,
+    Row,
+    answer,
+    build_parser,
+    run_cases,
+)
+from benchmarks.real_data import SETS, Images, RealSet, available
+from benchmarks.real_scores import asked, recognized, scores
+from minimagen import Imagen
+from minimagen.images import to_model_space, to_pil, to_uint8
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.image_files import contact_sheet, save_png
+
+ON_SHEET = 64
+SAMPLED_AT_ONCE = 50
+Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
+"""(captions, seeds) -> images [b 3 h w] in [-1, 1]."""
+
+
+def measure(case: Case, started: float) -> Row:
+    """Train one side, then score its images."""
+    del started
+    real = SETS[case["set"]]
+    load_judge(real)  # its training is not part of the time
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(case["keep"] or folder) / "training"
+        begun = time.time()
+        if case["side"] == "ours":
+            train_ours(real, case, directory)
+            sample, facts = trained(directory)
+        else:
+            from benchmarks.real_peer import train_peer
+
+            sample, facts = train_peer(real, case)
+        seconds = time.time() - begun
+        return {"seconds": seconds} | facts | score(real, sample, case["sheets"])
+
+
+def train_ours(real: RealSet, case: Case, directory: Path) -> None:
+    """Train with `train.py`, as a user would."""
+    command = [sys.executable, "train.py", "--DATASET", str(real.training_path)]
+    command += ["--IMG_SIDE_LEN", str(real.side), "--SEED", str(case["seed"])]
+    command += ["--OUTPUT", str(directory), *case["flags"]]
+    if not {"--STEPS", "--EPOCHS", "--MINUTES"} & set(case["flags"]):
+        command += ["--MINUTES", str(case["minutes"])]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+
+
+def trained(directory: Path) -> tuple[Sampler, Row]:
+    """Return how a training directory samples, and what was trained."""
+    imagen = Imagen.from_directory(directory).eval()
+    training = read_parameters(TrainingDirectory.open(directory).parameters).training
+    steps = training.steps if isinstance(training.steps, tuple) else (training.steps,)
+
+    def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        options = {"batch_size": len(captions), "precision": training.precision}
+        return next(imagen.sample_batches(captions, imagen.samplings(), seeds, **options))[-1]
+
+    return sample, {
+        "sizes": [list(size) for size in imagen.config.image_sizes],
+        "steps": list(steps),
+        "images": [(n or 0) * training.batch_size_of(i) for i, n in enumerate(steps)],
+    }
+
+
+def score(real: RealSet, sample: Sampler, sheets: str | None) -> Row:
+    """Return the figures of what ``sample`` generates for the set's captions."""
+    truth = asked(real)
+    begun = time.time()
+    generated = generate(sample, truth.captions)
+    row = {"n": len(truth), "seconds_per_image": (time.time() - begun) / len(truth)}
+    row |= scores(real, generated, truth)
+    write_sheet(sheets, real.name, generated, truth)
+    if real.name == "emoji":
+        held_out = real.held_out_images()
+        new = generate(sample, held_out.captions)
+        right = recognized(load_judge(real), new, held_out.captions)
+        row |= {"held_out_recognized": sum(right) / len(right), "held_out_n": len(right)}
+        write_sheet(sheets, f"{real.name}_held_out", new, held_out)
+    return row
+
+
+def generate(sample: Sampler, captions: Sequence[str]) -> Tensor:
+    """Return one uint8 image per caption [n 3 h w]; image i has the seed i."""
+    parts = []
+    for start in range(0, len(captions), SAMPLED_AT_ONCE):
+        rows = range(start, min(start + SAMPLED_AT_ONCE, len(captions)))
+        parts.append(to_uint8(sample([captions[i] for i in rows], rows)).cpu())
+    return torch.cat(parts)
+
+
+def write_sheet(folder: str | None, name: str, generated: Tensor, truth: Images) -> None:
+    """Write a contact sheet: each generated image with a real one of its caption to its right."""
+    if folder is None:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    pairs = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, truth.images)]
+    sheet = contact_sheet(truth.captions[:ON_SHEET], pairs)
+    save_png(Path(folder) / f"{name}.png", sheet)
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} [all]")
+    parser.add_argument("--sides", default="ours", help="ours, diffusers [ours]")
+    parser.add_argument("--seeds", default="0", help="[0]")
+    parser.add_argument("--minutes", type=float, help="[the set's own]")
+    parser.add_argument("--flags", default="", help="more flags for train.py")
+    parser.add_argument("--sheets", help="folder of the contact sheets [none]")
+    parser.add_argument("--keep", help="folder to keep the training directory in [none]")
+    parser.add_argument("--score", type=Path, help="only score this training directory, no row")
+    arguments = parser.parse_args(argv)
+    if not available():
+        raise SystemExit("no real data: set MINIMAGEN_BENCHMARK_DATA to its folder")
+    if answer(arguments, measure):
+        return []
+    sets = [SETS[name] for name in arguments.sets.split(",")]
+    if arguments.score is not None:
+        sample, facts = trained(arguments.score)
+        rows = [facts | score(real, sample, arguments.sheets) for real in sets]
+        print(rows)
+        return rows
+    cases = [
+        {
+            "set": real.name,
+            "side": side,
+            "minutes": arguments.minutes or real.minutes,
+            "seed": int(seed),
+            "flags": arguments.flags.split(),
+            "sheets": arguments.sheets,
+            "keep": arguments.keep,
+        }
+        for real in sets
+        for seed in arguments.seeds.split(",")
+        for side in arguments.sides.split(",")
+    ]
+    return run_cases("benchmarks.real", cases, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The real data sets of the benchmarks, with their parts: what is trained on, what is scored.
+
+They lie in the folder that ``$MINIMAGEN_BENCHMARK_DATA`` names, ``../shared/data`` by default, and
+are not part of the project. Validation images are split off the training part by `train.py`.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import ROOT
+from minimagen.data.open import load_dataset
+from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import replacing
+
+STYLE = "{text}, {style} style"  # the caption of an emoji
+HELD_OUT = 16  # of two emoji in so many one style is held out, where another style remains
+FEW = 600  # emoji of one style, as people have few images
+FEW_STYLE = "noto"
+CLASSES = {
+    "mnist": "zero one two three four five six seven eight nine".split(),
+    "fashion_mnist": [
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+        "Ankle boot",
+    ],
+    "flowers": ["daisy", "dandelion", "rose", "sunflower", "tulip"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Images:
+    """Real images and their captions.
+
+    Attributes:
+        images: uint8 [n 3 side side].
+        captions: one of each image.
+    """
+
+    images: Tensor
+    captions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def rows(self, rows: Iterable[int]) -> "Images":
+        """Return some of them, in this order."""
+        chosen = list(rows)
+        return Images(self.images[chosen], [self.captions[i] for i in chosen])
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """A data set: where its parts are and what of it is generated.
+
+    Attributes:
+        name: of the set.
+        side: of its images, px.
+        minutes: that a training has.
+        count: of the captions that are generated and scored.
+    """
+
+    name: str
+    side: int
+    minutes: float
+    count: int
+
+    @property
+    def training_path(self) -> Path:
+        """Return what ``--DATASET`` is given."""
+        if self.name.startswith("emoji"):
+            return _emoji_folder(self.name)
+        return folder() / self.name / "train.parquet"
+
+    def training_images(self) -> Images:
+        """Return the images that are trained on (validation images among them)."""
+        return read(self.training_path, self.side)
+
+    def held_out_images(self) -> Images:
+        """Return real images that are not trained on: test or validation part, held-out emoji."""
+        if self.name.startswith("emoji"):
+            return read(_emoji_folder("emoji_held_out"), self.side)
+        part = "validation" if self.name == "flowers" else "test"
+        return read(folder() / self.name / f"{part}.parquet", self.side)
+
+
+SETS = {
+    each.name: each
+    for each in (
+        RealSet("mnist", 32, 5, 1000),
+        RealSet("fashion_mnist", 32, 10, 2000),
+        RealSet("flowers", 64, 20, 500),
+        RealSet("emoji", 64, 20, 500),
+        RealSet("emoji_few", 64, 20, 300),
+    )
+}
+
+
+def folder() -> Path:
+    """Return the folder of the real data."""
+    return Path(os.environ.get("MINIMAGEN_BENCHMARK_DATA", ROOT.parent / "shared" / "data"))
+
+
+def available() -> bool:
+    """Return whether the real data is there."""
+    return (folder() / "emoji" / "metadata.jsonl").is_file()
+
+
+def read(path: Path, side: int) -> Images:
+    """Return all images of a data set, as training sees them at this side."""
+    dataset = load_dataset(path, side)
+    samples = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type,index]  # no stream
+    pixels = np.stack([sample.image for sample in samples])
+    return Images(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), [s.caption for s in samples]
+    )
+
+
+def balanced(real: Images, count: int, seed: int = 0) -> Images:
+    """Return ``count`` images in random order, equally many of each caption where that can be."""
+    by_caption: dict[str, list[int]] = defaultdict(list)
+    for row, caption in enumerate(real.captions):
+        by_caption[caption].append(row)
+    rng, turns = random.Random(seed), []
+    for rows in by_caption.values():
+        rng.shuffle(rows)
+        turns += [(turn, rng.random(), row) for turn, row in enumerate(rows)]
+    return real.rows(row for _, _, row in sorted(turns)[:count])
+
+
+def emoji_rows() -> list[dict[str, Any]]:
+    """Return the rows of the emoji, each with its ``caption``; repeated captions are left out."""
+    lines = (folder() / "emoji" / "metadata.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        row["caption"] = STYLE.format(**row)
+    counts = Counter(row["caption"] for row in rows)
+    return [row for row in rows if counts[row["caption"]] == 1]
+
+
+def is_held_out(rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """Return for each row whether it is a held-out combination of emoji and style.
+
+    At most one style of an emoji is held out, and only where another one remains.
+    """
+    styles: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        styles[row["text"]].append(row["style"])
+
+    def held_out_style(text: str) -> str | None:
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        known = sorted(styles[text])
+        if len(known) == 1 or number % HELD_OUT > 1:
+            return None
+        return known[number // HELD_OUT % len(known)]
+
+    return [row["style"] == held_out_style(row["text"]) for row in rows]
+
+
+def _emoji_folder(name: str) -> Path:
+    """Return an image folder of some of the emoji, written at first use."""
+    rows = emoji_rows()
+    held_out = is_held_out(rows)
+    wanted = name == "emoji_held_out"
+    rows = [row for row, out in zip(rows, held_out, strict=True) if out == wanted]
+    if name == "emoji_few":
+        rows = [row for row in rows if row["style"] == FEW_STYLE]
+        rows = random.Random(0).sample(rows, FEW)
+    lines = [
+        json.dumps({"file_name": Path(r["file_name"]).name, "text": r["caption"]}) for r in rows
+    ]
+    text = "\n".join(lines) + "\n"
+    target = cache_folder("real") / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if not (target / "metadata.jsonl").is_file():
+        target.mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            shutil.copy(folder() / "emoji" / row["file_name"], target)
+        with replacing(target / "metadata.jsonl") as part:
+            part.write_text(text, "utf-8")
+    return target

@@ -1,0 +1,142 @@
+"""How good generated images of a real data set are: figures beside those of real images."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.judges import load_judge, recognized
+from benchmarks.real_data import Images, RealSet, balanced
+from minimagen.evaluation.judge import Judge
+from minimagen.evaluation.metrics import frechet_distance, kid, wilson_interval
+from minimagen.images import resize_clamped, to_model_space
+
+RING = 3  # px from the border: where the background is measured
+COPIED = 1 / 3  # of the distance to the second nearest: nearer is a copy (arXiv 2212.03860)
+PIXELS = 8  # side of the images whose pixels are compared to find copies
+
+
+def asked(real: RealSet) -> Images:
+    """Return the captions to generate, each with a real image of that caption.
+
+    For classes the real images are held-out ones; for emoji those that were trained on.
+    """
+    if real.name.startswith("emoji"):
+        return balanced(real.training_images(), real.count)
+    return balanced(real.held_out_images(), real.count)
+
+
+def scores(real: RealSet, generated: Tensor, truth: Images) -> dict[str, Any]:
+    """Return the figures of generated images.
+
+    Args:
+        real: their data set.
+        generated: uint8 [n 3 side side], in the order of the captions.
+        truth: the captions, with real images of the same captions.
+    """
+    judge = load_judge(real)
+    training, count = real.training_images(), len(truth)
+    shown = set(truth.captions) if real.name.startswith("emoji") else set()
+    others = [i for i, caption in enumerate(training.captions) if caption not in shown]
+    other = balanced(training.rows(others), count, seed=1)
+    right = recognized(judge, generated, truth.captions)
+    features = [judge.features(images) for images in (generated, truth.images, other.images)]
+    return {
+        "recognized": sum(right) / count,
+        "interval": list(wilson_interval(sum(right), count)),
+        "real_recognized": _share(recognized(judge, truth.images, truth.captions)),
+        "frechet": frechet_distance(features[0], features[1]),
+        "frechet_floor": frechet_distance(features[2], features[1]),
+        "kernel": 1000 * kid(features[0], features[1]),
+        "kernel_floor": 1000 * kid(features[2], features[1]),
+        **background(real, generated, truth),
+        **diversity(judge, generated, truth),
+        **copies(real, generated, training),
+    }
+
+
+def background(real: RealSet, generated: Tensor, truth: Images) -> dict[str, Any]:
+    """Return noise and level of the border where real images are flat, in 1/255; {} if nowhere.
+
+    For emoji these are the pixels of the border that are white in the real image of the caption,
+    for digits those that are black in every real image.
+    """
+    side = real.side
+    near = torch.ones(side, side, dtype=torch.bool)
+    near[RING:-RING, RING:-RING] = False
+    if real.name.startswith("emoji"):
+        dark = (truth.images.amin(1, keepdim=True) < 250).float()
+        flat = (F.max_pool2d(dark, 5, 1, 2)[:, 0] == 0) & near
+    else:
+        flat = ((truth.images.amax(1).float() > 2).float().mean(0) < 0.001) & near
+        flat = flat.expand(len(truth), -1, -1)
+    if not flat.any():
+        return {}
+    rows = flat.flatten(1).sum(1) >= 2 * side
+    pixels = [
+        (made[:, f].float(), real_[:, f].float())
+        for made, real_, f in zip(generated[rows], truth.images[rows], flat[rows], strict=True)
+    ]
+    return {
+        "flat_std": _mean([made.std(1).mean().item() for made, _ in pixels]),
+        "flat_std_real": _mean([real_.std(1).mean().item() for _, real_ in pixels]),
+        "flat_level": _median([made.median().item() for made, _ in pixels]),
+        "flat_level_real": _median([real_.median().item() for _, real_ in pixels]),
+    }
+
+
+def diversity(judge: Judge, generated: Tensor, truth: Images) -> dict[str, float]:
+    """Return the mean distance of images of one caption, relative to that of real ones.
+
+    In the judge's features; {} where each caption has one image.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, caption in enumerate(truth.captions):
+        rows[caption].append(row)
+    groups = [group for group in rows.values() if len(group) > 1]
+    if not groups:
+        return {}
+
+    def spread(images: Tensor) -> float:
+        features = judge.features(images)
+        return _mean([torch.pdist(features[group]).mean().item() for group in groups])
+
+    return {"diversity": spread(generated) / spread(truth.images)}
+
+
+def copies(real: RealSet, generated: Tensor, training: Images) -> dict[str, float]:
+    """Return the share of copies among generated and among held-out images.
+
+    An image is a copy if its nearest training image is less than a third as far away as its second
+    nearest, in the pixels of both at 8 px.
+    """
+    held_out = real.held_out_images()
+    chosen = random.Random(2).sample(range(len(held_out)), min(len(held_out), len(generated)))
+    known = _small(training.images)
+
+    def share(images: Tensor) -> float:
+        nearest = torch.cdist(_small(images), known).topk(2, largest=False).values
+        return (nearest[:, 0] < COPIED * nearest[:, 1]).float().mean().item()
+
+    return {"copies": share(generated), "copies_held_out": share(held_out.images[chosen])}
+
+
+def _small(images: Tensor) -> Tensor:
+    parts = [resize_clamped(to_model_space(x), (PIXELS, PIXELS)) for x in images.split(2000)]
+    return torch.cat(parts).flatten(1)
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
