@@ -12,6 +12,7 @@ from pydantic import Field
 from minimagen.checked import per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
+from minimagen.cli.recipe import follow_recipe, has_recipe
 from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
@@ -88,6 +89,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         settings = saved_settings(arguments.RESTART_DIRECTORY)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
+        if has_recipe(arguments):
+            follow_recipe(settings, arguments)
     for path, value in SHORT.items() if arguments.TESTING else ():
         settings.set(path, value, "--TESTING")
     settings.write_out_stages()

@@ -1,0 +1,44 @@
+"""The recipe of a run on the user's own data: chosen by their number, the side and the minutes."""
+
+import argparse
+from typing import Any
+
+from minimagen.cli.arguments import is_given
+from minimagen.cli.settings import Settings
+from minimagen.config.recipes import Recipe, recipe_for
+
+MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
+READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming"}
+
+
+def has_recipe(arguments: argparse.Namespace) -> bool:
+    """Return whether a recipe acts: on the user's own data, where nothing else sets the cascade."""
+    other = ("PARAMETERS", "TESTING")
+    own = arguments.DATASET is not None and arguments.DATASET.partition(":")[0] != "shapes"
+    return own and not any(is_given(arguments, name) for name in other)
+
+
+def follow_recipe(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Set what the recipe for the run's data, side and minutes says, and print its reasons."""
+    recipe = _recipe(arguments, max(settings.parameters().imagen.image_sizes[-1]))
+    for path, value in recipe.values():
+        settings.set(path, value, "recipe")
+    if not any(is_given(arguments, name) for name in ("MINUTES", "STEPS", "EPOCHS")):
+        settings.set(("training", "steps"), None, "recipe")
+        settings.set(("training", "minutes"), MINUTES, "recipe")
+    for reason in recipe.reasons:
+        print(f"recipe: {reason}")
+
+
+def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
+    from minimagen.data.dataset import count_of
+    from minimagen.data.open import load_dataset
+
+    given: dict[str, Any] = {
+        name: getattr(arguments, flag)
+        for flag, name in READING.items()
+        if is_given(arguments, flag)
+    }
+    side = arguments.IMG_SIDE_LEN or side
+    images = count_of(load_dataset(arguments.DATASET, side, **given))
+    return recipe_for(side, images, arguments.MINUTES or MINUTES)

@@ -1,0 +1,171 @@
+"""Recipes: the cascade and its training that suit a side, a number of images and some minutes.
+
+Measured on two CPU cores, on digits, clothes, flowers and emoji up to 64 px, for 5 to 60 minutes
+(docs/decisions.md, "Recipes"). Larger sides are extrapolated.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from minimagen.config.networks import UNetConfig
+from minimagen.config.stages import DiffusionConfig, LossConfig, SamplingConfig
+from minimagen.config.training import StageTrainingConfig
+from minimagen.errors import UserError
+
+ONE_STAGE = 64  # px: images up to this side are made by one stage
+TESTED = 64  # px: sides up to this are measured
+FEW_IMAGES = 2_000  # fewer are learned by heart: dropout
+STEPS_PER_MINUTE = 200  # of 32 images at 32 px on two cores, about
+WIDTHS = ((8.0, 32), (40.0, 48), (math.inf, 64))
+"""Channels of the first level for less than so many minutes: a wide network learns more, later."""
+MULTS = (1, 2, 4, 4)  # of the channels, level by level
+ATTENDED = 8  # tokens a side: levels of at most this attend to themselves and to the caption
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe sets, and why.
+
+    Attributes:
+        image_sizes: Sides of the stages' images, px.
+        stages: Their networks and objectives.
+        training: How each is trained.
+        reasons: One line for each choice.
+    """
+
+    image_sizes: tuple[int, ...]
+    stages: tuple[DiffusionConfig, ...]
+    training: tuple[StageTrainingConfig, ...]
+    reasons: tuple[str, ...] = field(default=())
+
+    def values(self) -> Iterator[tuple[tuple[str, str], Any]]:
+        """Yield (section, name) and value of each setting, as JSON has them."""
+        yield ("imagen", "image_sizes"), list(self.image_sizes)
+        yield ("imagen", "stages"), [stage.model_dump(mode="json") for stage in self.stages]
+        yield ("training", "stages"), [each.model_dump(mode="json") for each in self.training]
+
+
+def recipe_for(side: int, images: int | None, minutes: float) -> Recipe:
+    """Return the recipe for square images of ``side`` px.
+
+    Args:
+        side: Of the final images: a multiple of 4, above 64 px of 16, above 128 px of 32.
+        images: How many there are to train on; None where they are not counted.
+        minutes: Of training on two CPU cores, all stages together.
+
+    Raises:
+        UserError: No network fits the side.
+    """
+    sizes = _sizes(side)
+    width, dropout = _width(minutes), _dropout(images)
+    ema = _ema_decay(minutes)
+    stages = [_base(sizes[0], width, dropout)]
+    stages += [_super_resolution(size, minutes) for size in sizes[1:]]
+    training = [_training(2.5e-3, ema, share=4.0)]
+    training += [_training(1.5e-3, ema, share=1.0, batch_size=16) for _ in sizes[1:]]
+    return Recipe(
+        sizes,
+        tuple(stages),
+        tuple(training),
+        tuple(_reasons(sizes, images, minutes, width, dropout)),
+    )
+
+
+def _sizes(side: int) -> tuple[int, ...]:
+    """Return the sides of the stages' images: one stage, or a small one and one that enlarges."""
+    factor = 1 if side <= ONE_STAGE else 2 if side <= 2 * ONE_STAGE else 4
+    step = 4 if factor == 1 else 8 * factor
+    if side % step or side < 8:
+        near = [n for n in (side // step * step, (side // step + 1) * step) if n >= 8]
+        raise UserError(
+            f"`img_side_len` {side}: the networks of images of about this side need a multiple of "
+            f"{step}; use {' or '.join(map(str, near or [8]))}"
+        )
+    return (side,) if factor == 1 else (side // factor, side)
+
+
+def _width(minutes: float) -> int:
+    return next(width for until, width in WIDTHS if minutes < until)
+
+
+def _dropout(images: int | None) -> float:
+    return 0.1 if images is not None and images < FEW_IMAGES else 0.0
+
+
+def _ema_decay(minutes: float) -> float:
+    """Return the decay of an average over about a fiftieth of the steps, at least 50."""
+    return round(1 - 1 / max(50.0, STEPS_PER_MINUTE * minutes / 50), 5)
+
+
+def _base(side: int, width: int, dropout: float) -> DiffusionConfig:
+    """Return the first stage: a stem of 2 x 2 pixels, levels down to at least 4 tokens a side."""
+    sides = [side // 2]
+    while sides[-1] % 2 == 0 and sides[-1] > 4 and len(sides) < len(MULTS):
+        sides.append(sides[-1] // 2)
+    attends = tuple(each <= ATTENDED for each in sides)
+    unet = UNetConfig(
+        dim=width,
+        dim_mults=MULTS[: len(sides)],
+        layer_attns=attends,
+        layer_cross_attns=attends,
+        attn_heads=4,
+        attn_head_dim=32,
+        cond_dim=128,
+        patch_size=2,
+        dropout=dropout,
+    )
+    loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=6.0)
+    sampling = SamplingConfig(
+        sampler="ddim",
+        timesteps=16,
+        guidance_scale=2.0,
+        guidance_interval=(0.3, 0.9),
+        thresholding="static",
+    )
+    return DiffusionConfig(
+        unet=unet, prediction="x_0", loss=loss, cond_drop_prob=0.05, sampling=sampling
+    )
+
+
+def _super_resolution(side: int, minutes: float) -> DiffusionConfig:
+    """Return a stage that enlarges: no attention, a stem as fine as its images allow."""
+    unet = UNetConfig(
+        dim=48,
+        dim_mults=(1, 2, 2),
+        layer_attns=False,
+        layer_cross_attns=False,
+        attend_at_middle=False,
+        patch_size=2 if side <= 128 else 4,
+    )
+    loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=12.0)
+    sampling = SamplingConfig(sampler="ddim", timesteps=2, thresholding="static")
+    return DiffusionConfig(
+        unet=unet, prediction="x_0", loss=loss, sampling=sampling, aug_level_max=0.1
+    )
+
+
+def _training(
+    rate: float, ema_decay: float, share: float, batch_size: int | None = None
+) -> StageTrainingConfig:
+    return StageTrainingConfig(
+        optim_lr=rate, ema_decay=ema_decay, share=share, batch_size=batch_size
+    )
+
+
+def _reasons(
+    sizes: tuple[int, ...], images: int | None, minutes: float, width: int, dropout: float
+) -> Iterator[str]:
+    """Yield one line for each choice."""
+    shown = " and ".join(map(str, sizes))
+    if len(sizes) == 1:
+        yield f"one stage of {shown} px: up to {ONE_STAGE} px it learns faster than a cascade"
+    else:
+        yield f"stages of {shown} px: above {ONE_STAGE} px a cascade is cheaper than one stage"
+    if sizes[-1] > TESTED:
+        yield f"untested: sides above {TESTED} px are extrapolated from smaller ones"
+    yield f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores"
+    if images is not None and dropout:
+        yield f"dropout {dropout}: {images} images are few, and would be learned by heart"
+    yield "static thresholding: dynamic thresholding turns white into grey in small images"
