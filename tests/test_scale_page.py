@@ -17,11 +17,29 @@ def stages() -> list[Stage]:
     return scale_table.stages()
 
 
-def test_the_page_is_what_the_script_writes(stages: list[Stage]) -> None:
-    page = scale_table.PAGE.read_text("utf-8")
-    assert page == scale_table.filled(page, scale_table.sections(Assumptions(), stages)), (
-        "run python tools/scale_table.py --write"
-    )
+@pytest.fixture(scope="module")
+def smaller() -> list[Stage]:
+    return scale_table.stages(scale_table.SMALLER)
+
+
+def test_the_pages_are_what_the_script_writes(stages: list[Stage], smaller: list[Stage]) -> None:
+    own = scale_table.smaller_table(Assumptions(), smaller)
+    for path, tables in (
+        (scale_table.PAGE, scale_table.sections(Assumptions(), stages, smaller)),
+        (scale_table.SMALLER_PAGE, {"dry_run": scale_table.dry_runs(), "smaller": own}),
+    ):
+        page = path.read_text("utf-8")
+        assert page == scale_table.filled(page, tables), "run python tools/scale_table.py --write"
+
+
+def test_the_preset_for_eight_gpus_has_300_m_parameters_and_fits_without_sharding(
+    smaller: list[Stage],
+) -> None:
+    base, crops, whole = smaller
+    assert 2.9e8 < base.parameters < 3.1e8
+    assert whole.forward / crops.forward == pytest.approx(4, rel=0.05)
+    for stage in (base, crops):
+        assert stage.batch / scale_table.SMALLER_GPUS < scale_table.fitting(Assumptions(), stage, 1)
 
 
 def test_the_stages_are_those_of_the_dry_run_and_the_paper(stages: list[Stage]) -> None:

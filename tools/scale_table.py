@@ -1,7 +1,8 @@
 """Compute the tables of docs/scale.md: what the paper's cascade costs, and where it breaks.
 
     python tools/scale_table.py            # print the page
-    python tools/scale_table.py --write    # write the tables into docs/scale.md
+    python tools/scale_table.py --write    # write the tables into docs/scale.md, and the dry run of
+                                           # the preset for eight GPUs into its README.md
 
 Parameters, memory and FLOPs are those of ``train.py --DRY_RUN``; everything else follows from them
 and from the assumptions below, each of which a flag changes (``--price 4``). No number of the page
@@ -23,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 PAGE = ROOT / "docs" / "scale.md"
 PRESET = ROOT / "parameters" / "imagen_64_256_1024"
+SMALLER, SMALLER_GPUS = ROOT / "parameters" / "imagen_300m_64_256", 8
+SMALLER_PAGE = SMALLER / "README.md"
 SIZES = (10**6, 10**8, 10**9)  # images
 DAY = 86400
 RECOMPUTED = 4 / 3  # forward passes of a step that keeps no activations, against one that does
@@ -71,20 +74,20 @@ class Stage:
         return 3 * self.forward * self.batch * self.steps
 
 
-def stages() -> list[Stage]:
-    """Measure the preset on the meta device, and its last stage once more without crops."""
+def stages(preset: Path = PRESET) -> list[Stage]:
+    """Measure a preset on the meta device, and its last stage once more without crops."""
     from minimagen.networks import cost
     from minimagen.storage.directory import read_parameters
     from minimagen.text.build import build
 
-    parameters = read_parameters(PRESET)
+    parameters = read_parameters(preset)
     config, training = parameters.imagen, parameters.training
     width = build(config.text_encoder_name, config.max_num_words).embed_dim
     networks = [cost.on_meta(s.unet, width, lowres_cond=i > 0) for i, s in enumerate(config.stages)]
     sizes: list[Any] = [None, *config.image_sizes]
     asked = list(enumerate(config.stages))
     asked.append((len(networks) - 1, config.stages[-1].replace(crop=None)))
-    assert isinstance(training.steps, int)
+    steps = training.steps if isinstance(training.steps, tuple) else (training.steps,) * len(sizes)
     found = []
     for i, stage in asked:
         size, low = sizes[i + 1], sizes[i]
@@ -98,7 +101,7 @@ def stages() -> list[Stage]:
                 measured.activations / 2,  # bf16
                 measured.training_flops + measured.text_flops,  # of captions as long as they may be
                 training.batch_size_of(i),
-                training.steps,
+                steps[i] or 0,
             )
         )
     return found
@@ -263,11 +266,38 @@ def assumption_table(a: Assumptions) -> str:
     return markdown(rows)
 
 
-def sections(a: Assumptions, all_stages: Sequence[Stage]) -> dict[str, str]:
+def smaller_table(a: Assumptions, all_stages: Sequence[Stage]) -> str:
+    """Return the table of the preset for eight GPUs, which train one stage after the other."""
+    return stage_table(dataclasses.replace(a, gpus=SMALLER_GPUS), all_stages)
+
+
+def dry_runs() -> str:
+    """Return what the dry run of the preset for eight GPUs prints, with two ways to divide it."""
+    from minimagen.cli.dry_run import Ranks, report
+    from minimagen.storage.directory import read_parameters
+
+    parameters = read_parameters(SMALLER)
+    saving = parameters.training.replace(activation_checkpointing=True)
+    ways = {
+        "": (parameters, False),
+        " --FSDP --ACTIVATION_CHECKPOINTING": (parameters._replace(training=saving), True),
+    }
+    parts = []
+    for flags, (given, sharded) in ways.items():
+        command = f"python train.py -p imagen_300m_64_256 --DRY_RUN --WORLD_SIZE 8{flags}"
+        table = report(given, Ranks(SMALLER_GPUS, sharded)).partition("\n\n")[0]
+        parts += [f"    $ {command}", *(f"    {line}" for line in table.splitlines()), ""]
+    return "\n" + "\n".join(parts)
+
+
+def sections(
+    a: Assumptions, all_stages: Sequence[Stage], smaller: Sequence[Stage]
+) -> dict[str, str]:
     """Return name of a table -> its text."""
     return {
         "assumptions": assumption_table(a),
         "stages": stage_table(a, all_stages),
+        "smaller": smaller_table(a, smaller),
         "bandwidth": bandwidth_table(a, all_stages),
         "sizes": size_table(a, all_stages),
     }
@@ -298,11 +328,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="into docs/scale.md")
     given = vars(parser.parse_args(argv))
     write = given.pop("write")
-    page = filled(PAGE.read_text("utf-8"), sections(Assumptions(**given), stages()))
-    if write:
-        PAGE.write_text(page, "utf-8")
-    else:
-        print(page)
+    assumptions, smaller = Assumptions(**given), stages(SMALLER)
+    tables = sections(assumptions, stages(), smaller)
+    pages = {
+        PAGE: tables,
+        SMALLER_PAGE: {"dry_run": dry_runs(), "smaller": smaller_table(assumptions, smaller)},
+    }
+    for path, own in pages.items():
+        page = filled(path.read_text("utf-8"), own)
+        if write:
+            path.write_text(page, "utf-8")
+        else:
+            print(page)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from typing import NamedTuple
 
 from minimagen.cli.table import table
 from minimagen.config import Size, StageConfig, TrainingConfig
@@ -15,11 +16,13 @@ PAPER_SIZES = ((64, 64), (256, 256), (1024, 1024))
 PAPER_PARAMETERS = (2.0e9, 600e6, 400e6)  # Imagen, arXiv 2205.11487
 
 NOTES = (
-    "Memory is for float32, from shapes alone: no allocator, no workspace; bf16 autocast about "
-    "halves the activations. Training keeps weights, gradients, moments (AdamW two; Muon one of "
-    "the hidden matrices, and AdamW's two of the rest) and the weights' average (EMA), and what "
-    "the backward pass needs of a micro-batch (the stage's batch size / ACCUM_ITER images); "
-    "attention matrices are counted, fused kernels keep none.",
+    "Memory is that of one rank, from shapes alone: no allocator, no workspace. Training keeps "
+    "weights, gradients, moments (AdamW two; Muon one of the hidden matrices, and AdamW's two of "
+    "the rest) and the weights' average (EMA), always in float32, and what the backward pass needs "
+    "of a micro-batch (the stage's batch size / ACCUM_ITER / ranks); bf16 autocast about halves "
+    "that. FSDP divides all but the activations among the ranks; the weights of the block that "
+    "computes, gathered, are not counted. ACTIVATION_CHECKPOINTING keeps the blocks' inputs and, "
+    "of one block at a time, everything. Attention matrices are counted, fused kernels keep none.",
     "A multiplication and an addition are 2 FLOPs. The captions' keys and values are made once per "
     "image. Guidance (a scale other than 1) runs the network with and without the caption, so "
     "it doubles the FLOPs of a step; heun runs it twice in each step but the last. A training step "
@@ -28,7 +31,17 @@ NOTES = (
 PAPER_NOTE = "How this code differs from the paper: parameters/imagen_64_256_1024/README.md."
 
 
-def report(parameters: Parameters) -> str:
+class Ranks(NamedTuple):
+    """Those that are to train together."""
+
+    world: int = 1
+    sharded: bool = False
+
+
+ONE_RANK = Ranks()
+
+
+def report(parameters: Parameters, ranks: Ranks = ONE_RANK) -> str:
     """Return a table of every stage's parameters, memory and FLOPs, with notes.
 
     Needs neither the text encoder's weights nor, for a known T5 name, a network.
@@ -37,14 +50,15 @@ def report(parameters: Parameters) -> str:
     training = parameters.training.for_stages(len(config.stages))
     width = build(config.text_encoder_name, config.max_num_words).embed_dim
     stages = range(len(config.stages))
-    columns = [_column(parameters._replace(training=training), i, width) for i in stages]
+    parameters = parameters._replace(training=training)
+    columns = [_column(parameters, i, width, ranks) for i in stages]
     rows = [[cells[0][0], *(cell for _, cell in cells)] for cells in zip(*columns, strict=True)]
     notes = NOTES if config.image_sizes != PAPER_SIZES else (*NOTES, PAPER_NOTE)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
     return "\n".join([table(rows, str.rjust), "", text, *(textwrap.fill(n, 100) for n in notes)])
 
 
-def _column(parameters: Parameters, i: int, text_width: int) -> list[tuple[str, str]]:
+def _column(parameters: Parameters, i: int, text_width: int, ranks: Ranks) -> list[tuple[str, str]]:
     """Return what stage ``i`` costs: the heading of every row, and the stage's cell in it."""
     config, stage = parameters.imagen, parameters.imagen.stages[i]
     size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
@@ -61,20 +75,31 @@ def _column(parameters: Parameters, i: int, text_width: int) -> list[tuple[str, 
     if config.image_sizes == PAPER_SIZES:
         gap = cost.parameters / PAPER_PARAMETERS[i] - 1
         rows += [("  the paper", _millions(PAPER_PARAMETERS[i])), ("  gap", f"{100 * gap:+.0f} %")]
-    return [*rows, *_memory_rows(parameters.training, i, cost), *_flop_rows(stage, cost, crops)]
+    rows += _memory_rows(parameters.training, i, cost, ranks)
+    return [*rows, *_flop_rows(stage, cost, crops)]
 
 
-def _memory_rows(training: TrainingConfig, i: int, cost: Cost) -> list[tuple[str, str]]:
+def _memory_rows(
+    training: TrainingConfig, i: int, cost: Cost, ranks: Ranks
+) -> list[tuple[str, str]]:
     optimizer = training.stages[i].optimizer
-    images = training.batch_size_of(i) // training.accum_iter
-    states, activations = states_bytes(cost, optimizer), images * cost.activations
+    shards = ranks.world if ranks.sharded else 1
+    images = math.ceil(training.batch_size_of(i) / training.accum_iter / ranks.world)
+    kept = cost.recomputed if training.activation_checkpointing else cost.activations
+    states, weights = states_bytes(cost, optimizer) / shards, 4 * cost.parameters / shards
+    of_ranks = [("ranks", f"{ranks.world} ({'FSDP' if ranks.sharded else 'DDP'})")]
     return [
-        ("memory to train", _bytes(states + activations)),
+        *(of_ranks if ranks.world > 1 else ()),
+        ("memory to train, fp32", _bytes(states + images * kept)),
+        ("memory to train, bf16", _bytes(states + images * kept / 2)),
         ("  optimizer", optimizer),
-        ("  weights, gradients, moments, EMA", _bytes(states)),
+        ("  weights", _bytes(weights)),
+        ("  gradients", _bytes(weights)),
+        ("  moments", _bytes(states - 3 * weights)),
+        ("  average (EMA)", _bytes(weights)),
         ("  images in a micro-batch", str(images)),
-        ("  activations of a micro-batch", _bytes(activations)),
-        ("  activations of one image", _bytes(cost.activations)),
+        ("  activations of a micro-batch", _bytes(images * kept)),
+        ("  activations of one image", _bytes(kept)),
         ("memory to sample one", _bytes(4 * cost.parameters + cost.sampling)),
     ]
 

@@ -1,6 +1,7 @@
 """``train.py``: flags or a parameters directory -> a training directory."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from minimagen.checked import per_stage
+from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
 from minimagen.cli.recipe import follow_recipe, has_recipe
@@ -35,6 +36,8 @@ RUN = (
     DEVICE,
     Option("FSDP", "fs", "Networks sharded over all ranks (FSDP2), which needs adamw", bool),
     Option("DRY_RUN", "dr", "Print sizes, memory and FLOPs of the cascade, and stop", bool),
+    Option("WORLD_SIZE", "ws", "Ranks whose memory --DRY_RUN prints, divided by --FSDP if given",
+           PositiveInt, shown="the launcher's, or 1"),
     Option("PRINT_CONFIG", "pc", "Print every value with its source, and stop", bool),
 )  # fmt: skip
 EXAMPLES = """  python train.py --MINUTES 5
@@ -140,6 +143,8 @@ def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Name
                 raise UserError(f"--{name} contradicts --{other}; leave out --{other}")
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
+    if arguments.WORLD_SIZE is not None and not arguments.DRY_RUN:
+        raise UserError("--WORLD_SIZE needs --DRY_RUN; a launcher (torchrun) starts the ranks")
     return arguments
 
 
@@ -157,9 +162,10 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
         print(settings.table(parameters))
         return 0, None
     if arguments.DRY_RUN:
-        from minimagen.cli.dry_run import report
+        from minimagen.cli.dry_run import Ranks, report
 
-        print(report(parameters))
+        world = arguments.WORLD_SIZE or int(os.environ.get("WORLD_SIZE", "1"))
+        print(report(parameters, Ranks(world, arguments.FSDP)))
         return 0, None
     return _train(arguments, parameters)
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from minimagen.config import Size, StageConfig, UNetConfig
-from minimagen.networks.unet import UNet, count_parameters
+from minimagen.networks.unet import Block, UNet, count_parameters
 
 TRAINING_COPIES = 5  # float32 each: weight, gradient, AdamW's two moments, average (EMA)
 # Muon keeps one moment, of the hidden matrices, where AdamW keeps two.
@@ -27,6 +27,8 @@ class Cost(NamedTuple):
     """Those in hidden matrices, which Muon trains."""
     activations: int
     """Kept for the backward pass of one image, or of its crop where training crops."""
+    recomputed: int
+    """The same with activation checkpointing: the blocks' inputs and the largest block's own."""
     sampling: int
     """Largest sum of live tensors while one image is sampled, weights not included."""
     text_flops: int
@@ -62,16 +64,47 @@ def measure(
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows=1)
     text_flops, flops = _forward_flops(network, text, inputs)
     text, inputs = _inputs(network, *stage.trained_on(size, low_res_size), text_shape, rows=1)
-    saved = _SavedForBackward(network)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        _, training_flops = _forward_flops(network, text, inputs)
+    activations, largest, training_flops = _kept(network, text, inputs, recompute=False)
+    block_inputs, _, _ = _kept(network, text, inputs, recompute=True)
     rows = 1 if stage.sampling.guidance_scale == 1.0 else 2
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
     with torch.no_grad(), _LiveBytes(network) as live:
         network(*inputs[:2], network.encode_text(*text), *inputs[2:])
     hidden = sum(p.numel() for p in network.hidden_matrices())
-    parameters = count_parameters(network)
-    return Cost(parameters, hidden, saved.bytes(), live.peak, text_flops, flops, training_flops)
+    return Cost(
+        count_parameters(network),
+        hidden,
+        activations,
+        block_inputs + largest,
+        live.peak,
+        text_flops,
+        flops,
+        training_flops,
+    )
+
+
+def _kept(network: UNet, text: Any, inputs: Any, recompute: bool) -> tuple[int, int, int]:
+    """Return the bytes that autograd keeps, those of the block with most, and the FLOPs."""
+    saved, largest, before = _SavedForBackward(network), 0, 0
+
+    def enter(*_: Any) -> None:
+        nonlocal before
+        before = saved.bytes()
+
+    def leave(*_: Any) -> None:
+        nonlocal largest
+        largest = max(largest, saved.bytes() - before)
+
+    blocks = [module for module in network.modules() if isinstance(module, Block)]
+    hooks = [block.register_forward_pre_hook(enter) for block in blocks]
+    hooks += [block.register_forward_hook(leave) for block in blocks]
+    network.recompute_activations(recompute)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        _, flops = _forward_flops(network, text, inputs)
+    network.recompute_activations(False)
+    for hook in hooks:
+        hook.remove()
+    return saved.bytes(), largest, flops
 
 
 def _forward_flops(network: UNet, text: Any, inputs: Any) -> tuple[int, int]:

@@ -42,6 +42,30 @@ def number(bytes_: str) -> float:
     return float(value) * 1024 ** ("B", "KiB", "MiB", "GiB").index(unit)
 
 
+def test_ranks_divide_the_batch_and_with_fsdp_the_states() -> None:
+    base = read_parameters(PRESETS / "testing")
+
+    def rows(*ranks: Any, **changes: Any) -> dict[str, str]:
+        given = base._replace(training=base.training.replace(batch_size=16, **changes))
+        lines = dry_run.report(given, dry_run.Ranks(*ranks)).splitlines()
+        cells = [re.split(r"  +", line.strip()) for line in lines if line]
+        return {each[0]: each[1] for each in cells if len(each) == 3}
+
+    alone, ddp, fsdp = rows(), rows(4), rows(4, True)
+    assert "ranks" not in alone and (ddp["ranks"], fsdp["ranks"]) == ("4 (DDP)", "4 (FSDP)")
+    for row in ("weights", "gradients", "moments", "average (EMA)"):
+        assert ddp[row] == alone[row]
+        assert number(fsdp[row]) == pytest.approx(number(alone[row]) / 4, rel=0.01)
+    images = [rows["images in a micro-batch"] for rows in (alone, ddp, fsdp)]
+    assert images == ["16", "4", "4"]
+    states = sum(number(fsdp[r]) for r in ("weights", "gradients", "moments", "average (EMA)"))
+    kept = number(fsdp["activations of a micro-batch"])
+    assert number(fsdp["memory to train, fp32"]) == pytest.approx(states + kept, rel=0.01)
+    assert number(fsdp["memory to train, bf16"]) == pytest.approx(states + kept / 2, rel=0.01)
+    less = rows(4, True, activation_checkpointing=True)["activations of one image"]
+    assert number(less) < 0.9 * number(fsdp["activations of one image"])
+
+
 def test_guidance_doubles_what_sampling_computes() -> None:
     folder = PRESETS / "testing"
     base = read_parameters(folder)

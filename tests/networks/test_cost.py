@@ -9,7 +9,7 @@ from torch import nn
 from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
 from minimagen.imagen import Imagen
 from minimagen.networks import cost
-from minimagen.networks.unet import UNet, count_parameters
+from minimagen.networks.unet import Block, UNet, count_parameters
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import read_parameters
 from minimagen.training.trainer import Trainer
@@ -114,3 +114,12 @@ def test_sampling_memory_follows_what_is_alive() -> None:
         layers(torch.empty(8, 4, device="meta"))
     output = 4 * 8 * 4
     assert live.peak == 3 * output  # the input, held by the caller, and a layer's input and output
+
+
+def test_with_activation_checkpointing_only_blocks_inputs_and_one_block_are_kept() -> None:
+    config = UNetConfig(dim=16, dim_mults=(1, 2), num_resnet_blocks=2, attn_heads=2)
+    network = super_resolution(config)
+    measured = cost.measure(network, DiffusionConfig(unet=config), (32, 32), (8, 8), (6, 12))
+    feature_map = 4 * 16 * 32 * 32
+    assert 8 * feature_map < measured.recomputed < 0.6 * measured.activations
+    assert not any(module.recompute for module in network.modules() if isinstance(module, Block))
