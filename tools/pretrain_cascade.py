@@ -1,0 +1,280 @@
+"""Train a bundled cascade a given time or number of steps, going on from its weights so far.
+
+    python tools/pretrain_cascade.py emoji --minutes 60                     starts it, or goes on
+    python tools/pretrain_cascade.py emoji --minutes 60 --parameters DIR    another recipe
+    python tools/pretrain_cascade.py scenes --steps 6000,2000 --stages 1
+    python tools/pretrain_cascade.py emoji --minutes 60 --resume training_20261128_220000
+    python tools/pretrain_cascade.py emoji                                  only the card anew
+
+The cascade lies in ``pretrained/<name>``: a training directory without checkpoints, its weights in
+half precision, with ``runs.jsonl`` (one line per run) and a card. A run trains in a directory of
+its own (``--work``), and what is bundled changes only after the run has ended. Each run draws other
+images and noise than the ones before. The figures of the card are the newest rows of
+``python -m benchmarks.bundled`` for these weights.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks.bundled import figures_of, fingerprint_of
+from benchmarks.composed_emoji import SIDE, ComposedEmoji
+from benchmarks.measuring import machine
+from benchmarks.real_data import folder
+from minimagen import Imagen, ShapesDataset, train
+from minimagen.config.recipes import recipe_for
+from minimagen.data.dataset import Dataset
+from minimagen.errors import UserError
+from minimagen.networks.unet import count_parameters
+from minimagen.storage.checkpoint import load_weights, save_weights
+from minimagen.storage.directory import (
+    Parameters,
+    TrainingDirectory,
+    read_parameters,
+    stamped,
+    write_parameters,
+)
+from minimagen.storage.pretrained import load_stage
+from minimagen.training.interruption import Interrupted
+
+ROOT = Path(__file__).parents[1]
+CARDS = Path(__file__).parent / "cards"
+RECIPE_MINUTES = 60.0
+RUNS = "runs.jsonl"
+MINUTES = "minutes.txt"  # of a run, one line for each time that it went on
+LARGEST_FILE, LARGEST_CASCADE = 16e6, 20e6  # bytes; two cascades are bundled
+CAPTIONS = {
+    "emoji": (
+        "a red apple, noto style, on a blue background",
+        "a red apple, fluent3d style, on a white background",
+        "a grinning face, noto style, on a pink background",
+        "a grinning face, fluent3d style",
+        "a rocket, fluent3d style, on a black background",
+        "a cat face on a green background, noto style",
+        "an octopus, noto style, on a cyan background",
+        "a cactus, fluent3d style, on an orange background",
+        "a guitar, noto style",
+        "a pizza, fluent3d style, on a purple background",
+        "a yellow heart, noto style, on a red background",
+        "a robot, fluent3d style, on a yellow background",
+    ),
+    "scenes": (
+        "a red star left of a blue ring on a white background",
+        "a blue ring left of a red star on a white background",
+        "a green heart above an orange square on a black background",
+        "an orange square above a green heart on a black background",
+        "a yellow moon inside a purple circle on a cyan background",
+        "a white cross inside a red heart on a plain pink background",
+        "three green hearts on a black background",
+        "five yellow stars on a blue background",
+        "two purple squares on an orange background",
+        "a red digit 7 on a white background",
+        "the letter K in yellow on a purple background",
+        "a cyan letter B on a black background",
+    ),
+}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=tuple(CAPTIONS))
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float)
+    length.add_argument("--steps", help="of all stages, or one number each: 6000,2000")
+    parser.add_argument("--stages", help="such as 1 or 0,1 [all]")
+    parser.add_argument(
+        "--parameters", type=Path, help="directory of them [those of --out, a recipe]"
+    )
+    parser.add_argument("--data", type=Path, default=folder() / "emoji", help="folder of the emoji")
+    parser.add_argument("--out", type=Path, help="the bundled cascade [pretrained/<name>]")
+    parser.add_argument("--work", type=Path, help="where the run trains [training_<time>]")
+    parser.add_argument("--resume", type=Path, help="go on with an interrupted run, in place")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(argv)
+    options.out = options.out or ROOT / "pretrained" / options.name
+    options.stages = options.stages and [int(i) for i in options.stages.split(",")]
+    return options
+
+
+def parameters_of(options: argparse.Namespace, run: int) -> Parameters:
+    """Return what a run trains: the cascade, for how long, with the seed of the run."""
+    if options.resume:
+        return read_parameters(options.resume / "parameters")
+    known = options.out / "parameters"
+    if options.parameters is None and not known.is_dir():
+        imagen, training, data = first_parameters()
+    else:
+        imagen, training, data = read_parameters(options.parameters or known)
+    steps = options.steps and [int(n) for n in options.steps.split(",")]
+    change = {
+        "minutes": options.minutes,
+        "steps": steps[0] if steps and len(steps) == 1 else steps,
+        "epochs": None,
+        "seed": run,
+        "sample_captions": CAPTIONS[options.name],
+    }
+    return Parameters(imagen, training.replace(**change), data)
+
+
+def first_parameters() -> Parameters:
+    """Return the demo's with the recipe for an hour of images at 64 px."""
+    imagen, training, data = read_parameters(ROOT / "parameters")
+    recipe = recipe_for(SIDE, None, RECIPE_MINUTES)
+    imagen = imagen.replace(image_sizes=recipe.image_sizes, stages=recipe.stages)
+    return Parameters(imagen, training.replace(stages=recipe.training, steps=1), data)
+
+
+def dataset_of(options: argparse.Namespace, run: int) -> Dataset:
+    """Return the images to train on: every run draws others of its own."""
+    if options.name == "emoji":
+        return ComposedEmoji(options.data)
+    return ShapesDataset("train", "scenes", seed=run)
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Train one run and bundle what it has learned."""
+    run = len(runs_of(options.out))
+    imagen_config, training, data = parameters_of(options, run)
+    imagen = Imagen(imagen_config)
+    bundled = TrainingDirectory(options.out)
+    for i, stage in enumerate(imagen.stages):
+        if bundled.weights(stage.name).is_file():
+            load_stage(stage, bundled.weights(stage.name), imagen.identity(i))
+    resume = TrainingDirectory.open(options.resume) if options.resume else None
+    dataset = dataset_of(options, run)
+    work, started = options.resume or options.work or stamped("training"), time.time()
+    try:
+        directory = train(
+            imagen,
+            dataset,
+            training,
+            data=data,
+            output=work,
+            stages=options.stages,
+            device=options.device,
+            resume=resume,
+        )
+    except Interrupted:
+        note_minutes(work, started)
+        raise
+    note_minutes(work, started)
+    chosen = options.stages or range(len(imagen.stages))
+    row = run_row(directory, [imagen.stages[i].name for i in chosen])
+    export(directory, bundled)
+    with (options.out / RUNS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def note_minutes(work: Path, started: float) -> None:
+    """Append the minutes since ``started``; a run that is resumed has several lines."""
+    with (work / MINUTES).open("a", encoding="utf-8") as file:
+        file.write(f"{(time.time() - started) / 60}\n")
+
+
+def run_row(directory: TrainingDirectory, names: list[str]) -> dict[str, Any]:
+    """Return what a run did: steps and images of each of the stages that it trained."""
+    minutes = sum(map(float, (directory.path / MINUTES).read_text("utf-8").split()))
+    training = read_parameters(directory.parameters).training
+    steps = {name: load_weights(directory.weights(name)).state["step"] for name in names}
+    batch = {name: training.batch_size_of(int(name.removeprefix("unet_"))) for name in names}
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "minutes": round(minutes, 1),
+        "device": machine()["name"],
+        "steps": steps,
+        "images": {name: steps[name] * batch[name] for name in names},
+        "seed": training.seed,
+    }
+
+
+def export(source: TrainingDirectory, target: TrainingDirectory) -> None:
+    """Write parameters, captions and weights in half precision.
+
+    Raises:
+        UserError: the weights do not fit half precision, or are too large to be bundled.
+    """
+    for folder_ in (target.parameters, target.state_dicts, target.samples):
+        folder_.mkdir(parents=True, exist_ok=True)
+    parameters = read_parameters(source.parameters)
+    for i in range(len(parameters.imagen.stages)):
+        name = f"unet_{i}"
+        if not source.weights(name).is_file():
+            continue  # a stage that no run has trained so far
+        tensors, header = load_weights(source.weights(name))
+        halves = {key: x.half() if x.is_floating_point() else x for key, x in tensors.items()}
+        if not all(torch.isfinite(x).all() for x in halves.values()):
+            raise UserError(f"{source.weights(name)} does not fit half precision")
+        save_weights(target.weights(name), halves, header)
+    write_parameters(target.parameters, parameters)
+    target.sample_captions.write_text(
+        "\n".join(parameters.training.sample_captions) + "\n", "utf-8"
+    )
+    sizes = [path.stat().st_size for path in target.state_dicts.glob("*.safetensors")]
+    if max(sizes) > LARGEST_FILE or sum(sizes) > LARGEST_CASCADE:
+        raise UserError(
+            f"{target.state_dicts} has files of up to {max(sizes) / 1e6:.1f} MB, together "
+            f"{sum(sizes) / 1e6:.1f} MB: choose smaller networks (at most "
+            f"{LARGEST_FILE / 1e6:.0f} MB a file, {LARGEST_CASCADE / 1e6:.0f} MB together)"
+        )
+
+
+def runs_of(out: Path) -> list[dict[str, Any]]:
+    """Return the rows of all runs so far."""
+    path = out / RUNS
+    return (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if path.is_file()
+        else []
+    )
+
+
+def write_card(name: str, out: Path) -> None:
+    """Write README.md from the template, the runs and the newest figures; copy the licenses."""
+    imagen = Imagen.from_directory(out)
+    stages = [
+        f"{'x'.join(map(str, size))} px, {count_parameters(stage) / 1e6:.1f} M parameters"
+        for size, stage in zip(imagen.config.image_sizes, imagen.stages, strict=True)
+    ]
+    runs = [
+        f"| {row['date']} | {row['minutes']:g} | {row['device']} | {_per_stage(row['steps'])} | "
+        f"{_per_stage(row['images'])} |"
+        for row in runs_of(out)
+    ]
+    template = (CARDS / f"{name}.md").read_text("utf-8")
+    card = template.format(
+        stages="; ".join(stages),
+        encoder=imagen.config.text_encoder_name,
+        captions="\n".join(f"    {caption}" for caption in CAPTIONS[name]),
+        runs="\n".join(runs),
+        figures=figures_of(name, fingerprint_of(out)),
+    )
+    (out / "README.md").write_text(card, "utf-8")
+    if (CARDS / f"{name}_licenses.txt").is_file():
+        (out / "LICENSES.txt").write_bytes((CARDS / f"{name}_licenses.txt").read_bytes())
+
+
+def _per_stage(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} ({name})" for name, n in numbers.items())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train if a length is given, then write the card."""
+    options = parse(argv)
+    if options.minutes or options.steps or options.resume:
+        pretrain(options)
+    write_card(options.name, options.out)
+    print(f"{options.out}: {options.out / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()
