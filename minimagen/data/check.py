@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from minimagen.data.dataset import BadSampleError, Dataset, Row
 from minimagen.data.images.decoding import DAMAGE, load_rgb, open_image
+from minimagen.data.words import count_words, report_words
 from minimagen.text.encoding import TextEncoder, TokenReport
 
 SHOWN = 20  # problems named; the rest is counted
@@ -27,6 +28,8 @@ class Report:
     duplicates: int = 0
     small: int = 0
     captions: list[TokenReport] = field(default_factory=list)
+    words: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def text(self, side: int | None, max_tokens: int) -> str:
@@ -50,6 +53,7 @@ class Report:
                 f"  tokens per caption: {min(tokens)} to {max(tokens)}, median "
                 f"{statistics.median(tokens):g}; longer than {max_tokens}, so cut: {cut}"
             )
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  PROBLEM {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(f"  ... and {len(self.problems) - SHOWN} more problems")
@@ -72,6 +76,8 @@ def check(dataset: Dataset, encoder: TextEncoder, side: int | None) -> list[Repo
         captions = _check_rows(report, rows, side, seen)
         while some := list(itertools.islice(captions, INSPECTED_AT_ONCE)):
             report.captions += encoder.inspect(some)
+            report.words += count_words(some)
+        report.notes += report_words(encoder, report.words).lines()
         if not report.images:
             report.problems.append("no images")
         if unknown := sum(caption.unknown for caption in report.captions):

@@ -7,6 +7,7 @@ from minimagen.config import DataConfig, TrainingConfig
 from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.images.stream import PROMISE
 from minimagen.data.indexed import as_dataset
+from minimagen.data.words import words_of
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
@@ -68,7 +69,8 @@ def train(
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
         _prepare(imagen, teacher, chosen, config, processes)
         data = data or DataConfig()
-        plan = make_plan(imagen, as_dataset(dataset), config, data, chosen, processes)
+        dataset = as_dataset(dataset)
+        plan = make_plan(imagen, dataset, config, data, chosen, processes)
     plan = plan.lasting(steps_of(plan))
     if resume:
         processes.on_rank_0(check_resumable, plan, resume)
@@ -79,6 +81,8 @@ def train(
         StopSignals(processes.world > 1) as signals,
     ):
         for line in _announcements(plan, directory, resume, teacher):
+            tracker.log(line)
+        for line in words_of(dataset, imagen.text_encoder) if processes.rank == 0 else ():
             tracker.log(line)
         _train_stages(plan, keeper, tracker, signals)
     return directory
