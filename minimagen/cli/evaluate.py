@@ -85,6 +85,11 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
     low, high = result.interval
     interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
     lines = [table(rows), f"fully correct at {sizes[-1]}: {interval}"]
+    for size, scores in zip(sizes, result.looks, strict=True):
+        lines.append(
+            f"look at {size}: kernel distance x 1000 {scores['kernel']:.0f}, grain "
+            f"{scores['grain']:.1f}/255 (real images: {scores['grain_real']:.1f})"
+        )
     for size, scores in zip(sizes[1:], result.super_resolution, strict=True):
         lines.append(
             f"super-resolution to {size}: color shift {scores['color_shift']:.2f}/255, "

@@ -168,4 +168,4 @@ def _reasons(
     yield f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores"
     if images is not None and dropout:
         yield f"dropout {dropout}: {images} images are few, and would be learned by heart"
-    yield "static thresholding: dynamic thresholding turns white into grey in small images"
+    yield "static thresholding: dynamic thresholding grays the white of small images"

@@ -11,7 +11,7 @@ from torch import Tensor
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import Judge, score
-from minimagen.evaluation.metrics import color_shift, psnr, wilson_interval
+from minimagen.evaluation.metrics import color_shift, grain, kid, psnr, wilson_interval
 from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
@@ -35,6 +35,8 @@ class Evaluation:
     """95 % interval of the last stage's ``all``."""
     super_resolution: list[Scores] = field(default_factory=list)
     """For every stage but the first; see ``faithfulness``."""
+    looks: list[Scores] = field(default_factory=list)
+    """How every stage's images look beside real renders of the captions; see ``look``."""
 
 
 def evaluate(
@@ -64,6 +66,7 @@ def evaluate(
         result.stages.append(score(verdicts, truth))
         result.real.append(score(judge(to_uint8(resize_clamped(images, size))), truth))
         result.shuffled = score(verdicts, shuffled)
+        result.looks.append(look(judge, stage, resize_clamped(images, size)))
     correct = round(result.stages[-1]["all"] * len(samples))
     result.interval = wilson_interval(correct, len(samples))
     for i in range(1, len(sampled)):
@@ -72,6 +75,22 @@ def evaluate(
             | against_truth(imagen, i, samples, samplings[i], **options)
         )
     return result, [to_uint8(stage) for stage in sampled]
+
+
+def look(judge: Judge, images: Tensor, real: Tensor) -> Scores:
+    """Compare generated images with real ones, both [b 3 h w] in [-1, 1].
+
+    Returns:
+        ``kernel``: 1,000 times their kernel distance in the judge's features (``kid``), about 0 for
+        two sets of one distribution. ``grain`` and ``grain_real``: the noise in flat parts, in
+        1/255 (``grain``), mean over images.
+    """
+    features = [judge.features(to_uint8(each)) for each in (images, real)]
+    return {
+        "kernel": 1000 * kid(*features),
+        "grain": float(grain(images).mean()),
+        "grain_real": float(grain(real).mean()),
+    }
 
 
 def faithfulness(images: Tensor, low_res: Tensor) -> Scores:

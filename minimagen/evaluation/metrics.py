@@ -1,6 +1,7 @@
 """How close images are to each other. Images are float [b 3 h w] in model space, [-1, 1]."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -53,3 +54,16 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     root = torch.linalg.eigvals(cov_a @ cov_b).sqrt().real.sum()  # the trace of the matrix root
     means = (a.mean(0) - b.mean(0)).square().sum()
     return float(means + cov_a.trace() + cov_b.trace() - 2.0 * root)
+
+
+def grain(images: Tensor, window: int = 5) -> Tensor:
+    """Return the noise in the flattest parts of every image, in 1/255 [b].
+
+    It is the standard deviation inside a window of ``window`` x ``window`` pixels, averaged over
+    the channels, that a quarter of all windows do not exceed: about 0 for drawings, whose areas are
+    flat, and the standard deviation itself for white noise.
+    """
+    x = images.double() * 127.5
+    mean, square = (F.avg_pool2d(each, window, 1) for each in (x, x.square()))
+    deviation = (square - mean.square()).clamp(min=0.0).sqrt().mean(1)
+    return deviation.flatten(1).quantile(0.25, dim=1)

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from minimagen.evaluation.metrics import color_shift, frechet_distance, kid, psnr, wilson_interval
+from minimagen.evaluation.metrics import (
+    color_shift,
+    frechet_distance,
+    grain,
+    kid,
+    psnr,
+    wilson_interval,
+)
 
 
 def test_psnr_is_the_peak_over_the_mean_square_error_per_image():
@@ -67,3 +74,12 @@ def test_the_frechet_distance_of_gaussians_is_their_closed_form():
     expected = float(shift.square().sum() + (spread - 1).square().sum())
     assert frechet_distance(white, white * spread + shift) == pytest.approx(expected, abs=1e-6)
     assert frechet_distance(white, white) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_grain_is_the_deviation_of_noise_and_0_beside_an_edge():
+    flat = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
+    flat[..., 32:] = 1.0  # an edge crosses fewer windows than a quarter of them
+    assert grain(flat).item() == 0.0
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert grain(flat + noise * (8 / 127.5), window=31).item() > 7.0
+    assert grain(noise.double() * (8 / 127.5), window=31).item() == pytest.approx(8.0, rel=0.05)
