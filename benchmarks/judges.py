@@ -96,7 +96,7 @@ def _examples(
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """Return images, the index of each true value by head, and the values by head."""
     if kind != "emoji":
-        examples = real.training_images()
+        examples = real.all_images()
         names = tuple(CLASSES[kind])
         return (
             examples.images,
@@ -120,11 +120,11 @@ def _examples(
 
 def all_emoji(real: RealSet) -> Images:
     """Return every emoji, those of the held-out combinations too."""
-    known, rest = real.training_images(), real.held_out_images()
+    known, rest = real.all_images(), real.held_out_images()
     if real.name == "emoji_few":
         from benchmarks.real_data import SETS
 
-        known = SETS["emoji"].training_images()
+        known = SETS["emoji"].all_images()
     return Images(torch.cat([known.images, rest.images]), known.captions + rest.captions)
 
 

@@ -8,7 +8,7 @@
 
 Our side is `train.py` with the flags that a user gives: data, side, minutes. The judges are trained
 on real images only (benchmarks/judges.py), at first use. Sheets with generated images beside real
-ones are written to ``--sheets``: look at them.
+ones lie in the cache, and with ``--score`` in the training directory: look at them.
 """
 
 import subprocess
@@ -34,6 +34,7 @@ from benchmarks.real_data import SETS, Images, RealSet, available
 from benchmarks.real_scores import asked, recognized, scores
 from minimagen import Imagen
 from minimagen.images import to_model_space, to_pil, to_uint8
+from minimagen.storage.cache import cache_folder
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.image_files import contact_sheet, save_png
 
@@ -49,7 +50,7 @@ def measure(case: Case, started: float) -> Row:
     real = SETS[case["set"]]
     load_judge(real)  # its training is not part of the time
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(case["keep"] or folder) / "training"
+        directory = Path(folder) / "training"
         begun = time.time()
         if case["side"] == "ours":
             train_ours(real, case, directory)
@@ -59,7 +60,7 @@ def measure(case: Case, started: float) -> Row:
 
             sample, facts = train_peer(real, case)
         seconds = time.time() - begun
-        return {"seconds": seconds} | facts | score(real, sample, case["sheets"])
+        return {"seconds": seconds} | facts | score(real, sample, _sheets(case))
 
 
 def train_ours(real: RealSet, case: Case, directory: Path) -> None:
@@ -89,8 +90,14 @@ def trained(directory: Path) -> tuple[Sampler, Row]:
     }
 
 
-def score(real: RealSet, sample: Sampler, sheets: str | None) -> Row:
-    """Return the figures of what ``sample`` generates for the set's captions."""
+def _sheets(case: Case) -> Path:
+    """Return the folder of a case's contact sheets."""
+    name = "_".join(str(case[key]) for key in ("set", "side", "minutes", "seed"))
+    return cache_folder("real_sheets") / name
+
+
+def score(real: RealSet, sample: Sampler, sheets: Path) -> Row:
+    """Return the figures of what ``sample`` generates for the set's captions; write the sheets."""
     truth = asked(real)
     begun = time.time()
     generated = generate(sample, truth.captions)
@@ -115,14 +122,12 @@ def generate(sample: Sampler, captions: Sequence[str]) -> Tensor:
     return torch.cat(parts)
 
 
-def write_sheet(folder: str | None, name: str, generated: Tensor, truth: Images) -> None:
+def write_sheet(folder: Path, name: str, generated: Tensor, truth: Images) -> None:
     """Write a contact sheet: each generated image with a real one of its caption to its right."""
-    if folder is None:
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
     pairs = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, truth.images)]
     sheet = contact_sheet(truth.captions[:ON_SHEET], pairs)
-    save_png(Path(folder) / f"{name}.png", sheet)
+    save_png(folder / f"{name}.png", sheet)
+    print(f"sheet: {folder / name}.png", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
@@ -133,8 +138,6 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--seeds", default="0", help="[0]")
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--flags", default="", help="more flags for train.py")
-    parser.add_argument("--sheets", help="folder of the contact sheets [none]")
-    parser.add_argument("--keep", help="folder to keep the training directory in [none]")
     parser.add_argument("--score", type=Path, help="only score this training directory, no row")
     arguments = parser.parse_args(argv)
     if not available():
@@ -144,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     sets = [SETS[name] for name in arguments.sets.split(",")]
     if arguments.score is not None:
         sample, facts = trained(arguments.score)
-        rows = [facts | score(real, sample, arguments.sheets) for real in sets]
+        rows = [facts | score(real, sample, arguments.score) for real in sets]
         print(rows)
         return rows
     cases = [
@@ -154,8 +157,6 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             "minutes": arguments.minutes or real.minutes,
             "seed": int(seed),
             "flags": arguments.flags.split(),
-            "sheets": arguments.sheets,
-            "keep": arguments.keep,
         }
         for real in sets
         for seed in arguments.seeds.split(",")

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import ROOT
+from minimagen.config import DataConfig
+from minimagen.config.recipes import train_valid_frac
+from minimagen.data.dataset import IndexedDataset, Samples, count_of
 from minimagen.data.open import load_dataset
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import replacing
@@ -83,7 +86,18 @@ class RealSet:
         return folder() / self.name / "train.parquet"
 
     def training_images(self) -> Images:
-        """Return the images that are trained on (validation images among them)."""
+        """Return the images that a run with seed 0 trains on."""
+        return images_of(self.training_part())
+
+    def training_part(self) -> IndexedDataset:
+        """Return the data set that a run with seed 0 trains on: without validation images."""
+        dataset = load_dataset(self.training_path, self.side)
+        training, _ = dataset.split(train_valid_frac(count_of(dataset)), 0, DataConfig().valid_num)
+        assert training.repeatable
+        return training
+
+    def all_images(self) -> Images:
+        """Return the images of the training part, validation images among them."""
         return read(self.training_path, self.side)
 
     def held_out_images(self) -> Images:
@@ -119,11 +133,16 @@ def available() -> bool:
 def read(path: Path, side: int) -> Images:
     """Return all images of a data set, as training sees them at this side."""
     dataset = load_dataset(path, side)
-    samples = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type,index]  # no stream
-    pixels = np.stack([sample.image for sample in samples])
-    return Images(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), [s.caption for s in samples]
-    )
+    assert dataset.repeatable
+    return images_of(dataset)
+
+
+def images_of(samples: Samples) -> Images:
+    """Return all images of a data set of files."""
+    listed = [samples[i] for i in range(len(samples))]
+    pixels = np.stack([sample.image for sample in listed])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Images(images, [sample.caption for sample in listed])
 
 
 def balanced(real: Images, count: int, seed: int = 0) -> Images:

@@ -11,7 +11,6 @@ from benchmarks.measuring import Case, Row
 from benchmarks.peer_recipes import RECIPES
 from benchmarks.real_data import RealSet
 from minimagen.data.loading.batches import training_batches
-from minimagen.data.open import load_dataset
 from minimagen.device import autocast, resolve_device
 from minimagen.text.build import build
 from minimagen.text.cache.cache import EmbeddingCache
@@ -28,8 +27,7 @@ def train_peer(
     """Train by the clock until the minutes are spent; return how it samples, and what it saw."""
     recipe, device, started = RECIPES[RECIPE], resolve_device(), time.time()
     encoder = EmbeddingCache.on_disk(build("t5_mini", 64), False)
-    dataset = load_dataset(real.training_path, real.side)
-    training, _ = dataset.split()
+    training = real.training_part()
     width = peer.matching_width(real.side, False, encoder.embed_dim, PARAMETERS, recipe)
     torch.manual_seed(case["seed"])
     stage = peer.PeerStage(real.side, None, encoder.embed_dim, width, recipe).to(device)

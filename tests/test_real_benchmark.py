@@ -39,5 +39,5 @@ def test_grain_is_measured_on_the_white_border_of_the_real_image_only():
 def test_the_real_sets_have_a_caption_for_each_image():
     real = SETS["emoji_few"]
     training, held_out = real.training_images(), real.held_out_images()
-    assert len(training) == len(training.captions) == 600
+    assert 500 < len(training) == len(training.captions) < len(real.all_images()) == 600
     assert not set(training.captions) & set(held_out.captions)

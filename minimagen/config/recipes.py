@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from minimagen.config.data import DataConfig
 from minimagen.config.networks import UNetConfig
 from minimagen.config.stages import DiffusionConfig, LossConfig, SamplingConfig
 from minimagen.config.training import StageTrainingConfig
@@ -16,6 +17,7 @@ from minimagen.errors import UserError
 
 ONE_STAGE = 64  # px: images up to this side are made by one stage
 TESTED = 64  # px: sides up to this are measured
+VALIDATED = 0.04  # of the images, at most 512: enough for a loss, few are lost for training
 FEW_IMAGES = 2_000  # fewer are learned by heart: dropout
 STEPS_PER_MINUTE = 200  # of 32 images at 32 px on two cores, about
 WIDTHS = ((8.0, 32), (40.0, 48), (math.inf, 64))
@@ -32,12 +34,14 @@ class Recipe:
         image_sizes: Sides of the stages' images, px.
         stages: Their networks and objectives.
         training: How each is trained.
+        train_valid_frac: The share of the images that is trained on.
         reasons: One line for each choice.
     """
 
     image_sizes: tuple[int, ...]
     stages: tuple[DiffusionConfig, ...]
     training: tuple[StageTrainingConfig, ...]
+    train_valid_frac: float
     reasons: tuple[str, ...] = field(default=())
 
     def values(self) -> Iterator[tuple[tuple[str, str], Any]]:
@@ -45,6 +49,7 @@ class Recipe:
         yield ("imagen", "image_sizes"), list(self.image_sizes)
         yield ("imagen", "stages"), [stage.model_dump(mode="json") for stage in self.stages]
         yield ("training", "stages"), [each.model_dump(mode="json") for each in self.training]
+        yield ("data", "train_valid_frac"), self.train_valid_frac
 
 
 def recipe_for(side: int, images: int | None, minutes: float) -> Recipe:
@@ -69,6 +74,7 @@ def recipe_for(side: int, images: int | None, minutes: float) -> Recipe:
         sizes,
         tuple(stages),
         tuple(training),
+        train_valid_frac(images),
         tuple(_reasons(sizes, images, minutes, width, dropout)),
     )
 
@@ -92,6 +98,13 @@ def _width(minutes: float) -> int:
 
 def _dropout(images: int | None) -> float:
     return 0.1 if images is not None and images < FEW_IMAGES else 0.0
+
+
+def train_valid_frac(images: int | None) -> float:
+    """Return the share of so many images that is trained on; the rest is for validation."""
+    most = DataConfig().valid_num
+    share = VALIDATED if images is None else min(VALIDATED, most / images)
+    return round(1 - share, 4)
 
 
 def _ema_decay(minutes: float) -> float:
