@@ -43,8 +43,12 @@ def _check(arguments: Namespace) -> int:
     from minimagen.text.build import build
 
     encoder = build(arguments.T5_NAME, arguments.MAX_NUM_WORDS)
-    column, streaming = arguments.CAPTION_COLUMN, arguments.STREAMING
-    dataset = load_dataset(arguments.source, caption_column=column, streaming=streaming)
+    dataset = load_dataset(
+        arguments.source,
+        caption_column=arguments.CAPTION_COLUMN,
+        streaming=arguments.STREAMING,
+        where=arguments.WHERE,
+    )
     reports = check(dataset, encoder, arguments.IMG_SIDE_LEN)
     for report in reports:
         print(report.text(arguments.IMG_SIDE_LEN, arguments.MAX_NUM_WORDS))
@@ -78,6 +82,7 @@ def _encode(arguments: Namespace) -> int:
         epoch_size=arguments.EPOCH_SIZE,
         caption_column=arguments.CAPTION_COLUMN,
         streaming=arguments.STREAMING,
+        where=arguments.WHERE,
     )
     encoder = build(arguments.T5_NAME, arguments.MAX_NUM_WORDS)
     report = encode_captions(dataset, encoder.to(resolve_device(arguments.DEVICE)))
@@ -98,6 +103,7 @@ def _export(arguments: Namespace) -> int:
 
 SOURCE = {"SOURCE": "what --DATASET takes: docs/data.md"}
 CAPTION_COLUMN = CONFIGURED["CAPTION_COLUMN"]
+WHERE = CONFIGURED["WHERE"]
 STREAMING = CONFIGURED["STREAMING"].but(help="Parquet files and the hub are read, not stored")
 ENCODER = (CONFIGURED["T5_NAME"], CONFIGURED["MAX_NUM_WORDS"])
 SEED = CONFIGURED["SEED"].but(help="Seed of the embedded data")
@@ -107,7 +113,7 @@ ACTIONS = {
         "read everything once; counts, sizes, duplicates, captions, what is unreadable",
         _check,
         SOURCE,
-        (SMALLEST, CAPTION_COLUMN, STREAMING, *ENCODER),
+        (SMALLEST, CAPTION_COLUMN, STREAMING, WHERE, *ENCODER),
         """  python -m minimagen data check my_images
   python -m minimagen data check my_images --IMG_SIDE_LEN 64 --CAPTION_COLUMN captions""",
     ),
@@ -127,6 +133,7 @@ ACTIONS = {
             DEVICE,
             CAPTION_COLUMN,
             STREAMING,
+            WHERE,
             SEED,
             Option("EPOCH_SIZE", "es", "Captions of the embedded data", PositiveInt, 20_000),
         ),

@@ -8,7 +8,7 @@ from minimagen.cli.settings import Settings
 from minimagen.config.recipes import Recipe, recipe_for
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
-READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming"}
+READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE": "where"}
 
 
 def has_recipe(arguments: argparse.Namespace) -> bool:

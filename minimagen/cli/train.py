@@ -48,7 +48,15 @@ EXAMPLES = """  python train.py --MINUTES 5
   torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
-READING = {"seed", "epoch_size", "caption_column", "crop", "flip", "streaming"}  # of DataConfig
+READING = {
+    "seed",
+    "epoch_size",
+    "caption_column",
+    "crop",
+    "flip",
+    "streaming",
+    "where",
+}  # of DataConfig
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
 CONTRADICTIONS = {

@@ -25,6 +25,8 @@ class DataConfig(Config):
     """Every second training image is mirrored; captions must not say left or right."""
     streaming: Annotated[bool, Flag("sr")] = False
     """Parquet files and the hub are read while training, not before."""
+    where: Annotated[str | None, Flag("wh", also=("filter",))] = None
+    """Condition on columns and image sides: "width >= 64 and style == 'noto'"."""
     epoch_size: PositiveInt = 8192
     """Images that count as one epoch of the endless embedded data."""
     train_valid_frac: Annotated[float, Field(gt=0.0, lt=1.0), Flag("f")] = 0.9

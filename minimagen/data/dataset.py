@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 from minimagen.config import Size
 from minimagen.sample import Sample
 
-Description = Mapping[str, str | int | bool]
+Description = Mapping[str, str | int | bool | None]
 """What a data set was opened with, by the name of `DataConfig`'s field."""
 
 

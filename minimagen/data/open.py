@@ -19,6 +19,7 @@ from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources import folder, hub
 from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_files
 from minimagen.data.sources.shards import TarStream, expand
+from minimagen.data.where import Where
 from minimagen.errors import UserError, did_you_mean
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.cache import cache_folder
@@ -38,6 +39,7 @@ def load_dataset(
     flip: bool = False,
     buckets: Sequence[Size] = (),
     streaming: bool = False,
+    where: str | None = None,
 ) -> Dataset:
     """Open the data to train on; docs/data.md has the table of what it may be.
 
@@ -55,13 +57,18 @@ def load_dataset(
         buckets: sizes of other aspect ratios, see ``minimagen.images.aspect_buckets``: each image
             gets the nearest, each batch has images of one size. Without them all get ``size``.
         streaming: read parquet and the hub while training instead of before.
+        where: a condition on the columns, or on width and height of the images in pixels, such as
+            "width >= 64"; see ``minimagen.data.where``.
 
     Raises:
         UserError: there is no such data, or it is not usable.
     """
     size = _checked_size(size)
     name, _, named_level = str(name_or_path).partition(":")
+    condition = None if where is None else Where(where)
     if name == "shapes":
+        if where is not None:
+            raise UserError("shapes have no columns: `where` needs images of your own")
         if size[0] != size[1]:
             raise UserError(f"shapes are square: {size[0]} x {size[1]} needs images of your own")
         if buckets:
@@ -71,11 +78,14 @@ def load_dataset(
         raise UserError(
             f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
         )
-    opener = _Opener(Framing(size, crop, flip, tuple(buckets)), caption_column, streaming)
+    opener = _Opener(
+        Framing(size, crop, flip, tuple(buckets)), caption_column, streaming, condition
+    )
     dataset = opener.open(str(name_or_path))
     dataset.description = {
         "dataset": _absolute(str(name_or_path)), "caption_column": caption_column,
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
+        "where": where,
     }  # fmt: skip
     return bucketed(dataset) if buckets and dataset.repeatable else dataset
 
@@ -103,6 +113,7 @@ class _Opener:
     framing: Framing
     column: str
     streaming: bool
+    where: Where | None
 
     def open(self, name: str) -> ImageDataset | ImageStream:
         """Open images that are not drawn. A path that exists is never a pattern or another name."""
@@ -112,7 +123,7 @@ class _Opener:
         if path.exists():
             return self._file(path)
         if name.startswith("pipe:") or name.endswith(TARS):
-            return self._streamed(TarStream(expand(name), self.column))
+            return self._streamed(self._shards(expand(name)))
         hint = did_you_mean(name, ("shapes", "shapes:scenes"))
         if not hint and hub.HUB_ID.fullmatch(name):
             return self._library(hub.open_hub(name, self.streaming))
@@ -124,43 +135,53 @@ class _Opener:
     def _file(self, path: Path) -> ImageDataset | ImageStream:
         """Open a tar shard, parquet with images, or a table of URLs or files."""
         if path.name.lower().endswith(TARS) or tarfile.is_tarfile(path):
-            return self._streamed(TarStream((str(path),), self.column))
+            return self._streamed(self._shards([str(path)]))
         if path.suffix.lower() == PARQUET and hub.has_images(path):
             return self._library(hub.open_parquet(path.name, [str(path)], [], self.streaming))
         if is_url_table(path):
             out = cache_folder("downloads") / fingerprint(path)
             return self._downloaded(path, out, self.column)
-        return self._indexed(folder.metadata_table(path, self.column))
+        return self._indexed(self._metadata(path))
 
     def _folder(self, path: Path) -> ImageDataset | ImageStream:
         """Open the first kind of data, in the order of docs/data.md, that is in a folder."""
         if any((path / name).is_file() for name in SAVED) and any(path.rglob("*.arrow")):
             return self._library(hub.open_saved(path))
         if metadata := folder.metadata_of_files(path):  # then a large folder need not be listed
-            return self._indexed(folder.metadata_table(metadata, self.column))
+            return self._indexed(self._metadata(metadata))
         parts = list_files(path).innermost().by_folder()
         training = parts[0]
         if folder.metadata_of_files(training.folder) or folder.text_files(training):
-            return self._indexed(*(folder.image_table(part, self.column) for part in parts))
+            return self._indexed(*map(self._images, parts))
         if any(found := _archives(parts, PARQUET, wanted=hub.has_images)):
             return self._library(hub.open_parquet(path.name, *found, self.streaming))
         if any(found := _archives(parts, *TARS)):
-            return self._streamed(*(TarStream(tuple(some), self.column) for some in found if some))
+            return self._streamed(*(self._shards(some) for some in found if some))
         if not training.with_suffix(*IMAGES) and folder.find_metadata(training.folder) is None:
             if any(found := _archives(parts, PARQUET)):  # perhaps of URLs
                 return self._library(hub.open_parquet(path.name, *found, streaming=False))
-        return self._indexed(folder.image_table(training, self.column))
+        return self._indexed(self._images(training))
 
     def _library(self, splits: hub.Splits) -> ImageDataset | ImageStream:
         """Open what the `datasets` library reads."""
         if (found := hub.url_table(splits, self.column)) is not None:
             return self._downloaded(found[0], found[0].with_suffix(""), found[1])
         if splits.streamed:
-            return self._streamed(*hub.streams(splits, self.column))
-        return self._indexed(*hub.tables(splits, self.column))
+            return self._streamed(*hub.streams(splits, self.column, self.where))
+        return self._indexed(*hub.tables(splits, self.column, self.where))
 
     def _downloaded(self, table: Path, out: Path, column: str) -> ImageStream:
-        return self._streamed(TarStream(tuple(download(table, out, column).shards)))
+        shards = download(table, out, column).shards
+        return self._streamed(TarStream(tuple(shards), where=self.where))
+
+    def _images(self, part: Listing) -> Table:
+        return folder.image_table(part, self.column, self.where)
+
+    def _metadata(self, file: Path) -> Table:
+        return folder.metadata_table(file, self.column, self.where)
+
+    def _shards(self, shards: Sequence[str]) -> TarStream:
+        return TarStream(tuple(shards), self.column, self.where)
 
     def _indexed(self, training: Table, held_out: Table | None = None) -> ImageDataset:
         validation = ImageDataset(held_out, self.framing) if held_out is not None else None

@@ -94,7 +94,7 @@ def test_the_options_of_a_data_set_are_told_by_the_data_set(tmp_path: Path) -> N
     dataset = load_dataset(folder, (8, 8), crop="random", flip=True, buckets=((8, 8),))
     assert dataset.split(0.7)[0].description == {
         "dataset": str(folder), "caption_column": "text", "crop": "random", "flip": True,
-        "aspect_buckets": True, "streaming": False,
+        "aspect_buckets": True, "streaming": False, "where": None,
     }  # fmt: skip
     scenes = ShapesDataset(level="scenes", seed=3, epoch_size=9)
     assert scenes.description == {"dataset": "shapes:scenes", "seed": 3, "epoch_size": 9}

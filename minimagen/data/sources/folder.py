@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from minimagen.data.dataset import Row
 from minimagen.data.sources.listing import IMAGES, Listing, printable
-from minimagen.data.sources.table import captions_of, read_table, row_captions
+from minimagen.data.sources.table import Numbered, captions_of, read_table, row_captions
+from minimagen.data.where import Where
 from minimagen.errors import UserError, did_you_mean
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import read_lines, replacing
@@ -164,31 +165,33 @@ def metadata_of_files(folder: Path) -> Path | None:
     return metadata if named else None
 
 
-def image_table(part: Listing, caption_column: str) -> FileTable:
+def image_table(part: Listing, caption_column: str, where: Where | None = None) -> FileTable:
     """Open the images of a folder, with captions from its metadata or from .txt files."""
     texts = text_files(part)
     metadata = (metadata_of_files if texts else find_metadata)(part.folder)
     if metadata is not None:
         part.log_left_out(part.files)
-        return metadata_table(metadata, caption_column)
+        return metadata_table(metadata, caption_column, where)
     images = part.with_suffix(*IMAGES)
     part.log_left_out([*images, *texts.values()])
     if not images:
         raise UserError(f"{printable(part.folder)} holds no images ({' '.join(IMAGES)})")
-    return _text_file_table(part.folder, images, texts)
+    return _text_file_table(part.folder, images, texts, where)
 
 
-def metadata_table(metadata: Path, caption_column: str) -> FileTable:
+def metadata_table(metadata: Path, caption_column: str, where: Where | None = None) -> FileTable:
     """Open the images that a metadata file names, with their captions.
 
     Args:
         metadata: jsonl, csv, tsv or parquet, of any name, with the columns file_name (relative to
             it) and ``caption_column``; other text columns become attributes.
         caption_column: its name; a list of captions means variants.
+        where: which rows are used.
     """
-    key = (os.fsencode(metadata), caption_column, *_stamp(metadata))
+    key = (os.fsencode(metadata), caption_column, *_stamp(metadata), *_texts(where))
     folder = metadata.parent.absolute()
-    table = file_table(folder, key, lambda: metadata_rows(metadata, caption_column))
+    table = file_table(folder, key, lambda: metadata_rows(metadata, caption_column, where))
+    _check_any(table, where)
     if not table.has_files():
         name = table[0].name if len(table) else "no row"
         raise UserError(
@@ -198,16 +201,18 @@ def metadata_table(metadata: Path, caption_column: str) -> FileTable:
     return _captioned(table)
 
 
-def metadata_rows(metadata: Path, caption_column: str) -> Iterator[FileRow]:
+def metadata_rows(
+    metadata: Path, caption_column: str, where: Where | None = None
+) -> Iterator[FileRow]:
     """Read what `metadata_table` stores; a row may have no caption, an image may be missing."""
-    for where, columns in read_table(metadata):
+    for place, columns in fitting(read_table(metadata), metadata.parent, where):
         file = columns.get("file_name")
         if not isinstance(file, str):
             hint = did_you_mean("file_name", columns)
-            raise UserError(f"{where} has no text 'file_name' among {', '.join(columns)}{hint}")
+            raise UserError(f"{place} has no text 'file_name' among {', '.join(columns)}{hint}")
         if "\0" in file:
-            raise UserError(f"{where}: file_name holds a zero byte")
-        name, captions = row_captions(columns, caption_column, where)
+            raise UserError(f"{place}: file_name holds a zero byte")
+        name, captions = row_captions(columns, caption_column, place)
         others = columns.keys() - {"file_name", name}
         texts = {k: v for k, v in columns.items() if k in others and isinstance(v, str) and v}
         yield file_row(metadata.parent, file, captions, texts)
@@ -221,16 +226,48 @@ def text_files(listing: Listing) -> dict[str, str]:
     return {file: text for file, text in images if text is not None}
 
 
-def _text_file_table(folder: Path, images: list[str], texts: dict[str, str]) -> FileTable:
+def _text_file_table(
+    folder: Path, images: list[str], texts: dict[str, str], where: Where | None
+) -> FileTable:
     """Open images whose captions are the lines of a .txt file of the same name."""
-    key = (images, [[_stamp(folder / file) for file in (i, texts.get(i)) if file] for i in images])
+    stamps = [[_stamp(folder / file) for file in (i, texts.get(i)) if file] for i in images]
+    key = (images, stamps, *_texts(where))
 
-    def rows() -> Iterator[FileRow]:
+    def read() -> Numbered:
         for image in images:
             lines = read_lines(folder / texts[image]) if image in texts else []
-            yield file_row(folder, image, captions_of(lines) or (), {})
+            captions = captions_of(lines) or ()
+            yield image, {"file_name": image, "text": " ".join(captions), "captions": captions}
 
-    return _captioned(file_table(folder, key, rows))
+    def rows() -> Iterator[FileRow]:
+        for image, columns in fitting(read(), folder, where):
+            yield file_row(folder, image, columns["captions"], {})
+
+    table = file_table(folder, key, rows)
+    _check_any(table, where)
+    return _captioned(table)
+
+
+def fitting(rows: Numbered, folder: Path, where: Where | None) -> Numbered:
+    """Yield those rows of a table of files that fit a condition; all without one."""
+    if where is None:
+        yield from rows
+        return
+    while some := list(itertools.islice(rows, WRITTEN_AT_ONCE)):
+        columns = [values for _, values in some]
+        where.check(list(dict.fromkeys(itertools.chain.from_iterable(columns))))
+        names = (values.get("file_name") for values in columns)
+        files = [folder / name if isinstance(name, str) else None for name in names]
+        yield from itertools.compress(some, where.kept(columns, files))
+
+
+def _texts(where: Where | None) -> tuple[str, ...]:
+    return () if where is None else (where.text,)
+
+
+def _check_any(table: FileTable, where: Where | None) -> None:
+    if where is not None and not len(table):
+        raise UserError(f"no image of {printable(table.folder)} fits `where` {where.text!r}")
 
 
 def _stamp(file: Path) -> tuple[int, int]:

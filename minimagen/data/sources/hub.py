@@ -22,6 +22,7 @@ from minimagen.data.sources.table import (
     one_line,
     parquet_schema,
 )
+from minimagen.data.where import Where
 from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import replacing
@@ -266,9 +267,9 @@ def _content(value: Any, name: str) -> Path | bytes:
         raise BadSampleError(f"{name}: {error}") from error
 
 
-def tables(splits: Splits, wanted: str) -> list[HubTable]:
+def tables(splits: Splits, wanted: str, where: Where | None = None) -> list[HubTable]:
     """Return the rows to train on and those that validate, with the ``wanted`` caption column."""
-    found = _open_rows(HubTable, splits, wanted)
+    found = _open_rows(HubTable, splits, wanted, where)
     try:
         for table in found:  # Arrow itself would crash where offsets are wrong or text is none
             table.rows.data.validate(full=True)
@@ -277,12 +278,12 @@ def tables(splits: Splits, wanted: str) -> list[HubTable]:
     return found
 
 
-def streams(splits: Splits, wanted: str) -> list[HubStream]:
+def streams(splits: Splits, wanted: str, where: Where | None = None) -> list[HubStream]:
     """Return what `tables` does, as it comes."""
-    return _open_rows(HubStream, splits, wanted)
+    return _open_rows(HubStream, splits, wanted, where)
 
 
-def _open_rows(kind: type[Rows], splits: Splits, wanted: str) -> list[Rows]:
+def _open_rows(kind: type[Rows], splits: Splits, wanted: str, where: Where | None) -> list[Rows]:
     """Leave only the columns that are read, and the images as they are in the file."""
     import datasets
 
@@ -292,12 +293,38 @@ def _open_rows(kind: type[Rows], splits: Splits, wanted: str) -> list[Rows]:
             continue
         image, caption, labels = _find_columns(rows.features or {}, splits.name, wanted)
         rows = rows.with_format(None)  # a saved one may hide columns
-        rows = rows.select_columns([image, caption])
-        if isinstance(rows.features[image], datasets.Image):
-            rows = rows.cast_column(image, datasets.Image(decode=False))
+        for name, feature in rows.features.items():
+            if isinstance(feature, datasets.Image):
+                rows = rows.cast_column(name, datasets.Image(decode=False))
         identity = splits.identity if splits.streamed else f"{splits.identity} {image}"
+        if where is not None:
+            rows, identity = (
+                _fitting(rows, image, where, splits.streamed),
+                f"{identity} {where.text}",
+            )
+            if not splits.streamed and not len(rows):
+                raise UserError(f"no row of {splits.name} fits `where` {where.text!r}")
+        rows = rows.select_columns([image, caption])
         found.append(kind(rows, splits.name, identity, image, caption, labels))
     return found
+
+
+def _fitting(rows: Any, image: str, where: Where, streamed: bool) -> Any:
+    """Return those rows that fit a condition; images are read only where it asks for their size."""
+    where.check(list(rows.features))
+    read = sorted(where.names & set(rows.features))
+    measured = [image] * (not where.names <= set(read))
+
+    def keep(*columns: list[Any]) -> list[bool]:
+        *values, images = columns if measured else (*columns, [None] * len(columns[0]))
+        cells = [dict(zip(read, row, strict=True)) for row in zip(*values, strict=True)]
+        files = (i.get("bytes") or i.get("path") if isinstance(i, dict) else i for i in images)
+        return where.kept(cells or [{}] * len(images), files)
+
+    options: dict[str, Any] = {"input_columns": [*read, *measured], "batched": True}
+    if not streamed:  # a cache file would be written beside the user's data
+        options |= {"keep_in_memory": True, "load_from_cache_file": False}
+    return rows.filter(keep, **options)
 
 
 def _find_columns(

@@ -27,6 +27,7 @@ from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
 from minimagen.data.sources.listing import IMAGES, digest_of, is_system, printable, relative_names
 from minimagen.data.sources.table import ALSO, DEFAULT, captions_of
+from minimagen.data.where import Where
 from minimagen.draws import rng
 from minimagen.errors import UserError
 
@@ -61,11 +62,13 @@ class TarStream:
 
     shards: tuple[str, ...]  # files or URLs
     column: str = DEFAULT
+    where: Where | None = None  # a condition on key.json
 
     @property
     def identity(self) -> str:
         """What changes when the names or contents of the shards do, and not with their folder."""
-        return digest_of(self.shards, self.column)
+        condition = () if self.where is None else (self.where.text,)
+        return digest_of(self.shards, self.column, *condition)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -109,7 +112,7 @@ class TarStream:
         return (row.captions if isinstance(row, Row) else () for row in self.once())
 
     def _read(self, shard: str) -> Iterator[Found]:
-        return read_shard(shard, self.column, self._names[shard])
+        return read_shard(shard, self.column, self._names[shard], self.where)
 
 
 def _shuffled(rows: Iterable[Found], draws: Random) -> Iterator[Found]:
@@ -163,7 +166,9 @@ def _numbered(name: str) -> Iterator[str]:
         yield from _numbered(name[: match.start()] + text + name[match.end() :])
 
 
-def read_shard(shard: str, column: str = DEFAULT, name: str = "") -> Iterator[Found]:
+def read_shard(
+    shard: str, column: str = DEFAULT, name: str = "", where: Where | None = None
+) -> Iterator[Found]:
     """Yield a shard's rows, named ``name/key``; after a broken connection, go on where it broke.
 
     Raises:
@@ -173,7 +178,7 @@ def read_shard(shard: str, column: str = DEFAULT, name: str = "") -> Iterator[Fo
     for attempt in range(1, TRIES + 1):
         try:
             with _opened(shard) as file:
-                rows = _rows(file, printable(name or shard), column)
+                rows = _rows(file, printable(name or shard), column, where)
                 for row in itertools.islice(rows, done, None):
                     yield row
                     done += 1
@@ -225,7 +230,7 @@ class Part(NamedTuple):
     content: bytes | None  # None: larger than is read
 
 
-def _rows(file: IO[bytes], shard: str, column: str) -> Iterator[Found]:
+def _rows(file: IO[bytes], shard: str, column: str, where: Where | None) -> Iterator[Found]:
     """Yield the rows of an open tar, or the reason why there is none."""
     count, others = 0, Counter[str]()
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
@@ -233,11 +238,21 @@ def _rows(file: IO[bytes], shard: str, column: str) -> Iterator[Found]:
             for name, sample in _samples(group, parts):
                 found = _row(f"{shard}/{printable(name)}", sample, column)
                 if found is not None:
-                    yield found
                     count += 1
+                    if where is None or _fits(sample, found, where):
+                        yield found
     if not count:
         kinds = ", ".join(f"{n} {kind or 'other'} files" for kind, n in others.most_common(3))
         yield BadSampleError(f"{shard}: no image in it{kinds and f', only {kinds}'}")
+
+
+def _fits(sample: Sample, found: Found, where: Where) -> bool:
+    """Return whether a sample fits the condition; a bad one does, so that it is counted."""
+    if isinstance(found, BadSampleError):
+        return True
+    values = _json(sample) | {"text": " ".join(found.captions)}
+    where.check(list(values))
+    return where.kept([values], [found.image])[0]
 
 
 def _samples(group: str, parts: Iterable[Part]) -> Iterator[tuple[str, Sample]]:
@@ -303,9 +318,7 @@ def _captions(sample: Sample, column: str) -> tuple[str, ...]:
     text = sample.get("txt")
     if column == DEFAULT and text is not None:
         return captions_of(text.decode("utf-8-sig")) or ()
-    values = json.loads(sample.get("json") or b"{}")
-    if not isinstance(values, dict):
-        raise ValueError("the json is no object")
+    values = _json(sample)
     names = (column, *ALSO) if column == DEFAULT else (column,)
     value = next((values[name] for name in names if values.get(name)), None)
     captions = captions_of(value)
@@ -314,3 +327,11 @@ def _captions(sample: Sample, column: str) -> tuple[str, ...]:
     for caption in captions:
         caption.encode()  # half of a surrogate pair is a ValueError
     return captions
+
+
+def _json(sample: Sample) -> dict[str, Any]:
+    """Return what key.json holds; ValueError if it is no object."""
+    values = json.loads(sample.get("json") or b"{}")
+    if not isinstance(values, dict):
+        raise ValueError("the json is no object")
+    return values
