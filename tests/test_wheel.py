@@ -1,6 +1,7 @@
 """A wheel built here and used in another folder has all that the commands need."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -54,10 +55,25 @@ def test_the_wheel_holds_the_package_the_presets_and_the_bundled_cascades_and_no
     assert "minimagen/pretrained/README.md" in bundled
 
 
-def test_the_installed_command_runs_the_demo_in_any_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_command_runs_the_demo_and_samples_from_what_is_bundled_in_any_folder(
+    installed: Path, tmp_path: Path
+) -> None:
     ran = _run(installed, tmp_path, "demo", "--TESTING", "--DEVICE", "cpu")
     assert ran.returncode == 0, ran.stderr
     assert list(tmp_path.glob("generated_images_*/grid.png"))
+    (trained,) = tmp_path.glob("training_*")
+    _is_sampled_from_when_bundled(installed, trained, tmp_path / "elsewhere")
+
+
+def _is_sampled_from_when_bundled(installed: Path, trained: Path, folder: Path) -> None:
+    bundled = installed / "minimagen" / "pretrained" / "emoji"
+    shutil.rmtree(bundled, ignore_errors=True)
+    shutil.copytree(trained, bundled)
+    folder.mkdir()
+    ran = _run(installed, folder, "inference", "-c", "a red star", "--DEVICE", "cpu")
+    assert ran.returncode == 0, ran.stderr
+    assert f"training directory: {bundled} (bundled" in ran.stdout
+    assert list(folder.glob("generated_images_*/generated_images/image_0.png"))
 
 
 def test_the_installed_command_finds_each_preset_by_its_name(

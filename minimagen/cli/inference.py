@@ -15,6 +15,7 @@ from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.options import Option
+from minimagen.cli.settings import BUNDLED
 from minimagen.errors import UserError
 from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
@@ -36,7 +37,7 @@ def aspect_ratio(text: str) -> float:
 
 OPTIONS = {
     "what to sample": (
-        options.TRAINING_DIRECTORY,
+        options.TRAINING_DIRECTORY.but(shown="the newest one here, else pretrained/emoji"),
         Option("CAPTIONS", "c", "Caption, or .txt file with one caption per line",
                shown="the sample sheet's", also=("prompt", "prompts", "text")),
         Option("IMAGES_PER_CAPTION", "n", "Images of each caption", PositiveInt, 1,
@@ -55,7 +56,8 @@ OPTIONS = {
         Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
     ),
 }  # fmt: skip
-EXAMPLES = """  python inference.py --CAPTIONS "a large red star on a blue background"
+EXAMPLES = """  python inference.py -c "a red apple, noto style, on a blue background"
+  python inference.py --CAPTIONS "a large red star on a blue background"
   python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
   python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7"""
 
@@ -90,9 +92,11 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.storage.directory import TrainingDirectory
 
     given = arguments.TRAINING_DIRECTORY
-    directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
+    directory = TrainingDirectory.open(given or TrainingDirectory.newest(otherwise=BUNDLED).path)
     if given is None:
-        print(f"training directory: {directory} (the newest one here)")
+        bundled = directory.path == BUNDLED
+        which = "bundled: nothing is trained here" if bundled else "the newest one here"
+        print(f"training directory: {directory} ({which})")
     if captions is None:
         captions = read_captions(str(directory.sample_captions))
         print(f"captions: those of the sample sheet, {directory.sample_captions}")

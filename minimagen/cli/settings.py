@@ -10,10 +10,17 @@ from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameter_values
 
-_PACKAGE = Path(__file__).parents[1]
-_INSTALLED, _CLONED = _PACKAGE / "parameters", _PACKAGE.parent / "parameters"
-PRESETS = _INSTALLED if _INSTALLED.is_dir() else _CLONED  # the wheel has them in the package
+
+def _shipped(name: str) -> Path:
+    """Return a folder that the wheel has in the package, and a clone beside it."""
+    package = Path(__file__).parents[1]
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+PRESETS = _shipped("parameters")
 DEMO, TESTING = PRESETS, PRESETS / "testing"
+BUNDLED = _shipped("pretrained") / "emoji"  # sampled from where nothing was trained
 
 
 class Settings:

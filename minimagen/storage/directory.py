@@ -60,12 +60,19 @@ class TrainingDirectory:
         return directory
 
     @classmethod
-    def newest(cls, where: str | Path = ".") -> "TrainingDirectory":
-        """Return the newest training directory in ``where`` with weights of every stage."""
+    def newest(
+        cls, where: str | Path = ".", otherwise: str | Path | None = None
+    ) -> "TrainingDirectory":
+        """Return the newest training directory in ``where`` with weights of every stage.
+
+        Where there is none, return ``otherwise`` if it has them; else this is a UserError.
+        """
         found = sorted(
             (path for path in Path(where).glob("training_*") if cls(path).is_trained),
             key=lambda path: (path.stat().st_mtime, path.name),
         )
+        if not found and otherwise is not None and cls(otherwise).is_trained:
+            return cls.open(otherwise)
         if not found:
             raise UserError(
                 "no training directory with trained weights here; train one with "

@@ -89,7 +89,6 @@ def test_flags_that_contradict_each_other(
         (["--CAPTIONS", " "], ["blank"]),
         (["--CAPTIONS", "nowhere.txt"], ["nowhere.txt"]),
         (["--TRAINING_DIRECTORY", "nowhere"], ["no training directory nowhere"]),
-        ([], ["no training directory with trained weights here", "python train.py"]),
     ],
 )
 def test_a_mistaken_flag_of_inference(refused: Refused, argv: list[str], words: list[str]) -> None:

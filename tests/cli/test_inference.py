@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import weakref
@@ -59,6 +60,30 @@ def written(output: Path) -> tuple[int, int, int]:
 def argv(trained: Path, count: int, batch: int) -> list[str]:
     return ["-d", str(trained), "-c", "a star", "-t", "1", "-n", str(count), "-b", str(batch),
             "-o", "out", "--SEED", "3", "--DEVICE", "cpu"]  # fmt: skip
+
+
+def test_where_nothing_is_trained_the_bundled_cascade_answers(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundled = trained.parent / "pretrained" / "emoji"
+    monkeypatch.setattr(inference, "BUNDLED", bundled)
+    sampling = ["-c", "a star", "-t", "1", "--DEVICE", "cpu", "-o"]
+    shutil.copytree(trained, bundled)
+    assert inference.entry([*sampling, "own"]) == 0  # what is trained here comes first
+    assert "training directory: training_mine (the newest one here)" in capsys.readouterr().out
+    shutil.rmtree(trained)
+    assert inference.entry([*sampling, "bundled"]) == 0
+    printed = capsys.readouterr().out
+    assert f"training directory: {bundled} (bundled: nothing is trained here)" in printed
+    assert written(Path("bundled")) == (1, 1, 1)
+
+
+def test_where_nothing_is_trained_nor_bundled_a_message_asks_to_train(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "BUNDLED", Path("nowhere"))
+    words = ["no training directory with trained weights here", "python train.py"]
+    refused(inference.entry, ["-c", "a star"], *words)
 
 
 def test_images_are_on_disk_as_soon_as_their_batch_is_done(
