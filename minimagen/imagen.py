@@ -30,8 +30,8 @@ from minimagen.draws import SeededNoise
 from minimagen.images import to_pil
 from minimagen.stages.build import build_stages
 from minimagen.stages.stage import Condition, Stage
-from minimagen.storage.directory import TrainingDirectory, read_imagen_config
-from minimagen.storage.pretrained import Identity, load_stage
+from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
+from minimagen.storage.pretrained import Identity, load_stages
 from minimagen.text.build import build
 from minimagen.text.encoding import TextEncoder, encode_batch
 
@@ -118,9 +118,7 @@ class Imagen(nn.Module):
         return images[0] if isinstance(captions, str) else images
 
     def samplings(self, **settings: Any) -> list[Any]:
-        """Return each stage's sampling settings, some of them (fields of ``SamplingConfig``)
-        changed: one value for all stages, or one for each.
-        """
+        """Return each stage's ``SamplingConfig``, fields changed for all stages or one each."""
         changes = changes_per_stage(settings, len(self.stages))
         return [s.settings(**change) for s, change in zip(self.stages, changes, strict=True)]
 
@@ -137,12 +135,13 @@ class Imagen(nn.Module):
         return cls(read_imagen_config(Path(folder)), text_encoder, seed)
 
     @classmethod
-    def from_directory(cls, path: str | Path, text_encoder: TextEncoder | None = None) -> "Imagen":
-        """Return the trained cascade of a training directory: its parameters, its weights."""
+    def from_directory(
+        cls, path: str | Path, text_encoder: TextEncoder | None = None, weights: Choices = "final"
+    ) -> "Imagen":
+        """Return the trained cascade of a directory; ``weights`` are those of ``load_stages``."""
         directory = TrainingDirectory.open(path)
         imagen = cls(read_imagen_config(directory.parameters), text_encoder)
-        for i, stage in enumerate(imagen.stages):
-            load_stage(stage, directory.weights(stage.name), imagen.identity(i))
+        load_stages(imagen.stages, imagen.identity, directory, weights)
         return imagen.eval()
 
     def identity(self, i: int) -> Identity:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OPTIONS = {
     "what to sample": (
         options.TRAINING_DIRECTORY,
+        options.WEIGHTS,
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
         options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if dataset != "shapes":
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
     device = resolve_device(arguments.DEVICE)
-    imagen = Imagen.from_directory(directory.path).to(device)
+    imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
     split, count, level = arguments.SPLIT, arguments.COUNT, level or "simple"

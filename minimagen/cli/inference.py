@@ -38,6 +38,7 @@ def aspect_ratio(text: str) -> float:
 OPTIONS = {
     "what to sample": (
         options.TRAINING_DIRECTORY.but(shown="the newest one here, else pretrained/emoji"),
+        options.WEIGHTS,
         Option("CAPTIONS", "c", "Caption, or .txt file with one caption per line",
                shown="the sample sheet's", also=("prompt", "prompts", "text")),
         Option("IMAGES_PER_CAPTION", "n", "Images of each caption", PositiveInt, 1,
@@ -116,7 +117,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     from minimagen.training.interruption import Interrupted, StopSignals
 
     device = resolve_device(arguments.DEVICE)
-    imagen = Imagen.from_directory(directory)
+    imagen = Imagen.from_directory(directory, weights=arguments.WEIGHTS)
     if not arguments.OFFLOAD:
         imagen.to(device)
     trained_on = read_parameter_values(directory / "parameters").get("data", {})

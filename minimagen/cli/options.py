@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from minimagen.checked import Config, Flag, PositiveInt
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.errors import UserError
+from minimagen.storage.directory import read_choice
 
 KeyPath = tuple[str | int, ...]
+Chosen = Annotated[str, AfterValidator(read_choice)]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,11 @@ PRECISION = CONFIGURED["PRECISION"]
 TRAINING_DIRECTORY = Option(
     "TRAINING_DIRECTORY", "d", "Directory that train.py made", Path, shown="the newest one here"
 )
+WEIGHTS = Option(
+    "WEIGHTS", "w", "Averaged weights: final, best (lowest validation loss), or the step of a "
+    "kept checkpoint; one value, or one per stage", Chosen | tuple[Chosen, ...], "final",
+    also=("ckpt",),
+)  # fmt: skip
 SAMPLING = tuple(
     option.but(default=None, shown="the stage's own")
     for option in CONFIGURED.values()

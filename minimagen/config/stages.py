@@ -47,9 +47,12 @@ class SamplingConfig(Config):
     """Imagen's w: 1 = no guidance."""
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Guidance acts at times t inside this interval; outside, the conditional half is used."""
-    thresholding: Thresholding = "dynamic"
-    dynamic_thresholding_percentile: Annotated[float, Field(gt=0.0, le=1.0)] = 0.995
-    """A fraction, not per cent."""
+    thresholding: Annotated[Thresholding, Flag("th")] = "dynamic"
+    """How estimates are brought back into the range of images: static clamps, dynamic scales."""
+    dynamic_thresholding_percentile: Annotated[
+        float, Field(gt=0.0, le=1.0), Flag("tp", also=("percentile", "thresholding_percentile"))
+    ] = 0.995
+    """Percentile of dynamic thresholding, a fraction: 0.995, not 99.5."""
     aug_level: Annotated[Fraction, Flag("al")] = 0.0
     """Noise time of the low-resolution image (super-resolution stages only)."""
 

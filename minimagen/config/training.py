@@ -58,6 +58,8 @@ class TrainingConfig(Config):
     """Where curves and sample sheets are shown beside the run's own logs."""
     chckpt_num: Annotated[PositiveInt, Flag("cn")] = 500
     """Optimizer steps between checkpoints."""
+    keep_checkpoints: Annotated[PositiveInt | Literal["all"], Flag("kc")] = 2
+    """Checkpoints that are kept of each stage, the newest ones, or all."""
     sample_num: PositiveInt = 500
     """Optimizer steps between sample sheets."""
     sample_captions: tuple[str, ...] = ()

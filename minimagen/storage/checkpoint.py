@@ -25,6 +25,7 @@ from minimagen.storage.files import begin_folder, cannot_write, finish_folder, r
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+AVERAGE = "ema."  # what the names of averaged weights begin with
 
 
 class Checkpoint(NamedTuple):
@@ -116,6 +117,25 @@ def verify(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"checkpoint {folder} is damaged: {name}: {error}") from None
+
+
+def load_averages(folder: Path) -> Checkpoint:
+    """Return the averaged weights of a checkpoint, in either form, and what its run was.
+
+    Raises:
+        UserError: If it is incomplete, damaged, or too old to hold its run.
+    """
+    from minimagen.storage import sharded
+
+    verify(folder)
+    shapes = {n: s for n, s in saved_shapes(folder).items() if n.startswith(AVERAGE)}
+    tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    sharded.load_shards(folder, tensors, alone=True)
+    averages = {name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items()}
+    run = read_json(folder / STATE).get("run")
+    if not isinstance(run, dict):
+        raise UserError(f"checkpoint {folder} does not hold of which run it is; take another one")
+    return Checkpoint(averages, run)
 
 
 def saved_shapes(folder: Path) -> dict[str, torch.Size]:

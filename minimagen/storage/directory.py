@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,26 @@ class Parameters(NamedTuple):
     imagen: ImagenConfig
     training: TrainingConfig
     data: DataConfig
+
+
+Choice = str | int
+"""Which averaged weights: ``final``, ``best`` (lowest validation loss), or those after so many
+steps, whose checkpoint is kept."""
+Choices = Choice | Sequence[Choice]
+"""Of all stages, or one each."""
+
+
+def read_choice(value: Choice) -> Choice:
+    """Return which weights are meant.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if value in ("final", "best"):
+        return value
+    if str(value).isdecimal():
+        return int(value)
+    raise ValueError("must be final, best or the step of a kept checkpoint, such as 500")
 
 
 class TrainingDirectory:

@@ -1,15 +1,18 @@
 """Weights, and the configuration that they were trained for."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import model_validator
 from torch import nn
 
-from minimagen.checked import Config
+from minimagen.checked import Config, per_stage
 from minimagen.config import ImagenConfig, Size, StageConfig
 from minimagen.errors import UserError
-from minimagen.storage.checkpoint import load_weights
+from minimagen.learner import Learner
+from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights
+from minimagen.storage.directory import Choice, Choices, TrainingDirectory, read_choice
 
 
 class Named(Protocol):
@@ -81,18 +84,79 @@ def first_difference(one: Any, other: Any, name: str = "") -> str:
     return "" if one == other else f"{name or 'it'} was {one!r}, is {other!r}"
 
 
-def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
-    """Load a safetensors file into a stage after checking that it was trained for ``wanted``.
+def find_weights(directory: TrainingDirectory, name: str, choice: Choice = "final") -> Path:
+    """Return where the averaged weights of a stage are: a file, or a checkpoint's folder.
+
+    Args:
+        directory: Where to look.
+        name: The stage's.
+        choice: ``final``, ``best`` or a step.
 
     Raises:
-        UserError: There is no such file, it is damaged, or its weights are of something else.
+        UserError: There are none; the message lists the steps whose checkpoints are kept.
     """
-    if not path.is_file():
+    try:
+        choice = read_choice(choice)
+    except ValueError as error:
+        raise UserError(f"`weights` {error}, given {choice!r}") from None
+    if choice == "final":
+        path = directory.weights(name)
+        if not path.is_file():
+            raise UserError(
+                f"{directory} has no trained weights {path.name}; train them with "
+                f"`resume` {directory}"
+            )
+        return path
+    if choice == "best":
+        path = directory.best_weights(name)
+        if not path.is_file():
+            raise UserError(f"{directory} has no {path.name}; give `weights` final")
+        return path
+    prefix = directory.checkpoint_prefix(name)
+    kept = {int(f.stem.removeprefix(prefix)): f for f in checkpoints(directory.tmp, prefix)}
+    if choice not in kept:
         raise UserError(
-            f"{path.parents[1]} has no trained weights {path.name}; train them with "
-            f"`resume` {path.parents[1]}"
+            f"{directory} keeps no checkpoint of {name} after step {choice} (it keeps "
+            f"{', '.join(map(str, kept)) or 'none'}); give `weights` one of those, final or "
+            "best; stages may have one value each"
         )
-    weights = load_weights(path)
+    return kept[choice]
+
+
+def load_stages(
+    stages: Sequence[Learner],
+    identity: Callable[[int], Identity],
+    directory: TrainingDirectory,
+    weights: Choices = "final",
+) -> None:
+    """Load the weights of every stage of a training directory.
+
+    Args:
+        stages: What to load them into.
+        identity: Returns what stage i is.
+        directory: Where they are.
+        weights: ``final``, ``best`` (lowest validation loss) or the step of a kept checkpoint; of
+            all stages, or one each.
+
+    Raises:
+        UserError: A stage's weights are missing, damaged, or of something else.
+    """
+    for i, choice in enumerate(per_stage("`weights`", weights, len(stages))):
+        load_stage(stages[i], find_weights(directory, stages[i].name, choice), identity(i))
+
+
+def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
+    """Load averaged weights into a stage after checking that they were trained for ``wanted``.
+
+    Args:
+        stage: What to load them into.
+        path: A safetensors file or a checkpoint's folder, see ``find_weights``.
+        wanted: What the stage is now.
+
+    Raises:
+        UserError: There is nothing, it is damaged, or its weights are of something else.
+    """
+    weights = load_averages(path) if path.is_dir() else load_weights(path)
     found = Identity.read(weights.state.get("stage"), f"the header of {path}")
     if difference := found.difference(wanted):
         raise UserError(

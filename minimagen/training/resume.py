@@ -13,7 +13,10 @@ from minimagen.storage.files import read_json
 from minimagen.storage.pretrained import Identity, first_difference
 from minimagen.training.plan import Plan
 
-MAY_CHANGE = "steps, epochs, chckpt_num, num_workers, accum_iter, activation_checkpointing, tracker"
+MAY_CHANGE = (
+    "steps, epochs, chckpt_num, keep_checkpoints, num_workers, accum_iter, "
+    "activation_checkpointing, tracker"
+)
 
 
 def run_identity(plan: Plan, i: int) -> dict[str, Any]:

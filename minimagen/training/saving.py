@@ -25,8 +25,6 @@ from minimagen.training.plan import Plan
 from minimagen.training.resume import run_identity
 from minimagen.training.trainer import Trainer
 
-KEPT = 2  # checkpoints of each stage
-
 
 class Keeper:
     """Saves and restores the stages of a run; rank 0 writes whole tensors, every rank its shards.
@@ -63,8 +61,9 @@ class Keeper:
             self._on_rank_0(finish_checkpoint, folder, state)
         else:
             self._on_rank_0(save_checkpoint, folder, trainer.tensors(), state)
-        prefix = self._directory.checkpoint_prefix(name)
-        self._on_rank_0(keep_newest, self._directory.tmp, prefix, KEPT)
+        prefix, kept = self._directory.checkpoint_prefix(name), self._plan.config.keep_checkpoints
+        if kept != "all":
+            self._on_rank_0(keep_newest, self._directory.tmp, prefix, kept)
 
     def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""

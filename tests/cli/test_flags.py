@@ -31,7 +31,19 @@ def parsed(command: str, argv: list[str]) -> argparse.Namespace:
 
 def example(option: Option) -> str:
     """A text that the option takes."""
-    for text in ("7", "0.7", "ddim", "cpu", "bf16", "random", "wandb", "tune", "scenes", "muon"):
+    for text in (
+        "7",
+        "0.7",
+        "ddim",
+        "cpu",
+        "bf16",
+        "random",
+        "wandb",
+        "tune",
+        "scenes",
+        "muon",
+        "static",
+    ):
         try:
             option.parse(text)
             return text
@@ -108,6 +120,7 @@ def test_a_flag_sets_the_field_that_it_was_made_from() -> None:
         ("train", "--image_size", "IMG_SIDE_LEN"),
         ("inference", "--prompt", "CAPTIONS"),
         ("inference", "--cfg", "GUIDANCE_SCALE"),
+        ("inference", "--percentile", "DYNAMIC_THRESHOLDING_PERCENTILE"),
         ("inference", "BATCH_SIZE", "BATCH_SIZE"),
         ("evaluate", "--t", "TIMESTEPS"),
     ],

@@ -109,6 +109,8 @@ def test_what_cannot_be_evaluated_is_one_line(
     assert "no training directory nowhere" in refused(["-d", "nowhere"], capsys)
     assert "end its name in .png" in refused(["-d", str(trained), "--SHEET", "sheet"], capsys)
     assert "3 values for 2 stages" in refused(["-d", str(trained), "-al", "0,0,0"], capsys)
+    assert "greater than 0, given '0'" in refused(["-tp", "0"], capsys)
+    assert "must be 'none', 'static' or 'dynamic', given 'clip'" in refused(["-th", "clip"], capsys)
     assert not Path("sheet").exists()
 
 
@@ -139,11 +141,14 @@ def test_the_text_encoder_of_inference_goes_to_the_device(
     assert moved[:2] == ["cpu", "load"]
 
 
-def test_inference_takes_a_noise_level_per_stage(trained: Path) -> None:
+def test_inference_takes_sampling_settings_per_stage(trained: Path) -> None:
     argv = ["-d", str(trained), "-c", "a red star", "-t", "1", "--AUG_LEVEL", "0,0.25", "-o", "out"]
+    argv += ["--THRESHOLDING", "static,dynamic", "--DYNAMIC_THRESHOLDING_PERCENTILE", "0.9"]
     assert inference.entry(argv) == 0
     row = json.loads(Path("out", "images.jsonl").read_text())
     assert [stage["aug_level"] for stage in row["stages"]] == [0.0, 0.25]
+    assert [stage["thresholding"] for stage in row["stages"]] == ["static", "dynamic"]
+    assert [s["dynamic_thresholding_percentile"] for s in row["stages"]] == [0.9, 0.9]
 
 
 def test_inference_says_once_how_many_captions_were_cut(

@@ -11,7 +11,8 @@ from torch import nn
 from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import save_weights
-from minimagen.storage.pretrained import Identity, first_difference, load_stage
+from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.pretrained import Identity, find_weights, first_difference, load_stage
 from tests.conftest import HashTextEncoder
 
 UNET = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
@@ -154,9 +155,14 @@ def test_weights_that_do_not_fit_their_own_header_are_refused(load: Any) -> None
 
 
 def test_missing_weights_are_named_with_the_command_that_trains_them(tmp_path: Path) -> None:
-    path = tmp_path / "mine" / "state_dicts" / "unet_1.safetensors"
     with pytest.raises(UserError, match=r"no trained weights unet_1.*`resume` .*mine"):
-        load_stage(nn.Linear(3, 2), path, identity())
+        find_weights(TrainingDirectory(tmp_path / "mine"), "unet_1")
+
+
+@pytest.mark.parametrize("choice", ["finale", "-1", "1.5", "", True, 2.0])
+def test_which_weights_are_meant_is_checked(tmp_path: Path, choice: Any) -> None:
+    with pytest.raises(UserError, match=r"`weights` must be final, best or the step.*given"):
+        find_weights(TrainingDirectory(tmp_path / "mine"), "unet_1", choice)
 
 
 def test_the_first_difference_is_named_by_its_path() -> None:
