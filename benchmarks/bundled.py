@@ -133,7 +133,8 @@ def score_scenes(imagen: Imagen, count: int, sheets: str | None) -> Row:
     samples = [ShapesDataset("heldout", "scenes", SIDE, SCENES_SEED)[i] for i in range(count)]
     result, images = evaluate(imagen, samples, Judge.load("scenes"), "heldout")
     training = ShapesDataset("train", "scenes", SIDE)
-    known = stack_images([training[i] for i in range(KNOWN_SCENES if count > 4 else QUICK_KNOWN)])
+    compared = KNOWN_SCENES if count > QUICK_COUNT else QUICK_KNOWN
+    known = stack_images([training[i] for i in range(compared)])
     generated, real = images[-1], stack_images(samples)
     write_sheet(sheets, "scenes", samples, [real, generated])
     nearest = known[neighbors(generated, known)[1][:, 0]]

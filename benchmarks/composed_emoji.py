@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -176,7 +176,7 @@ class ComposedEmoji(BaseDataset):
         self.description = {"dataset": "composed_emoji", "seed": seed}
         if part == "train":
             self.validation = ComposedEmoji(folder, "held out", seed)
-        self._cutouts = [cut_out(_read(folder / row["file_name"])) for row in self.emoji]
+        self._cutouts = [_cut_out_file(folder / row["file_name"]) for row in self.emoji]
 
     @cached_property
     def sizes(self) -> Mapping[Size, int]:
@@ -222,6 +222,7 @@ def wording(row: Mapping[str, Any], ground: str, rng: Random) -> str:
     return f"{name}, {style}, {on}" if rng.random() < 0.7 else f"{name} {on}, {style}"
 
 
-def _read(path: Path) -> np.ndarray:
+@cache
+def _cut_out_file(path: Path) -> Cutout:
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return cut_out(np.asarray(image.convert("RGB")))
