@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
 def _check(arguments: Namespace) -> int:
     from minimagen.data.check import check
     from minimagen.data.open import load_dataset
+    from minimagen.data.sheet import write_sheet
     from minimagen.text.build import build
 
     encoder = build(arguments.T5_NAME, arguments.MAX_NUM_WORDS)
@@ -48,10 +49,14 @@ def _check(arguments: Namespace) -> int:
         caption_column=arguments.CAPTION_COLUMN,
         streaming=arguments.STREAMING,
         where=arguments.WHERE,
+        crop=arguments.CROP,
+        size=arguments.IMG_SIDE_LEN or SHEET_SIDE,
     )
     reports = check(dataset, encoder, arguments.IMG_SIDE_LEN)
     for report in reports:
         print(report.text(arguments.IMG_SIDE_LEN, arguments.MAX_NUM_WORDS))
+    if arguments.SHEET is not None:
+        print(f"{write_sheet(dataset, arguments.SHEET)} images are on {arguments.SHEET}")
     problems = sum(len(report.problems) for report in reports)
     print(f"{problems} problems" if problems else "no problems")
     return 1 if problems else 0
@@ -106,6 +111,11 @@ CAPTION_COLUMN = CONFIGURED["CAPTION_COLUMN"]
 WHERE = CONFIGURED["WHERE"]
 STREAMING = CONFIGURED["STREAMING"].but(help="Parquet files and the hub are read, not stored")
 ENCODER = (CONFIGURED["T5_NAME"], CONFIGURED["MAX_NUM_WORDS"])
+SHEET_SIDE = 64  # px
+SHEET = Option(
+    "SHEET", "sh", "Write a sheet of images as a network will see them, with captions", Path,
+    shown="no sheet; sheet.png without FILE", alone=Path("sheet.png"),
+)  # fmt: skip
 SEED = CONFIGURED["SEED"].but(help="Seed of the embedded data")
 SMALLEST = IMG_SIDE_LEN.but(help="Side in px; smaller images are problems", shown="any size")
 ACTIONS = {
@@ -113,9 +123,10 @@ ACTIONS = {
         "read everything once; counts, sizes, duplicates, captions, what is unreadable",
         _check,
         SOURCE,
-        (SMALLEST, CAPTION_COLUMN, STREAMING, WHERE, *ENCODER),
+        (SMALLEST, SHEET, CAPTION_COLUMN, CONFIGURED["CROP"], STREAMING, WHERE, *ENCODER),
         """  python -m minimagen data check my_images
-  python -m minimagen data check my_images --IMG_SIDE_LEN 64 --CAPTION_COLUMN captions""",
+  python -m minimagen data check my_images --IMG_SIDE_LEN 64 --CAPTION_COLUMN captions
+  python -m minimagen data check my_images --IMG_SIDE_LEN 64 --SHEET""",
     ),
     "download": Action(
         "fetch the images of a URL table into tar shards",

@@ -31,6 +31,7 @@ class Option:
         shown: What the help shows as the default, instead of ``default``.
         path: Of the configuration value that it sets; ``"*"`` stands for every stage.
         also: Other names of it, in Python or in other programs; for hints.
+        alone: Its value where it is given without one; None where that is an error.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Option:
     shown: str | None = None
     path: KeyPath = ()
     also: tuple[str, ...] = ()
+    alone: Any = None
 
     but = dataclasses.replace
 
@@ -59,6 +61,8 @@ class Option:
         kind = _plain(self.type)
         letters = {int: "N", float: "X", Path: "PATH"}
         values = f"{{{','.join(get_args(kind))}}}" if get_args(kind) else letters.get(kind, "TEXT")
+        if self.alone is not None:
+            common |= {"nargs": "?", "const": self.alone}
         return common | {"metavar": values, "default": self.default, "type": self.parse}
 
     def parse(self, text: str) -> Any:
