@@ -77,7 +77,7 @@ def trained(directory: Path) -> tuple[Sampler, Row]:
     """Return how a training directory samples, and what was trained."""
     imagen = Imagen.from_directory(directory).eval()
     training = read_parameters(TrainingDirectory.open(directory).parameters).training
-    steps = training.steps if isinstance(training.steps, tuple) else (training.steps,)
+    steps = [training.steps_of(i) or 0 for i in range(len(imagen.stages))]
 
     def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         options = {"batch_size": len(captions), "precision": training.precision}
@@ -85,8 +85,8 @@ def trained(directory: Path) -> tuple[Sampler, Row]:
 
     return sample, {
         "sizes": [list(size) for size in imagen.config.image_sizes],
-        "steps": list(steps),
-        "images": [(n or 0) * training.batch_size_of(i) for i, n in enumerate(steps)],
+        "steps": steps,
+        "images": [n * training.batch_size_of(i) for i, n in enumerate(steps)],
     }
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -63,9 +63,9 @@ class Draws:
         size = self.batch_size - self.start if self.size is None else self.size
         return range(self.start, self.start + size)
 
-    def slice(self, start: int, size: int) -> Self:
+    def slice(self, start: int, size: int) -> Draws:
         """Return the draws of ``size`` rows from row ``start`` of the global batch."""
-        return replace(self, start=start, size=size)
+        return Draws(self.seed, self.learner, self.step, self.batch_size, start, size)
 
     def _generator(self, name: str, *key: int) -> torch.Generator:
         return generator(self.seed, self.learner, self.step, name, *key)

@@ -118,6 +118,7 @@ def parameters_of(options: argparse.Namespace, run: int) -> Parameters:
     steps = options.steps and [int(n) for n in options.steps.split(",")]
     change = {
         "minutes": options.minutes,
+        "revisions": (),
         "steps": steps[0] if steps and len(steps) == 1 else steps,
         "epochs": None,
         "seed": run,

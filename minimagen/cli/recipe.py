@@ -41,4 +41,5 @@ def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
     }
     side = arguments.IMG_SIDE_LEN or side
     images = count_of(load_dataset(arguments.DATASET, side, **given))
-    return recipe_for(side, images, arguments.MINUTES or MINUTES)
+    minutes = arguments.MINUTES or MINUTES
+    return recipe_for(side, images, sum(minutes) if isinstance(minutes, tuple) else minutes)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -60,7 +61,7 @@ READING = {
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
 CONTRADICTIONS = {
-    "RESTART_DIRECTORY": ("PARAMETERS", "DISTILL", "TESTING", "MINUTES"),
+    "RESTART_DIRECTORY": ("PARAMETERS", "DISTILL", "TESTING"),
     "DISTILL": ("PARAMETERS", "TESTING", "IMG_SIDE_LEN", *CASCADE),
     "IN_PLACE": ("OUTPUT",),
 }
@@ -68,6 +69,7 @@ SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
     ("training", "steps"): 4,
     ("training", "epochs"): None,
     ("training", "minutes"): None,
+    ("training", "revisions"): (),
     ("training", "chckpt_num"): 2,
     ("training", "sample_num"): 2,
     ("training", "sample_captions"): [
@@ -108,9 +110,13 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     given = {name: o.path for name, o in CONFIGURED.items() if is_given(arguments, name)}
     if arguments.DISTILL is not None:
         given.pop("TIMESTEPS", None)  # they are in the stages that it distils
+    if arguments.RESTART_DIRECTORY is not None and "MINUTES" in given:
+        _add_minutes(settings, arguments)
+        del given["MINUTES"]
     for name in given.keys() & LENGTHS:
         for each in LENGTHS:
             settings.set(CONFIGURED[each].path, None, f"--{name}")
+        settings.set(("training", "revisions"), (), f"--{name}")
     for name, path in given.items():
         settings.set(path, getattr(arguments, name), f"--{name}")
     if "BATCH_SIZE" in given:
@@ -121,6 +127,15 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         sizes = with_side(settings.parameters().imagen, arguments.IMG_SIDE_LEN).image_sizes
         settings.set(("imagen", "image_sizes"), [list(s) for s in sizes], "--IMG_SIDE_LEN")
     return settings
+
+
+def _add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Let the chosen stages of a resumed run go on for so many minutes more."""
+    parameters = settings.parameters()
+    chosen = parameters.imagen.chosen_stages(arguments.STAGES)
+    training = parameters.training.extended(arguments.MINUTES, chosen).model_dump(mode="json")
+    for name in ("steps", "epochs", "minutes", "revisions"):
+        settings.set(("training", name), training[name], "--MINUTES")
 
 
 def _distilling(arguments: argparse.Namespace) -> Settings:
@@ -195,7 +210,11 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     processes = launched(arguments.DEVICE, arguments.FSDP)
     data, size = parameters.data, parameters.imagen.image_sizes[-1]
     reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
+    started = time.monotonic()
     dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
+    opened = time.monotonic() - started
+    if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
+        print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
     processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
     restart, teacher = arguments.RESTART_DIRECTORY, arguments.DISTILL
     try:

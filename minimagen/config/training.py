@@ -1,5 +1,6 @@
 """How a cascade trains."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -27,6 +28,30 @@ class StageTrainingConfig(Config):
     """This stage's share of MINUTES, relative to the others."""
 
 
+UNKNOWN = 10**9
+"""The steps of a stage before any was timed."""
+
+
+class Revision(Config):
+    """The plan of a stage that follows the clock, as it was made after ``step`` steps."""
+
+    step: Annotated[int, Field(ge=0)]
+    steps: PositiveInt
+    """Those of the whole stage; equal to ``step`` once it has ended."""
+    spent: Fraction
+    """Share of the time for steps that is spent."""
+    seconds: Annotated[float, Field(ge=0.0)]
+    """The stage's so far."""
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the stage had ended."""
+        return self.step == self.steps
+
+
+Minutes = Annotated[float, Field(gt=0.0)]
+
+
 class TrainingConfig(Config):
     """How a cascade trains. Exactly one of epochs, steps and minutes is given."""
 
@@ -40,8 +65,11 @@ class TrainingConfig(Config):
         PositiveInt | tuple[PositiveInt, ...] | None, Flag("st", also=("max_steps", "iterations"))
     ] = None
     """Optimizer steps of every stage, or one number per stage."""
-    minutes: Annotated[Annotated[float, Field(gt=0.0)] | None, Flag("m")] = None
-    """Time for all stages; the first steps are timed."""
+    minutes: Annotated[Minutes | tuple[Minutes, ...] | None, Flag("m")] = None
+    """Time for all stages, or for each; on resume it is added to what is left."""
+    revisions: tuple[tuple[Revision, ...], ...] = ()
+    """What a run by the clock made of ``minutes``, for each stage; a stage that ended so is trained
+    by them again, without the clock."""
     stages: tuple[StageTrainingConfig, ...] = ()
     """One entry per stage of the cascade."""
     seed: Annotated[int, Field(ge=0), Flag("sd")] = 0
@@ -54,8 +82,6 @@ class TrainingConfig(Config):
     """Data loader workers of each rank; auto chooses by the device, the cores and the data."""
     activation_checkpointing: Annotated[bool, Flag("ac")] = False
     """Activations are computed again in the backward pass: less memory, a third more time."""
-    compile: Annotated[bool, Flag("co", also=("torch_compile",))] = False
-    """Networks' blocks are compiled (torch.compile): faster steps on a GPU, a slow first one."""
     tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag("tr")] = "none"
     """Where curves and sample sheets are shown beside the run's own logs."""
     chckpt_num: Annotated[PositiveInt, Flag("cn")] = 500
@@ -73,6 +99,8 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"give exactly one of epochs, steps and minutes, given {given or 'none'}"
             )
+        if self.revisions and len(self.revisions) != len(_several(self.minutes)):
+            raise ValueError("revisions need minutes for each of their stages")
         for size in (self.batch_size, *(stage.batch_size for stage in self.stages)):
             if size is not None and size % self.accum_iter:
                 raise ValueError(
@@ -98,3 +126,50 @@ class TrainingConfig(Config):
     def batch_size_of(self, stage: int) -> int:
         """Return the images per optimizer step of a stage."""
         return self.stages[stage].batch_size or self.batch_size
+
+    def steps_of(self, stage: int) -> int | None:
+        """Return the optimizer steps of a stage; None before they are known."""
+        if self.revisions:
+            planned = self.revisions[stage][-1:]
+            return planned[0].steps if planned and planned[0].ended else None
+        return self.steps[stage] if isinstance(self.steps, tuple) else self.steps
+
+    def divided(self, chosen: Sequence[int]) -> tuple[float, ...]:
+        """Return the minutes of every stage.
+
+        They are for the ``chosen`` stages together. Another stage gets what its share would be
+        beside them, for a run that trains it later.
+
+        Raises:
+            UserError: There is not one number for each stage.
+        """
+        assert self.minutes is not None
+        if isinstance(self.minutes, tuple):
+            if len(self.minutes) != len(self.stages):
+                raise UserError(
+                    f"minutes has {len(self.minutes)} entries for {len(self.stages)} stages"
+                )
+            return self.minutes
+        together = sum(self.stages[i].share for i in chosen)
+        return tuple(self.minutes * stage.share / together for stage in self.stages)
+
+    def extended(self, minutes: float | tuple[float, ...], chosen: Sequence[int]) -> Self:
+        """Return the configuration of a run that goes on with so many minutes more.
+
+        Raises:
+            UserError: There is not one number for each stage.
+        """
+        added = self.replace(steps=None, epochs=None, minutes=minutes, revisions=()).divided(chosen)
+        if not self.revisions:
+            return self.replace(steps=None, epochs=None, minutes=added)
+        total, revisions = list(self.divided(chosen)), list(self.revisions)
+        for i in chosen:
+            before, total[i] = total[i], total[i] + added[i]
+            if revisions[i] and revisions[i][-1].ended:
+                again = {"steps": UNKNOWN, "spent": before / total[i]}
+                revisions[i] = (*revisions[i], revisions[i][-1].replace(**again))
+        return self.replace(minutes=total, revisions=revisions)
+
+
+def _several(minutes: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    return minutes if isinstance(minutes, tuple) else ()

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minimagen.config import TrainingConfig
+from minimagen.config.training import Revision
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import checkpoints
 from minimagen.storage.directory import (
@@ -23,6 +25,7 @@ from minimagen.storage.files import locked, write_json
 
 TAKEN = "`output` {} exists and is not empty; choose another name"
 Filling = Callable[[TrainingDirectory], None]
+LENGTHS = ("steps", "minutes", "revisions")
 LONGEST_WAIT = 10.0  # s; another job joins in a fraction of that
 
 
@@ -37,7 +40,7 @@ def start_directory(
 
     Args:
         output: Where; ``training_<local time>`` here by default.
-        parameters: With one number of steps for each stage.
+        parameters: With one number of steps, or of minutes, for each stage.
         stages: What this job trains.
         joinable: Whether it may join: it also must not train all stages, nor one that another has.
         also: Puts what else belongs there into a new directory before it appears.
@@ -87,17 +90,29 @@ def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence
                 f"{taken} (it already has stage {', '.join(map(str, stages))}; to go on with it "
                 f"`resume` {directory})"
             )
-        steps = list(_steps(existing))
-        for i in stages:
-            steps[i] = _steps(parameters)[i]
-        training = existing.training.replace(steps=steps).model_dump(mode="json")
-        write_json(directory.parameters / "training.json", training)
+        lengths = {}
+        for name in LENGTHS:
+            theirs, ours = (getattr(p.training, name) for p in (existing, parameters))
+            if isinstance(ours, tuple) and ours:  # a run writes one for each stage
+                lengths[name] = [(ours if i in stages else theirs)[i] for i in range(len(ours))]
+        _write_training(directory, existing.training.replace(**lengths))
 
 
-def _steps(parameters: Parameters) -> tuple[int, ...]:
-    steps = parameters.training.steps
-    assert isinstance(steps, tuple)  # a run writes one number for each stage
-    return steps
+def record_revisions(directory: TrainingDirectory, i: int, revisions: Sequence[Revision]) -> None:
+    """Write the revisions of stage ``i`` beside those of other stages, which other jobs may have.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    with locked(directory.tmp / ".joining", LONGEST_WAIT):
+        training = read_parameters(directory.parameters).training
+        written = list(training.revisions)
+        written[i] = tuple(revisions)
+        _write_training(directory, training.replace(revisions=written))
+
+
+def _write_training(directory: TrainingDirectory, training: TrainingConfig) -> None:
+    write_json(directory.parameters / "training.json", training.model_dump(mode="json"))
 
 
 def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
@@ -121,8 +136,11 @@ def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
 
 
 def _differences(one: Parameters, other: Parameters) -> list[str]:
-    """Return the keys whose values differ, steps left aside."""
-    a, b = (p._replace(training=p.training.replace(steps=1)) for p in (one, other))
+    """Return the keys whose values differ, lengths left aside if they are of one kind."""
+    if (one.training.steps is None) != (other.training.steps is None):
+        return ["training.steps"]
+    same = {"steps": 1, "minutes": None, "revisions": ()}
+    a, b = (p._replace(training=p.training.replace(**same)) for p in (one, other))
     return [
         f"{section}.{key}"
         for section, x, y in zip(a._fields, a, b, strict=True)

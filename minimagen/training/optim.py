@@ -29,8 +29,16 @@ def build_optimizers(
     return [*([Muon(hidden, rate, config.betas[0], decay, processes)] if hidden else []), adamw]
 
 
-def learning_rate(step: int, total_steps: int, config: StageTrainingConfig) -> float:
+def learning_rate(
+    step: int, total_steps: int, config: StageTrainingConfig, left: float | None = None
+) -> float:
     """Return the rate of optimizer step ``step`` (from 0) of ``total_steps``.
+
+    Args:
+        step: Steps made.
+        total_steps: Of the whole run, as it is planned.
+        config: The peak and the warm-up.
+        left: Steps that are left, where the time that is left decides it (``clock.planned``).
 
     Linear from 0 up to ``optim_lr`` over ``warmup_steps`` (at most a tenth of the run), then linear
     down to 0 after the last step: most of the quality of a short run comes with the decay.
@@ -38,4 +46,5 @@ def learning_rate(step: int, total_steps: int, config: StageTrainingConfig) -> f
     warmup = min(config.warmup_steps, total_steps // 10)
     if step < warmup:
         return config.optim_lr * (step + 1) / warmup
-    return config.optim_lr * (total_steps - step) / max(1, total_steps - warmup)
+    left = total_steps - step if left is None else min(left, total_steps - warmup)
+    return config.optim_lr * left / max(1, total_steps - warmup)

@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.config.training import UNKNOWN, Revision
 from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.loading.batches import good_samples, training_batches, validation_batches
 from minimagen.data.loading.workers import Workers, choose_workers, usable_cores
@@ -17,11 +17,12 @@ from minimagen.images import Batch, LearnerSizes
 from minimagen.learner import Learner
 from minimagen.storage.directory import Parameters
 from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.training.clock import StageClock
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 
 VALIDATED_AT_ONCE = 32
-COMPILERS = ("g++", "clang++", "c++", "cl")  # torch.compile uses one of them
+UNTIMED_STEPS = 2  # of each size: the first ones also allocate, choose kernels and start workers
 ON_SHEET = 16  # captions of the validation set on sample sheets, where none are given
 
 
@@ -51,9 +52,21 @@ class Plan:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Return the steps of every stage, once they are known."""
-        assert isinstance(self.config.steps, tuple)
-        return self.config.steps
+        """Return the steps of every stage; UNKNOWN where the clock decides."""
+        stages = range(len(self.imagen.stages))
+        return tuple(self.config.steps_of(i) or UNKNOWN for i in stages)
+
+    def seconds(self, i: int) -> float:
+        """Return the time of stage ``i``; 0 where there are steps."""
+        return 60 * self.config.divided(self.chosen)[i] if self.config.minutes else 0.0
+
+    def follows_clock(self, i: int) -> bool:
+        """Return whether the clock decides how long stage ``i`` goes on."""
+        return self.config.minutes is not None and not any(r.ended for r in self.revisions(i)[-1:])
+
+    def revisions(self, i: int) -> tuple[Revision, ...]:
+        """Return those of the plan of stage ``i`` so far."""
+        return self.config.revisions[i] if self.config.revisions else ()
 
     @property
     def parameters(self) -> Parameters:
@@ -69,6 +82,13 @@ class Plan:
         config = self.config
         options = config.seed, config.accum_iter, config.precision, self.processes
         return Trainer(stage, i, config.stages[i], steps, *options)
+
+    def clock(self, i: int, available: float, begun: float) -> StageClock:
+        """Return the clock of stage ``i`` with so many seconds, which begins now or began then."""
+        untimed = UNTIMED_STEPS * len(self.training.sizes)
+        images = sum(len(batch) for batch in self.valid)
+        validated = images / self.config.batch_size_of(i)
+        return StageClock(available, begun, self.config, untimed, validated)
 
     @property
     def workers(self) -> Workers:
@@ -176,11 +196,6 @@ def check_settings(
     if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
         raise UserError(
             "Muon makes whole matrices orthogonal, and FSDP divides them: give `optimizer` adamw"
-        )
-    if config.compile and not any(map(shutil.which, COMPILERS)):
-        raise UserError(
-            f"`compile` needs a C++ compiler on the PATH ({', '.join(COMPILERS)}): install one, or "
-            "leave it out"
         )
     if config.tracker != "none" and importlib.util.find_spec(config.tracker) is None:
         raise UserError(

@@ -14,8 +14,8 @@ from minimagen.storage.pretrained import Identity, first_difference
 from minimagen.training.plan import Plan
 
 MAY_CHANGE = (
-    "steps, epochs, chckpt_num, keep_checkpoints, num_workers, accum_iter, "
-    "activation_checkpointing, compile, tracker"
+    "steps, epochs, minutes, chckpt_num, keep_checkpoints, num_workers, accum_iter, "
+    "activation_checkpointing, tracker"
 )
 
 

@@ -1,5 +1,6 @@
 """train(): cascade + data + configuration -> training directory."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.training.distillation import kept_teacher, stages_to_teach
 from minimagen.training.interruption import StopSignals
-from minimagen.training.length import steps_of
+from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
@@ -71,7 +72,7 @@ def train(
         data = data or DataConfig()
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data, chosen, processes)
-    plan = plan.lasting(steps_of(plan))
+    plan = with_lengths(plan)
     if resume:
         processes.on_rank_0(check_resumable, plan, resume)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
@@ -80,19 +81,30 @@ def train(
         Tracker(directory, plan.steps, config.tracker, processes.rank == 0) as tracker,
         StopSignals(processes.world > 1) as signals,
     ):
+        begun = time.monotonic()
         for line in _announcements(plan, directory, resume, teacher):
             tracker.log(line)
         for line in words_of(dataset, imagen.text_encoder) if processes.rank == 0 else ():
             tracker.log(line)
-        _train_stages(plan, keeper, tracker, signals)
+        _train_stages(plan, keeper, tracker, signals, begun)
     return directory
 
 
-def _train_stages(plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals) -> None:
-    """Train the chosen stages in order; the others take part with their saved weights."""
+def _train_stages(
+    plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals, begun: float
+) -> None:
+    """Train the chosen stages in order; the others take part with their saved weights.
+
+    Where they follow the clock, each ends when its minutes and those of the stages before it are
+    spent: what one has left, or takes too long, is for the next one.
+    """
+    available = 0.0
     for i in range(len(plan.imagen.stages)):
         if i in plan.chosen:
-            StageRun(i, plan, keeper, tracker, signals).train()
+            available += plan.seconds(i)
+            clock = plan.clock(i, available, begun) if plan.follows_clock(i) else None
+            available -= StageRun(i, plan, keeper, tracker, signals, clock).train()
+            begun = begun if clock is None else time.monotonic()
         else:
             keeper.load_weights(i)
     for note in (*plan.imagen.text_encoder.notes(), "training finished"):
@@ -111,7 +123,6 @@ def _prepare(
         trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
         teach(imagen.stages, trained.stages, processes.device)
     for i, stage in enumerate(imagen.stages):
-        stage.compile_blocks(config.compile)
         stage.recompute_activations(config.activation_checkpointing)
         if not (processes.sharded and i in chosen):  # those move block by block
             stage.to(processes.device)

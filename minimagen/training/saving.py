@@ -1,9 +1,11 @@
 """What a run keeps on disk of its stages: checkpoints to resume from, weights for inference."""
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from minimagen.config.training import Revision
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import (
     STATE,
@@ -18,7 +20,7 @@ from minimagen.storage.checkpoint import (
 )
 from minimagen.storage.directory import TrainingDirectory, write_parameters
 from minimagen.storage.files import begin_folder, cannot_write, read_json
-from minimagen.storage.joining import start_directory
+from minimagen.storage.joining import record_revisions, start_directory
 from minimagen.storage.pretrained import load_stage
 from minimagen.training.distillation import keep_teacher
 from minimagen.training.plan import Plan
@@ -64,6 +66,10 @@ class Keeper:
         prefix, kept = self._directory.checkpoint_prefix(name), self._plan.config.keep_checkpoints
         if kept != "all":
             self._on_rank_0(keep_newest, self._directory.tmp, prefix, kept)
+
+    def record(self, i: int, revisions: Sequence[Revision]) -> None:
+        """Write those of the plan of stage ``i`` to ``training.json``."""
+        self._on_rank_0(record_revisions, self._directory, i, revisions)
 
     def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""

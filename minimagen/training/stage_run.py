@@ -1,10 +1,13 @@
 """The training of one stage: its steps, and what is due after them."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from minimagen.storage.image_files import contact_sheet
+from minimagen.training.clock import StageClock
 from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.plan import Plan
 from minimagen.training.saving import Keeper
@@ -28,17 +31,29 @@ class StageRun:
         keeper: Saves and restores.
         tracker: Reports.
         signals: Whether the run is to stop.
+        clock: What the steps follow, where they are not known.
     """
 
     def __init__(
-        self, index: int, plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals
+        self,
+        index: int,
+        plan: Plan,
+        keeper: Keeper,
+        tracker: Tracker,
+        signals: StopSignals,
+        clock: StageClock | None = None,
     ) -> None:
-        self.index, self.plan = index, plan
+        self.index, self.plan, self.clock = index, plan, clock
         self.keeper, self.tracker, self.signals = keeper, tracker, signals
         self.trainer = plan.trainer(index, plan.imagen.stages[index], plan.steps[index])
+        self.trainer.revisions = list(plan.revisions(index))
+        self._look = 0  # the step after which the clock is looked at
 
-    def train(self) -> None:
+    def train(self) -> float:
         """Train from the newest checkpoint, or from the start, to the end.
+
+        Returns:
+            The seconds of the stage, by the clock that its steps follow.
 
         Raises:
             Interrupted: After a signal to any rank, with everything saved.
@@ -49,8 +64,11 @@ class StageRun:
             self.tracker.log(f"stage {self.index} continues after step {self.trainer.step}")
         elif self.keeper.resumed:
             self.tracker.log(f"stage {self.index} has no checkpoint and starts from its beginning")
-        if self.trainer.step == 0:
+        if self.clock:
+            self.clock.begun -= self._seconds()
+        if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
             self._sheet_of_average()
+        self._follow_clock()
         try:
             self._make_steps()
         except NonFiniteLossError as error:
@@ -63,6 +81,7 @@ class StageRun:
             raise OutOfMemory(self._too_large()) from None
         (signum,) = self.plan.processes.largest(self.signals.received or 0)
         if signum:
+            self._follow_clock()
             self._save()
             place = f"after step {self.trainer.step} of stage {self.index}"
             message = f"interrupted {place}; everything is saved"
@@ -73,6 +92,15 @@ class StageRun:
         self._save()
         self.trainer.ema.keep()
         self._sheet()
+        if self.clock:
+            end = self.plan.processes.on_rank_0(self.clock.end, self.trainer.step)
+            self.trainer.follow(end)
+            self.keeper.record(self.index, self.trainer.revisions)
+        return self._seconds()
+
+    def _seconds(self) -> float:
+        revisions, step = self.trainer.revisions, self.trainer.step
+        return max((r.seconds for r in revisions if r.step <= step), default=0.0) if step else 0.0
 
     def _make_steps(self) -> None:
         """Make all steps that are left, or those until a signal."""
@@ -82,10 +110,23 @@ class StageRun:
         with self.tracker.bar(self.index, trainer.step, config.batch_size_of(self.index)) as bar:
             for batch in processes.in_step(self.signals.until_stopped(batches)):
                 losses.append(trainer.train_step(batch))
+                if self.clock and trainer.step >= self._look:
+                    self._read(losses, bar)
+                    self._follow_clock()
                 if any(map(self._due, (READ_EVERY, config.chckpt_num, config.sample_num))):
                     self._read(losses, bar)
                     self._act(bar)
+                if trainer.done:
+                    break
             self._read(losses, bar)
+
+    def _follow_clock(self) -> None:
+        """Revise how long the stage trains, where the clock decides it: that of rank 0."""
+        if self.clock:
+            revise, step = self.clock.revise, self.trainer.step
+            revision, self._look = self.plan.processes.on_rank_0(revise, step)
+            self.trainer.follow(revision)
+            self.tracker.steps[self.index] = revision.steps
 
     def _due(self, every: int) -> bool:
         return self.trainer.step % every == 0
@@ -106,16 +147,30 @@ class StageRun:
         if trainer.done:
             return
         if self._due(config.chckpt_num):
+            self._checkpoint(bar)
+        if self._due(config.sample_num):
+            self._sheet_of_average()
+        if self._due(config.chckpt_num) or self._due(config.sample_num):
+            self._follow_clock()
+
+    def _checkpoint(self, bar: Bar) -> None:
+        """Validate, report and save."""
+        trainer = self.trainer
+        with self._pause("checkpoint"):
             valid_loss = self._validated(loss=bar.loss)
             self.tracker.log(
                 f"stage {self.index}, step {trainer.step} of {trainer.total_steps}: "
                 f"loss {bar.loss:.4f}, validation {valid_loss:.4f}"
             )
             self._save()
-        if self._due(config.sample_num):
-            self._sheet_of_average()
+
+    def _pause(self, kind: str) -> AbstractContextManager[None]:
+        """Return the context of what is not a step, for the clock."""
+        return self.clock.pause(kind) if self.clock else nullcontext()
 
     def _save(self) -> None:
+        if self.clock:
+            self.keeper.record(self.index, self.trainer.revisions)
         self.keeper.save(self.index, self.trainer)
 
     def _validated(self, **values: float) -> float:
@@ -130,7 +185,7 @@ class StageRun:
 
     def _sheet_of_average(self) -> None:
         """Sample the fixed captions with the averaged weights, while the stage is training."""
-        with self.trainer.ema.swapped_in():
+        with self._pause("sheet"), self.trainer.ema.swapped_in():
             self._sheet()
 
     def _sheet(self) -> None:

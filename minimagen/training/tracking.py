@@ -3,13 +3,14 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 from PIL.Image import Image
 
+from minimagen.config.training import UNKNOWN
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.image_files import save_png
@@ -64,7 +65,8 @@ class Tracker:
 
     Args:
         directory: The training directory.
-        steps: Steps of each stage: on a board all stages have one axis, one after the other.
+        steps: Steps of each stage, which may change: on a board all stages have one axis, one after
+            the other.
         board: ``none``, ``tensorboard`` or ``wandb``.
         enabled: False on all ranks but rank 0: nothing is written or printed.
     """
@@ -73,7 +75,7 @@ class Tracker:
         self, directory: TrainingDirectory, steps: Sequence[int], board: str, enabled: bool = True
     ) -> None:
         self._directory = directory
-        self._steps = steps
+        self.steps = list(steps)
         self._enabled = enabled
         self._board = open_board(board, directory) if enabled else None
 
@@ -110,27 +112,31 @@ class Tracker:
             self._board.show(f"stage_{stage}", sheet, self._on_board(stage, step))
 
     def _on_board(self, stage: int, step: int) -> int:
-        return sum(self._steps[:stage]) + step
+        return sum(_shown(steps) or 0 for steps in self.steps[:stage]) + step
 
     @contextmanager
     def bar(self, stage: int, done: int, images_per_step: int) -> Iterator["Bar"]:
         """Show the progress of a stage, of which ``done`` steps are made."""
         with tqdm(
             initial=done,
-            total=self._steps[stage],
+            total=_shown(self.steps[stage]),
             desc=f"stage {stage}",
             unit="step",
             mininterval=1.0,
             disable=not self._enabled,
         ) as bar:
-            yield Bar(bar, images_per_step)
+            yield Bar(bar, images_per_step, lambda: _shown(self.steps[stage]))
+
+
+def _shown(steps: int) -> int | None:
+    return None if steps == UNKNOWN else steps
 
 
 class Bar:
     """A progress bar with the running mean of the loss; time left is tqdm's own."""
 
-    def __init__(self, bar: Any, images_per_step: int) -> None:
-        self._bar, self._images_per_step = bar, images_per_step
+    def __init__(self, bar: Any, images_per_step: int, total: Callable[[], int | None]) -> None:
+        self._bar, self._images_per_step, self._total = bar, images_per_step, total
         self.loss = math.nan
 
     @property
@@ -142,5 +148,6 @@ class Bar:
         """Count the steps that had these losses."""
         for loss in losses:
             self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+        self._bar.total = self._total()
         self._bar.set_postfix_str(f"loss {self.loss:.4f}, {self.rate:.0f} images/s", refresh=False)
         self._bar.update(len(losses))

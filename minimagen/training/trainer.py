@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from minimagen.config import StageTrainingConfig
+from minimagen.config.training import Revision
 from minimagen.device import autocast
 from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.learner import Learner
+from minimagen.training.clock import planned
 from minimagen.training.ema import EMA
-from minimagen.training.noise_ahead import DrawsAhead, NoiseAhead
 from minimagen.training.optim import build_optimizers, learning_rate
 from minimagen.training.processes.alone import LossFunction, Processes
 
@@ -72,13 +73,13 @@ class Trainer:
         self.accum_iter, self.precision = accum_iter, precision
         self.processes = processes or Processes()
         self._loss = self.processes.prepare(learner)  # first: sharding replaces the parameters
+        self.revisions: list[Revision] = []  # of total_steps, where they follow the clock
         self.step = 0
         self.rate = 0.0  # of the last step
         self.best_loss = math.inf
         self.optimizers = build_optimizers(learner, config, self.processes)
         self.ema = EMA(learner, config.ema_decay, self.processes)
         self.checks_each_step = self.device.type != "cuda"  # there the host would wait
-        self.noise = NoiseAhead(self.device) if self.device.type == "cuda" else None
         self._unchecked: list[_Step] = []
 
     @property
@@ -103,7 +104,7 @@ class Trainer:
             NonFiniteLossError: Before anything is changed, if the gradient is not finite.
         """
         self.learner.train()
-        self.rate = learning_rate(self.step, self.total_steps, self.config)
+        self.rate = self._learning_rate()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate
@@ -118,6 +119,19 @@ class Trainer:
         self.ema.update()
         self.step += 1
         return loss
+
+    def _learning_rate(self) -> float:
+        if not self.revisions:
+            return learning_rate(self.step, self.total_steps, self.config)
+        total_steps, left = planned(self.step, self.revisions)
+        return learning_rate(self.step, total_steps, self.config, left)
+
+    def follow(self, revision: Revision) -> None:
+        """Go on by a plan that was made after the last step; those of later steps do not count."""
+        while self.revisions and self.revisions[-1].step >= revision.step:
+            self.revisions.pop()
+        self.revisions.append(revision)
+        self.total_steps = revision.steps
 
     def check(self) -> None:
         """Look at the steps since the last call; the host waits for them.
@@ -139,7 +153,7 @@ class Trainer:
     def _backward(self, batch: Batch) -> Tensor:
         """Return the mean loss of these rows; its gradients are averaged over all ranks."""
         first = self.processes.rank * len(batch)
-        draws = self._draws(self.processes.world * len(batch))
+        draws = Draws(self.seed, self.key, self.step, self.processes.world * len(batch))
         size = math.ceil(len(batch) / self.accum_iter)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for start in range(0, len(batch), size):
@@ -151,11 +165,6 @@ class Trainer:
                 loss.backward()
             total += loss.detach()
         return total
-
-    def _draws(self, batch_size: int) -> Draws:
-        """Return the draws of this step; for a GPU their noise comes from the step before."""
-        key = self.seed, self.key, self.step, batch_size
-        return Draws(*key) if self.noise is None else DrawsAhead(*key, ahead=self.noise)
 
     def _losses(self, function: LossFunction, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, with the network's own randomness seeded."""

@@ -35,14 +35,25 @@ def settings(directory: str, file: str) -> dict[str, Any]:
     return values
 
 
-def test_minutes_become_steps_that_are_written_down(here: Path) -> None:
+def test_minutes_become_revisions_that_are_written_down_and_repeated_or_extended(
+    here: Path,
+) -> None:
     asked = [*TINY, "-b", "8", "--MINUTES", "0.02", "-cn", "1000", "-o", "mine"]
     assert train.entry(asked) == 0
     written = settings("mine", "training.json")
-    assert written["minutes"] is None and all(steps >= 1 for steps in written["steps"])
-    for i, steps in enumerate(written["steps"]):
+    assert written["minutes"] == [0.01, 0.01] and written["steps"] is None
+    for i, revisions in enumerate(written["revisions"]):
         checkpoint = load_newest(Path("mine/tmp"), f"unet_{i}_step_")
-        assert checkpoint is not None and checkpoint.state["step"] == steps
+        assert checkpoint is not None and checkpoint.state["step"] == revisions[-1]["steps"]
+    assert train.entry(["-p", "mine/parameters", "--DEVICE", "cpu", "-o", "again"]) == 0
+    assert all(same(weights("mine", i), weights("again", i)) for i in range(2))
+    assert train.entry(["-rd", "mine", "--MINUTES", "0.02", "-sg", "1", "-o", "longer"]) == 0
+    longer = settings("longer", "training.json")
+    assert longer["minutes"] == [0.01, 0.03] and longer["revisions"][0] == written["revisions"][0]
+    last = [each["revisions"][1][-1]["steps"] for each in (written, longer)]
+    assert last[0] < last[1]
+    assert train.entry(["-rd", "mine", "--STEPS", str(last[1]), "-sg", "1", "-o", "steps"]) == 0
+    assert settings("steps", "training.json")["revisions"] == []
 
 
 def test_workers_change_nothing_and_may_change_on_resume(here: Path) -> None:

@@ -1,0 +1,161 @@
+"""Runs by the clock: their revisions, kept in training.json, give the same weights to the bit."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from minimagen.config import ImagenConfig, TrainingConfig
+from minimagen.imagen import Imagen
+from minimagen.shapes.dataset import ShapesDataset
+from minimagen.storage.checkpoint import load_weights
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training import clock, run
+from minimagen.training.interruption import Interrupted
+from minimagen.training.run import train
+from minimagen.training.trainer import Trainer
+from tests.conftest import HashTextEncoder
+
+TESTING = Path(__file__).parents[2] / "parameters" / "testing"
+Run = Callable[..., TrainingDirectory]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class World:
+    """A clock of its own, in which a step takes half a second and a validation one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.time, self.steps, self.interrupt_at = 0.0, 0, 0
+        step, validate = Trainer.train_step, Trainer.validate
+
+        def timed_step(trainer: Trainer, batch: Any) -> Any:
+            self.time += 0.5
+            self.steps += 1
+            if self.steps == self.interrupt_at:
+                signal.raise_signal(signal.SIGINT)
+            return step(trainer, batch)
+
+        def timed_validation(trainer: Trainer, batches: Any) -> float:
+            self.time += 1.0
+            return validate(trainer, batches)
+
+        monkeypatch.setattr(Trainer, "train_step", timed_step)
+        monkeypatch.setattr(Trainer, "validate", timed_validation)
+        for module in (clock, run):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.time))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Run:
+    """Train the testing preset, its networks still smaller, into a folder of the given name."""
+    imagen, training, data = read_parameters(TESTING)
+    unet = {"dim": 8, "dim_mults": (1,), "attn_heads": 1, "attn_head_dim": 4}
+    stages = [stage.replace(unet=unet | {"layer_attns": False}) for stage in imagen.stages]
+    config: ImagenConfig = imagen.replace(stages=stages, image_sizes=(8, 16))
+    training = training.replace(steps=None, minutes=0.5, batch_size=2, precision="fp32")
+    training = training.replace(chckpt_num=8, sample_num=1000, stages=())
+
+    def begin(name: str, config_of: TrainingConfig = training, **options: Any) -> TrainingDirectory:
+        return train(
+            Imagen(config, HashTextEncoder(24)),
+            ShapesDataset(size=16),
+            config_of,
+            data=data.replace(valid_num=2),
+            output=tmp_path / name,
+            device="cpu",
+            **options,
+        )
+
+    return begin
+
+
+def training_of(directory: TrainingDirectory) -> TrainingConfig:
+    return read_parameters(directory.parameters).training
+
+
+def same_weights(one: TrainingDirectory, other: TrainingDirectory) -> bool:
+    pairs = [
+        [load_weights(each.weights(f"unet_{i}")).tensors for each in (one, other)] for i in (0, 1)
+    ]
+    return all(a[name].equal(b[name]) for a, b in pairs for name in a)
+
+
+def test_a_run_ends_with_its_budget_and_is_repeated_from_its_revisions(
+    world: World, start: Run
+) -> None:
+    first = start("first")
+    assert world.time == pytest.approx(30.0, abs=0.5)
+    config = training_of(first)
+    assert config.minutes == (0.25, 0.25) and all(len(each) > 4 for each in config.revisions)
+    before = world.steps
+    assert before == sum(config.steps_of(i) or 0 for i in (0, 1))
+    again = start("again", config)
+    assert world.steps == 2 * before and same_weights(first, again)
+    assert training_of(again) == config
+    changed = [r.replace(spent=r.spent * 0.9) for r in config.revisions[0]]
+    other = config.replace(revisions=(changed, config.revisions[1]))
+    assert not same_weights(first, start("other", other))
+
+
+@pytest.mark.parametrize("interrupt_at", [5, 16, 40])  # stage 0; at a checkpoint; stage 1
+def test_an_interrupted_run_keeps_its_budget_and_is_repeated_uninterrupted(
+    world: World, start: Run, tmp_path: Path, interrupt_at: int
+) -> None:
+    world.interrupt_at = interrupt_at
+    with pytest.raises(Interrupted):
+        start("half")
+    half = TrainingDirectory(tmp_path / "half")
+    whole = start("whole", training_of(half), resume=half)
+    assert world.time == pytest.approx(30.0, abs=3.0)  # a validation more, maybe
+    again = start("again", training_of(whole))
+    assert same_weights(whole, again)
+
+
+def test_an_interrupted_repetition_is_resumed_by_the_same_revisions(
+    world: World, start: Run, tmp_path: Path
+) -> None:
+    first = start("first")
+    world.interrupt_at = world.steps + 11
+    with pytest.raises(Interrupted):
+        start("half", training_of(first))
+    half = TrainingDirectory(tmp_path / "half")
+    assert training_of(half) == training_of(first)
+    assert same_weights(first, start("whole", training_of(half), resume=half))
+
+
+def test_minutes_on_resume_are_added_to_all_stages(world: World, start: Run) -> None:
+    first = start("first")
+    steps = [training_of(first).steps_of(i) or 0 for i in (0, 1)]
+    spent = world.time
+    longer = start("longer", training_of(first).extended(0.4, (0, 1)), resume=first)
+    assert world.time - spent == pytest.approx(24.0, abs=1.0)
+    config = training_of(longer)
+    assert config.minutes == pytest.approx((0.45, 0.45))
+    assert all((config.steps_of(i) or 0) > steps[i] + 12 for i in (0, 1))
+    assert same_weights(longer, start("again", config))
+    lines = longer.progress.read_text().splitlines()
+    assert any(f"stage 1 continues after step {steps[1]}" in line for line in lines)
+
+
+def test_stages_that_two_jobs_train_in_one_directory_keep_their_own_revisions(
+    world: World, start: Run
+) -> None:
+    one = start("both", stages=[1])
+    taken = world.time
+    both = start("both", training_of(one).replace(minutes=1, revisions=()), stages=[0])
+    assert taken == pytest.approx(30.0, abs=0.5)
+    assert world.time - taken == pytest.approx(60.0, abs=0.5)
+    config = training_of(both)
+    assert config.minutes == (1.0, 0.5) and config.revisions[1] == training_of(one).revisions[1]
+    written = json.loads((both.parameters / "training.json").read_text())
+    assert written["steps"] is None and all(map(config.steps_of, (0, 1)))
