@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
@@ -63,9 +63,9 @@ class Draws:
         size = self.batch_size - self.start if self.size is None else self.size
         return range(self.start, self.start + size)
 
-    def slice(self, start: int, size: int) -> Draws:
+    def slice(self, start: int, size: int) -> Self:
         """Return the draws of ``size`` rows from row ``start`` of the global batch."""
-        return Draws(self.seed, self.learner, self.step, self.batch_size, start, size)
+        return replace(self, start=start, size=size)
 
     def _generator(self, name: str, *key: int) -> torch.Generator:
         return generator(self.seed, self.learner, self.step, name, *key)

@@ -47,5 +47,8 @@ class Learner(nn.Module, ABC):
         """Return the parts that FSDP may gather one at a time; by default the whole only."""
         return ()
 
+    def compile_blocks(self, on: bool) -> None:
+        """Turn the compilation of the repeated parts on or off; by default there is none."""
+
     def recompute_activations(self, on: bool) -> None:
         """Turn activation checkpointing on or off; by default there is none."""

@@ -82,6 +82,8 @@ class TrainingConfig(Config):
     """Data loader workers of each rank; auto chooses by the device, the cores and the data."""
     activation_checkpointing: Annotated[bool, Flag("ac")] = False
     """Activations are computed again in the backward pass: less memory, a third more time."""
+    compile: Annotated[bool, Flag("co", also=("torch_compile",))] = False
+    """Networks' blocks are compiled (torch.compile): faster steps on a GPU, a slow first one."""
     tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag("tr")] = "none"
     """Where curves and sample sheets are shown beside the run's own logs."""
     chckpt_num: Annotated[PositiveInt, Flag("cn")] = 500

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minimagen.networks.compilation import in_training
 from minimagen.networks.embeddings import KeysValues, TextContext, split_heads
 
 
@@ -29,6 +30,7 @@ class Attention(nn.Module):
         super().__init__()
         inner = heads * head_dim
         self.heads = heads
+        self.compiled = False
         self.text_index = 0  # which of the context's keys and values are this layer's
         self.norm = nn.GroupNorm(1, dim)
         self.to_q = nn.Linear(dim, inner, bias=False)
@@ -52,6 +54,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: TextContext) -> Tensor:
         """Attend; the shape of ``x`` stays."""
+        text = (context.keys_values[self.text_index],) if self.text_to_kv else ()
+        return in_training(Attention._attend, self.compiled)(self, x, context.mask, *text)
+
+    def _attend(self, x: Tensor, mask: Tensor, *text: KeysValues) -> Tensor:
+        """Attend to the pixels and to ``text``, keys and values with their ``mask``, if given."""
         height, width = x.shape[-2:]
         tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
         queries = split_heads(self.to_q(tokens), self.heads, self.q_norm)
@@ -59,13 +66,13 @@ class Attention(nn.Module):
         masks: list[Tensor] = []
         if self.to_kv is not None:
             pairs.append(self._split_pair(*self.to_kv(tokens).chunk(2, dim=-1)))
-            masks.append(context.mask.new_ones(len(x), height * width))
-        if self.text_to_kv is not None:
-            pairs.append(context.keys_values[self.text_index])
-            masks.append(context.mask)
+            masks.append(mask.new_ones(len(x), height * width))
+        if text:
+            pairs += text
+            masks.append(mask)
         keys = torch.cat([k for k, _ in pairs], dim=2)
         values = torch.cat([v for _, v in pairs], dim=2)
-        mask = rearrange(torch.cat(masks, dim=1), "b n -> b 1 1 n") if self.text_to_kv else None
-        attended = F.scaled_dot_product_attention(queries, keys, values, mask)
+        attended_to = rearrange(torch.cat(masks, dim=1), "b n -> b 1 1 n") if text else None
+        attended = F.scaled_dot_product_attention(queries, keys, values, attended_to)
         update = self.to_out(rearrange(attended, "b heads n d -> b n (heads d)"))
         return x + rearrange(update, "b (h w) c -> b c h w", h=height)

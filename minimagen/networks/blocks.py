@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minimagen.networks.compilation import in_training
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return a GroupNorm of at most 32 groups of at least 8 channels each, where they divide."""
@@ -21,6 +23,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, embed_dim: int, dropout: float) -> None:
         super().__init__()
+        self.compiled = False
         self.norm_in = group_norm(channels_in)
         self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.embed = nn.Linear(embed_dim, 2 * channels)
@@ -34,6 +37,9 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map [b channels_in h w] to [b channels h w]; ``embedding`` [b embed_dim] after SiLU."""
+        return in_training(ResBlock._compute, self.compiled)(self, x, embedding)
+
+    def _compute(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = rearrange(self.embed(embedding), "b c -> b c 1 1").chunk(2, dim=1)
         h = self.conv_in(F.silu(self.norm_in(x)))
         h = torch.addcmul(shift, self.norm_out(h), scale + 1.0)

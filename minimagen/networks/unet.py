@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from minimagen.config import UNetConfig
 from minimagen.networks.attention import Attention
 from minimagen.networks.blocks import Downsample, ResBlock, Upsample, group_norm
+from minimagen.networks.compilation import pad_text
 from minimagen.networks.embeddings import (
     AttentionPooling,
     NoiseLevelEmbedding,
@@ -95,6 +96,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.lowres_cond = lowres_cond
+        self.compiled = False
         dims = [config.dim * mult for mult in config.dim_mults]
         embed_dim, cond_dim = 4 * config.dim, config.cond_dim or config.dim
         self.time = NoiseLevelEmbedding(embed_dim)
@@ -182,6 +184,16 @@ class UNet(nn.Module):
             if isinstance(module, Block):
                 module.recompute = on
 
+    def compile_blocks(self, on: bool = True) -> None:
+        """Let residual blocks and attention train with compiled code (``torch.compile``), or not.
+
+        While it is on, captions are padded to few lengths. Weights and their names stay.
+        """
+        self.compiled = on
+        for module in self.modules():
+            if isinstance(module, ResBlock | Attention):
+                module.compiled = on
+
     def shardable(self) -> list[nn.Module]:
         """Return the parts that hold most weights and are used only through their forward pass."""
         return [m for m in self.modules() if isinstance(m, ResBlock | Downsample | Upsample)]
@@ -194,6 +206,8 @@ class UNet(nn.Module):
             mask: bool [b n], True = real token.
             drop: bool [b], True = as if there were no caption.
         """
+        if self.compiled and torch.is_grad_enabled():
+            embeds, mask = pad_text(embeds, mask)
         tokens, mask = self.text(embeds, mask, drop)
         pairs = tuple(layer.text_keys_values(tokens) for layer in self._text_readers)
         return TextContext(self.text_pool(tokens, mask), pairs, mask)

@@ -76,6 +76,10 @@ class DiffusionStage(Stage[SamplingConfig]):
         """Turn activation checkpointing of the network's blocks on or off."""
         self.unet.recompute_activations(on)
 
+    def compile_blocks(self, on: bool) -> None:
+        """Turn the compilation of the network's blocks on or off."""
+        self.unet.compile_blocks(on)
+
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b].
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,7 @@ from minimagen.training.trainer import Trainer
 
 VALIDATED_AT_ONCE = 32
 UNTIMED_STEPS = 2  # of each size: the first ones also allocate, choose kernels and start workers
+COMPILERS = ("g++", "clang++", "c++", "cl")  # torch.compile uses one of them
 ON_SHEET = 16  # captions of the validation set on sample sheets, where none are given
 
 
@@ -196,6 +198,11 @@ def check_settings(
     if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
         raise UserError(
             "Muon makes whole matrices orthogonal, and FSDP divides them: give `optimizer` adamw"
+        )
+    if config.compile and not any(map(shutil.which, COMPILERS)):
+        raise UserError(
+            f"`compile` needs a C++ compiler on the PATH ({', '.join(COMPILERS)}): install one, or "
+            "leave it out"
         )
     if config.tracker != "none" and importlib.util.find_spec(config.tracker) is None:
         raise UserError(

@@ -15,7 +15,7 @@ from minimagen.training.plan import Plan
 
 MAY_CHANGE = (
     "steps, epochs, minutes, chckpt_num, keep_checkpoints, num_workers, accum_iter, "
-    "activation_checkpointing, tracker"
+    "activation_checkpointing, compile, tracker"
 )
 
 

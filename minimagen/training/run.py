@@ -123,6 +123,7 @@ def _prepare(
         trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
         teach(imagen.stages, trained.stages, processes.device)
     for i, stage in enumerate(imagen.stages):
+        stage.compile_blocks(config.compile)
         stage.recompute_activations(config.activation_checkpointing)
         if not (processes.sharded and i in chosen):  # those move block by block
             stage.to(processes.device)

@@ -20,6 +20,7 @@ from minimagen.images import Batch
 from minimagen.learner import Learner
 from minimagen.training.clock import planned
 from minimagen.training.ema import EMA
+from minimagen.training.noise_ahead import DrawsAhead, NoiseAhead
 from minimagen.training.optim import build_optimizers, learning_rate
 from minimagen.training.processes.alone import LossFunction, Processes
 
@@ -80,6 +81,7 @@ class Trainer:
         self.optimizers = build_optimizers(learner, config, self.processes)
         self.ema = EMA(learner, config.ema_decay, self.processes)
         self.checks_each_step = self.device.type != "cuda"  # there the host would wait
+        self.noise = NoiseAhead(self.device) if self.device.type == "cuda" else None
         self._unchecked: list[_Step] = []
 
     @property
@@ -153,7 +155,7 @@ class Trainer:
     def _backward(self, batch: Batch) -> Tensor:
         """Return the mean loss of these rows; its gradients are averaged over all ranks."""
         first = self.processes.rank * len(batch)
-        draws = Draws(self.seed, self.key, self.step, self.processes.world * len(batch))
+        draws = self._draws(self.processes.world * len(batch))
         size = math.ceil(len(batch) / self.accum_iter)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for start in range(0, len(batch), size):
@@ -165,6 +167,11 @@ class Trainer:
                 loss.backward()
             total += loss.detach()
         return total
+
+    def _draws(self, batch_size: int) -> Draws:
+        """Return the draws of this step; for a GPU their noise comes from the step before."""
+        key = self.seed, self.key, self.step, batch_size
+        return Draws(*key) if self.noise is None else DrawsAhead(*key, ahead=self.noise)
 
     def _losses(self, function: LossFunction, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, with the network's own randomness seeded."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.dataset import BadSampleError, Dataset, Samples
+from minimagen.data.loading.ahead import read_ahead
 from minimagen.data.loading.order import Order
 from minimagen.data.loading.reading import (
     TRIES,
@@ -65,7 +66,7 @@ def training_batches(
         rank: which of ``world`` equal shares of each batch is wanted.
         world: the number of shares.
         sizes: of the images that the learner takes; None leaves them as they are in the data.
-        pin_memory: put batches where a GPU reads them while it computes.
+        pin_memory: for a GPU, a thread puts batches into page-locked memory ahead of time.
 
     Raises:
         UserError: more than 5 % of the samples are bad, or a stream ends.
@@ -80,9 +81,12 @@ def training_batches(
         source = IndexedReader(dataset, order, seed)
         options = {"batch_sampler": order.batches(batch_size, start, stop, rank, world)}
     raw = read_in_workers(source, num_workers, collate_fn=partial(collate, sizes=sizes), **options)
+    batches = _encoded(islice(raw, stop - start), encoder)
+    if pin_memory:
+        batches = read_ahead(batch.pin_memory() for batch in batches)
     step = start
-    for batch in _encoded(islice(raw, stop - start), encoder):
-        yield batch.pin_memory() if pin_memory else batch
+    for batch in batches:
+        yield batch
         step += 1
     if step < stop:
         raise UserError(
