@@ -104,10 +104,16 @@ def saved_settings(path: Path) -> Settings:
     return Settings(read_parameter_values(directory.parameters), str(directory))
 
 
-def read_settings(folder: Path | None, testing: bool) -> Settings:
+def bundled_cascades() -> list[Path]:
+    """Return the trained cascades that come with the package."""
+    return sorted(f for f in BUNDLED.parent.glob("*") if TrainingDirectory(f).is_trained)
+
+
+def read_settings(folder: Path | None, testing: bool, source: Path | None = None) -> Settings:
     """Return the values of ``folder``, over the demo preset (or the tiny one, if ``testing``).
 
-    A folder that does not exist may be the name of a preset.
+    A folder that does not exist may be the name of a preset. A ``source``, a training directory,
+    takes the place of the demo preset.
 
     Raises:
         UserError: If there is neither such a folder nor such a preset, or a value is not valid.
@@ -117,6 +123,8 @@ def read_settings(folder: Path | None, testing: bool) -> Settings:
         raise UserError(f"the presets are missing at {PRESETS}: install minimagen-cascade again")
     name = "the testing preset" if preset == TESTING else "the demo preset"
     settings = Settings(read_parameter_values(preset), name)
+    if source is not None:
+        settings = saved_settings(source)
     if folder is not None:
         folder = _preset(folder)
         values = read_parameter_values(folder)

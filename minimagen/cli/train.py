@@ -13,7 +13,7 @@ from pydantic import Field
 
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, KeyPath, Option, shown
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
 from minimagen.cli.recipe import follow_recipe, has_recipe
 from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
 from minimagen.config import Size
@@ -30,6 +30,9 @@ RUN = (
     Option("IN_PLACE", "ip", "Resume in RESTART_DIRECTORY itself instead of a new one", bool),
     Option("DISTILL", "di", "Training directory whose stages learn to sample in TIMESTEPS", Path,
            also=("teacher",)),
+    Option("FROM", "fr", "Training directory whose weights and parameters a new training starts "
+           "from, on any data", Path, also=("source", "finetune", "init_from", "pretrained")),
+    WEIGHTS.but(help=f"For --FROM. {WEIGHTS.help}", default=None, shown="final"),
     Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
            tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
     Option("OUTPUT", "o", "Training directory to make", Path, shown="training_<time>",
@@ -45,6 +48,7 @@ EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DATASET my_images --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
   python train.py --RESTART_DIRECTORY training_20261120_220000
+  python train.py --FROM training_20261120_220000 --DATASET my_images --MINUTES 20
   python train.py --DISTILL training_20261120_220000 --TIMESTEPS 4,1 --MINUTES 3
   torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
@@ -61,8 +65,8 @@ READING = {
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
 CONTRADICTIONS = {
-    "RESTART_DIRECTORY": ("PARAMETERS", "DISTILL", "TESTING"),
-    "DISTILL": ("PARAMETERS", "TESTING", "IMG_SIDE_LEN", *CASCADE),
+    "RESTART_DIRECTORY": ("PARAMETERS", "DISTILL", "FROM", "TESTING"),
+    "DISTILL": ("PARAMETERS", "FROM", "TESTING", "IMG_SIDE_LEN", *CASCADE),
     "IN_PLACE": ("OUTPUT",),
 }
 SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
@@ -100,6 +104,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         settings = _distilling(arguments)
     elif arguments.RESTART_DIRECTORY is not None:
         settings = saved_settings(arguments.RESTART_DIRECTORY)
+    elif arguments.FROM is not None:
+        if arguments.PARAMETERS is None and not arguments.TESTING:
+            _check_length("FROM", arguments)
+        settings = read_settings(arguments.PARAMETERS, arguments.TESTING, arguments.FROM)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
         if has_recipe(arguments):
@@ -138,10 +146,15 @@ def _add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:
         settings.set(("training", name), training[name], "--MINUTES")
 
 
+def _check_length(name: str, arguments: argparse.Namespace) -> None:
+    """Raise a UserError unless the length of what ``--NAME`` trains is given."""
+    if not any(is_given(arguments, length) for length in LENGTHS):
+        raise UserError(f"--{name} needs a length; give one of --{', --'.join(LENGTHS)}")
+
+
 def _distilling(arguments: argparse.Namespace) -> Settings:
     """Return the values of the directory to distill, the chosen stages to sample in few steps."""
-    if not any(is_given(arguments, name) for name in LENGTHS):
-        raise UserError(f"--DISTILL needs a length; give one of --{', --'.join(LENGTHS)}")
+    _check_length("DISTILL", arguments)
     settings = saved_settings(arguments.DISTILL)
     imagen = settings.parameters().imagen
     stages, chosen = imagen.stages, imagen.chosen_stages(arguments.STAGES)
@@ -166,6 +179,8 @@ def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Name
                 raise UserError(f"--{name} contradicts --{other}; leave out --{other}")
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
+    if arguments.WEIGHTS is not None and arguments.FROM is None:
+        raise UserError("--WEIGHTS needs --FROM, the training directory whose weights they are")
     if arguments.WORLD_SIZE is not None and not arguments.DRY_RUN:
         raise UserError("--WORLD_SIZE needs --DRY_RUN; a launcher (torchrun) starts the ranks")
     return arguments
@@ -201,6 +216,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
+    from minimagen.training.finetuning import Source
     from minimagen.training.interruption import Interrupted
     from minimagen.training.processes.launch import launched
     from minimagen.training.run import train
@@ -216,7 +232,8 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
         print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
     processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
-    restart, teacher = arguments.RESTART_DIRECTORY, arguments.DISTILL
+    restart, teacher, source = arguments.RESTART_DIRECTORY, arguments.DISTILL, arguments.FROM
+    weights = arguments.WEIGHTS or "final"
     try:
         directory = train(
             Imagen(parameters.imagen, encoder, seed=parameters.training.seed),
@@ -227,6 +244,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             stages=arguments.STAGES,
             resume=None if restart is None else TrainingDirectory.open(restart),
             teacher=None if teacher is None else TrainingDirectory.open(teacher),
+            source=None if source is None else Source(TrainingDirectory.open(source), weights),
             processes=processes,
         )
     except Interrupted as stop:

@@ -52,6 +52,16 @@ class Revision(Config):
 Minutes = Annotated[float, Field(gt=0.0)]
 
 
+class SourceConfig(Config):
+    """The trained cascade whose weights a run started from."""
+
+    directory: str
+    fingerprint: str
+    """SHA-256 of these weights."""
+    stages: tuple[int, ...]
+    """Those that it had; others started at random."""
+
+
 class TrainingConfig(Config):
     """How a cascade trains. Exactly one of epochs, steps and minutes is given."""
 
@@ -93,6 +103,8 @@ class TrainingConfig(Config):
     sample_num: PositiveInt = 500
     """Optimizer steps between sample sheets."""
     sample_captions: tuple[str, ...] = ()
+    source: SourceConfig | None = None
+    """What the run started from, where that is no random weights; the run itself sets it."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

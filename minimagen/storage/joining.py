@@ -120,11 +120,8 @@ def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
     claimed: list[Path] = []
     for i in stages:
         claim = directory.claim(stage_name(i))
-        begun = directory.weights(stage_name(i)).is_file() or checkpoints(
-            directory.tmp, directory.checkpoint_prefix(stage_name(i))
-        )
         try:
-            if begun:
+            if _has_begun(directory, stage_name(i)):
                 raise FileExistsError
             claim.touch(exist_ok=False)
         except FileExistsError:
@@ -133,6 +130,14 @@ def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
             return False
         claimed.append(claim)
     return True
+
+
+def _has_begun(directory: TrainingDirectory, name: str) -> bool:
+    """Return whether a stage has weights, not only those of the source that it is to start from."""
+    prefix = directory.checkpoint_prefix(name)
+    if kept := checkpoints(directory.tmp, prefix):
+        return int(kept[-1].stem.removeprefix(prefix)) > 0
+    return directory.weights(name).is_file()
 
 
 def _differences(one: Parameters, other: Parameters) -> list[str]:

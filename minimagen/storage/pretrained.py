@@ -128,8 +128,9 @@ def load_stages(
     identity: Callable[[int], Identity],
     directory: TrainingDirectory,
     weights: Choices = "final",
+    chosen: Sequence[int] | None = None,
 ) -> None:
-    """Load the weights of every stage of a training directory.
+    """Load the weights of stages from a training directory.
 
     Args:
         stages: What to load them into.
@@ -137,12 +138,14 @@ def load_stages(
         directory: Where they are.
         weights: ``final``, ``best`` (lowest validation loss) or the step of a kept checkpoint; of
             all stages, or one each.
+        chosen: The stages to load; all by default.
 
     Raises:
         UserError: A stage's weights are missing, damaged, or of something else.
     """
-    for i, choice in enumerate(per_stage("`weights`", weights, len(stages))):
-        load_stage(stages[i], find_weights(directory, stages[i].name, choice), identity(i))
+    choices = per_stage("`weights`", weights, len(stages))
+    for i in range(len(stages)) if chosen is None else chosen:
+        load_stage(stages[i], find_weights(directory, stages[i].name, choices[i]), identity(i))
 
 
 def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
@@ -160,8 +163,8 @@ def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
     found = Identity.read(weights.state.get("stage"), f"the header of {path}")
     if difference := found.difference(wanted):
         raise UserError(
-            f"{path} was trained with another configuration than the directory's parameters: "
-            f"{difference}"
+            f"{path} was trained with another configuration than this cascade's: {difference}; "
+            "leave that as it was"
         )
     try:
         stage.load_state_dict(weights.tensors)

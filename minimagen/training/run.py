@@ -14,6 +14,7 @@ from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.training.distillation import kept_teacher, stages_to_teach
+from minimagen.training.finetuning import Source, announce_start, start_from
 from minimagen.training.interruption import StopSignals
 from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan, check_settings, make_plan
@@ -36,6 +37,7 @@ def train(
     device: str = "auto",
     resume: TrainingDirectory | None = None,
     teacher: TrainingDirectory | None = None,
+    source: Source | None = None,
     processes: Processes | None = None,
 ) -> TrainingDirectory:
     """Train the stages of a cascade one after the other and return the training directory.
@@ -52,6 +54,8 @@ def train(
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         resume: Continue from the checkpoints of this directory.
         teacher: What distilled stages learn from; a resumed run has kept its own.
+        source: The trained cascade whose weights the stages start from; a resumed run needs it no
+            longer.
         processes: Those that train together, such as ``launched("cuda", sharded=True)``; by default
             those on ``device`` that a launcher started, this one alone where there was none.
 
@@ -67,6 +71,8 @@ def train(
     with processes.together():
         chosen = stages_to_teach(imagen, teacher, stages)
         config = config.for_stages(len(imagen.stages))
+        if resume is None:
+            config = config.replace(source=None if source is None else start_from(imagen, source))
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
         _prepare(imagen, teacher, chosen, config, processes)
         data = data or DataConfig()
@@ -144,6 +150,8 @@ def _announcements(
         yield f"resumed from {resume}"
     if teacher:
         yield f"the teacher is {teacher}"
+    if resume is None:
+        yield from announce_start(plan)
     for i, stage in enumerate(plan.imagen.stages):
         size = " x ".join(map(str, plan.imagen.config.image_sizes[i]))
         yield f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters"

@@ -23,6 +23,7 @@ from minimagen.storage.files import begin_folder, cannot_write, read_json
 from minimagen.storage.joining import record_revisions, start_directory
 from minimagen.storage.pretrained import load_stage
 from minimagen.training.distillation import keep_teacher
+from minimagen.training.finetuning import keep_start
 from minimagen.training.plan import Plan
 from minimagen.training.resume import run_identity
 from minimagen.training.trainer import Trainer
@@ -123,6 +124,8 @@ def open_directory(
         write_parameters(directory.parameters, plan.parameters)
     else:
         also = partial(keep_teacher, teacher, plan.chosen) if teacher else None
+        if resume is None and plan.config.source is not None:
+            also = partial(keep_start, plan)
         directory = start_directory(output, plan.parameters, plan.chosen, resume is None, also)
         if resume:
             _copy(resume, directory)

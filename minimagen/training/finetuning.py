@@ -1,0 +1,84 @@
+"""A run that starts from the weights of a trained cascade: which it takes, and keeps to resume."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from minimagen.config.training import SourceConfig
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.storage.checkpoint import save_checkpoint, save_weights
+from minimagen.storage.directory import Choices, TrainingDirectory
+from minimagen.storage.pretrained import load_stages
+from minimagen.training.plan import Plan
+from minimagen.training.resume import run_identity
+
+
+class Source(NamedTuple):
+    """What a run starts from."""
+
+    directory: TrainingDirectory
+    weights: Choices = "final"
+    """Which of its averaged weights."""
+
+
+def start_from(imagen: Imagen, source: Source) -> SourceConfig:
+    """Give the stages of ``imagen`` the weights that ``source`` has of them.
+
+    A stage without weights there keeps those that it has.
+
+    Raises:
+        UserError: There are no weights of any stage, or they are those of another configuration.
+    """
+    directory = source.directory
+    found = [i for i, s in enumerate(imagen.stages) if directory.weights(s.name).is_file()]
+    if not found:
+        raise UserError(f"{directory} has no trained weights; give another one as `source`")
+    load_stages(imagen.stages, imagen.identity, directory, source.weights, found)
+    weights = fingerprint([imagen.stages[i] for i in found])
+    return SourceConfig(directory=str(directory), fingerprint=weights, stages=tuple(found))
+
+
+def fingerprint(stages: Sequence[nn.Module]) -> str:
+    """Return the SHA-256 of the names and values of all parameters."""
+    digest = hashlib.sha256()
+    for stage in stages:
+        for name, parameter in stage.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def keep_start(plan: Plan, directory: TrainingDirectory) -> None:
+    """Write the weights that the stages start from, and checkpoints of them before the first step.
+
+    So a stage that is not trained yet samples as the source's does, and a run that is resumed
+    before a stage has begun finds its start, whatever becomes of the source.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    assert plan.config.source is not None
+    for i in plan.config.source.stages:
+        stage = plan.imagen.stages[i]
+        weights = {name: p.detach() for name, p in stage.named_parameters()}
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+        tensors |= {f"ema.{name}": tensor.clone() for name, tensor in weights.items()}
+        state = {"step": 0, "best_loss": None, "ema_updates": 0, "run": run_identity(plan, i)}
+        save_checkpoint(directory.checkpoint(stage.name, 0), tensors, state)
+        header = {"stage": plan.imagen.identity(i).model_dump(mode="json"), "step": 0}
+        save_weights(directory.weights(stage.name), weights, header)
+
+
+def announce_start(plan: Plan) -> Iterator[str]:
+    """Yield a line for each stage on what it starts from."""
+    source = plan.config.source
+    if source is None:
+        return
+    for i in plan.chosen:
+        if i in source.stages:
+            yield f"stage {i} starts from the weights of {source.directory}"
+        else:
+            yield f"stage {i} starts at random: {source.directory} has no weights of it"
