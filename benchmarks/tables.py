@@ -240,6 +240,9 @@ def text(rows: list[Row]) -> list[str]:
             first, again = row["first_seconds"], row["again_seconds"]
             seconds = f"{first:.1f} s to the first step, {again:.1f} s the second time"
             measured = (f"{case['images']} images", seconds)
+        elif case["what"] == "retrieval":
+            words = f"{row['words']:.0%} of the words and {row['occurrences']:.0%} of all known"
+            measured = (f"{case['data']}, {case['encoder']}", f"{row['found']:.1%} found; {words}")
         else:
             peak, before = row["private_bytes_peak"] / 1e6, row["private_bytes_before"] / 1e6
             memory = f"private memory {before:.0f}, then {peak:.0f} MB at most"

@@ -8,7 +8,9 @@ time between steps that is spent on text, without a cache (every caption through
 cache and with a warm one. ``start``: from typing ``train.py`` to the first step, on a new folder,
 and again after its captions have been encoded. ``memory``: private (anonymous) memory while 10^4,
 10^5 and 10^6 generated captions are written and looked up; a stub of t5_mini's width replaces T5,
-whose own memory does not depend on their number.
+whose own memory does not depend on their number. ``retrieval``: what the embeddings of the encoders
+say of captions of COCO and of emoji (benchmarks/retrieval.py), where there is that data (in
+``$MINIMAGEN_BENCHMARK_DATA`` or ``../shared/data``); ``minilm`` where its package is installed.
 """
 
 import itertools
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.data import SIDE, write_folder
@@ -33,12 +36,17 @@ from benchmarks.measuring import (
     run_cases,
     synchronize,
 )
+from benchmarks.real_data import available
+from benchmarks.retrieval import SOURCES, retrieval
 from minimagen import Imagen, ShapesDataset
 from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
 from minimagen.device import resolve_device
+from minimagen.errors import UserError
 from minimagen.storage.directory import read_parameters
+from minimagen.text.build import build
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.cache.store import EmbeddingStore
+from minimagen.text.names import BUNDLED, PACKAGED, find_source
 from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.trainer import Trainer
 
@@ -63,6 +71,7 @@ sys.exit(train.entry(sys.argv[2:]))
 def measure(case: Case, started: float) -> Row:
     """Measure one case in a folder that is removed afterwards."""
     kinds = {"encode": _encode, "step": _step, "start": _start, "memory": _memory}
+    kinds |= {"retrieval": _retrieval}
     with tempfile.TemporaryDirectory() as folder:
         return kinds[case["what"]](case, Path(folder))
 
@@ -168,6 +177,18 @@ def _memory(case: Case, folder: Path) -> Row:
     return memory | seconds
 
 
+def _retrieval(case: Case, folder: Path) -> Row:
+    return retrieval(case["data"], build(case["encoder"], 128))
+
+
+def _encoders() -> Iterator[str]:
+    """Yield the encoders that need no network."""
+    for name in (*BUNDLED, *PACKAGED):
+        with suppress(UserError):
+            find_source(name)
+            yield name
+
+
 def cases(quick: bool) -> Iterator[Case]:
     """Yield all cases."""
     cascade = ROOT / "parameters" / ("testing" if quick else "")
@@ -186,6 +207,9 @@ def cases(quick: bool) -> Iterator[Case]:
         yield {"what": "start", "cascade": str(cascade.relative_to(ROOT))} | start
     for captions in (600, 1200) if quick else (10**4, 10**5, 10**6):
         yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": WIDTH}
+    for data in SOURCES if available() and not quick else ():
+        for encoder in _encoders():
+            yield {"what": "retrieval", "data": data, "encoder": encoder}
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

@@ -91,7 +91,7 @@ def color_tokens(
     encoder: PretrainedEncoder, captions: list[str], values: dict[str, list[str]]
 ) -> tuple[Tensor, list[str]]:
     """Return the embeddings of color words, ``[n, d]``, and the role (attribute) of each."""
-    words = {word: ids[0] for word, ids in zip(COLORS, encoder.tokenize([*COLORS]), strict=True)}
+    words = {word: ids[-2] for word, ids in zip(COLORS, encoder.tokenize([*COLORS]), strict=True)}
     tokens, embeds = encoder.tokenize(captions), encoder.encode(captions)
     found, roles = [], []
     for role in ("color", "background"):

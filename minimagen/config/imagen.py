@@ -18,7 +18,7 @@ class ImagenConfig(Config):
     image_sizes: tuple[Size, ...] = Field(min_length=1)
     """(height, width) of every stage's images; a single number means a square."""
     text_encoder_name: Annotated[str, Flag("t5", "T5_NAME", also=("text_encoder",))] = "t5_mini"
-    """Text encoder: t5_mini, minilm, t5_small ..., a hub id or a folder of transformers."""
+    """Text encoder: t5_mini, minilm_mini, minilm, t5_small ..., a hub id or a folder."""
     max_num_words: Annotated[PositiveInt, Flag("mw", also=("max_tokens",))] = 64
     """Longest caption in tokens; longer ones are cut."""
     stages: tuple[StageConfig, ...] = Field(min_length=1)

