@@ -17,6 +17,9 @@ from minimagen.errors import UserError
 
 ONE_STAGE = 64  # px: images up to this side are made by one stage
 TESTED = 64  # px: sides up to this are measured
+TIME_SHIFT = 6.0
+"""Of training times at 16 px; it grows with the side, as the noise that hides an image does."""
+TEXT_ENCODER = "minilm_mini"  # knows the words of people's captions
 VALIDATED = 0.04  # of the images, at most 512: enough for a loss, few are lost for training
 FEW_IMAGES = 2_000  # fewer are learned by heart: dropout
 STEPS_PER_MINUTE = 200  # of 32 images at 32 px on two cores, about
@@ -47,6 +50,7 @@ class Recipe:
     def values(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """Yield (section, name) and value of each setting, as JSON has them."""
         yield ("imagen", "image_sizes"), list(self.image_sizes)
+        yield ("imagen", "text_encoder_name"), TEXT_ENCODER
         yield ("imagen", "stages"), [stage.model_dump(mode="json") for stage in self.stages]
         yield ("training", "stages"), [each.model_dump(mode="json") for each in self.training]
         yield ("data", "train_valid_frac"), self.train_valid_frac
@@ -129,7 +133,8 @@ def _base(side: int, width: int, dropout: float) -> DiffusionConfig:
         patch_size=2,
         dropout=dropout,
     )
-    loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=6.0)
+    shift = TIME_SHIFT * side / 16
+    loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=shift)
     sampling = SamplingConfig(
         sampler="ddim",
         timesteps=16,
@@ -181,4 +186,5 @@ def _reasons(
     yield f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores"
     if images is not None and dropout:
         yield f"dropout {dropout}: {images} images are few, and would be learned by heart"
+    yield f"{TEXT_ENCODER} as text encoder: it knows more words than t5_mini (--T5_NAME)"
     yield "static thresholding: dynamic thresholding grays the white of small images"
