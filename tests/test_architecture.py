@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimagen"
 LAYERS = [
     {"errors"},
-    {"checked", "draws", "progress", "sample"},
+    {"advice", "checked", "draws", "progress", "sample"},
     {"config", "device"},
     {"arguments", "images"},
     {"autoencoders", "learner"},

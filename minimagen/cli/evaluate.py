@@ -68,6 +68,8 @@ def main(argv: Sequence[str]) -> int:
     precision, started = arguments.PRECISION, time.perf_counter()
     result, images = evaluate(imagen, samples, judge, split, samplings, precision=precision)
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
+    for note in (note for stage in imagen.stages for note in stage.notes()):
+        print(note)
     print(text_of(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
     if arguments.SHEET is not None:
         _write_sheet(arguments.SHEET, samples, images, judge)

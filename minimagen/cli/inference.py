@@ -154,7 +154,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
             for image in to_pil(images[-1]):
                 folder.write(captions[folder.written], seeds[folder.written], image)
             bar.update(len(images[-1]))
-    for note in imagen.text_encoder.notes():
+    for note in (*imagen.text_encoder.notes(), *(n for s in imagen.stages for n in s.notes())):
         print(note)
     stopped = f"interrupted: {folder.written} of " if folder.written < len(captions) else ""
     print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")

@@ -11,15 +11,22 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from minimagen.advice import few_images
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
 from minimagen.cli.recipe import follow_recipe, has_recipe
-from minimagen.cli.settings import Settings, read_settings, saved_settings, values_at
+from minimagen.cli.settings import (
+    Settings,
+    bundled_cascades,
+    read_settings,
+    saved_settings,
+    values_at,
+)
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
-from minimagen.storage.directory import Parameters
+from minimagen.storage.directory import Parameters, read_imagen_config
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
@@ -213,6 +220,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
 
     # The first thing, before torch is imported: a misspelt name answers at once.
     encoder = build(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
+    from minimagen.data.dataset import count_of
     from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
@@ -231,6 +239,8 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     opened = time.monotonic() - started
     if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
         print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
+    if processes.rank == 0 and (hint := _suggestion(arguments, parameters, count_of(dataset))):
+        print(hint)
     processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
     restart, teacher, source = arguments.RESTART_DIRECTORY, arguments.DISTILL, arguments.FROM
     weights = arguments.WEIGHTS or "final"
@@ -255,6 +265,25 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 1, None
     return 0, directory.path
+
+
+def _suggestion(
+    arguments: argparse.Namespace, parameters: Parameters, images: int | None
+) -> str | None:
+    """Return from which bundled cascade of the same size few images had better start, if any."""
+    drawn = parameters.data.dataset.partition(":")[0] == "shapes"
+    if drawn or any(is_given(arguments, name) for name in ("FROM", "DISTILL", "RESTART_DIRECTORY")):
+        return None
+    size = parameters.imagen.image_sizes[-1]
+    fitting = [
+        folder
+        for folder in bundled_cascades()
+        if read_imagen_config(folder / "parameters").image_sizes[-1] == size
+    ]
+    if not fitting:
+        return None
+    here = fitting[0].is_relative_to(Path.cwd())
+    return few_images(images, str(fitting[0].relative_to(Path.cwd()) if here else fitting[0]))
 
 
 def _buckets(parameters: Parameters) -> tuple[Size, ...]:

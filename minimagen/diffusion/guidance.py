@@ -6,6 +6,8 @@ from torch import Tensor
 from minimagen.config import Thresholding
 from minimagen.diffusion.samplers import Denoiser
 
+MARGIN = 0.1  # beyond [-1, 1], a twentieth of the range: white images are exactly at its end
+
 
 def guided(denoise: Denoiser, guidance_scale: float, interval: tuple[float, float]) -> Denoiser:
     """Return the denoiser uncond + w (cond - uncond) (Imagen, eq. 2 of arXiv 2205.11487).
@@ -25,6 +27,31 @@ def guided(denoise: Denoiser, guidance_scale: float, interval: tuple[float, floa
         return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, *[1] * (cond.ndim - 1)))
 
     return guide
+
+
+class Overshoot:
+    """Measures which share of the values of estimates lies far outside [-1, 1], on their device."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | float = 0.0
+        self._calls = 0
+
+    def measured(self, denoise: Denoiser) -> Denoiser:
+        """Return the denoiser, its estimates [b c h w] counted."""
+
+        def measure(x_t: Tensor, t: Tensor) -> Tensor:
+            x_0_hat = denoise(x_t, t)
+            self._total = self._total + (x_0_hat.abs() > 1.0 + MARGIN).float().mean()
+            self._calls += 1
+            return x_0_hat
+
+        return measure
+
+    def take(self) -> float:
+        """Return the share, in [0, 1], of all estimates since the last call; 0 without any."""
+        share = float(self._total) / max(1, self._calls)
+        self._total, self._calls = 0.0, 0
+        return share
 
 
 def guidance_at(t: Tensor, guidance_scale: float, interval: tuple[float, float]) -> Tensor:

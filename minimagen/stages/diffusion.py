@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minimagen.advice import burning
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import DiffusionConfig, LossConfig, SamplingConfig, Size
 from minimagen.diffusion.augmentation import NoisedImages, augment
-from minimagen.diffusion.guidance import guided, thresholded
+from minimagen.diffusion.guidance import Overshoot, guided, thresholded
 from minimagen.diffusion.loss import loss_weight, per_example_squared_error, training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import Denoiser, Step, build_step, integrate
-from minimagen.diffusion.schedule import Cosine, Level, build_schedule, sampling_times
+from minimagen.diffusion.schedule import Cosine, Level, build_schedule, level_at, sampling_times
 from minimagen.draws import Draws, Noise
 from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
@@ -22,6 +23,8 @@ from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
 from minimagen.stages.crop import crop_together
 from minimagen.stages.stage import Callback, Condition, Stage, Start
+
+ERROR_TIMES = (0.2, 0.4, 0.6, 0.8)
 
 
 class DiffusionStage(Stage[SamplingConfig]):
@@ -53,6 +56,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         self.autoencoder = autoencoder or Pixels()
         self.schedule = build_schedule(config.schedule.kind, config.schedule.shift)
         self.aug_schedule = Cosine()
+        self._overshoot, self._guidance_scale = Overshoot(), 1.0
         self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
         # channels_last is what convolutions are fastest in
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
@@ -97,8 +101,35 @@ class DiffusionStage(Stage[SamplingConfig]):
         output = self._output(x_t, level, context, low_res)
         return self._weighted_error(output, x_0, eps, level, self.config.loss)
 
-    def _example(self, batch: Batch, draws: Draws) -> tuple[Tensor, NoisedImages | None]:
+    def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
+        """Return the mean squared error of the estimates of x_0 over that of the enlarged images.
+
+        The largest of some times. The mean of x_0 given what the network sees is nowhere worse than
+        the enlarged image, which it sees, so that above 1 the network has not learned to denoise.
+        """
+        x_0, low_res = self._example(batch, draws, aug_level_max=0.0)
+        if low_res is None or not self.autoencoder.bounded:
+            return None
+        sampling = self.settings(guidance_scale=1.0, thresholding="none")
+        denoise = self.denoiser(batch.text_embeds, batch.text_mask, low_res, sampling)
+        eps = draws.normal("noise", x_0.shape[1:]).to(self.device)
+        errors = []
+        for t in ERROR_TIMES:
+            times = torch.full((len(x_0),), t, dtype=torch.float64)
+            x_t = add_noise(x_0, eps, level_at(self.schedule, times).like(x_0))
+            errors.append((denoise(x_t, times) - x_0).square().mean())
+        return float(torch.stack(errors).max() / (low_res.images - x_0).square().mean())
+
+    def notes(self) -> list[str]:
+        """Return a warning if guidance drove many values out of range since the last call."""
+        note = burning(self.index, self._overshoot.take(), self._guidance_scale)
+        return [note] if note else []
+
+    def _example(
+        self, batch: Batch, draws: Draws, aug_level_max: float | None = None
+    ) -> tuple[Tensor, NoisedImages | None]:
         """Return x_0 and, for super-resolution, the noised images to enlarge."""
+        aug_level_max = self.config.aug_level_max if aug_level_max is None else aug_level_max
         images = to_model_space(batch.images)
         if batch.low_res is None:
             return self.autoencoder.encode(images, draws), None
@@ -106,7 +137,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         _, part = self.config.trained_on(size_of(images), size_of(small))
         if part and part != size_of(small):
             images, small = crop_together(images, small, part, draws)
-        aug_level = draws.uniform("aug_level") * self.config.aug_level_max
+        aug_level = draws.uniform("aug_level") * aug_level_max
         aug_level = aug_level.to(self.device, torch.float32, non_blocking=True)
         noise = draws.normal("aug_noise", small.shape[1:])
         noise = noise.to(self.device, non_blocking=True)
@@ -228,5 +259,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         guide = denoise if copies == 1 else guided(denoise, scale, sampling.guidance_interval)
         if not self.autoencoder.bounded:
             return guide
+        if copies == 2:
+            guide, self._guidance_scale = self._overshoot.measured(guide), scale
         percentile = sampling.dynamic_thresholding_percentile
         return thresholded(guide, sampling.thresholding, percentile)

@@ -39,6 +39,10 @@ class DistilledStage(DiffusionStage):
         """Make ``loss`` the distance to ``teacher``, whose weights stay as they are."""
         self._teacher = (teacher.eval().requires_grad_(False),)
 
+    def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
+        """Return None: it learns from its teacher, and knows the times of its steps only."""
+        return None
+
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, float32 [b].
 

@@ -6,6 +6,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from minimagen.advice import Losses, many_epochs, memorizing, undertrained
+from minimagen.config.training import UNKNOWN
+from minimagen.data.dataset import count_of
+from minimagen.device import autocast
+from minimagen.draws import Draws
 from minimagen.storage.image_files import contact_sheet
 from minimagen.training.clock import StageClock
 from minimagen.training.interruption import Interrupted, StopSignals
@@ -48,6 +53,8 @@ class StageRun:
         self.trainer = plan.trainer(index, plan.imagen.stages[index], plan.steps[index])
         self.trainer.revisions = list(plan.revisions(index))
         self._look = 0  # the step after which the clock is looked at
+        self._losses: list[Losses] = []  # at the checkpoints
+        self._warned: set[str] = set()
 
     def train(self) -> float:
         """Train from the newest checkpoint, or from the start, to the end.
@@ -92,6 +99,7 @@ class StageRun:
         self._save()
         self.trainer.ema.keep()
         self._sheet()
+        self._check_training()
         if self.clock:
             end = self.plan.processes.on_rank_0(self.clock.end, self.trainer.step)
             self.trainer.follow(end)
@@ -127,6 +135,7 @@ class StageRun:
             revision, self._look = self.plan.processes.on_rank_0(revise, step)
             self.trainer.follow(revision)
             self.tracker.steps[self.index] = revision.steps
+        self._check_epochs()
 
     def _due(self, every: int) -> bool:
         return self.trainer.step % every == 0
@@ -163,6 +172,31 @@ class StageRun:
                 f"loss {bar.loss:.4f}, validation {valid_loss:.4f}"
             )
             self._save()
+        self._losses.append(Losses(trainer.step, bar.loss, valid_loss))
+        self._warn("memorizing", memorizing(self.index, self._losses))
+
+    def _warn(self, kind: str, warning: str | None) -> None:
+        """Log a warning, one of each kind."""
+        if warning and kind not in self._warned:
+            self._warned.add(kind)
+            self.tracker.log(warning)
+
+    def _check_epochs(self) -> None:
+        """Warn of very many epochs, once the number of steps is known."""
+        images, steps = count_of(self.plan.training), self.trainer.total_steps
+        if images is not None and steps != UNKNOWN and not self.plan.training.endless:
+            epochs = steps * self.plan.config.batch_size_of(self.index) / images
+            self._warn("epochs", many_epochs(self.index, images, epochs))
+
+    def _check_training(self) -> None:
+        """Warn if the stage, whose weights are the averaged ones, has not learned to enlarge."""
+        config, device = self.plan.config, self.trainer.device
+        stage, batch = self.plan.imagen.stages[self.index], self.plan.validation(self.index)[0]
+        draws = Draws(config.seed, self.index, -1, len(batch))
+        with torch.inference_mode(), autocast(device, config.precision):
+            ratio = stage.eval().error_ratio(batch.to(device), draws)
+        if ratio is not None:
+            self._warn("undertrained", undertrained(self.index, ratio))
 
     def _pause(self, kind: str) -> AbstractContextManager[None]:
         """Return the context of what is not a step, for the clock."""

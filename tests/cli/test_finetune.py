@@ -219,3 +219,30 @@ def test_a_python_user_starts_from_a_directory(trained: Path) -> None:
     )
     assert same(weights(directory.path, 0), weights(trained, 0))
     assert fingerprint(imagen.stages[:1]) == fingerprint(Imagen.from_directory(trained).stages[:1])
+
+
+@pytest.fixture
+def bundle(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cascade that comes with the package, and one without weights."""
+    folder = trained.parent / "pretrained"
+    shutil.copytree(trained, folder / "emoji")
+    (folder / "scenes").mkdir()
+    monkeypatch.setattr("minimagen.cli.settings.BUNDLED", folder / "emoji")
+    return folder / "emoji"
+
+
+def test_few_images_of_its_size_are_a_reason_to_start_from_a_bundled_cascade(
+    bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*flags: str) -> str:
+        assert train.entry([*flags, "--STEPS", "1", "--VALID_NUM", "2", "--DEVICE", "cpu"]) == 0
+        return capsys.readouterr().out
+
+    tiny = ["--TESTING", "-b", "2"]
+    suggestion = "12 images are few to learn from. --FROM pretrained/emoji starts from"
+    assert suggestion in printed(*tiny, "-ds", str(images))
+    assert suggestion not in printed(*tiny, "-ds", str(images), "-s", "64")
+    assert suggestion not in printed("--FROM", "pretrained/emoji", "-b", "2", "-ds", str(images))
+    assert "--FROM" not in printed(*tiny)
+    shutil.rmtree(bundle / "state_dicts")
+    assert "--FROM" not in printed(*tiny, "-ds", str(images))

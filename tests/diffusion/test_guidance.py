@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from minimagen.diffusion.guidance import guidance_at, guided, threshold, thresholded
+from minimagen.diffusion.guidance import (
+    MARGIN,
+    Overshoot,
+    guidance_at,
+    guided,
+    threshold,
+    thresholded,
+)
 
 EVER = (0.0, 1.0)
 
@@ -118,3 +125,19 @@ def test_a_thresholded_denoiser_is_the_threshold_of_its_estimate(kind):
     out = thresholded(lambda x, u: 3.0 * x + u.reshape(-1, 1, 1, 1), kind, 0.9)(x_t, t)
     assert torch.equal(out, threshold(estimate, kind, 0.9))
     assert torch.equal(out, estimate) == (kind == "none")
+
+
+def test_overshoot_is_the_share_of_values_beyond_the_margin_since_it_was_taken():
+    """One of 12 values beyond [-1, 1] by more than the margin, then three of them."""
+    far = 1.0 + 2 * MARGIN
+    one, three = torch.full((2, 1, 3, 2, 2), 1.0 + 0.5 * MARGIN)
+    one[0, 0, 0, 0], three[0, :, 0, 0] = -far, far
+    estimates = iter([one, three, one, one])
+    overshoot = Overshoot()
+    denoise = overshoot.measured(lambda x_t, t: next(estimates))
+    assert overshoot.take() == 0.0
+    given = [denoise(torch.zeros_like(one), torch.ones(1)) for _ in range(2)]
+    assert given[0] is one and given[1] is three
+    assert overshoot.take() == pytest.approx((1 + 3) / 2 / 12)
+    denoise(one, torch.ones(1))
+    assert overshoot.take() == pytest.approx(1 / 12)

@@ -492,3 +492,40 @@ def test_a_sampler_can_be_a_function_from_a_schedule_to_a_step(make_stage, condi
         torch.testing.assert_close(images, usual, rtol=0, atol=atol)
         fewer = settings.replace(timesteps=3)
         assert fewer.sampler is sampler and fewer.timesteps == 3
+
+
+def test_a_silent_network_is_as_wrong_as_the_enlarged_image(make_batch):
+    """A fresh network with x_0 output estimates the enlarged image itself: the ratio is 1."""
+    stage = DiffusionStage(1, DiffusionConfig(unet=UNET, prediction="x_0"), (16, 16), (8, 8), 12)
+    batch = own(make_batch(4, 16), stage)
+    with torch.inference_mode():
+        assert stage.error_ratio(batch, Draws(0, 1, -1, 4)) == pytest.approx(1.0, abs=1e-3)
+        noisy = DiffusionStage(1, DiffusionConfig(unet=UNET, prediction="v"), (16, 16), (8, 8), 12)
+        assert noisy.error_ratio(batch, Draws(0, 1, -1, 4)) > 1.0  # alpha^2 times its noise remains
+
+
+def test_the_ratio_is_the_worst_of_its_times(make_batch, monkeypatch):
+    """An estimate that is wrong by t at time t, beside an enlarged image that is wrong by e."""
+    stage = DiffusionStage(1, DiffusionConfig(unet=UNET, prediction="x_0"), (16, 16), (8, 8), 12)
+    batch = own(make_batch(4, 16), stage)
+    x_0 = to_model_space(batch.images)
+    wrong = (resize(to_model_space(batch.low_res), (16, 16)) - x_0).square().mean()
+    monkeypatch.setattr(
+        DiffusionStage, "denoiser", lambda *_: lambda x_t, t: x_0 + t.float().reshape(-1, 1, 1, 1)
+    )
+    ratio = stage.error_ratio(batch, Draws(0, 1, -1, 4))
+    assert ratio == pytest.approx(0.8**2 / float(wrong), rel=1e-3)
+
+
+def test_a_base_stage_has_nothing_to_be_compared_with(make_batch):
+    stage = DiffusionStage(0, DiffusionConfig(unet=UNET), (8, 8), None, 12)
+    assert stage.error_ratio(own(make_batch(4, 16), stage), Draws(0, 0, -1, 4)) is None
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, 0), (30.0, 1)])
+def test_guidance_that_burns_is_noted_once(make_stage, condition, scale, expected):
+    stage, given = make_stage(BASE), condition(BASE)
+    sample(stage, given, sampling=SamplingConfig(timesteps=4, guidance_scale=scale))
+    notes = stage.notes()
+    assert len(notes) == expected and all("guidance 30 drives" in note for note in notes)
+    assert stage.notes() == []

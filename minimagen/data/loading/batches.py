@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minimagen.advice import enlarged
 from minimagen.data.bad_samples import BadSamples
 from minimagen.data.dataset import BadSampleError, Dataset, Samples
 from minimagen.data.loading.ahead import read_ahead
@@ -158,13 +159,9 @@ class Watch:
         self._bad.add(bad, good + len(bad))
         if not all(batch.captions for batch in batches):
             raise UserError(f"{TRIES} bad images in a row; the first of all: {bad[0]}")
-        enlarged = sum(batch.enlarged for batch in batches)
-        if enlarged and not self._warned:
-            log.warning(
-                "%d of the first %d images are smaller than they are trained at and were enlarged: "
-                "super-resolution learns their blur; smaller `image_sizes` avoid it",
-                enlarged, good,
-            )  # fmt: skip
+        warning = enlarged(sum(batch.enlarged for batch in batches), good)
+        if warning and not self._warned:
+            log.warning(warning)
             self._warned = True
 
 
