@@ -51,6 +51,21 @@ def memory(rows: list[Row]) -> Table:
     return table
 
 
+def flatness(rows: list[Row]) -> Table:
+    """Return the anonymous memory of a training, early and late."""
+    table: Table = [
+        ("source", "workers", "memory from the heap", "early, MB", "late, MB", "growth", "<= 10 %")
+    ]
+    for row in rows:
+        case = row["case"]
+        sizes = (f"{row[name] / 1e6:.1f}" for name in ("early_bytes", "late_bytes"))
+        heap = "all" if case["environment"] else "as glibc chooses"
+        kept = "yes" if row["growth"] <= 1.1 else "NO"
+        columns = (case["source"], case["workers"], heap)
+        table.append((*columns, *sizes, f"{row['growth'] - 1:+.1%}", kept))
+    return table
+
+
 def faults(rows: list[Row]) -> Table:
     """Return every fault, how often it was tried, and what was lost."""
     groups: dict[str, list[Row]] = defaultdict(list)

@@ -90,12 +90,18 @@ def answer(arguments: argparse.Namespace, measure: Measure) -> bool:
 def in_own_process(module: str, case: Case) -> Row:
     """Measure a case in a new process, so that no memory or cache stays from the one before.
 
+    Its ``environment``, if it has one, is added to that of the process.
+
     Raises:
         RuntimeError: The process failed; its own message is above.
     """
     command = [sys.executable, "-m", module, "--case", json.dumps(case)]
     done = subprocess.run(
-        [*command, "--started", repr(time.time())], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, "--started", repr(time.time())],
+        cwd=ROOT,
+        env=os.environ | case.get("environment", {}),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"{module} failed on {json.dumps(case)}:\n{done.stdout}")

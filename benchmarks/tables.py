@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.data_tables import Table, faults, foreign, memory, speed, waiting
+from benchmarks.data_tables import Table, faults, flatness, foreign, memory, speed, waiting
 from benchmarks.measuring import Row, growth_exponent, mean_sd
 from benchmarks.peer_recipes import TRIALS
 
@@ -310,6 +310,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "sample": ("Sampling", sample),
     "growth": ("Growth", growth),
     "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),
+    "memory": ("Memory of a training", lambda rows: markdown(flatness(rows))),
     "text": ("Text", text),
     "processes": ("Processes", processes),
     "faults": ("Faults", lambda rows: [MADE_BY.format("broken_runs"), "", *markdown(faults(rows))]),

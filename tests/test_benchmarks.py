@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from benchmarks import (  # noqa: E402
     data_tables,
     growth,
     measuring,
+    memory,
     processes,
     report,
     sample,
@@ -129,6 +132,22 @@ def test_a_distilled_stage_is_compared_with_its_teachers_reference(
     assert sum("reference" in line for line in table[2:]) == 1
     (line,) = [line for line in table if line.startswith("| distilled | 0 | ddim | 2 |")]
     assert " to " in line
+
+
+def test_memory_is_that_of_the_process_and_its_children(results: Path) -> None:
+    parts = ("--sources", "parquet", "--workers", "0", "2")
+    rows = memory.main(quick(results, *parts))
+    assert [row["case"]["workers"] for row in rows] == [0, 0, 2, 2]
+    assert all(row["growth"] == row["late_bytes"] / row["early_bytes"] for row in rows)
+    before = memory.anonymous_bytes()
+    code = "kept = bytearray(2**26); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with_child = memory.anonymous_bytes()
+        child.communicate()
+    assert 2**26 < with_child - before < 2**27
+    assert len(data_tables.flatness(rows)) == 5
 
 
 def test_growth_measures_what_it_names(results: Path) -> None:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
+from statistics import mean
 from typing import NamedTuple
 
 from minimagen.config import TrainingConfig
@@ -18,7 +19,6 @@ from minimagen.config.training import UNKNOWN, Revision
 
 OFTEN, SELDOM = 1.0, 60.0  # seconds from one revision to the next, at least and at most
 CLOSER = 1 / 4  # of the time that is left, at most
-FORWARD = 1 / 3  # of the time of a step is its forward pass, roughly
 
 
 class Costs(NamedTuple):
@@ -67,7 +67,6 @@ class StageClock:
         begun: When it began, by ``now``; earlier by the seconds that it had before it was resumed.
         config: How often there are checkpoints and sheets.
         untimed: First steps, which also allocate memory, choose kernels and start workers.
-        validated: Images of the validation set, in batches of training.
         now: The clock, in seconds.
     """
 
@@ -77,16 +76,15 @@ class StageClock:
         begun: float,
         config: TrainingConfig,
         untimed: int = 2,
-        validated: float = 0.0,
         now: Callable[[], float] | None = None,
     ) -> None:
         self.available, self.begun = available, begun
-        self._config, self._untimed, self._validated = config, untimed, validated
+        self._config, self._untimed = config, untimed
         self._now = now or time.monotonic
         self._pauses: dict[str, float] = {}  # seconds of the last one of each kind
         self._paused = 0.0  # seconds since the last revision
         self._before: tuple[int, float] | None = None  # step and time of the last revision
-        self._pace: float | None = None  # seconds of a step
+        self._paces: list[float] = []  # seconds of a step, at each revision
 
     @property
     def seconds(self) -> float:
@@ -94,29 +92,31 @@ class StageClock:
         return self._now() - self.begun
 
     @contextmanager
-    def pause(self, kind: str) -> Iterator[None]:
-        """Time a ``checkpoint`` or a ``sheet``, which are no steps."""
+    def pause(self, kind: str, share: float = 1.0) -> Iterator[None]:
+        """Time a ``checkpoint`` or a ``sheet``, which are no steps, or a ``share`` of one."""
         started = self._now()
         yield
-        self._pauses[kind] = self._now() - started
-        self._paused += self._pauses[kind]
+        seconds = self._now() - started
+        self._pauses[kind] = seconds / share
+        self._paused += seconds
 
     def revise(self, step: int) -> tuple[Revision, int]:
         """Return the plan after ``step``, and the step after which to revise it again."""
         now = self._now()
-        seconds, new = now - self.begun, self._pace is None
+        seconds, first = now - self.begun, not self._paces
         if self._before is not None and step > self._before[0]:
-            duration = now - self._before[1] - self._paused
-            self._pace = max(duration, 1e-6) / (step - self._before[0])
+            duration = max(now - self._before[1] - self._paused, 1e-6)
+            self._paces.append(duration / (step - self._before[0]))
         self._before, self._paused = (step, now), 0.0
-        if self._pace is None:
+        if not self._paces:
             return self._revision(step, UNKNOWN, seconds, self.available), step + self._untimed
-        costs = self._costs(self._pace)
+        costs = self._costs()
         until = self.available - costs.checkpoint - costs.sheet  # what comes after the last step
         last = last_step(step, self.available - seconds, costs, self._config)
-        last = max(last, step + new)  # the first steps are too slow to end a stage for them
+        if first and seconds < until:
+            last = max(last, step + 1)  # the first steps are too slow to end a stage for them
         wait = min(SELDOM, max(OFTEN, min(seconds, CLOSER * (until - seconds))))
-        look = min(last, step + max(1, int(wait / self._pace)))
+        look = min(last, step + max(1, int(wait / costs.step)))
         return self._revision(step, last, seconds, until), look
 
     def end(self, step: int) -> Revision:
@@ -127,7 +127,7 @@ class StageClock:
         spent = min(1.0, max(0.0, seconds / until)) if until > 0 else 1.0
         return Revision(step=step, steps=steps, spent=spent, seconds=seconds)
 
-    def _costs(self, pace: float) -> Costs:
-        """Return what was measured; a validation before the first one is as many forward passes."""
-        checkpoint = self._pauses.get("checkpoint", self._validated * FORWARD * pace)
-        return Costs(pace, checkpoint, self._pauses.get("sheet", 0.0))
+    def _costs(self) -> Costs:
+        """Return what was measured: the mean pace since the revision before the last one."""
+        paces = self._paces[1:][-2:] or self._paces  # the first steps are slow
+        return Costs(mean(paces), *(self._pauses.get(k, 0.0) for k in ("checkpoint", "sheet")))

@@ -85,12 +85,10 @@ class Plan:
         options = config.seed, config.accum_iter, config.precision, self.processes
         return Trainer(stage, i, config.stages[i], steps, *options)
 
-    def clock(self, i: int, available: float, begun: float) -> StageClock:
-        """Return the clock of stage ``i`` with so many seconds, which begins now or began then."""
+    def clock(self, available: float, begun: float) -> StageClock:
+        """Return the clock of a stage that has so many seconds and began then."""
         untimed = UNTIMED_STEPS * len(self.training.sizes)
-        images = sum(len(batch) for batch in self.valid)
-        validated = images / self.config.batch_size_of(i)
-        return StageClock(available, begun, self.config, untimed, validated)
+        return StageClock(available, begun, self.config, untimed)
 
     @property
     def workers(self) -> Workers:

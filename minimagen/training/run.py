@@ -108,7 +108,7 @@ def _train_stages(
     for i in range(len(plan.imagen.stages)):
         if i in plan.chosen:
             available += plan.seconds(i)
-            clock = plan.clock(i, available, begun) if plan.follows_clock(i) else None
+            clock = plan.clock(available, begun) if plan.follows_clock(i) else None
             available -= StageRun(i, plan, keeper, tracker, signals, clock).train()
             begun = begun if clock is None else time.monotonic()
         else:

@@ -75,7 +75,7 @@ class StageRun:
             self.clock.begun -= self._seconds()
         if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
             self._sheet_of_average()
-        self._follow_clock()
+        self._begin_clock()
         try:
             self._make_steps()
         except NonFiniteLossError as error:
@@ -127,6 +127,15 @@ class StageRun:
                 if trainer.done:
                     break
             self._read(losses, bar)
+
+    def _begin_clock(self) -> None:
+        """Time a part of a validation, for the plan, and make the first one."""
+        if self.clock:
+            batches = self.plan.validation(self.index)
+            some = batches[: self.plan.processes.world]  # one for each rank
+            with self.clock.pause("checkpoint", len(some) / len(batches)):
+                self.trainer.validate(some)
+            self._follow_clock()
 
     def _follow_clock(self) -> None:
         """Revise how long the stage trains, where the clock decides it: that of rank 0."""
