@@ -48,6 +48,8 @@ class Draws:
         batch_size: Rows of the global batch.
         start: First row of this micro-batch in the global batch.
         size: Rows of this micro-batch; all of them by default.
+        progress: The share of the training that is done, in [0, 1], for objectives that change on
+            the way; no draw depends on it.
     """
 
     seed: int
@@ -56,6 +58,7 @@ class Draws:
     batch_size: int
     start: int = 0
     size: int | None = None
+    progress: float = 1.0
 
     @property
     def rows(self) -> range:

@@ -32,6 +32,15 @@ class LossConfig(Config):
     min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
     time_shift: Annotated[float, Field(gt=0.0)] = 1.0
     """Above 1 training sees more noise: its times are uniform ones, shifted (arXiv 2403.03206)."""
+    time_shift_end: Annotated[float, Field(gt=0.0)] | None = None
+    """The shift at the end of training, where it falls or rises geometrically from ``time_shift``:
+    content is learned first, at high noise, and details last. None: it stays as it is."""
+
+    def time_shift_at(self, progress: float) -> float:
+        """Return the shift after a share ``progress`` in [0, 1] of the training."""
+        if self.time_shift_end is None:
+            return self.time_shift
+        return float(self.time_shift ** (1.0 - progress) * self.time_shift_end**progress)
 
 
 class SamplingConfig(Config):

@@ -91,7 +91,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         super-resolution the augmentation's level and noise, drawn per example.
         """
         x_0, low_res = self._example(batch, draws)
-        t = training_times(draws.stratified("time"), self.config.loss.time_shift)
+        t = training_times(draws.stratified("time"), self.config.loss.time_shift_at(draws.progress))
         level = self.schedule.level(t.to(self.device, torch.float32, non_blocking=True))
         eps = draws.normal("noise", x_0.shape[1:]).to(self.device, non_blocking=True)
         drop = draws.uniform("drop") < self.config.cond_drop_prob

@@ -106,7 +106,8 @@ class Trainer:
             NonFiniteLossError: Before anything is changed, if the gradient is not finite.
         """
         self.learner.train()
-        self.rate = self._learning_rate()
+        steps, left = self._plan()
+        self.rate = learning_rate(self.step, steps, self.config, left)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate
@@ -122,11 +123,11 @@ class Trainer:
         self.step += 1
         return loss
 
-    def _learning_rate(self) -> float:
+    def _plan(self) -> tuple[int, float]:
+        """Return the number of steps in all, as it is planned now, and of those that are left."""
         if not self.revisions:
-            return learning_rate(self.step, self.total_steps, self.config)
-        total_steps, left = planned(self.step, self.revisions)
-        return learning_rate(self.step, total_steps, self.config, left)
+            return self.total_steps, self.total_steps - self.step
+        return planned(self.step, self.revisions)
 
     def follow(self, revision: Revision) -> None:
         """Go on by a plan that was made after the last step; those of later steps do not count."""
@@ -170,8 +171,11 @@ class Trainer:
 
     def _draws(self, batch_size: int) -> Draws:
         """Return the draws of this step; for a GPU their noise comes from the step before."""
-        key = self.seed, self.key, self.step, batch_size
-        return Draws(*key) if self.noise is None else DrawsAhead(*key, ahead=self.noise)
+        steps, left = self._plan()
+        key, progress = (self.seed, self.key, self.step, batch_size), 1 - left / steps
+        if self.noise is None:
+            return Draws(*key, progress=progress)
+        return DrawsAhead(*key, progress=progress, ahead=self.noise)
 
     def _losses(self, function: LossFunction, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, with the network's own randomness seeded."""

@@ -263,6 +263,19 @@ def test_the_loss_of_a_silent_network_is_the_weighted_power_of_its_target(
     assert target(prediction, x_0, eps, level).abs().max() > 0
 
 
+@pytest.mark.parametrize(("progress", "shift"), [(0.0, 32.0), (0.5, 8.0), (1.0, 2.0)])
+def test_training_times_go_from_one_shift_to_the_other_geometrically(
+    text_encoder, make_batch, progress, shift
+):
+    losses = []
+    for loss in ({"time_shift": 32.0, "time_shift_end": 2.0}, {"time_shift": shift}):
+        config = DiffusionConfig(unet=UNET, prediction="x_0", loss=loss)
+        stage = DiffusionStage(0, config, (8, 8), None, text_encoder.embed_dim)
+        batch = own(make_batch(4, 16), stage)
+        losses.append(stage.loss(batch, Draws(0, 0, 0, 4, progress=progress)))
+    torch.testing.assert_close(*losses)
+
+
 def test_crops_are_the_same_part_of_both_images_anywhere_on_the_small_grid():
     small = torch.arange(5 * 6.0).reshape(1, 1, 5, 6).expand(400, 2, 5, 6)
     large = small.repeat_interleave(4, -2).repeat_interleave(4, -1)

@@ -94,6 +94,15 @@ def test_the_gradient_is_that_of_the_mean_loss_clipped_to_its_norm(make_batch):
     torch.testing.assert_close(clipped_gradient, clipped, rtol=1e-3, atol=1e-9)
 
 
+def test_draws_know_the_share_of_the_training_that_is_done(make_batch, monkeypatch):
+    trainer, seen = Trainer(DoubleLearner(), 0, CONFIG, 4), []
+    loss = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda b, draws: seen.append(draws) or loss(b, draws))
+    for _ in range(4):
+        trainer.train_step(make_batch(4, 8))
+    assert [draws.progress for draws in seen] == [0.0, 0.25, 0.5, 0.75]
+
+
 @pytest.fixture
 def make_trainer(text_encoder):
     def make(steps=12, **options):
