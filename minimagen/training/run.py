@@ -20,7 +20,6 @@ from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
-from minimagen.training.resume import check_resumable
 from minimagen.training.saving import Keeper, open_directory
 from minimagen.training.stage_run import StageRun
 from minimagen.training.tracking import Tracker
@@ -54,16 +53,14 @@ def train(
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         resume: Continue from the checkpoints of this directory.
         teacher: What distilled stages learn from; a resumed run has kept its own.
-        source: The trained cascade whose weights the stages start from; a resumed run needs it no
-            longer.
+        source: The trained cascade whose weights the stages start from; not needed to resume.
         processes: Those that train together, such as ``launched("cuda", sharded=True)``; by default
             those on ``device`` that a launcher started, this one alone where there was none.
 
     Raises:
         UserError: If a setting is not valid or nothing can be written.
         Interrupted: After Ctrl-C or SIGTERM, with everything saved.
-        NonFiniteLossError: If the loss is no longer a finite number; there are good weights in the
-            last checkpoint.
+        NonFiniteLossError: If the loss is not finite; the last checkpoint has good weights.
         OutOfMemory: If a step needs more memory than the device has.
     """
     processes = processes or launched(device)
@@ -75,12 +72,9 @@ def train(
             config = config.replace(source=None if source is None else start_from(imagen, source))
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
         _prepare(imagen, teacher, chosen, config, processes)
-        data = data or DataConfig()
         dataset = as_dataset(dataset)
-        plan = make_plan(imagen, dataset, config, data, chosen, processes)
+        plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
     plan = with_lengths(plan)
-    if resume:
-        processes.on_rank_0(check_resumable, plan, resume)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
     keeper = Keeper(plan, directory, resume is not None)
     with (
@@ -88,9 +82,7 @@ def train(
         StopSignals(processes.world > 1) as signals,
     ):
         begun = time.monotonic()
-        for line in _announcements(plan, directory, resume, teacher):
-            tracker.log(line)
-        for line in words_of(dataset, imagen.text_encoder) if processes.rank == 0 else ():
+        for line in _announcements(plan, dataset, directory, resume, teacher):
             tracker.log(line)
         _train_stages(plan, keeper, tracker, signals, begun)
     return directory
@@ -138,6 +130,7 @@ def _prepare(
 
 def _announcements(
     plan: Plan,
+    dataset: Dataset,
     directory: TrainingDirectory,
     resume: TrainingDirectory | None,
     teacher: TrainingDirectory | None,
@@ -163,3 +156,5 @@ def _announcements(
     elif len(training.sizes) > 1:
         counts = ", ".join(f"{n} of {h} x {w}" for (h, w), n in training.sizes.items())
         yield f"images by size: {counts}"
+    if plan.processes.rank == 0:
+        yield from words_of(dataset, plan.imagen.text_encoder)

@@ -25,7 +25,7 @@ from minimagen.storage.pretrained import load_stage
 from minimagen.training.distillation import keep_teacher
 from minimagen.training.finetuning import keep_start
 from minimagen.training.plan import Plan
-from minimagen.training.resume import run_identity
+from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.trainer import Trainer
 
 
@@ -117,8 +117,10 @@ def open_directory(
     run that stops in its first stage has lost nothing of the later ones.
 
     Raises:
-        UserError: If ``output`` is taken or cannot be made.
+        UserError: If ``output`` is taken or cannot be made, or ``resume`` cannot be continued.
     """
+    if resume:
+        check_resumable(plan, resume)
     if resume and output is not None and resume.path.resolve() == Path(output).resolve():
         directory = resume
         write_parameters(directory.parameters, plan.parameters)

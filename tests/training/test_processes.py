@@ -24,6 +24,7 @@ from minimagen.images import Batch
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.finetuning import Source
 from minimagen.training.plan import check_settings
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
@@ -251,9 +252,10 @@ def plain(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 
 
-def distance(one: Path, other: Path) -> float:
-    """Return how far the weights of stage 0 are from each other, relative to their size."""
-    a, b = (load_weights(d / "state_dicts" / "unet_0.safetensors").tensors for d in (one, other))
+def distance(one: Path, other: Path, stage: int = 0) -> float:
+    """Return how far the weights of a stage are from each other, relative to their size."""
+    file = f"unet_{stage}.safetensors"
+    a, b = (load_weights(d / "state_dicts" / file).tensors for d in (one, other))
     assert a.keys() == b.keys()
     x, y = (torch.cat([t[name].flatten() for name in a]) for t in (a, b))
     return float((x - y).norm() / x.norm())
@@ -339,6 +341,7 @@ def train_sharded_or_not(
     resume: Path | None = None,
     steps: int = 4,
     stages: Sequence[int] = (0,),
+    source: Path | None = None,
     **changes,
 ) -> None:
     parameters = read_parameters(ROOT / "parameters" / "testing")
@@ -356,12 +359,16 @@ def train_sharded_or_not(
         processes=launched("cpu", fsdp),
         stages=stages,
         resume=TrainingDirectory.open(resume) if resume else None,
+        source=Source(TrainingDirectory.open(source)) if source else None,
     )
 
 
 def _sharded(rank: int, folder: str) -> None:
     here = Path(folder)
     train_sharded_or_not(here / "sharded", fsdp=True)
+    train_sharded_or_not(
+        here / "finetuned", fsdp=True, steps=2, stages=(0, 1), source=here / "whole"
+    )
     train_sharded_or_not(here / "recomputed", fsdp=True, activation_checkpointing=True)
     half = here / "half"
     launched("cpu").on_rank_0(_cut, here / "sharded", half)
@@ -386,6 +393,10 @@ def test_a_sharded_run_equals_a_whole_one_and_each_resumes_the_other(tmp_path):
     train_sharded_or_not(tmp_path / "unsharded", resume=tmp_path / "half")
     for name in ("sharded", "recomputed", "again", "from_whole", "unsharded"):
         assert distance(tmp_path / "whole", tmp_path / name) < 1e-5, name
+    tuned = {"steps": 2, "stages": (0, 1), "source": tmp_path / "whole"}
+    train_sharded_or_not(tmp_path / "finetuned_whole", **tuned)
+    for i in range(2):
+        assert distance(tmp_path / "finetuned_whole", tmp_path / "finetuned", i) < 1e-5
     one, other = (load_newest(tmp_path / d / "tmp", "unet_0_step_") for d in ("whole", "sharded"))
     assert one is not None and other is not None and one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
