@@ -31,7 +31,6 @@ Refused = Callable[..., str]
         (["--IMG_SIDE_LEN", "64"], "image_sizes was [[16, 16]], is [[32, 32]]"),
         (["-mw", "8"], "max_num_words was 64, is 8"),
         (["-p", str(TESTING)], "leave out --PARAMETERS"),
-        (["--MINUTES", "1"], "leave out --MINUTES"),
         (["--TESTING"], "leave out --TESTING"),
     ],
 )
