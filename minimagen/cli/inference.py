@@ -16,6 +16,7 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.options import Option
 from minimagen.cli.settings import BUNDLED
+from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
 from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
@@ -109,6 +110,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
 
     A first Ctrl-C is obeyed after the sampling step that it meets, so what is written is whole.
     """
+    use_free_cores()  # before torch is imported
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.images import to_pil

@@ -23,6 +23,7 @@ from minimagen.cli.settings import (
     saved_settings,
     values_at,
 )
+from minimagen.cli.threads import report_busy_cores
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
@@ -216,6 +217,8 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 
 
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
+    if arguments.DEVICE in ("auto", "cpu") and "WORLD_SIZE" not in os.environ:
+        report_busy_cores()
     from minimagen.text.build import build
 
     # The first thing, before torch is imported: a misspelt name answers at once.
