@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.judges import load_judge, recognized
 from benchmarks.real_data import Images, RealSet, balanced
 from minimagen.evaluation.judge import Judge
-from minimagen.evaluation.metrics import frechet_distance, kid, wilson_interval
+from minimagen.evaluation.metrics import frechet_distance, kernel_distance, wilson_interval
 from minimagen.images import resize_clamped, to_model_space
 
 RING = 3  # px from the border: where the background is measured
@@ -51,8 +51,8 @@ def scores(real: RealSet, generated: Tensor, truth: Images) -> dict[str, Any]:
         "real_recognized": _share(recognized(judge, truth.images, truth.captions)),
         "frechet": frechet_distance(features[0], features[1]),
         "frechet_floor": frechet_distance(features[2], features[1]),
-        "kernel": 1000 * kid(features[0], features[1]),
-        "kernel_floor": 1000 * kid(features[2], features[1]),
+        "kernel": kernel_distance(features[0], features[1]),
+        "kernel_floor": kernel_distance(features[2], features[1]),
         **background(real, generated, truth),
         **diversity(judge, generated, truth),
         **copies(real, generated, training),

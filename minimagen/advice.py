@@ -30,8 +30,8 @@ def many_epochs(stage: int, images: int, epochs: float) -> str | None:
         return None
     return (
         f"WARNING: stage {stage} will see each of the {images} images {epochs:.0f} times; above "
-        f"{EPOCHS} times it can learn them by heart. Its best weights are kept (--WEIGHTS best); "
-        "--FROM a trained cascade, --FLIP, more images or fewer steps help"
+        f"{EPOCHS} times it can learn them by heart. Its best weights are kept (`weights` best); "
+        "`from` a trained cascade, `flip`, more images or fewer steps help"
     )
 
 
@@ -47,7 +47,7 @@ def memorizing(stage: int, checkpoints: Sequence[Losses]) -> str | None:
         f"WARNING: stage {stage} memorizes: since step {best.step} its validation loss rose from "
         f"{best.validation:.4f} to {now.validation:.4f}, while its training loss fell from "
         f"{best.training:.4f} to {now.training:.4f}. The weights of step {best.step} are kept "
-        "(--WEIGHTS best); more images, --FLIP or fewer steps help"
+        "(`weights` best); more images, `flip` or fewer steps help"
     )
 
 
@@ -57,8 +57,8 @@ def enlarged(count: int, images: int) -> str | None:
         return None
     return (
         f"{count} of the first {images} images are smaller than they are trained at and were "
-        "enlarged: the networks learn their blur. A smaller --IMG_SIDE_LEN avoids it, or "
-        '--WHERE "width >= ..." leaves them out'
+        "enlarged: the networks learn their blur. A smaller `img_side_len` avoids it, or "
+        '`where` "width >= ..." leaves them out'
     )
 
 
@@ -75,7 +75,7 @@ def undertrained(stage: int, error: float) -> str | None:
     return (
         f"WARNING: stage {stage} is undertrained: its estimates are {error:.2f} times as wrong as "
         "the enlarged low-resolution images, so what it adds is grain. Train it longer "
-        f"(--RESTART_DIRECTORY ... --STAGES {stage}), or a cascade with fewer stages"
+        f"(`restart_directory` ... `stages` {stage}), or a cascade with fewer stages"
     )
 
 
@@ -86,7 +86,7 @@ def burning(stage: int, share: float, guidance_scale: float) -> str | None:
     return (
         f"WARNING: guidance {guidance_scale:g} drives {100 * share:.0f} % of the values of stage "
         f"{stage} out of the range of images (above {100 * BURNT:.0f} %), so colors burn; give a "
-        "lower --GUIDANCE_SCALE"
+        "lower `guidance_scale`"
     )
 
 
@@ -95,6 +95,6 @@ def few_images(images: int | None, cascade: str) -> str | None:
     if images is None or images >= FEW:
         return None
     return (
-        f"{images} images are few to learn from. --FROM {cascade} starts from a trained cascade of "
+        f"{images} images are few to learn from. `from` {cascade} starts from a trained cascade of "
         "the same size, which knows how to draw already"
     )

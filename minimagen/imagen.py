@@ -2,7 +2,7 @@
 
     a large red star on blue --> frozen T5 --> [b n d] embeddings
                                                   |        |
-                                   noise --> base U-Net    |            16 x 16
+                                   noise --> base U-Net    |            32 x 32
                                                   |        |
                                    noise --> super-resolution U-Net     64 x 64 --> image
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from minimagen.cli.arguments import is_given
+from minimagen.cli.arguments import is_given, with_flags
 from minimagen.cli.settings import Settings
 from minimagen.config.recipes import Recipe, recipe_for
 
@@ -27,7 +27,7 @@ def follow_recipe(settings: Settings, arguments: argparse.Namespace) -> None:
         settings.set(("training", "steps"), None, "recipe")
         settings.set(("training", "minutes"), MINUTES, "recipe")
     for reason in recipe.reasons:
-        print(f"recipe: {reason}")
+        print(f"recipe: {with_flags(reason)}")
 
 
 def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:

@@ -243,7 +243,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
         print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
     if processes.rank == 0 and (hint := _suggestion(arguments, parameters, count_of(dataset))):
-        print(hint)
+        print(with_flags(hint))
     processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
     restart, teacher, source = arguments.RESTART_DIRECTORY, arguments.DISTILL, arguments.FROM
     weights = arguments.WEIGHTS or "final"

@@ -17,8 +17,9 @@ from minimagen.errors import UserError
 
 ONE_STAGE = 64  # px: images up to this side are made by one stage
 TESTED = 64  # px: sides up to this are measured
-TIME_SHIFT = 6.0
-"""Of training times at 16 px; it grows with the side, as the noise that hides an image does."""
+TIME_SHIFTS = 20.0, 1.5
+"""Of training times at 16 px, at the start and at the end; they grow with the side, as the noise
+that hides an image does."""
 TEXT_ENCODER = "minilm_mini"  # knows the words of people's captions
 VALIDATED = 0.04  # of the images, at most 512: enough for a loss, few are lost for training
 FEW_IMAGES = 2_000  # fewer are learned by heart: dropout
@@ -133,8 +134,8 @@ def _base(side: int, width: int, dropout: float) -> DiffusionConfig:
         patch_size=2,
         dropout=dropout,
     )
-    shift = TIME_SHIFT * side / 16
-    loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=shift)
+    first, last = (shift * side / 16 for shift in TIME_SHIFTS)
+    loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=first, time_shift_end=last)
     sampling = SamplingConfig(
         sampler="ddim",
         timesteps=16,
@@ -158,7 +159,7 @@ def _super_resolution(side: int, minutes: float) -> DiffusionConfig:
         patch_size=2 if side <= 128 else 4,
     )
     loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=12.0)
-    sampling = SamplingConfig(sampler="ddim", timesteps=2, thresholding="static")
+    sampling = SamplingConfig(sampler="ddim", timesteps=1, thresholding="static")
     return DiffusionConfig(
         unet=unet, prediction="x_0", loss=loss, sampling=sampling, aug_level_max=0.1
     )
@@ -186,5 +187,5 @@ def _reasons(
     yield f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores"
     if images is not None and dropout:
         yield f"dropout {dropout}: {images} images are few, and would be learned by heart"
-    yield f"{TEXT_ENCODER} as text encoder: it knows more words than t5_mini (--T5_NAME)"
+    yield f"{TEXT_ENCODER} as text encoder: it knows more words than t5_mini (`text_encoder`)"
     yield "static thresholding: dynamic thresholding grays the white of small images"

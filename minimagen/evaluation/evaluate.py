@@ -11,7 +11,7 @@ from torch import Tensor
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import Judge, score
-from minimagen.evaluation.metrics import color_shift, grain, kid, psnr, wilson_interval
+from minimagen.evaluation.metrics import color_shift, grain, kernel_distance, psnr, wilson_interval
 from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
@@ -81,13 +81,13 @@ def look(judge: Judge, images: Tensor, real: Tensor) -> Scores:
     """Compare generated images with real ones, both [b 3 h w] in [-1, 1].
 
     Returns:
-        ``kernel``: 1,000 times their kernel distance in the judge's features (``kid``), about 0 for
-        two sets of one distribution. ``grain`` and ``grain_real``: the noise in flat parts, in
+        ``kernel``: their ``kernel_distance`` in the judge's features, about 0 for two sets of one
+        distribution. ``grain`` and ``grain_real``: the noise in flat parts, in
         1/255 (``grain``), mean over images.
     """
     features = [judge.features(to_uint8(each)) for each in (images, real)]
     return {
-        "kernel": 1000 * kid(*features),
+        "kernel": kernel_distance(*features),
         "grain": float(grain(images).mean()),
         "grain_real": float(grain(real).mean()),
     }

@@ -43,6 +43,15 @@ def kid(a: Tensor, b: Tensor) -> float:
     return float(same - 2.0 * kernel(a, b).mean())
 
 
+def kernel_distance(a: Tensor, real: Tensor) -> float:
+    """Return 1,000 times the ``kid`` of features [n d] and those of real images [m d].
+
+    Both are divided by the root mean square of the real ones: the kernel expects numbers around 1.
+    """
+    scale = real.double().square().mean().sqrt()
+    return 1000.0 * kid(a / scale, real / scale)
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Return the Frechet distance of two sets of features, [n d] and [m d], taken as Gaussians.
 

@@ -58,7 +58,9 @@ def test_evaluate_prints_its_table_and_writes_the_sheet(
         scores = [float(cell) for cell in line.removeprefix(row).split()]
         assert len(scores) == len(names) and all(0 <= score <= 100 for score in scores)
     assert lines[7].startswith("fully correct at 32 x 32: 95 % interval ")
-    assert lines[8].startswith("super-resolution to 32 x 32: color shift ")
+    assert lines[8].startswith("look at 16 x 16: kernel distance x 1000 ")
+    assert lines[9].startswith("look at 32 x 32: kernel distance x 1000 ")
+    assert lines[10].startswith("super-resolution to 32 x 32: color shift ")
     with Image.open(sheet) as image:
         assert image.format == "PNG" and image.width > 2 * 2 * 128  # 2 cells of both stages
     assert moved[:2] == ["cpu", "load"]

@@ -9,6 +9,7 @@ from minimagen.evaluation.metrics import (
     color_shift,
     frechet_distance,
     grain,
+    kernel_distance,
     kid,
     psnr,
     wilson_interval,
@@ -83,3 +84,10 @@ def test_grain_is_the_deviation_of_noise_and_0_beside_an_edge():
     noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert grain(flat + noise * (8 / 127.5), window=31).item() > 7.0
     assert grain(noise.double() * (8 / 127.5), window=31).item() == pytest.approx(8.0, rel=0.05)
+
+
+def test_the_kernel_distance_does_not_depend_on_the_scale_of_the_features():
+    a, b = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(1)).double() + 1.0
+    expected = 1000 * kid(a / b.square().mean().sqrt(), b / b.square().mean().sqrt())
+    assert kernel_distance(7 * a, 7 * b) == pytest.approx(expected)
+    assert kernel_distance(a, b) == pytest.approx(expected)
