@@ -10,6 +10,7 @@ from benchmarks import peer_diffusers as peer
 from benchmarks.measuring import Case, Row
 from benchmarks.peer_recipes import RECIPES
 from benchmarks.real_data import RealSet
+from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.data.loading.batches import training_batches
 from minimagen.device import autocast, resolve_device
 from minimagen.text.build import build
@@ -26,7 +27,7 @@ def train_peer(
 ) -> tuple[Callable[[Sequence[str], Sequence[int]], Tensor], Row]:
     """Train by the clock until the minutes are spent; return how it samples, and what it saw."""
     recipe, device, started = RECIPES[RECIPE], resolve_device(), time.time()
-    encoder = EmbeddingCache.on_disk(build("t5_mini", 64), False)
+    encoder = EmbeddingCache.on_disk(build(TEXT_ENCODER, 64), False)
     training = real.training_part()
     width = peer.matching_width(real.side, False, encoder.embed_dim, PARAMETERS, recipe)
     torch.manual_seed(case["seed"])

@@ -29,7 +29,7 @@ from benchmarks.composed_emoji import SIDE, ComposedEmoji
 from benchmarks.measuring import machine
 from benchmarks.real_data import folder
 from minimagen import Imagen, ShapesDataset, train
-from minimagen.config.recipes import recipe_for
+from minimagen.config.recipes import TEXT_ENCODER, recipe_for
 from minimagen.data.dataset import Dataset
 from minimagen.errors import UserError
 from minimagen.networks.unet import count_parameters
@@ -112,7 +112,7 @@ def parameters_of(options: argparse.Namespace, run: int) -> Parameters:
         return read_parameters(options.resume / "parameters")
     known = options.out / "parameters"
     if options.parameters is None and not known.is_dir():
-        imagen, training, data = first_parameters()
+        imagen, training, data = first_parameters(options.name)
     else:
         imagen, training, data = read_parameters(options.parameters or known)
     steps = options.steps and [int(n) for n in options.steps.split(",")]
@@ -127,11 +127,16 @@ def parameters_of(options: argparse.Namespace, run: int) -> Parameters:
     return Parameters(imagen, training.replace(**change), data)
 
 
-def first_parameters() -> Parameters:
-    """Return the demo's with the recipe for an hour of images at 64 px."""
+def first_parameters(name: str) -> Parameters:
+    """Return the demo's with the recipe for an hour of images at 64 px.
+
+    Scenes keep the demo's text encoder, which knows best what belongs to which object.
+    """
     imagen, training, data = read_parameters(ROOT / "parameters")
     recipe = recipe_for(SIDE, None, RECIPE_MINUTES)
     imagen = imagen.replace(image_sizes=recipe.image_sizes, stages=recipe.stages)
+    if name == "emoji":
+        imagen = imagen.replace(text_encoder_name=TEXT_ENCODER)
     return Parameters(imagen, training.replace(stages=recipe.training, steps=1), data)
 
 
