@@ -114,7 +114,7 @@ def train_ours(case: Case, started: float) -> TrainedSide:
     with tempfile.TemporaryDirectory() as folder:
         directory = train(imagen, dataset, training.replace(**change), data=data, output=folder)
         done = read_parameters(directory.parameters).training
-    assert isinstance(done.steps, tuple)
+    steps = [done.steps_of(i) or 0 for i in range(case["stages"])]
     imagen.eval()
 
     def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
@@ -123,7 +123,7 @@ def train_ours(case: Case, started: float) -> TrainedSide:
 
     return TrainedSide(
         sample,
-        [n * done.batch_size_of(i) for i, n in enumerate(done.steps)],
+        [n * done.batch_size_of(i) for i, n in enumerate(steps)],
         [count_parameters(stage) for stage in imagen.stages],
         done.precision,
     )
