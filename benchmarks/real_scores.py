@@ -74,9 +74,9 @@ def background(real: RealSet, generated: Tensor, truth: Images) -> dict[str, Any
     else:
         flat = ((truth.images.amax(1).float() > 2).float().mean(0) < 0.001) & near
         flat = flat.expand(len(truth), -1, -1)
-    if not flat.any():
-        return {}
     rows = flat.flatten(1).sum(1) >= 2 * side
+    if not rows.any():
+        return {}
     pixels = [
         (made[:, f].float(), real_[:, f].float())
         for made, real_, f in zip(generated[rows], truth.images[rows], flat[rows], strict=True)

@@ -41,3 +41,9 @@ def test_the_real_sets_have_a_caption_for_each_image():
     training, held_out = real.training_images(), real.held_out_images()
     assert 500 < len(training) == len(training.captions) < len(real.all_images()) == 600
     assert not set(training.captions) & set(held_out.captions)
+
+
+def test_data_without_a_flat_border_has_no_figure_for_it():
+    truth = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
+    truth[:, :, 0, 0] = 0  # one black corner, as in clothes, is no border
+    assert background(SETS["fashion_mnist"], truth, Images(truth, ["Coat"] * 4)) == {}
