@@ -1,7 +1,7 @@
 """Warnings that teach: what went wrong, in numbers, and what to do. Functions of numbers alone.
 
-Each returns None where all is well. They name flags; a Python argument has its flag's name in lower
-case. The limits were measured, see docs/decisions.md, "Warnings".
+Each returns None where all is well. They name parameters in back quotes. Which limits were measured
+is in docs/decisions.md.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """The recipe of a run on the user's own data: chosen by their number, the side and the minutes."""
 
 import argparse
+import os
 from typing import Any
 
 from minimagen.cli.arguments import is_given, with_flags
@@ -26,7 +27,7 @@ def follow_recipe(settings: Settings, arguments: argparse.Namespace) -> None:
     if not any(is_given(arguments, name) for name in ("MINUTES", "STEPS", "EPOCHS")):
         settings.set(("training", "steps"), None, "recipe")
         settings.set(("training", "minutes"), MINUTES, "recipe")
-    for reason in recipe.reasons:
+    for reason in recipe.reasons if os.environ.get("RANK", "0") == "0" else ():
         print(f"recipe: {with_flags(reason)}")
 
 

@@ -1,7 +1,7 @@
 """Recipes: the cascade and its training that suit a side, a number of images and some minutes.
 
-Measured on two CPU cores, on digits, clothes, flowers and emoji up to 64 px, for 5 to 60 minutes
-(docs/decisions.md, "Recipes"). Larger sides are extrapolated.
+Measured on two CPU cores, on digits of 32 px and emoji of 64 px, for some minutes
+(docs/decisions.md, "Real images"). The widths for longer runs and larger sides are extrapolated.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from minimagen.advice import FEW as FEW_IMAGES
 from minimagen.config.data import DataConfig
 from minimagen.config.networks import UNetConfig
 from minimagen.config.stages import DiffusionConfig, LossConfig, SamplingConfig
@@ -22,7 +23,6 @@ TIME_SHIFTS = 20.0, 1.5
 that hides an image does."""
 TEXT_ENCODER = "minilm_mini"  # knows the words of people's captions
 VALIDATED = 0.04  # of the images, at most 512: enough for a loss, few are lost for training
-FEW_IMAGES = 2_000  # fewer are learned by heart: dropout
 STEPS_PER_MINUTE = 200  # of 32 images at 32 px on two cores, about
 WIDTHS = ((8.0, 32), (40.0, 48), (math.inf, 64))
 """Channels of the first level for less than so many minutes: a wide network learns more, later."""
@@ -72,9 +72,11 @@ def recipe_for(side: int, images: int | None, minutes: float) -> Recipe:
     width, dropout = _width(minutes), _dropout(images)
     ema = _ema_decay(minutes)
     stages = [_base(sizes[0], width, dropout)]
-    stages += [_super_resolution(size, minutes) for size in sizes[1:]]
-    training = [_training(2.5e-3, ema, share=4.0)]
-    training += [_training(1.5e-3, ema, share=1.0, batch_size=16) for _ in sizes[1:]]
+    stages += [_super_resolution(size) for size in sizes[1:]]
+    training = [StageTrainingConfig(optim_lr=2.5e-3, ema_decay=ema, share=4.0)]
+    training += [StageTrainingConfig(optim_lr=1.5e-3, ema_decay=ema, batch_size=16)] * len(
+        sizes[1:]
+    )
     return Recipe(
         sizes,
         tuple(stages),
@@ -148,7 +150,7 @@ def _base(side: int, width: int, dropout: float) -> DiffusionConfig:
     )
 
 
-def _super_resolution(side: int, minutes: float) -> DiffusionConfig:
+def _super_resolution(side: int) -> DiffusionConfig:
     """Return a stage that enlarges: no attention, a stem as fine as its images allow."""
     unet = UNetConfig(
         dim=48,
@@ -165,14 +167,6 @@ def _super_resolution(side: int, minutes: float) -> DiffusionConfig:
     )
 
 
-def _training(
-    rate: float, ema_decay: float, share: float, batch_size: int | None = None
-) -> StageTrainingConfig:
-    return StageTrainingConfig(
-        optim_lr=rate, ema_decay=ema_decay, share=share, batch_size=batch_size
-    )
-
-
 def _reasons(
     sizes: tuple[int, ...], images: int | None, minutes: float, width: int, dropout: float
 ) -> Iterator[str]:
@@ -185,7 +179,7 @@ def _reasons(
     if sizes[-1] > TESTED:
         yield f"untested: sides above {TESTED} px are extrapolated from smaller ones"
     yield f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores"
-    if images is not None and dropout:
+    if dropout:
         yield f"dropout {dropout}: {images} images are few, and would be learned by heart"
     yield f"{TEXT_ENCODER} as text encoder: it knows more words than t5_mini (`text_encoder`)"
     yield "static thresholding: dynamic thresholding grays the white of small images"
