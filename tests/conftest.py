@@ -65,13 +65,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """For tests of tiny tensors: with several threads they mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+one_thread = pytest.fixture(_one_thread)
+one_thread_in_module = pytest.fixture(scope="module")(_one_thread)
 
 
 @pytest.fixture

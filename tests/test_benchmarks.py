@@ -34,23 +34,16 @@ from minimagen.evaluation.metrics import kid  # noqa: E402
 from minimagen.storage.directory import TrainingDirectory  # noqa: E402
 
 # diffusers turns a tensor into a numpy array in a way that numpy 2 warns about
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("one_thread_in_module"),
+]
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def quick(results: Path, *more: str) -> list[str]:

@@ -23,12 +23,7 @@ BUNDLED = sorted(path.parent for path in ROOT.glob("pretrained/*/parameters"))
 LARGEST_FILE, LARGEST_TOGETHER = 16e6, 40e6  # bytes
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_in_module")
 
 
 def drawn(

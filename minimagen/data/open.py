@@ -46,8 +46,7 @@ def load_dataset(
     Args:
         name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), a folder,
             a file, or the name of a data set of the hub. A folder called shapes is "./shapes".
-        size: (height, width) of the images in pixels, or the side of a square; the embedded data
-            is square.
+        size: (height, width) in pixels, or the side of a square; the embedded data is square.
         level: of the embedded data, where the name does not say it.
         seed: of the embedded data.
         epoch_size: of the embedded data, images per epoch.

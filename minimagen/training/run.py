@@ -54,8 +54,7 @@ def train(
         resume: Continue from the checkpoints of this directory.
         teacher: What distilled stages learn from; a resumed run has kept its own.
         source: The trained cascade whose weights the stages start from; not needed to resume.
-        processes: Those that train together, such as ``launched("cuda", sharded=True)``; by default
-            those on ``device`` that a launcher started, this one alone where there was none.
+        processes: Those that train together, by default ``launched(device)``: a launcher's, or one.
 
     Raises:
         UserError: If a setting is not valid or nothing can be written.
