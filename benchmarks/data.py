@@ -168,7 +168,7 @@ def waiting(case: Case) -> Row:
     config, training, i = parameters.imagen, parameters.training, case["stage"]
     encoder = PretrainedEncoder(config.text_encoder_name, config.max_num_words)
     imagen = Imagen(config, encoder)
-    trainer = Trainer(imagen.stages[i], i, training.stages[i], case["steps"])
+    trainer = Trainer(imagen.stages[i], i, training.learners[i], case["steps"])
     size = training.batch_size_of(i)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINIMAGEN_CACHE"] = f"{folder}/cache"

@@ -75,7 +75,7 @@ def measure(case: Case, started: float) -> Row:
     with PeakMemory(device) as memory:
         imagen = Imagen(config).to(device)
         batch = _batch(config, imagen.text_encoder.embed_dim, tokens, case["batch"])
-        settings = training.stages[0]
+        settings = training.learners[0]
         trainers = [Trainer(s, i, settings, 10**6) for i, s in enumerate(imagen.stages)]
         batches = [batch.at(s.image_sizes, config.image_sizes[-1]) for s in imagen.stages]
         timed = [
@@ -100,7 +100,7 @@ def _load_what_a_step_needs(device: torch.device) -> None:
     config, training, _ = read_parameters(ROOT / "parameters" / "testing")
     imagen = Imagen(_cut(config)).to(device)
     batch = _batch(_cut(config), imagen.text_encoder.embed_dim, 4, 2)
-    Trainer(imagen.stages[0], 0, training.stages[0], 1).train_step(batch)
+    Trainer(imagen.stages[0], 0, training.learners[0], 1).train_step(batch)
 
 
 def _cut(config: ImagenConfig) -> ImagenConfig:

@@ -46,7 +46,7 @@ def measure(case: Case, started: float) -> Row:
     from minimagen.training.processes.alone import Processes
 
     config, training, data = read_parameters(ROOT / "parameters" / "testing")
-    training = training.for_stages(len(config.stages)).replace(num_workers=case["workers"])
+    training = training.for_learners(len(config.stages)).replace(num_workers=case["workers"])
     found, begun = {}, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = WRITERS[case["source"]](Path(folder), max(config.image_sizes[-1]), case["images"])

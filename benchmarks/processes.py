@@ -65,7 +65,7 @@ def work(case: Case, file: Path) -> None:
     parameters = read_parameters(ROOT / case["cascade"])
     imagen, config, i = Imagen(parameters.imagen), parameters.training, case["stage"]
     stage, steps = imagen.stages[i].to(processes.device), case["warmup"] + case["steps"]
-    trainer = Trainer(stage, i, config.stages[i], steps, processes=processes)
+    trainer = Trainer(stage, i, config.learners[i], steps, processes=processes)
     batches = training_batches(
         ShapesDataset(size=parameters.imagen.image_sizes[-1][0]),
         EmbeddingCache(imagen.text_encoder),

@@ -66,7 +66,7 @@ class Ours:
 
     def __init__(self, case: Case, total_steps: int) -> None:
         index, device = case["stage"], resolve_device()
-        config = read_parameters(Path(case["cascade"])).training.stages[index]
+        config = read_parameters(Path(case["cascade"])).training.learners[index]
         cascade = read_parameters(Path(case["cascade"])).imagen
         self.stage = build_stages(cascade, WideEncoder().embed_dim, 0)[index].to(device)
         self.full = cascade.image_sizes[-1]

@@ -116,7 +116,7 @@ def _step(case: Case, folder: Path) -> Row:
     encoder.load()
     side, batch, mode = parameters.imagen.image_sizes[-1][0], case["batch"], case["mode"]
     dataset = ShapesDataset(size=side)
-    trainer = Trainer(imagen.stages[0], 0, parameters.training.stages[0], 10**6)
+    trainer = Trainer(imagen.stages[0], 0, parameters.training.learners[0], 10**6)
     if mode == "warm":
         EmbeddingCache(encoder, EmbeddingStore(folder)).fill(
             [text for (text,) in dataset.captions()]

@@ -109,7 +109,7 @@ def train_ours(case: Case, started: float) -> TrainedSide:
     dataset = ShapesDataset("train", size=size[0], seed=case["seed"], epoch_size=data.epoch_size)
     left = max(0.01, case["budget"] - (time.time() - started)) / 60
     change = {"minutes": left, "steps": None, "epochs": None, "seed": case["seed"]}
-    change |= {"stages": training.stages[: case["stages"]]}
+    change |= {"learners": training.learners[: case["stages"]]}
     change |= {"chckpt_num": NEVER, "sample_num": NEVER, "sample_captions": ("a red star",)}
     with tempfile.TemporaryDirectory() as folder:
         directory = train(imagen, dataset, training.replace(**change), data=data, output=folder)

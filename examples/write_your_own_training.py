@@ -8,7 +8,7 @@ from minimagen import Imagen, TrainingConfig, load_dataset, train
 def main(parameters: str, data: str, output: str, steps: int) -> None:
     imagen = Imagen.from_parameters(parameters)
     dataset = load_dataset(data, imagen.config.image_sizes[-1])  # "shapes", or a folder
-    config = TrainingConfig(batch_size=16, steps=steps, stages=[{"optim_lr": 1e-3}])
+    config = TrainingConfig(batch_size=16, steps=steps, learners=[{"optim_lr": 1e-3}])
     train(imagen, dataset, config, output=output)
 
 

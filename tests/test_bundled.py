@@ -140,8 +140,8 @@ def test_a_folder_without_emoji_is_named(tmp_path: Path) -> None:
 def parameters(folder: Path, rate: float) -> Path:
     """Write the testing preset for 64 px with this learning rate."""
     imagen, training, data = read_parameters(ROOT / "parameters" / "testing")
-    stages = [stage.replace(optim_lr=rate) for stage in training.stages]
-    training = training.replace(stages=stages, precision="fp32")
+    stages = [stage.replace(optim_lr=rate) for stage in training.learners]
+    training = training.replace(learners=stages, precision="fp32")
     write_parameters(
         folder,
         pretrain_cascade.Parameters(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minimagen.config import DiffusionConfig, StageTrainingConfig
+from minimagen.config import DiffusionConfig, LearnerTrainingConfig
 from minimagen.device import autocast
 from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch
@@ -70,7 +70,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
     make_stage: MakeStage, make_batch: MakeBatch, device: str, precision: str
 ) -> None:
     def trainer() -> Trainer:
-        return Trainer(make_stage(device), 1, StageTrainingConfig(), 9, precision=precision)
+        return Trainer(make_stage(device), 1, LearnerTrainingConfig(), 9, precision=precision)
 
     batch, straight, first, resumed = make_batch(4, 16, 8), trainer(), trainer(), trainer()
     expected = train(straight, batch, 5)
@@ -147,7 +147,7 @@ def test_the_host_does_not_wait_in_a_step(
 ) -> None:
     stage, batch = make_stage(device), make_batch(4, 16, 8).pin_memory()
     stage.compile_blocks(compiled)
-    config = StageTrainingConfig(optimizer=optimizer)
+    config = LearnerTrainingConfig(optimizer=optimizer)
     trainer = Trainer(stage, 1, config, 9, accum_iter=2, precision="bf16")
     train(trainer, batch, 2)
     torch.cuda.set_sync_debug_mode("error")
@@ -163,7 +163,7 @@ def test_the_host_does_not_wait_in_a_step(
 def test_noise_lies_in_page_locked_memory(
     make_stage: MakeStage, make_batch: MakeBatch, device: str
 ) -> None:
-    trainer = Trainer(make_stage(device), 1, StageTrainingConfig(), 9)
+    trainer = Trainer(make_stage(device), 1, LearnerTrainingConfig(), 9)
     train(trainer, make_batch(4, 16, 8), 1)
     assert trainer.noise is not None
     coming = [task.result() for task in trainer.noise._coming.values()]
@@ -178,6 +178,6 @@ def test_a_compiled_step_is_the_step(
     for compiled in (False, True):
         stage = make_stage(device)
         stage.compile_blocks(compiled)
-        trainer = Trainer(stage, 1, StageTrainingConfig(optimizer="adamw"), 9, precision="bf16")
+        trainer = Trainer(stage, 1, LearnerTrainingConfig(optimizer="adamw"), 9, precision="bf16")
         ends.append(train(trainer, batch, 2))
     torch.testing.assert_close(*ends, rtol=0, atol=5e-3)

@@ -141,7 +141,7 @@ def test_a_new_kind_of_stage_and_encoder_samples_and_is_followed_by_super_resolu
 def test_a_new_kind_of_stage_and_encoder_trains_with_the_same_trainer(
     cascade: Imagen, tmp_path: Path
 ):
-    config = TrainingConfig(steps=60, batch_size=8, stages=[{"optim_lr": 0.1, "ema_decay": 0.5}])
+    config = TrainingConfig(steps=60, batch_size=8, learners=[{"optim_lr": 0.1, "ema_decay": 0.5}])
     directory = train(cascade, Flags(), config, output=tmp_path / "run", stages=[0])
     red, blue = next(cascade.sample_batches(["red", "blue"], [BlurSettings()], [1, 2], **FP32))[0]
     assert red[0].mean() > 0.5 and red[2].mean() < -0.5

@@ -137,7 +137,7 @@ def first_parameters(name: str) -> Parameters:
     imagen = imagen.replace(image_sizes=recipe.image_sizes, stages=recipe.stages)
     if name == "emoji":
         imagen = imagen.replace(text_encoder_name=TEXT_ENCODER)
-    return Parameters(imagen, training.replace(stages=recipe.training, steps=1), data)
+    return Parameters(imagen, training.replace(learners=recipe.training, steps=1), data)
 
 
 def dataset_of(options: argparse.Namespace, run: int) -> Dataset:

@@ -59,7 +59,7 @@ def summary(directory: Path) -> Row:
     records = [json.loads(line) for line in lines]
     training = json.loads((directory / "parameters" / "training.json").read_text("utf-8"))
     stages = []
-    for i, settings in enumerate(training["stages"]):
+    for i, settings in enumerate(training["learners"]):
         own = [record for record in records if record["stage"] == i]
         steps, batch = own[-1]["step"], settings["batch_size"] or training["batch_size"]
         losses = [record["valid_loss"] for record in own if "valid_loss" in record]

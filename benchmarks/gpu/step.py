@@ -99,7 +99,7 @@ def measure(case: Case) -> Row:
         return _sampling(stage.to(device), batch, case["steps"])
     if case["side"] == "ours":
         trainer = Trainer(
-            stage.to(device), i, parameters.training.stages[i], 10**6, precision="bf16"
+            stage.to(device), i, parameters.training.learners[i], 10**6, precision="bf16"
         )
         return _speed(case, stage, trainer.train_step, stage.unet.compile_blocks, batch)
     try:

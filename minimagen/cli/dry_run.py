@@ -47,7 +47,7 @@ def report(parameters: Parameters, ranks: Ranks = ONE_RANK) -> str:
     Needs neither the text encoder's weights nor, for a known T5 name, a network.
     """
     config = parameters.imagen
-    training = parameters.training.for_stages(len(config.stages))
+    training = parameters.training.for_learners(len(config.stages))
     width = build(config.text_encoder_name, config.max_num_words).embed_dim
     stages = range(len(config.stages))
     parameters = parameters._replace(training=training)
@@ -82,7 +82,7 @@ def _column(parameters: Parameters, i: int, text_width: int, ranks: Ranks) -> li
 def _memory_rows(
     training: TrainingConfig, i: int, cost: Cost, ranks: Ranks
 ) -> list[tuple[str, str]]:
-    optimizer = training.stages[i].optimizer
+    optimizer = training.learners[i].optimizer
     shards = ranks.world if ranks.sharded else 1
     images = math.ceil(training.batch_size_of(i) / training.accum_iter / ranks.world)
     kept = cost.recomputed if training.activation_checkpointing else cost.activations

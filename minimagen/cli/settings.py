@@ -52,10 +52,10 @@ class Settings:
     def write_out_stages(self) -> None:
         """Give every stage training settings of its own, so that each can be changed."""
         parameters = self.parameters()
-        count, entries = len(parameters.imagen.stages), parameters.training.stages
+        count, entries = len(parameters.imagen.stages), parameters.training.learners
         if len(entries) != count and len(entries) <= 1:
             stages = [entries[0].model_dump() if entries else {} for _ in range(count)]
-            self.set(("training", "stages"), stages, "default")
+            self.set(("training", "learners"), stages, "default")
 
     def parameters(self) -> Parameters:
         """Return the checked configuration."""
@@ -130,7 +130,7 @@ def read_settings(folder: Path | None, testing: bool, source: Path | None = None
         values = read_parameter_values(folder)
         settings.overlay(values, str(folder))
         if "training" not in values:  # its stages are those of the preset's cascade
-            settings.set(("training", "stages"), [], "default")
+            settings.set(("training", "learners"), [], "default")
     return settings
 
 

@@ -136,7 +136,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     for name, path in given.items():
         settings.set(path, getattr(arguments, name), f"--{name}")
     if "BATCH_SIZE" in given:
-        settings.set(("training", "stages", "*", "batch_size"), None, "--BATCH_SIZE")
+        settings.set(("training", "learners", "*", "batch_size"), None, "--BATCH_SIZE")
     if "SEED" in given:
         settings.set(("data", "seed"), arguments.SEED, "--SEED")
     if arguments.IMG_SIDE_LEN is not None:

@@ -12,6 +12,7 @@ from minimagen.config.sizes import Size
 from minimagen.config.stages import (
     DiffusionConfig,
     DistilledConfig,
+    ErrorKind,
     LossConfig,
     LossWeight,
     Prediction,
@@ -20,13 +21,15 @@ from minimagen.config.stages import (
     ScheduleConfig,
     StageConfig,
     Thresholding,
+    TrainingTimes,
 )
-from minimagen.config.training import StageTrainingConfig, TrainingConfig
+from minimagen.config.training import LearnerTrainingConfig, TrainingConfig
 
 __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "DistilledConfig",
+    "ErrorKind",
     "ImagenConfig",
     "LossConfig",
     "LossWeight",
@@ -36,8 +39,9 @@ __all__ = [
     "ScheduleConfig",
     "Size",
     "StageConfig",
-    "StageTrainingConfig",
+    "LearnerTrainingConfig",
     "Thresholding",
     "TrainingConfig",
+    "TrainingTimes",
     "UNetConfig",
 ]

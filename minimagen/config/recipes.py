@@ -13,7 +13,7 @@ from minimagen.advice import FEW as FEW_IMAGES
 from minimagen.config.data import DataConfig
 from minimagen.config.networks import UNetConfig
 from minimagen.config.stages import DiffusionConfig, LossConfig, SamplingConfig
-from minimagen.config.training import StageTrainingConfig
+from minimagen.config.training import LearnerTrainingConfig
 from minimagen.errors import UserError
 
 ONE_STAGE = 64  # px: images up to this side are made by one stage
@@ -44,7 +44,7 @@ class Recipe:
 
     image_sizes: tuple[int, ...]
     stages: tuple[DiffusionConfig, ...]
-    training: tuple[StageTrainingConfig, ...]
+    training: tuple[LearnerTrainingConfig, ...]
     train_valid_frac: float
     reasons: tuple[str, ...] = field(default=())
 
@@ -53,7 +53,7 @@ class Recipe:
         yield ("imagen", "image_sizes"), list(self.image_sizes)
         yield ("imagen", "text_encoder_name"), TEXT_ENCODER
         yield ("imagen", "stages"), [stage.model_dump(mode="json") for stage in self.stages]
-        yield ("training", "stages"), [each.model_dump(mode="json") for each in self.training]
+        yield ("training", "learners"), [each.model_dump(mode="json") for each in self.training]
         yield ("data", "train_valid_frac"), self.train_valid_frac
 
 
@@ -73,8 +73,8 @@ def recipe_for(side: int, images: int | None, minutes: float) -> Recipe:
     ema = _ema_decay(minutes)
     stages = [_base(sizes[0], width, dropout)]
     stages += [_super_resolution(size) for size in sizes[1:]]
-    training = [StageTrainingConfig(optim_lr=2.5e-3, ema_decay=ema, share=4.0)]
-    training += [StageTrainingConfig(optim_lr=1.5e-3, ema_decay=ema, batch_size=16)] * len(
+    training = [LearnerTrainingConfig(optim_lr=2.5e-3, ema_decay=ema, share=4.0)]
+    training += [LearnerTrainingConfig(optim_lr=1.5e-3, ema_decay=ema, batch_size=16)] * len(
         sizes[1:]
     )
     return Recipe(

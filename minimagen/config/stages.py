@@ -10,16 +10,20 @@ from minimagen.config.networks import UNetConfig
 from minimagen.config.sizes import Size
 from minimagen.errors import UserError, did_you_mean
 
-Prediction = Literal["eps", "x_0", "v"]
+Prediction = Literal["eps", "x_0", "v", "u"]
 SamplerName = Literal["ddpm", "ddim", "dpm++", "heun"]
 Thresholding = Literal["none", "static", "dynamic"]
 LossWeight = Literal["simple", "min_snr", "clamped_snr"]
+ErrorKind = Literal["l2", "l1", "huber"]
+TrainingTimes = Literal["uniform", "logit_normal", "half_normal"]
 
 
 class ScheduleConfig(Config):
     """The noise schedule: time -> log signal-to-noise ratio."""
 
-    kind: Literal["cosine", "linear"] = "cosine"
+    kind: Literal["cosine", "linear", "flow"] = "cosine"
+    """flow is x_t = (1 - t) x_0 + t eps (rectified flow, arXiv 2209.03003), rescaled to
+    alpha^2 + sigma^2 = 1."""
     shift: float = 0.0
     """Added to the log-SNR; simple diffusion (arXiv 2301.11093) uses 2 log(64 / side)."""
 
@@ -28,10 +32,17 @@ class LossConfig(Config):
     """The space the error is measured in, its weight over noise levels, and training's times."""
 
     space: Prediction = "v"
+    """eps, x_0, v = alpha eps - sigma x_0, or u = eps - x_0, the velocity of a flow."""
+    error: ErrorKind = "l2"
+    """Squared, absolute, or Huber's: squared below ``huber_delta``, absolute above."""
+    huber_delta: Annotated[float, Field(gt=0.0)] = 0.1
     weight: LossWeight = "simple"
     min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
+    times: TrainingTimes = "uniform"
+    """How training's times are drawn: logit_normal is the sigmoid of a standard normal number
+    (arXiv 2403.03206), half_normal is |N| / 3 (guided-diffusion-keras)."""
     time_shift: Annotated[float, Field(gt=0.0)] = 1.0
-    """Above 1 training sees more noise: its times are uniform ones, shifted (arXiv 2403.03206)."""
+    """Above 1 training sees more noise: its times are shifted (arXiv 2403.03206)."""
     time_shift_end: Annotated[float, Field(gt=0.0)] | None = None
     """The shift at the end of training, where it falls or rises geometrically from ``time_shift``:
     content is learned first, at high noise, and details last. None: it stays as it is."""
@@ -50,6 +61,9 @@ class SamplingConfig(Config):
     """Sampler."""
     timesteps: Annotated[PositiveInt, Flag("t", also=("num_inference_steps", "sample_steps"))] = 20
     """Sampling steps; training does not depend on them."""
+    time_power: Annotated[float, Field(gt=0.0)] = 1.0
+    """The times of n steps are 1 - (i / n)^(1 / this): 1 makes steps equal, above 1 they are larger
+    in noise."""
     eta: Fraction = 0.0
     """DDIM's noise: 0 = deterministic, 1 = the variance of DDPM. Only ddim reads it."""
     guidance_scale: Annotated[float, Field(ge=0.0), Flag("g", also=("cond_scale", "cfg"))] = 1.0
@@ -78,7 +92,9 @@ class SamplingConfig(Config):
 
     def distilled(self, steps: int) -> Self:
         """Return how a stage samples that was distilled to ``steps``."""
-        return self.replace(sampler="ddim", timesteps=steps, eta=0.0, guidance_scale=1.0)
+        return self.replace(
+            sampler="ddim", timesteps=steps, time_power=1.0, eta=0.0, guidance_scale=1.0
+        )
 
 
 class DiffusionConfig(Config):

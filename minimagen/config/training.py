@@ -1,7 +1,7 @@
 """How a cascade trains."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,8 +9,8 @@ from minimagen.checked import Config, Flag, Fraction, PositiveInt, Precision
 from minimagen.errors import UserError
 
 
-class StageTrainingConfig(Config):
-    """How one stage trains."""
+class LearnerTrainingConfig(Config):
+    """How one learner trains: CLIP, an autoencoder, a stage."""
 
     batch_size: PositiveInt | None = None
     """Images per optimizer step, instead of the run's."""
@@ -25,27 +25,27 @@ class StageTrainingConfig(Config):
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     share: Annotated[float, Field(gt=0.0)] = 1.0
-    """This stage's share of MINUTES, relative to the others."""
+    """This learner's share of MINUTES, relative to the others."""
 
 
 UNKNOWN = 10**9
-"""The steps of a stage before any was timed."""
+"""The steps of a learner before any was timed."""
 
 
 class Revision(Config):
-    """The plan of a stage that follows the clock, as it was made after ``step`` steps."""
+    """The plan of a learner that follows the clock, as it was made after ``step`` steps."""
 
     step: Annotated[int, Field(ge=0)]
     steps: PositiveInt
-    """Those of the whole stage; equal to ``step`` once it has ended."""
+    """Those of the whole learner; equal to ``step`` once it has ended."""
     spent: Fraction
     """Share of the time for steps that is spent."""
     seconds: Annotated[float, Field(ge=0.0)]
-    """The stage's so far."""
+    """The learner's so far."""
 
     @property
     def ended(self) -> bool:
-        """Return whether the stage had ended."""
+        """Return whether the learner had ended."""
         return self.step == self.steps
 
 
@@ -74,14 +74,14 @@ class TrainingConfig(Config):
     steps: Annotated[
         PositiveInt | tuple[PositiveInt, ...] | None, Flag("st", also=("max_steps", "iterations"))
     ] = None
-    """Optimizer steps of every stage, or one number per stage."""
+    """Optimizer steps of every learner, or one number each."""
     minutes: Annotated[Minutes | tuple[Minutes, ...] | None, Flag("m")] = None
-    """Time for all stages, or for each; on resume it is added to what is left."""
+    """Time for all learners, or for each; on resume it is added to what is left."""
     revisions: tuple[tuple[Revision, ...], ...] = ()
-    """What a run by the clock made of ``minutes``, for each stage; a stage that ended so is trained
+    """What a run by the clock made of ``minutes``, for each learner; one that ended so is trained
     by them again, without the clock."""
-    stages: tuple[StageTrainingConfig, ...] = ()
-    """One entry per stage of the cascade."""
+    learners: tuple[LearnerTrainingConfig, ...] = ()
+    """One entry per learner, in the order of training: CLIP, autoencoders, stages."""
     seed: Annotated[int, Field(ge=0), Flag("sd")] = 0
     """Seed of the weights, the data and all noise."""
     precision: Annotated[Precision, Flag("pr")] = "auto"
@@ -99,12 +99,20 @@ class TrainingConfig(Config):
     chckpt_num: Annotated[PositiveInt, Flag("cn")] = 500
     """Optimizer steps between checkpoints."""
     keep_checkpoints: Annotated[PositiveInt | Literal["all"], Flag("kc")] = 2
-    """Checkpoints that are kept of each stage, the newest ones, or all."""
+    """Checkpoints that are kept of each learner, the newest ones, or all."""
     sample_num: PositiveInt = 500
     """Optimizer steps between sample sheets."""
     sample_captions: tuple[str, ...] = ()
     source: SourceConfig | None = None
     """What the run started from, where that is no random weights; the run itself sets it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, values: Any) -> Any:
+        """Accept files from before there were learners other than stages."""
+        if isinstance(values, dict) and "stages" in values and "learners" not in values:
+            return {("learners" if key == "stages" else key): v for key, v in values.items()}
+        return values
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -114,64 +122,65 @@ class TrainingConfig(Config):
                 f"give exactly one of epochs, steps and minutes, given {given or 'none'}"
             )
         if self.revisions and len(self.revisions) != len(_several(self.minutes)):
-            raise ValueError("revisions need minutes for each of their stages")
-        for size in (self.batch_size, *(stage.batch_size for stage in self.stages)):
+            raise ValueError("revisions need minutes for each of their learners")
+        for size in (self.batch_size, *(learner.batch_size for learner in self.learners)):
             if size is not None and size % self.accum_iter:
                 raise ValueError(
                     f"batch_size {size} is not divisible by accum_iter {self.accum_iter}"
                 )
         return self
 
-    def for_stages(self, count: int) -> Self:
-        """Return the configuration with one entry of ``stages`` for each of ``count`` stages.
+    def for_learners(self, count: int) -> Self:
+        """Return the configuration with one entry of ``learners`` for each of ``count``.
 
         Raises:
             UserError: If it has neither none, one for all, nor one each.
         """
-        if len(self.stages) not in (0, 1, count):
+        if len(self.learners) not in (0, 1, count):
             raise UserError(
-                f"training.json: stages has {len(self.stages)} entries for {count} stages of the "
-                "cascade; give one entry each, or a single one for all"
+                f"training.json: learners has {len(self.learners)} entries for the {count} that "
+                "are trained (CLIP, autoencoders, stages); give one entry each, or a single one "
+                "for all"
             )
-        if len(self.stages) == count:
+        if len(self.learners) == count:
             return self
-        return self.replace(stages=(self.stages or ({},)) * count)
+        return self.replace(learners=(self.learners or ({},)) * count)
 
-    def batch_size_of(self, stage: int) -> int:
-        """Return the images per optimizer step of a stage."""
-        return self.stages[stage].batch_size or self.batch_size
+    def batch_size_of(self, learner: int) -> int:
+        """Return the images per optimizer step of a learner."""
+        return self.learners[learner].batch_size or self.batch_size
 
-    def steps_of(self, stage: int) -> int | None:
-        """Return the optimizer steps of a stage; None before they are known."""
+    def steps_of(self, learner: int) -> int | None:
+        """Return the optimizer steps of a learner; None before they are known."""
         if self.revisions:
-            planned = self.revisions[stage][-1:]
+            planned = self.revisions[learner][-1:]
             return planned[0].steps if planned and planned[0].ended else None
-        return self.steps[stage] if isinstance(self.steps, tuple) else self.steps
+        return self.steps[learner] if isinstance(self.steps, tuple) else self.steps
 
     def divided(self, chosen: Sequence[int]) -> tuple[float, ...]:
-        """Return the minutes of every stage.
+        """Return the minutes of every learner.
 
-        They are for the ``chosen`` stages together. Another stage gets what its share would be
+        They are for the ``chosen`` learners together. Another one gets what its share would be
         beside them, for a run that trains it later.
 
         Raises:
-            UserError: There is not one number for each stage.
+            UserError: There is not one number for each learner.
         """
         assert self.minutes is not None
         if isinstance(self.minutes, tuple):
-            if len(self.minutes) != len(self.stages):
+            if len(self.minutes) != len(self.learners):
                 raise UserError(
-                    f"minutes has {len(self.minutes)} entries for {len(self.stages)} stages"
+                    f"minutes has {len(self.minutes)} entries for {len(self.learners)} learners"
                 )
             return self.minutes
-        together = sum(self.stages[i].share for i in chosen)
-        return tuple(self.minutes * stage.share / together for stage in self.stages)
+        together = sum(self.learners[i].share for i in chosen)
+        return tuple(self.minutes * learner.share / together for learner in self.learners)
 
     def extended(self, minutes: float | tuple[float, ...], chosen: Sequence[int]) -> Self:
         """Return the configuration of a run that goes on with so many minutes more.
 
         Raises:
-            UserError: There is not one number for each stage.
+            UserError: There is not one number for each learner.
         """
         added = self.replace(steps=None, epochs=None, minutes=minutes, revisions=()).divided(chosen)
         if not self.revisions:

@@ -1,9 +1,10 @@
-"""The training loss: squared error in one space, weighted over noise levels; and its times.
+"""The training loss: an error in one space, weighted over noise levels; and its times.
 
-For a fixed x_t the errors of the three predictions differ by factors that depend on the noise
+For a fixed x_t the errors of the four predictions differ by factors that depend on the noise
 level alone (arXiv 2202.00512, section 4):
 
     |eps error|^2 = snr |x_0 error|^2            |v error|^2 = (1 + snr) |x_0 error|^2
+                                                 |u error|^2 = (1 + snr^1/2)^2 |x_0 error|^2
 
 so a loss in any space is the network's own squared error times a weight.
 """
@@ -13,15 +14,20 @@ import math
 import torch
 from torch import Tensor
 
-from minimagen.config import LossWeight, Prediction
+from minimagen.config import ErrorKind, LossWeight, Prediction, TrainingTimes
 
 
-def training_times(uniform: Tensor, shift: float) -> Tensor:
-    """Return training times from ``uniform`` numbers in [0, 1]: s u / (1 + (s - 1) u).
+def training_times(uniform: Tensor, shift: float, times: TrainingTimes = "uniform") -> Tensor:
+    """Return training times from ``uniform`` numbers in [0, 1): s t / (1 + (s - 1) t).
 
-    The map of arXiv 2403.03206 (eq. 23): t / (1 - t) is multiplied by s. 1 changes nothing; above
-    1 more times are near noise, with 3 half of them above 0.75.
+    ``times`` says what t is: the uniform number u itself; ``logit_normal`` sigmoid(Phi^-1(u));
+    ``half_normal`` |N| / 3, at most 1, with |N| = Phi^-1((1 + u) / 2). The map of arXiv 2403.03206 (eq. 23): t / (1 - t) is multiplied by s. 1 changes nothing; above
+    1 more times are near noise, with 3 half of the uniform ones above 0.75.
     """
+    if times == "logit_normal":
+        uniform = torch.sigmoid(torch.special.ndtri(uniform))
+    elif times == "half_normal":
+        uniform = (torch.special.ndtri((1.0 + uniform) / 2.0) / 3.0).clamp(max=1.0)
     return shift * uniform / (1.0 + (shift - 1.0) * uniform)
 
 
@@ -31,6 +37,8 @@ def _log_x_0_factor(space: Prediction, log_snr: Tensor) -> Tensor:
         return torch.zeros_like(log_snr)
     if space == "eps":
         return log_snr
+    if space == "u":
+        return 2.0 * torch.nn.functional.softplus(log_snr / 2.0)
     return torch.nn.functional.softplus(log_snr)
 
 
@@ -61,6 +69,22 @@ def loss_weight(
     return torch.exp(log_weight - _log_x_0_factor(output, log_snr))
 
 
-def per_example_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of every example, float32 [b]."""
-    return (output.float() - target.float()).square().flatten(1).mean(1)
+def per_example_error(
+    output: Tensor, target: Tensor, weight: Tensor, kind: ErrorKind = "l2", delta: float = 0.1
+) -> Tensor:
+    """Return the weighted mean error of every example, float32 [b].
+
+    Args:
+        output: [b ...].
+        target: Like ``output``.
+        weight: Of squared errors, [b]; an absolute error gets its square root.
+        kind: ``l2``, ``l1``, or ``huber``: e^2 / (2 delta) up to ``delta``, then |e| - delta / 2.
+        delta: Huber's, in units of the weighted error.
+    """
+    error = output.float() - target.float()
+    if kind == "l2":
+        return error.square().flatten(1).mean(1) * weight
+    error = error.flatten(1).abs() * weight.sqrt()[:, None]
+    if kind == "huber":
+        error = torch.where(error < delta, error.square() / (2.0 * delta), error - delta / 2.0)
+    return error.mean(1)

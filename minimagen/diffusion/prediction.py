@@ -1,8 +1,9 @@
-"""The three things a network can predict, and the only home of the formulas between them.
+"""The four things a network can predict, and the only home of the formulas between them.
 
     x_t = alpha x_0 + sigma eps          v = alpha eps - sigma x_0      (arXiv 2202.00512, app. D)
+                                         u = eps - x_0                  (arXiv 2209.03003, eq. 1)
 
-Given x_t, each of eps, x_0 and v determines the other two. Levels must be shaped to multiply the
+Given x_t, each of eps, x_0, v and u determines the others: (alpha + sigma) x_0 = x_t - sigma u. Levels must be shaped to multiply the
 images, see ``Level.like``.
 """
 
@@ -23,6 +24,8 @@ def target(kind: Prediction, x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
         return x_0
     if kind == "eps":
         return eps
+    if kind == "u":
+        return eps - x_0
     return level.alpha * eps - level.sigma * x_0
 
 
@@ -32,6 +35,8 @@ def to_x_0(kind: Prediction, value: Tensor, x_t: Tensor, level: Level) -> Tensor
         return value
     if kind == "eps":
         return (x_t - level.sigma * value) / level.alpha
+    if kind == "u":
+        return (x_t - level.sigma * value) / (level.alpha + level.sigma)
     return level.alpha * x_t - level.sigma * value
 
 
@@ -41,6 +46,8 @@ def to_eps(kind: Prediction, value: Tensor, x_t: Tensor, level: Level) -> Tensor
         return value
     if kind == "x_0":
         return (x_t - level.alpha * value) / level.sigma
+    if kind == "u":
+        return (x_t + level.alpha * value) / (level.alpha + level.sigma)
     return level.sigma * x_t + level.alpha * value
 
 
@@ -50,4 +57,6 @@ def to_v(kind: Prediction, value: Tensor, x_t: Tensor, level: Level) -> Tensor:
         return value
     if kind == "eps":
         return (value - level.sigma * x_t) / level.alpha
+    if kind == "u":
+        return ((level.alpha - level.sigma) * x_t + value) / (level.alpha + level.sigma)
     return (level.alpha * x_t - value) / level.sigma

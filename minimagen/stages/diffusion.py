@@ -12,7 +12,7 @@ from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import DiffusionConfig, LossConfig, SamplingConfig, Size
 from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.guidance import Overshoot, guided, thresholded
-from minimagen.diffusion.loss import loss_weight, per_example_squared_error, training_times
+from minimagen.diffusion.loss import loss_weight, per_example_error, training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import Denoiser, Step, build_step, integrate
 from minimagen.diffusion.schedule import Cosine, Level, build_schedule, level_at, sampling_times
@@ -91,7 +91,9 @@ class DiffusionStage(Stage[SamplingConfig]):
         super-resolution the augmentation's level and noise, drawn per example.
         """
         x_0, low_res = self._example(batch, draws)
-        t = training_times(draws.stratified("time"), self.config.loss.time_shift_at(draws.progress))
+        loss = self.config.loss
+        shift = loss.time_shift_at(draws.progress)
+        t = training_times(draws.stratified("time"), shift, loss.times)
         level = self.schedule.level(t.to(self.device, torch.float32, non_blocking=True))
         eps = draws.normal("noise", x_0.shape[1:]).to(self.device, non_blocking=True)
         drop = draws.uniform("drop") < self.config.cond_drop_prob
@@ -99,7 +101,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         x_t = add_noise(x_0, eps, level.like(x_0))
         context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
         output = self._output(x_t, level, context, low_res)
-        return self._weighted_error(output, x_0, eps, level, self.config.loss)
+        return self._weighted_error(output, x_0, eps, level, loss)
 
     def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
         """Return the mean squared error of the estimates of x_0 over that of the enlarged images.
@@ -152,7 +154,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         kind = self.config.prediction
         wanted = target(kind, x_0, eps, level.like(x_0))
         weight = loss_weight(kind, loss.space, loss.weight, level.log_snr, loss.min_snr_gamma)
-        return per_example_squared_error(output, wanted) * weight
+        return per_example_error(output, wanted, weight, loss.error, loss.huber_delta)
 
     def _output(
         self, x_t: Tensor, level: Level, context: TextContext, low_res: NoisedImages | None
@@ -201,7 +203,7 @@ class DiffusionStage(Stage[SamplingConfig]):
             self._step(sampling),
             self._denoiser(condition, noise, shape, sampling),
             x_t,
-            sampling_times(max(1, round(t * sampling.timesteps)), t),
+            sampling_times(max(1, round(t * sampling.timesteps)), t, sampling.time_power),
             lambda i: noise(i, shape).to(self.device),
             callback,
         )

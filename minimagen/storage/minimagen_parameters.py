@@ -43,7 +43,7 @@ TRAINING_KEYS: dict[str, str | None] = {
     "MAX_NUM_WORDS": "imagen.max_num_words",
     "EPOCHS": "training.epochs",
     "TRAIN_VALID_FRAC": "data.train_valid_frac",
-    "OPTIM_LR": "training.stages.optim_lr",
+    "OPTIM_LR": "training.learners.optim_lr",
     "ACCUM_ITER": "training.accum_iter",
     "CHCKPT_NUM": "training.chckpt_num",
     "VALID_NUM": "data.valid_num",
@@ -87,7 +87,7 @@ def read_minimagen_values(folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {"imagen": {"stages": stages}, "training": {}, "data": {}}
     _place(values, imagen, {k: v for k, v in IMAGEN_KEYS.items() if v and v.startswith("imagen.")})
     _place(values, _per_optimizer_step(TRAINING_DEFAULTS | _given(run)), TRAINING_KEYS)
-    values["training"]["stages"] = [values["training"]["stages"]] * len(unets)
+    values["training"]["learners"] = [values["training"]["learners"]] * len(unets)
     sizes = values["imagen"].get("image_sizes")
     if isinstance(sizes, int):  # MinImagen takes a bare number for a single U-Net
         values["imagen"]["image_sizes"] = [sizes]

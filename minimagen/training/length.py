@@ -17,7 +17,7 @@ def with_lengths(plan: Plan) -> Plan:
     config = plan.config
     if config.minutes is None:
         return plan.lasting(_steps_of(plan))
-    revisions = config.revisions or ((),) * len(config.stages)
+    revisions = config.revisions or ((),) * len(config.learners)
     minutes = config.divided(plan.chosen)
     return replace(plan, config=config.replace(minutes=minutes, revisions=revisions))
 

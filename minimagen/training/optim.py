@@ -2,14 +2,14 @@
 
 import torch
 
-from minimagen.config import StageTrainingConfig
+from minimagen.config import LearnerTrainingConfig
 from minimagen.learner import Learner
 from minimagen.training.muon import Muon
 from minimagen.training.processes.alone import Processes
 
 
 def build_optimizers(
-    learner: Learner, config: StageTrainingConfig, processes: Processes
+    learner: Learner, config: LearnerTrainingConfig, processes: Processes
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together train every parameter of ``learner``.
 
@@ -30,7 +30,7 @@ def build_optimizers(
 
 
 def learning_rate(
-    step: int, total_steps: int, config: StageTrainingConfig, left: float | None = None
+    step: int, total_steps: int, config: LearnerTrainingConfig, left: float | None = None
 ) -> float:
     """Return the rate of optimizer step ``step`` (from 0) of ``total_steps``.
 

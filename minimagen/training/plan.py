@@ -83,7 +83,7 @@ class Plan:
         """Return what trains ``stage`` as stage ``i``, for so many steps."""
         config = self.config
         options = config.seed, config.accum_iter, config.precision, self.processes
-        return Trainer(stage, i, config.stages[i], steps, *options)
+        return Trainer(stage, i, config.learners[i], steps, *options)
 
     def clock(self, available: float, begun: float) -> StageClock:
         """Return the clock of a stage that has so many seconds and began then."""
@@ -193,7 +193,7 @@ def check_settings(
                 f"the loss of {stages[i].name} compares the examples of a whole batch, which "
                 f"{divided} would divide; use one process and `accum_iter` 1"
             )
-    if sharded and any(config.stages[i].optimizer == "muon" for i in chosen):
+    if sharded and any(config.learners[i].optimizer == "muon" for i in chosen):
         raise UserError(
             "Muon makes whole matrices orthogonal, and FSDP divides them: give `optimizer` adamw"
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minimagen.config import DataConfig, StageTrainingConfig
+from minimagen.config import DataConfig, LearnerTrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
@@ -29,7 +29,7 @@ def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     return {
         "stage": imagen.identity(i).model_dump(mode="json", exclude={"stage": {"sampling"}}),
         "max_num_words": imagen.config.max_num_words,
-        "optimization": _optimization(config.stages[i]) | {"batch_size": config.batch_size_of(i)},
+        "optimization": _optimization(config.learners[i]) | {"batch_size": config.batch_size_of(i)},
         "seed": config.seed,
         "precision": config.precision,
         "data": data.model_dump(mode="json") | {"dataset": Path(data.dataset).name},
@@ -38,7 +38,7 @@ def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     }
 
 
-def _optimization(stage: StageTrainingConfig) -> dict[str, Any]:
+def _optimization(stage: LearnerTrainingConfig) -> dict[str, Any]:
     return stage.model_dump(mode="json", exclude={"share", "batch_size"})
 
 
@@ -81,7 +81,7 @@ def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identit
     before, after = dict(saved), dict(now)
     optimization = dict(saved["optimization"])  # fields that it is too old to have: the defaults
     size = {"batch_size": optimization.pop("batch_size")}
-    before["optimization"] = _optimization(StageTrainingConfig.read(optimization, where)) | size
+    before["optimization"] = _optimization(LearnerTrainingConfig.read(optimization, where)) | size
     before["data"] = DataConfig.read(saved["data"], where).model_dump(mode="json")
     if "content" in saved:  # data is known by its content, earlier by its name
         after["data"] = {**now["data"], "dataset": before["data"]["dataset"]}

@@ -66,7 +66,7 @@ def train(
     teacher = kept_teacher(resume) or teacher
     with processes.together():
         chosen = stages_to_teach(imagen, teacher, stages)
-        config = config.for_stages(len(imagen.stages))
+        config = config.for_learners(len(imagen.stages))
         if resume is None:
             config = config.replace(source=None if source is None else start_from(imagen, source))
         check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)

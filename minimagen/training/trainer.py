@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minimagen.config import StageTrainingConfig
+from minimagen.config import LearnerTrainingConfig
 from minimagen.config.training import Revision
 from minimagen.device import autocast
 from minimagen.draws import Draws
@@ -62,7 +62,7 @@ class Trainer:
         self,
         learner: Learner,
         key: int | str,
-        config: StageTrainingConfig,
+        config: LearnerTrainingConfig,
         total_steps: int,
         seed: int = 0,
         accum_iter: int = 1,

@@ -51,7 +51,7 @@ def losses(name: str, imagen: Imagen, images: Path) -> list[float]:
     """The loss of each stage of ``imagen`` on the first batch of the run ``name``."""
     parameters = read_parameters(Path(name) / "parameters")
     dataset = as_dataset(load_dataset(str(images), (32, 32)))
-    config = parameters.training.for_stages(2)
+    config = parameters.training.for_learners(2)
     plan = make_plan(imagen, dataset, config, parameters.data, range(2), Processes())
     return [
         float(plan.trainer(i, imagen.stages[i], 1).train_step(next(plan.batches(i, 0, 1))))
@@ -89,7 +89,7 @@ def test_its_parameters_are_the_sources_but_for_those_that_are_given(
     assert "training.batch_size = 4  (--BATCH_SIZE)" in printed
     assert train.entry([*FROM, *flags, "-o", "fine"]) == 0
     values, before = training("fine"), training("training_mine")
-    assert [stage["optim_lr"] for stage in values["stages"]] == [0.01, 0.01]
+    assert [stage["optim_lr"] for stage in values["learners"]] == [0.01, 0.01]
     assert values["chckpt_num"] == before["chckpt_num"]
     assert before["source"] is None
     source = Imagen.from_directory(trained)

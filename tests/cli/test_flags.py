@@ -102,7 +102,7 @@ def test_a_flag_sets_the_field_that_it_was_made_from() -> None:
     parameters, rows = settings(["--TESTING", "--FLIP", *argv])
     assert parameters.training.batch_size == 6
     assert parameters.data.flip and parameters.data.dataset == "a,b"
-    assert [stage.optim_lr for stage in parameters.training.stages] == [0.5, 0.25]
+    assert [stage.optim_lr for stage in parameters.training.learners] == [0.5, 0.25]
     assert [stage.sampling.guidance_scale for stage in parameters.imagen.stages] == [2.0, 3.0]
     for name in (*values, "FLIP"):
         places = [".".join(map(str, CONFIGURED[name].path)).replace("*", i) for i in "01"]
@@ -154,7 +154,7 @@ def folder(tmp_path: Path, training: str | None) -> Path:
 
 
 def test_command_line_over_directory_over_preset(tmp_path: Path) -> None:
-    path = folder(tmp_path, '{"batch_size": 6, "steps": 9, "stages": [{"optim_lr": 0.5}]}')
+    path = folder(tmp_path, '{"batch_size": 6, "steps": 9, "learners": [{"optim_lr": 0.5}]}')
     parameters, rows = settings(["-p", str(path), "--BATCH_SIZE", "2", "-t", "25"])
     assert rows["training.batch_size"] == ("2", "--BATCH_SIZE")
     assert rows["training.steps"] == ("9", str(path))
@@ -163,7 +163,7 @@ def test_command_line_over_directory_over_preset(tmp_path: Path) -> None:
     assert rows["imagen.stages.1.unet.dim"] == ("16", str(path))
     assert rows["data.dataset"] == ("'shapes'", "the demo preset")
     assert rows["training.chckpt_num"] == ("500", "default")
-    assert [stage.optim_lr for stage in parameters.training.stages] == [0.5, 0.5]
+    assert [stage.optim_lr for stage in parameters.training.learners] == [0.5, 0.5]
     assert parameters.training.batch_size == 2
 
 
@@ -171,7 +171,7 @@ def test_a_directory_without_training_settings_takes_the_presets(tmp_path: Path)
     parameters, _ = settings(["-p", str(folder(tmp_path, None))])
     demo, _ = settings([])
     assert parameters.training.batch_size == demo.training.batch_size
-    assert len(parameters.training.stages) == len(parameters.imagen.stages)
+    assert len(parameters.training.learners) == len(parameters.imagen.stages)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_print_config_names_every_value_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert train.entry(["--TESTING", "--PRINT_CONFIG", "--OPTIM_LR", "0.25"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "training.stages.1.optim_lr = 0.25  (--OPTIM_LR)" in lines
+    assert "training.learners.1.optim_lr = 0.25  (--OPTIM_LR)" in lines
     assert "imagen.stages.0.unet.dim = 16  (the testing preset)" in lines
     assert "training.batch_size = 8  (the testing preset)" in lines
     assert all(" = " in line and line.endswith(")") for line in lines)

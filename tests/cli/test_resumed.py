@@ -85,7 +85,7 @@ def test_a_resumed_run_of_another_configuration(refused: Refused, trained: Path)
     [
         ("training.json", ["batch_size"], 4, "batch_size was 2, is 4"),
         ("training.json", ["seed"], 7, "seed was 0, is 7"),
-        ("training.json", ["stages", 0, "optimizer"], "adamw", "was 'muon', is 'adamw'"),
+        ("training.json", ["learners", 0, "optimizer"], "adamw", "was 'muon', is 'adamw'"),
         ("data.json", ["epoch_size"], 65, "data.epoch_size was 64, is 65"),
         ("data.json", ["dataset"], "shapes:scenes", "was 'shapes train', is 'shapes:scenes train'"),
     ],
@@ -117,7 +117,7 @@ def test_a_resumed_run_with_damaged_checkpoints(
 def test_a_resumed_run_keeps_its_stages_batch_sizes(trained: Path) -> None:
     path = trained / "parameters" / "training.json"
     values = json.loads(path.read_text())
-    for stage in values["stages"]:
+    for stage in values["learners"]:
         stage["batch_size"] = 2
     path.write_text(json.dumps(values))
     assert train.entry(["-rd", str(trained), "-b", "2", "--STEPS", "2", "-o", "longer"]) == 0

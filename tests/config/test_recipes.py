@@ -20,8 +20,8 @@ def test_every_recipe_is_a_cascade_that_can_be_trained(side: int, sizes: tuple[i
         {"image_sizes": values["imagen", "image_sizes"], "stages": values["imagen", "stages"]}, "x"
     )
     assert [max(size) for size in imagen.image_sizes] == list(sizes)
-    training = TrainingConfig.read({"minutes": 20.0, "stages": values["training", "stages"]}, "x")
-    assert len(training.stages) == len(imagen.stages)
+    training = TrainingConfig.read({"minutes": 20.0, "learners": values["training", "learners"]}, "x")
+    assert len(training.learners) == len(imagen.stages)
 
 
 @pytest.mark.parametrize("side", [2, 27, 30, 100, 250])

@@ -6,9 +6,15 @@ import torch
 from minimagen.diffusion.prediction import add_noise, target, to_eps, to_v, to_x_0
 from minimagen.diffusion.schedule import variance_preserving
 
-KINDS = ("eps", "x_0", "v")
+KINDS = ("eps", "x_0", "v", "u")
 PAIRS = list(itertools.product(KINDS, KINDS))
-CONVERT = {"eps": to_eps, "x_0": to_x_0, "v": to_v}
+
+
+def to_u(*given):
+    return to_eps(*given) - to_x_0(*given)
+
+
+CONVERT = {"eps": to_eps, "x_0": to_x_0, "v": to_v, "u": to_u}
 
 
 @pytest.fixture

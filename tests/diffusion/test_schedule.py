@@ -19,7 +19,7 @@ from minimagen.diffusion.schedule import (
 
 SCHEDULES = [
     pytest.param(build_schedule(kind, shift), id=f"{kind}{shift:+g}")
-    for kind, shift in itertools.product(("cosine", "linear"), (0.0, 2.77, -5.5))
+    for kind, shift in itertools.product(("cosine", "linear", "flow"), (0.0, 2.77, -5.5))
 ]
 TIMES = torch.linspace(0.0, 1.0, 2001, dtype=torch.float64)
 
@@ -64,7 +64,7 @@ def test_log_snr_falls_with_time_and_stays_inside_its_limits(schedule):
     assert log_snr.abs().max() <= LOG_SNR_LIMIT
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "flow"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_ends_are_finite_in_every_precision(kind, dtype):
     ends = build_schedule(kind).log_snr(torch.tensor([0.0, 1.0], dtype=dtype))

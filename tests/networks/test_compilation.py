@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from minimagen.config import DiffusionConfig, StageTrainingConfig
+from minimagen.config import DiffusionConfig, LearnerTrainingConfig
 from minimagen.networks import compilation
 from minimagen.networks.attention import Attention
 from minimagen.networks.blocks import ResBlock
@@ -49,7 +49,7 @@ def make_trainer(text_encoder, wake):
         wake(stage)
         stage.compile_blocks(compiled)
         stage.recompute_activations(recompute)
-        return Trainer(stage, 1, StageTrainingConfig(), 10, precision="fp32")
+        return Trainer(stage, 1, LearnerTrainingConfig(), 10, precision="fp32")
 
     return make
 

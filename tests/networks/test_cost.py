@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
+from minimagen.config import DiffusionConfig, LearnerTrainingConfig, UNetConfig
 from minimagen.imagen import Imagen
 from minimagen.networks import cost
 from minimagen.networks.unet import Block, UNet, count_parameters
@@ -90,7 +90,7 @@ def test_what_training_keeps_of_the_parameters_is_what_a_real_step_leaves(optimi
     stage = DiffusionConfig(unet=config)
     measured = cost.measure(super_resolution(config), stage, (16, 16), (8, 8), (5, 12))
     real = DiffusionStage(1, stage, (16, 16), (8, 8), 12)
-    trainer = Trainer(real, 1, StageTrainingConfig(optimizer=optimizer), total_steps=1, seed=0)
+    trainer = Trainer(real, 1, LearnerTrainingConfig(optimizer=optimizer), total_steps=1, seed=0)
     for parameter in real.parameters():
         parameter.grad = torch.ones_like(parameter)
     for one in trainer.optimizers:

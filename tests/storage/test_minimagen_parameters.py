@@ -109,7 +109,7 @@ def test_shapes_and_settings_are_kept(tmp_path: Path) -> None:
         assert stage.schedule.kind == "cosine"
     assert [stage.sampling.aug_level for stage in imagen.stages] == [0.0, 0.2]
     assert (training.epochs, training.steps, training.accum_iter) == (2, None, 4)
-    assert [stage.optim_lr for stage in training.stages] == [0.0003, 0.0003]
+    assert [stage.optim_lr for stage in training.learners] == [0.0003, 0.0003]
     assert (data.train_valid_frac, data.valid_num) == (0.5, 512)
 
 
@@ -163,7 +163,7 @@ def test_null_means_the_default(tmp_path: Path) -> None:
     imagen, training, _ = read(folder)
     assert imagen.stages[0].sampling.dynamic_thresholding_percentile == 0.995
     assert (training.epochs, training.batch_size, training.accum_iter) == (5, 2, 1)
-    assert training.stages[0].optim_lr == 1e-4
+    assert training.learners[0].optim_lr == 1e-4
 
 
 def test_the_run_file_may_be_missing(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from minimagen.config import StageTrainingConfig, TrainingConfig
+from minimagen.config import LearnerTrainingConfig, TrainingConfig
 from minimagen.config.training import UNKNOWN, Revision
 from minimagen.training.clock import Costs, StageClock, last_step, planned
 from minimagen.training.optim import learning_rate
 
 CONFIG = TrainingConfig(steps=1, chckpt_num=100, sample_num=150)
-RATES = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)
+RATES = LearnerTrainingConfig(optim_lr=2e-3, warmup_steps=50)
 
 
 def revision(step: int, steps: int, spent: float) -> Revision:
@@ -62,7 +62,7 @@ def test_before_the_length_is_known_the_rate_is_the_share_of_the_time_that_is_le
     assert learning_rate(60, total, RATES, left) <= RATES.optim_lr
 
 
-def _arguments(step: int, revisions: list[Revision]) -> tuple[int, StageTrainingConfig, float]:
+def _arguments(step: int, revisions: list[Revision]) -> tuple[int, LearnerTrainingConfig, float]:
     total, left = planned(step, revisions)
     return total, RATES, left
 

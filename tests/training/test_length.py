@@ -20,7 +20,7 @@ def lengths(text_encoder, one_thread):
     dataset = ShapesDataset(size=16, epoch_size=12)
 
     def find(chosen=(0, 1), **given):
-        config = TrainingConfig(batch_size=4, stages=STAGES, **given)
+        config = TrainingConfig(batch_size=4, learners=STAGES, **given)
         plan = Plan(imagen, config, DataConfig(), chosen, dataset, [], [])
         return with_lengths(plan).config
 
@@ -36,7 +36,7 @@ def test_minutes_are_divided_among_the_chosen_stages(lengths):
     assert lengths(minutes=4).minutes == (3.0, 1.0)
     assert lengths(minutes=3, chosen=(0,)).minutes == (3.0, 1.0)  # 1: for a later run
     assert lengths(minutes=(2, 5), chosen=(0,)).minutes == (2.0, 5.0)
-    with pytest.raises(UserError, match="minutes has 3 entries for 2 stages"):
+    with pytest.raises(UserError, match="minutes has 3 entries for 2 learners"):
         lengths(minutes=(1, 2, 3))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minimagen.config import DiffusionConfig, StageTrainingConfig
+from minimagen.config import DiffusionConfig, LearnerTrainingConfig
 from minimagen.draws import Draws
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.noise_ahead import DrawsAhead, NoiseAhead
@@ -48,7 +48,7 @@ def test_training_with_it_gives_the_same_weights(make_batch, text_encoder) -> No
         torch.manual_seed(0)
         config = DiffusionConfig(unet={"dim": 8, "dim_mults": (1,), "attn_heads": 1})
         stage = DiffusionStage(1, config, (8, 8), (4, 4), text_encoder.embed_dim)
-        trainer = Trainer(stage, 1, StageTrainingConfig(), 9, accum_iter=2, precision="fp32")
+        trainer = Trainer(stage, 1, LearnerTrainingConfig(), 9, accum_iter=2, precision="fp32")
         trainer.noise = NoiseAhead(CPU) if ahead else None
         for size in (4, 4, 2, 4):
             trainer.train_step(make_batch(size, 8, 4))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from minimagen.config import DiffusionConfig, StageTrainingConfig
+from minimagen.config import DiffusionConfig, LearnerTrainingConfig
 from minimagen.learner import Learner, ParameterGroups
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.training.muon import Muon
@@ -10,7 +10,7 @@ from minimagen.training.optim import build_optimizers, learning_rate
 from minimagen.training.processes.alone import Processes
 
 SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
-CONFIG = StageTrainingConfig(optim_lr=2e-3, warmup_steps=50)
+CONFIG = LearnerTrainingConfig(optim_lr=2e-3, warmup_steps=50)
 
 
 class LearnerOf(Learner):
@@ -52,7 +52,7 @@ def test_in_short_runs_the_warm_up_takes_at_most_a_tenth(total):
 
 def test_weight_decay_acts_on_matrices_only():
     module = LearnerOf(nn.Linear(3, 3), nn.LayerNorm(3))
-    config = StageTrainingConfig(optimizer="adamw", weight_decay=0.1)
+    config = LearnerTrainingConfig(optimizer="adamw", weight_decay=0.1)
     [optimizer] = build_optimizers(module, config, Processes())
     before = [p.detach().clone() for p in module.parameters()]
     for parameter in module.parameters():

@@ -15,7 +15,7 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
-from minimagen.config import StageTrainingConfig
+from minimagen.config import LearnerTrainingConfig
 from minimagen.data.loading.batches import training_batches
 from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
@@ -73,7 +73,7 @@ def train_some(
     trainer = Trainer(
         DoubleLearner(),
         0,
-        StageTrainingConfig(optim_lr=1e-2, max_grad_norm=0.5, warmup_steps=0),
+        LearnerTrainingConfig(optim_lr=1e-2, max_grad_norm=0.5, warmup_steps=0),
         STEPS + 5,
         seed=1,
         accum_iter=accum_iter,
@@ -180,7 +180,7 @@ def _one_is_wrong(rank: int, folder: str) -> None:
         processes.on_rank_0(lambda: int("no") if rank else _refuse())
     except UserError as error:
         Path(folder, f"disk_{rank}").write_text(str(error))
-    trainer = Trainer(DoubleLearner(), 0, StageTrainingConfig(), 10, processes=processes)
+    trainer = Trainer(DoubleLearner(), 0, LearnerTrainingConfig(), 10, processes=processes)
     batch = next(training_batches(ShapesDataset(size=8), HashTextEncoder(), 2, 0, 0, 1))
     if rank == 1:  # one process's loss is no number: all stop, nothing has changed
         trainer.learner.loss = lambda b, d: DoubleLearner.loss(trainer.learner, b, d) * float("nan")
@@ -202,7 +202,7 @@ def test_what_goes_wrong_in_one_process_ends_all_alike(tmp_path):
 def test_settings_that_do_not_fit_are_data_in_one_line(monkeypatch):
     from minimagen.config import TrainingConfig
 
-    config = TrainingConfig(batch_size=6, steps=1, stages=({},))
+    config = TrainingConfig(batch_size=6, steps=1, learners=({},))
     stages = [DoubleLearner()]
     with pytest.raises(UserError, match="batch_size` 6 .* multiple of 4"):
         check_settings(config, stages, [0], 4)

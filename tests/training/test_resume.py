@@ -24,7 +24,7 @@ def test_the_checkpoint_of_an_earlier_version_is_of_the_same_run(tmp_path: Path)
     text_encoder = HashTextEncoder(24)
     text_encoder.name = "t5_mini"  # the record has no fingerprint: the name decides
     imagen = Imagen(imagen_config, text_encoder)
-    training = training.replace(stages=training.for_stages(2).stages)
+    training = training.replace(learners=training.for_learners(2).learners)
     state = json.loads(EARLIER.read_text())
     data = data.replace(epoch_size=64, valid_num=16, max_samples=64)
     training_data = ShapesDataset(size=32, epoch_size=64)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minimagen.config import DiffusionConfig, StageTrainingConfig, UNetConfig
+from minimagen.config import DiffusionConfig, LearnerTrainingConfig, UNetConfig
 from minimagen.draws import Draws
 from minimagen.images import to_model_space
 from minimagen.learner import Learner, ParameterGroups
@@ -16,7 +16,7 @@ from minimagen.training.trainer import NonFiniteLossError, Trainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_head_dim": 4}
-CONFIG = StageTrainingConfig(optim_lr=1e-2, max_grad_norm=1e9)
+CONFIG = LearnerTrainingConfig(optim_lr=1e-2, max_grad_norm=1e9)
 
 
 class DoubleLearner(Learner):
@@ -109,7 +109,7 @@ def make_trainer(text_encoder):
         torch.manual_seed(0)
         config = DiffusionConfig(unet=SHAPE | {"dropout": 0.1})
         stage = DiffusionStage(1, config, (8, 8), (4, 4), text_encoder.embed_dim)
-        settings = StageTrainingConfig(optim_lr=3e-3, ema_decay=0.9)
+        settings = LearnerTrainingConfig(optim_lr=3e-3, ema_decay=0.9)
         return Trainer(stage, 1, settings, steps, seed=5, precision="fp32", **options)
 
     return make
