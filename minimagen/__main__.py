@@ -1,4 +1,4 @@
-"""``python -m minimagen <train|inference|demo|evaluate|data> ...``."""
+"""``python -m minimagen <train|inference|demo|evaluate|clip|data> ...``."""
 
 import sys
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ COMMANDS = {
     "inference": "sample images of captions (inference.py)",
     "demo": "train the demo cascade and sample with it (main.py)",
     "evaluate": "measure how often the images show what their captions say",
+    "clip": "measure what a trained CLIP knows of images it has not seen",
     "data": "check, fetch or encode your own data, or write the embedded one",
 }
 

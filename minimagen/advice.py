@@ -24,18 +24,18 @@ class Losses(NamedTuple):
     validation: float
 
 
-def many_epochs(stage: int, images: int, epochs: float) -> str | None:
-    """Warn of a plan that shows a stage each of ``images`` very often."""
+def many_epochs(learner: str, images: int, epochs: float) -> str | None:
+    """Warn of a plan that shows a learner each of ``images`` very often."""
     if epochs <= EPOCHS:
         return None
     return (
-        f"WARNING: stage {stage} will see each of the {images} images {epochs:.0f} times; above "
+        f"WARNING: {learner} will see each of the {images} images {epochs:.0f} times; above "
         f"{EPOCHS} times it can learn them by heart. Its best weights are kept (`weights` best); "
         "`from` a trained cascade, `flip`, more images or fewer steps help"
     )
 
 
-def memorizing(stage: int, checkpoints: Sequence[Losses]) -> str | None:
+def memorizing(learner: str, checkpoints: Sequence[Losses]) -> str | None:
     """Warn of validation that rises while training falls; the oldest checkpoint comes first."""
     best = min(checkpoints, key=lambda losses: losses.validation)
     now = checkpoints[-1]
@@ -44,7 +44,7 @@ def memorizing(stage: int, checkpoints: Sequence[Losses]) -> str | None:
     if not (falls and rises) or len(checkpoints) - 1 - checkpoints.index(best) < PATIENCE:
         return None
     return (
-        f"WARNING: stage {stage} memorizes: since step {best.step} its validation loss rose from "
+        f"WARNING: {learner} memorizes: since step {best.step} its validation loss rose from "
         f"{best.validation:.4f} to {now.validation:.4f}, while its training loss fell from "
         f"{best.training:.4f} to {now.training:.4f}. The weights of step {best.step} are kept "
         "(`weights` best); more images, `flip` or fewer steps help"

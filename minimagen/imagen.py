@@ -28,11 +28,12 @@ from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
 from minimagen.draws import SeededNoise
 from minimagen.images import to_pil
+from minimagen.learner import Learner
 from minimagen.stages.build import build_stages
 from minimagen.stages.stage import Condition, Stage
 from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
-from minimagen.storage.pretrained import Identity, load_stages
-from minimagen.text.build import build
+from minimagen.storage.pretrained import Identity, Part, PartIdentity, load_learners
+from minimagen.text.build import build, build_clip
 from minimagen.text.encoding import TextEncoder, encode_batch
 
 
@@ -54,10 +55,14 @@ class Imagen(nn.Module):
         stages: Sequence[Stage[Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.text_encoder = text_encoder or build(config.text_encoder_name, config.max_num_words)
+        self.config, self.clip = config, build_clip(config, seed)
+        self.text_encoder = text_encoder or build(
+            config.text_encoder_name, config.max_num_words, config.labels, self.clip
+        )
         self.stages = list(stages or build_stages(config, self.text_encoder.embed_dim, seed))
-        self._links = nn.ModuleList(self.stages)  # the cascade moves and trains them
+        self.frozen: list[Part] = [*filter(None, [self.clip])]  # while the stages are trained
+        self.learners: list[Learner] = [*self.frozen, *self.stages]
+        self._modules_of = nn.ModuleList(self.learners)  # the cascade moves and trains them
 
     @torch.inference_mode()
     def sample_batches(
@@ -125,7 +130,7 @@ class Imagen(nn.Module):
     @property
     def device(self) -> torch.device:
         """Return where the first stage is."""
-        return next(self.stages[0].parameters()).device
+        return next(self.learners[len(self.frozen) % len(self.learners)].parameters()).device
 
     @classmethod
     def from_parameters(
@@ -138,12 +143,14 @@ class Imagen(nn.Module):
     def from_directory(
         cls, path: str | Path, text_encoder: TextEncoder | None = None, weights: Choices = "final"
     ) -> "Imagen":
-        """Return the trained cascade of a directory; ``weights`` are those of ``load_stages``."""
+        """Return the trained cascade of a directory; ``weights`` are those of ``load_learners``."""
         directory = TrainingDirectory.open(path)
         imagen = cls(read_imagen_config(directory.parameters), text_encoder)
-        load_stages(imagen.stages, imagen.identity, directory, weights)
+        load_learners(imagen, directory, weights)
         return imagen.eval()
 
-    def identity(self, i: int) -> Identity:
-        """Return what weights of stage ``i`` depend on."""
-        return Identity.of_stage(self.config, i, self.text_encoder)
+    def identity(self, i: int) -> PartIdentity:
+        """Return what weights of learner ``i`` depend on."""
+        if i < len(self.frozen):
+            return self.frozen[i].identity
+        return Identity.of_stage(self.config, i - len(self.frozen), self.text_encoder)

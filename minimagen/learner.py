@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from minimagen.config.sizes import Size
@@ -20,6 +21,22 @@ class ParameterGroups(NamedTuple):
     """All others: AdamW trains them."""
 
 
+class CaptionReader(Protocol):
+    """What encodes the captions of a learner's batches."""
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return one ``[n_i, d]`` tensor per caption, ``n_i >= 1``."""
+        ...
+
+
+class Unread:
+    """Encodes nothing, for a learner that does not look at encodings."""
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return one zero per caption."""
+        return [torch.zeros(1, 1)] * len(captions)
+
+
 class Learner(nn.Module, ABC):
     """A module with a loss. All randomness of the loss comes from the draws it is given.
 
@@ -29,15 +46,31 @@ class Learner(nn.Module, ABC):
             loss needs the whole batch, so its batches cannot be cut into micro-batches.
         image_sizes: (height, width) of the images that ``loss`` takes: of ``Batch.images`` and,
             where there is a second one, of ``Batch.low_res``.
+        reads: Encodes the captions of its batches; None for the cascade's text encoder.
     """
 
     name: str
     per_example: bool = True
     image_sizes: tuple[Size, ...]
+    reads: CaptionReader | None = None
 
     @abstractmethod
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b]."""
+
+    def after_step(self) -> None:
+        """Bring parameters back into their range after an optimizer step; by default all may be."""
+
+    def shown(self, batch: Batch) -> list[Tensor]:
+        """Return columns of images [b 3 h w] in model space for its sheets; by default none."""
+        return []
+
+    def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
+        """Return how wrong its estimates of ``batch`` are, beside the images that it enlarges.
+
+        None for what enlarges none, or where nothing can be compared.
+        """
+        return None
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the parameters to train; by default none of them is for Muon."""

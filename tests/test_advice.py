@@ -21,8 +21,14 @@ def words(warning: str | None, *expected: str) -> None:
 
 
 def test_many_epochs_over_few_images() -> None:
-    assert many_epochs(0, 456, EPOCHS) is None
-    words(many_epochs(1, 456, 213.4), "stage 1", "456 images 213 times", "`weights` best", "`from`")
+    assert many_epochs("stage 0", 456, EPOCHS) is None
+    words(
+        many_epochs("stage 1", 456, 213.4),
+        "stage 1",
+        "456 images 213 times",
+        "`weights` best",
+        "`from`",
+    )
 
 
 def history(*values: tuple[float, float]) -> list[Losses]:
@@ -32,7 +38,7 @@ def history(*values: tuple[float, float]) -> list[Losses]:
 def test_validation_that_rises_while_training_falls() -> None:
     rising = history((0.3, 0.31), (0.2, 0.25), (0.15, 0.27), (0.1, 0.3))
     numbers = ["since step 1000", "from 0.2500 to 0.3000", "from 0.2000 to 0.1000"]
-    words(memorizing(0, rising), "stage 0", *numbers, "`weights` best")
+    words(memorizing("stage 0", rising), "stage 0", *numbers, "`weights` best")
 
 
 def test_losses_that_are_no_memorizing() -> None:
@@ -42,7 +48,7 @@ def test_losses_that_are_no_memorizing() -> None:
     only_once = history((0.3, 0.31), (0.2, 0.25), (0.1, 0.4))
     unknown = history((float("nan"), 0.25), (0.2, 0.3), (0.1, 0.4))
     for losses in (falling, training_rises, within_noise, only_once, unknown, falling[:1]):
-        assert memorizing(0, losses) is None
+        assert memorizing("stage 0", losses) is None
 
 
 def test_images_that_are_smaller_than_the_side() -> None:

@@ -52,7 +52,7 @@ class Settings:
     def write_out_stages(self) -> None:
         """Give every stage training settings of its own, so that each can be changed."""
         parameters = self.parameters()
-        count, entries = len(parameters.imagen.stages), parameters.training.learners
+        count, entries = len(parameters.imagen.learner_names), parameters.training.learners
         if len(entries) != count and len(entries) <= 1:
             stages = [entries[0].model_dump() if entries else {} for _ in range(count)]
             self.set(("training", "learners"), stages, "default")

@@ -43,6 +43,8 @@ RUN = (
     WEIGHTS.but(help=f"For --FROM. {WEIGHTS.help}", default=None, shown="final"),
     Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
            tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
+    Option("LEARNERS", "le", "What to train, by name: clip, unet_0 ...; instead of --STAGES",
+           tuple[str, ...], shown="all"),
     Option("OUTPUT", "o", "Training directory to make", Path, shown="training_<time>",
            also=("output_dir",)),
     DEVICE,
@@ -76,6 +78,7 @@ CONTRADICTIONS = {
     "RESTART_DIRECTORY": ("PARAMETERS", "DISTILL", "FROM", "TESTING"),
     "DISTILL": ("PARAMETERS", "FROM", "TESTING", "IMG_SIDE_LEN", *CASCADE),
     "IN_PLACE": ("OUTPUT",),
+    "STAGES": ("LEARNERS",),
 }
 SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
     ("training", "steps"): 4,
@@ -140,15 +143,19 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if "SEED" in given:
         settings.set(("data", "seed"), arguments.SEED, "--SEED")
     if arguments.IMG_SIDE_LEN is not None:
-        sizes = with_side(settings.parameters().imagen, arguments.IMG_SIDE_LEN).image_sizes
-        settings.set(("imagen", "image_sizes"), [list(s) for s in sizes], "--IMG_SIDE_LEN")
+        imagen = with_side(settings.parameters().imagen, arguments.IMG_SIDE_LEN)
+        sizes = [list(size) for size in imagen.image_sizes]
+        settings.set(("imagen", "image_sizes"), sizes, "--IMG_SIDE_LEN")
+        if imagen.clip is not None:
+            size = list(imagen.clip.image_size)
+            settings.set(("imagen", "clip", "image_size"), size, "--IMG_SIDE_LEN")
     return settings
 
 
 def _add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:
     """Let the chosen stages of a resumed run go on for so many minutes more."""
     parameters = settings.parameters()
-    chosen = parameters.imagen.chosen_stages(arguments.STAGES)
+    chosen = parameters.imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
     training = parameters.training.extended(arguments.MINUTES, chosen).model_dump(mode="json")
     for name in ("steps", "epochs", "minutes", "revisions"):
         settings.set(("training", name), training[name], "--MINUTES")
@@ -203,7 +210,7 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
-    parameters.imagen.chosen_stages(arguments.STAGES)
+    parameters.imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
         return 0, None
@@ -219,23 +226,26 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
     if arguments.DEVICE in ("auto", "cpu") and "WORLD_SIZE" not in os.environ:
         report_busy_cores()
-    from minimagen.text.build import build
+    from minimagen.text.build import LABELS, TRAINED_HERE, build
 
     # The first thing, before torch is imported: a misspelt name answers at once.
-    encoder = build(parameters.imagen.text_encoder_name, parameters.imagen.max_num_words)
+    name, encoder = parameters.imagen.text_encoder_name, None
+    if name not in TRAINED_HERE:
+        encoder = build(name, parameters.imagen.max_num_words)
     from minimagen.data.dataset import count_of
+    from minimagen.data.labels import labels_of
     from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.training.finetuning import Source
     from minimagen.training.interruption import Interrupted
+    from minimagen.training.learner_run import OutOfMemory
     from minimagen.training.processes.launch import launched
     from minimagen.training.run import train
-    from minimagen.training.stage_run import OutOfMemory
     from minimagen.training.trainer import NonFiniteLossError
 
     processes = launched(arguments.DEVICE, arguments.FSDP)
-    data, size = parameters.data, parameters.imagen.image_sizes[-1]
+    data, size = parameters.data, parameters.imagen.data_size
     reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
     started = time.monotonic()
     dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
@@ -244,7 +254,11 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
     if processes.rank == 0 and (hint := _suggestion(arguments, parameters, count_of(dataset))):
         print(with_flags(hint))
-    processes.first_on_each_machine(lambda: encoder.fingerprint)  # a missing one is an error now
+    if encoder is not None:  # a missing one is an error now
+        processes.first_on_each_machine(lambda: encoder.fingerprint)
+    elif name == LABELS and not parameters.imagen.labels:
+        labels = labels_of(dataset)
+        parameters = parameters._replace(imagen=parameters.imagen.replace(labels=labels))
     restart, teacher, source = arguments.RESTART_DIRECTORY, arguments.DISTILL, arguments.FROM
     weights = arguments.WEIGHTS or "final"
     try:
@@ -255,6 +269,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             data=data,
             output=restart if arguments.IN_PLACE else arguments.OUTPUT,
             stages=arguments.STAGES,
+            learners=arguments.LEARNERS,
             resume=None if restart is None else TrainingDirectory.open(restart),
             teacher=None if teacher is None else TrainingDirectory.open(teacher),
             source=None if source is None else Source(TrainingDirectory.open(source), weights),
@@ -277,11 +292,11 @@ def _suggestion(
     drawn = parameters.data.dataset.partition(":")[0] == "shapes"
     if drawn or any(is_given(arguments, name) for name in ("FROM", "DISTILL", "RESTART_DIRECTORY")):
         return None
-    size = parameters.imagen.image_sizes[-1]
+    imagen = parameters.imagen
     fitting = [
         folder
         for folder in bundled_cascades()
-        if read_imagen_config(folder / "parameters").image_sizes[-1] == size
+        if read_imagen_config(folder / "parameters").image_sizes[-1:] == imagen.image_sizes[-1:]
     ]
     if not fitting:
         return None

@@ -5,6 +5,7 @@ one, and nothing changes after construction. Keys keep the names known from MinI
 imagen-pytorch where the thing is the same; new things have the papers' names.
 """
 
+from minimagen.config.clip import ClipConfig
 from minimagen.config.data import DataConfig
 from minimagen.config.imagen import ImagenConfig
 from minimagen.config.networks import UNetConfig
@@ -26,6 +27,7 @@ from minimagen.config.stages import (
 from minimagen.config.training import LearnerTrainingConfig, TrainingConfig
 
 __all__ = [
+    "ClipConfig",
     "DataConfig",
     "DiffusionConfig",
     "DistilledConfig",

@@ -15,10 +15,14 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
     Raises:
         UserError: A stage would not have whole sides that its network can halve.
     """
-    longest, step = max(config.image_sizes[-1]), 1
-    for size, stage in zip(config.image_sizes, config.stages, strict=True):
+    longest, step = max(config.data_size), 1
+    sized = list(zip(config.image_sizes, (s.divisor for s in config.stages), strict=True))
+    clip = config.clip
+    if clip is not None:
+        sized.append((clip.image_size, clip.image.divisor))
+    for size, divisor in sized:
         for n in size:  # n * side / longest must be a multiple of the divisor
-            multiple = stage.divisor * longest
+            multiple = divisor * longest
             step = math.lcm(step, multiple // math.gcd(multiple, n))
     if side % step:
         near = [n for n in (side // step * step, (side // step + 1) * step) if n]
@@ -26,8 +30,13 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
             f"`img_side_len` {side}: this cascade needs a multiple of {step}, so that the images "
             f"of every stage have sides its network can halve; use {' or '.join(map(str, near))}"
         )
-    sizes = [[n * side // longest for n in size] for size in config.image_sizes]
-    return config.replace(image_sizes=sizes)
+
+    def at_side(size: Size) -> Size:
+        return size[0] * side // longest, size[1] * side // longest
+
+    if clip is not None:
+        clip = clip.replace(image_size=at_side(clip.image_size))
+    return config.replace(image_sizes=tuple(map(at_side, config.image_sizes)), clip=clip)
 
 
 def sizes_of_ratio(config: ImagenConfig, aspect_ratio: float | None) -> list[Size]:

@@ -4,24 +4,31 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from minimagen.checked import Config, Flag, PositiveInt
+from minimagen.config.clip import ClipConfig
 from minimagen.config.sizes import Size
 from minimagen.config.stages import StageConfig
-from minimagen.errors import UserError
+from minimagen.errors import UserError, did_you_mean
 
 
 class ImagenConfig(Config):
     """The whole cascade."""
 
-    image_sizes: tuple[Size, ...] = Field(min_length=1)
+    image_sizes: tuple[Size, ...] = ()
     """(height, width) of every stage's images; a single number means a square."""
     text_encoder_name: Annotated[str, Flag("t5", "T5_NAME", also=("text_encoder",))] = "t5_mini"
-    """Text encoder: t5_mini, minilm_mini, minilm, t5_small ..., a hub id or a folder."""
+    """Text encoder: t5_mini, minilm_mini, minilm, t5_small ..., a hub id, a folder, labels, clip
+    (the one trained here) or a training directory with a CLIP."""
     max_num_words: Annotated[PositiveInt, Flag("mw", also=("max_tokens",))] = 64
     """Longest caption in tokens; longer ones are cut."""
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    """What the text encoder ``labels`` knows; training fills it in from the data where it is
+    empty."""
+    clip: ClipConfig | None = None
+    """Trained before the stages; their text encoder, if that is called clip."""
+    stages: tuple[StageConfig, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -33,6 +40,13 @@ class ImagenConfig(Config):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
+        if not self.learner_names:
+            raise ValueError("there is nothing to train: neither a stage nor a CLIP")
+        if self.text_encoder_name == "clip" and self.clip is None:
+            raise ValueError(
+                "text_encoder_name is clip, and there is none: add clip.json, or name "
+                "a training directory that has one"
+            )
         if len(self.image_sizes) != len(self.stages):
             raise ValueError(
                 f"image_sizes has {len(self.image_sizes)} entries for {len(self.stages)} stages"
@@ -46,6 +60,55 @@ class ImagenConfig(Config):
             if stage.crop is not None:
                 self._check_crop(i, stage.crop)
         return self
+
+    @property
+    def learner_names(self) -> tuple[str, ...]:
+        """Return the names of all that is trained, in order: CLIP, stages."""
+        before = ("clip",) * (self.clip is not None)
+        return (*before, *(f"unet_{i}" for i in range(len(self.stages))))
+
+    @property
+    def first_stage(self) -> int:
+        """Return the place of the first stage among the learners."""
+        return len(self.learner_names) - len(self.stages)
+
+    @property
+    def learner_keys(self) -> tuple[int | str, ...]:
+        """Return what the draws of each learner depend on: a stage's index, or the name."""
+        return (*self.learner_names[: self.first_stage], *range(len(self.stages)))
+
+    def title(self, i: int) -> str:
+        """Return what messages call learner ``i``."""
+        key = self.learner_keys[i]
+        return f"stage {key}" if isinstance(key, int) else key
+
+    @property
+    def data_size(self) -> Size:
+        """Return (height, width) of the images to train on: those of the last stage, if any."""
+        if self.image_sizes:
+            return self.image_sizes[-1]
+        assert self.clip is not None
+        return self.clip.image_size
+
+    def chosen_learners(
+        self, stages: Sequence[int] | None = None, learners: Sequence[str] | None = None
+    ) -> Sequence[int]:
+        """Return the places of what is meant: of ``stages``, of named ``learners``, or of all.
+
+        Raises:
+            UserError: One does not exist.
+        """
+        if learners is None:
+            chosen = self.chosen_stages(stages)
+            first = 0 if stages is None else self.first_stage
+            return range(len(self.learner_names)) if stages is None else [first + i for i in chosen]
+        for name in learners:
+            if name not in self.learner_names:
+                raise UserError(
+                    f"`learners`: there is no {name!r}{did_you_mean(name, self.learner_names)}; "
+                    f"what is trained is {', '.join(self.learner_names)}"
+                )
+        return sorted({self.learner_names.index(name) for name in learners})
 
     def chosen_stages(self, stages: Sequence[int] | None) -> Sequence[int]:
         """Return which stages are meant: ``stages``, or all; a UserError if one does not exist."""

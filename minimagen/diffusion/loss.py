@@ -21,8 +21,9 @@ def training_times(uniform: Tensor, shift: float, times: TrainingTimes = "unifor
     """Return training times from ``uniform`` numbers in [0, 1): s t / (1 + (s - 1) t).
 
     ``times`` says what t is: the uniform number u itself; ``logit_normal`` sigmoid(Phi^-1(u));
-    ``half_normal`` |N| / 3, at most 1, with |N| = Phi^-1((1 + u) / 2). The map of arXiv 2403.03206 (eq. 23): t / (1 - t) is multiplied by s. 1 changes nothing; above
-    1 more times are near noise, with 3 half of the uniform ones above 0.75.
+    ``half_normal`` |N| / 3, at most 1, with |N| = Phi^-1((1 + u) / 2). The map
+    of arXiv 2403.03206 (eq. 23): t / (1 - t) is multiplied by s. 1 changes nothing; above 1 more
+    times are near noise, with 3 half of the uniform ones above 0.75.
     """
     if times == "logit_normal":
         uniform = torch.sigmoid(torch.special.ndtri(uniform))

@@ -3,8 +3,8 @@
     x_t = alpha x_0 + sigma eps          v = alpha eps - sigma x_0      (arXiv 2202.00512, app. D)
                                          u = eps - x_0                  (arXiv 2209.03003, eq. 1)
 
-Given x_t, each of eps, x_0, v and u determines the others: (alpha + sigma) x_0 = x_t - sigma u. Levels must be shaped to multiply the
-images, see ``Level.like``.
+Given x_t, each of them determines the others; with u, (alpha + sigma) x_0 = x_t - sigma u. Levels
+must be shaped to multiply the images, see ``Level.like``.
 """
 
 from torch import Tensor

@@ -128,7 +128,11 @@ class Flow(VariancePreserving):
         return torch.sigmoid(-log_snr / 2)
 
 
-SCHEDULES = {"cosine": Cosine, "linear": Linear, "flow": Flow}
+SCHEDULES: dict[str, Callable[[float], VariancePreserving]] = {
+    "cosine": Cosine,
+    "linear": Linear,
+    "flow": Flow,
+}
 
 
 def build_schedule(

@@ -12,8 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from torch import Tensor
 
 from minimagen.config import Size
-from minimagen.draws import Draws, Noise
-from minimagen.images import Batch
+from minimagen.draws import Noise
 from minimagen.learner import Learner
 
 Sampling = TypeVar("Sampling")
@@ -62,13 +61,6 @@ class Stage(Learner, Generic[Sampling]):
     def notes(self) -> list[str]:
         """Return lines for the user on what was sampled since the last call."""
         return []
-
-    def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
-        """Return how wrong its estimates of ``batch`` are, beside the images that it enlarges.
-
-        None for a stage that enlarges none, or where nothing can be compared.
-        """
-        return None
 
     @abstractmethod
     def sample(

@@ -1,12 +1,13 @@
 """The training directory: names and finds everything in it (see docs/architecture.md)."""
 
 import itertools
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.config import ClipConfig, DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.stages import read_stage
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
@@ -20,6 +21,9 @@ class Parameters(NamedTuple):
     training: TrainingConfig
     data: DataConfig
 
+
+LEARNER = re.compile(r"clip|unet_\d+")
+"""The name of what is trained, and of its file of parameters."""
 
 Choice = str | int
 """Which averaged weights: ``final``, ``best`` (lowest validation loss), or those after so many
@@ -103,8 +107,9 @@ class TrainingDirectory:
 
     @property
     def is_trained(self) -> bool:
-        """Whether there are weights of every stage."""
-        names = [path.stem for path in self.parameters.glob("unet_*.json")]
+        """Whether there are weights of every learner."""
+        names = [path.stem for path in sorted(self.parameters.glob("*.json"))]
+        names = [name for name in names if LEARNER.fullmatch(name)]
         return len(names) > 0 and all(self.weights(name).is_file() for name in names)
 
     def weights(self, name: str) -> Path:
@@ -129,11 +134,6 @@ class TrainingDirectory:
     def checkpoint_prefix(self, name: str) -> str:
         """Return what the names of a learner's checkpoints begin with."""
         return f"{name}_step_"
-
-
-def stage_name(i: int) -> str:
-    """Return the name of stage ``i``."""
-    return f"unet_{i}"
 
 
 def new_output(given: str | Path | None, prefix: str) -> Path:
@@ -162,8 +162,12 @@ def stamped(prefix: str) -> Path:
 
 
 def write_parameters(folder: Path, parameters: Parameters) -> None:
-    """Write the full configuration: imagen.json, unet_<i>.json, training.json, data.json."""
+    """Write the full configuration: imagen.json, one file per learner, training.json, data.json."""
     imagen = parameters.imagen.model_dump(mode="json")
+    if (clip := imagen.pop("clip")) is not None:
+        write_json(folder / "clip.json", clip)
+    if not imagen["labels"]:
+        del imagen["labels"]
     for i, stage in enumerate(imagen.pop("stages")):
         write_json(folder / f"unet_{i}.json", stage)
     write_json(folder / "imagen.json", imagen)
@@ -192,14 +196,22 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     while (path := folder / f"unet_{len(stages)}.json").is_file():
         stages.append(read_json(path))
         read_stage(stages[-1], str(path))  # a mistake names its file
-    if not isinstance(imagen, dict) or "stages" in imagen:
-        raise UserError(f"{folder / 'imagen.json'}: the stages belong in unet_0.json ...")
+    if not isinstance(imagen, dict) or {"stages", "clip"} & imagen.keys():
+        raise UserError(
+            f"{folder / 'imagen.json'}: the stages belong in unet_0.json ..., a CLIP in clip.json"
+        )
     values: dict[str, Any] = {"imagen": imagen | {"stages": stages}}
+    if (path := folder / "clip.json").is_file():
+        values["imagen"]["clip"] = read_json(path)
+        ClipConfig.read(values["imagen"]["clip"], str(path))  # a mistake names its file
     for name in ("training", "data"):
         if (path := folder / f"{name}.json").is_file():
             values[name] = read_json(path)
             if not isinstance(values[name], dict):
                 raise UserError(f"{path} must be a JSON object of settings")
+    training = values.get("training", {})
+    if "stages" in training and "learners" not in training:  # of an earlier version
+        training["learners"] = training.pop("stages")
     return values
 
 

@@ -1,7 +1,7 @@
-"""One training directory for several jobs, each of which trains other stages.
+"""One training directory for several jobs, each of which trains other learners.
 
 The first one makes it, whole, beside its place and renames it there; the others compare their
-parameters with its. Each claims its stages by a file that only one job can make.
+parameters with its. Each claims its learners by a file that only one job can make.
 """
 
 import secrets
@@ -17,7 +17,6 @@ from minimagen.storage.directory import (
     Parameters,
     TrainingDirectory,
     read_parameters,
-    stage_name,
     stamped,
     write_parameters,
 )
@@ -32,7 +31,7 @@ LONGEST_WAIT = 10.0  # s; another job joins in a fraction of that
 def start_directory(
     output: str | Path | None,
     parameters: Parameters,
-    stages: Sequence[int],
+    chosen: Sequence[int],
     joinable: bool = True,
     also: Filling | None = None,
 ) -> TrainingDirectory:
@@ -40,9 +39,9 @@ def start_directory(
 
     Args:
         output: Where; ``training_<local time>`` here by default.
-        parameters: With one number of steps, or of minutes, for each stage.
-        stages: What this job trains.
-        joinable: Whether it may join: it also must not train all stages, nor one that another has.
+        parameters: With one number of steps, or of minutes, for each learner.
+        chosen: What this job trains.
+        joinable: Whether it may join: it also must not train all, nor what another job has.
         also: Puts what else belongs there into a new directory before it appears.
 
     Raises:
@@ -51,15 +50,15 @@ def start_directory(
     path = stamped("training") if output is None else Path(output)
     new = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        _fill(new, parameters, stages, also)
+        _fill(new, parameters, chosen, also)
         new.rename(path)  # fails where there is something
     except OSError as error:
         if path.is_dir() and not any(path.iterdir()):  # empty, and not to be replaced: a mount
-            _fill(path, parameters, stages, also)
+            _fill(path, parameters, chosen, also)
         elif path.exists():
-            if not joinable or len(stages) == len(parameters.imagen.stages):
+            if not joinable or len(chosen) == len(parameters.imagen.learner_names):
                 raise UserError(TAKEN.format(path)) from None
-            _join(TrainingDirectory(path), parameters, stages)
+            _join(TrainingDirectory(path), parameters, chosen)
         else:
             raise UserError(f"cannot make {path}: {error}") from None
     finally:
@@ -67,16 +66,17 @@ def start_directory(
     return TrainingDirectory(path)
 
 
-def _fill(path: Path, parameters: Parameters, stages: Sequence[int], also: Filling | None) -> None:
+def _fill(path: Path, parameters: Parameters, chosen: Sequence[int], also: Filling | None) -> None:
     directory = TrainingDirectory(path)
+    names = [parameters.imagen.learner_names[i] for i in chosen]
     directory.make()
     write_parameters(directory.parameters, parameters)
-    _claim(directory, stages)
+    _claim(directory, names)
     if also is not None:
         also(directory)
 
 
-def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence[int]) -> None:
+def _join(directory: TrainingDirectory, parameters: Parameters, chosen: Sequence[int]) -> None:
     """Take part in a directory that is already there."""
     taken = TAKEN.format(directory)
     if not (directory.parameters / "data.json").is_file():
@@ -85,21 +85,22 @@ def _join(directory: TrainingDirectory, parameters: Parameters, stages: Sequence
         existing = read_parameters(directory.parameters)
         if different := _differences(existing, parameters):
             raise UserError(f"{taken} (its parameters differ: {', '.join(different)})")
-        if not _claim(directory, stages):
+        names = [parameters.imagen.learner_names[i] for i in chosen]
+        if not _claim(directory, names):
             raise UserError(
-                f"{taken} (it already has stage {', '.join(map(str, stages))}; to go on with it "
+                f"{taken} (it already has {', '.join(names)}; to go on with it "
                 f"`resume` {directory})"
             )
         lengths = {}
         for name in LENGTHS:
             theirs, ours = (getattr(p.training, name) for p in (existing, parameters))
             if isinstance(ours, tuple) and ours:  # a run writes one for each stage
-                lengths[name] = [(ours if i in stages else theirs)[i] for i in range(len(ours))]
+                lengths[name] = [(ours if i in chosen else theirs)[i] for i in range(len(ours))]
         _write_training(directory, existing.training.replace(**lengths))
 
 
 def record_revisions(directory: TrainingDirectory, i: int, revisions: Sequence[Revision]) -> None:
-    """Write the revisions of stage ``i`` beside those of other stages, which other jobs may have.
+    """Write the revisions of learner ``i`` beside those of others, which other jobs may have.
 
     Raises:
         UserError: If they cannot be written.
@@ -115,13 +116,13 @@ def _write_training(directory: TrainingDirectory, training: TrainingConfig) -> N
     write_json(directory.parameters / "training.json", training.model_dump(mode="json"))
 
 
-def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
-    """Mark ``stages`` as trained by this job; return False, unmarked, if another job has one."""
+def _claim(directory: TrainingDirectory, names: Sequence[str]) -> bool:
+    """Mark learners as trained by this job; return False, unmarked, if another job has one."""
     claimed: list[Path] = []
-    for i in stages:
-        claim = directory.claim(stage_name(i))
+    for name in names:
+        claim = directory.claim(name)
         try:
-            if _has_begun(directory, stage_name(i)):
+            if _has_begun(directory, name):
                 raise FileExistsError
             claim.touch(exist_ok=False)
         except FileExistsError:
@@ -133,7 +134,7 @@ def _claim(directory: TrainingDirectory, stages: Sequence[int]) -> bool:
 
 
 def _has_begun(directory: TrainingDirectory, name: str) -> bool:
-    """Return whether a stage has weights, not only those of the source that it is to start from."""
+    """Return whether a learner has weights, not only those that it is to start from."""
     prefix = directory.checkpoint_prefix(name)
     if kept := checkpoints(directory.tmp, prefix):
         return int(kept[-1].stem.removeprefix(prefix)) > 0

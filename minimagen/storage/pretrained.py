@@ -1,14 +1,15 @@
 """Weights, and the configuration that they were trained for."""
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from pydantic import model_validator
 from torch import nn
 
 from minimagen.checked import Config, per_stage
-from minimagen.config import ImagenConfig, Size, StageConfig
+from minimagen.config import ClipConfig, ImagenConfig, Size, StageConfig
 from minimagen.errors import UserError
 from minimagen.learner import Learner
 from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights
@@ -26,8 +27,33 @@ class Named(Protocol):
         ...
 
 
-class Identity(Config):
-    """What the weights of a stage depend on; in the header of their file."""
+class PartIdentity(Config):
+    """What the weights of a learner depend on; in the header of their file."""
+
+    def difference(self, other: Self) -> str:
+        """Return what ``other`` has otherwise, in words; "" where the weights fit both."""
+        return first_difference(self.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
+class ClipIdentity(PartIdentity):
+    """What the weights of a CLIP depend on."""
+
+    clip: ClipConfig
+    reads: str | None
+    """The fingerprint of the frozen text encoder that its text tower reads."""
+
+
+class Part(Learner):
+    """A learner that is frozen while stages train on what it makes."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> PartIdentity:
+        """Return what its weights depend on."""
+
+
+class Identity(PartIdentity):
+    """What the weights of a stage depend on."""
 
     stage: StageConfig
     image_sizes: tuple[Size, ...]
@@ -55,7 +81,7 @@ class Identity(Config):
             text_encoder_fingerprint=text_encoder.fingerprint,
         )
 
-    def difference(self, other: "Identity") -> str:
+    def difference(self, other: Self) -> str:
         """Return what ``other`` has otherwise, in words; "" where the weights fit both.
 
         Sampling settings do not matter. Where a fingerprint is missing, the encoder's name does.
@@ -123,33 +149,55 @@ def find_weights(directory: TrainingDirectory, name: str, choice: Choice = "fina
     return kept[choice]
 
 
-def load_stages(
-    stages: Sequence[Learner],
-    identity: Callable[[int], Identity],
+class Cascade(Protocol):
+    """What has learners, and knows what their weights depend on."""
+
+    config: ImagenConfig
+
+    @property
+    def learners(self) -> Sequence[Learner]:
+        """Return all that is trained, in order."""
+        ...
+
+    def identity(self, i: int) -> PartIdentity:
+        """Return what weights of learner ``i`` depend on."""
+        ...
+
+
+def load_learners(
+    cascade: Cascade,
     directory: TrainingDirectory,
     weights: Choices = "final",
     chosen: Sequence[int] | None = None,
 ) -> None:
-    """Load the weights of stages from a training directory.
+    """Load the weights of learners from a training directory, in order.
 
     Args:
-        stages: What to load them into.
-        identity: Returns what stage i is.
+        cascade: What to load them into.
         directory: Where they are.
         weights: ``final``, ``best`` (lowest validation loss) or the step of a kept checkpoint; of
-            all stages, or one each.
-        chosen: The stages to load; all by default.
+            all stages, or one each. What is frozen while they train has its final ones.
+        chosen: The places of the learners to load; all by default.
 
     Raises:
-        UserError: A stage's weights are missing, damaged, or of something else.
+        UserError: A learner's weights are missing, damaged, or of something else.
     """
-    choices = per_stage("`weights`", weights, len(stages))
-    for i in range(len(stages)) if chosen is None else chosen:
-        load_stage(stages[i], find_weights(directory, stages[i].name, choices[i]), identity(i))
+    first = cascade.config.first_stage
+    choices = per_stage("`weights`", weights, len(cascade.config.stages))
+    for i in range(len(cascade.learners)) if chosen is None else chosen:
+        learner, choice = cascade.learners[i], choices[i - first] if i >= first else "final"
+        load_stage(learner, find_weights(directory, learner.name, choice), cascade.identity(i))
 
 
-def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
-    """Load averaged weights into a stage after checking that they were trained for ``wanted``.
+def load_frozen(cascade: Cascade, directory: TrainingDirectory) -> None:
+    """Load what stages are trained with, as far as the directory has it, and not the stages."""
+    for i in range(cascade.config.first_stage):
+        if directory.weights(cascade.learners[i].name).is_file():
+            load_learners(cascade, directory, chosen=[i])
+
+
+def load_stage(stage: nn.Module, path: Path, wanted: PartIdentity) -> None:
+    """Load averaged weights into a learner after checking that they were trained for ``wanted``.
 
     Args:
         stage: What to load them into.
@@ -160,7 +208,7 @@ def load_stage(stage: nn.Module, path: Path, wanted: Identity) -> None:
         UserError: There is nothing, it is damaged, or its weights are of something else.
     """
     weights = load_averages(path) if path.is_dir() else load_weights(path)
-    found = Identity.read(weights.state.get("stage"), f"the header of {path}")
+    found = type(wanted).read(weights.state.get("stage"), f"the header of {path}")
     if difference := found.difference(wanted):
         raise UserError(
             f"{path} was trained with another configuration than this cascade's: {difference}; "

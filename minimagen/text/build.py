@@ -1,18 +1,82 @@
-"""The one place that makes text encoders."""
+"""The one place that makes text encoders, and the CLIP that may be one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimagen.text.encoding import TextEncoder
 from minimagen.text.pretrained import PretrainedEncoder
 
+if TYPE_CHECKING:
+    from minimagen.config import ImagenConfig
+    from minimagen.text.clip import Clip
 
-def build(name: str, max_num_words: int) -> TextEncoder:
-    """Return the frozen text encoder called ``name``; nothing is loaded before it is used.
+CLIP, LABELS = "clip", "labels"
+TRAINED_HERE = (CLIP, LABELS)
+"""The names of encoders that are known only once the data is, or are trained on it."""
+
+
+def build(
+    name: str, max_num_words: int, labels: Sequence[str] = (), clip: Clip | None = None
+) -> TextEncoder:
+    """Return the frozen text encoder called ``name``; a pretrained one loads at its first caption.
 
     Args:
         name: ``t5_mini``, ``minilm_mini``, another short name (``minilm``, ``t5_small`` ...), a hub
-            id or a local folder.
+            id or a local folder; ``labels``; ``clip``; a training directory that has a CLIP.
         max_num_words: Longest caption in tokens; longer ones are cut.
+        labels: What ``labels`` knows.
+        clip: What ``clip`` is.
 
     Raises:
         UserError: No encoder has this name, or ``max_num_words`` is below 1.
     """
+    if name == LABELS:
+        from minimagen.text.labels import LabelEncoder
+
+        return LabelEncoder(labels)
+    if name == CLIP and clip is not None:
+        from minimagen.text.clip_encoder import ClipEncoder
+
+        return ClipEncoder(clip)
+    if (Path(name) / "parameters" / "clip.json").is_file():
+        from minimagen.text.clip_encoder import ClipEncoder
+
+        return ClipEncoder(load_clip(Path(name)), name)
     return PretrainedEncoder(name, max_num_words)
+
+
+def build_clip(config: ImagenConfig, seed: int) -> Clip | None:
+    """Return the CLIP of a cascade with fresh weights, which depend on ``seed`` only, if any."""
+    if config.clip is None:
+        return None
+    import torch
+
+    from minimagen.draws import derive_seed
+    from minimagen.text.clip import Clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, CLIP, "weights"))
+        return Clip(config.clip)
+
+
+def load_clip(folder: Path) -> Clip:
+    """Return the trained CLIP of a training directory, frozen.
+
+    Raises:
+        UserError: There is none, or its weights are missing or damaged.
+    """
+    from minimagen.errors import UserError
+    from minimagen.storage.directory import TrainingDirectory, read_imagen_config
+    from minimagen.storage.pretrained import find_weights, load_stage
+    from minimagen.text.clip import Clip
+
+    directory = TrainingDirectory.open(folder)
+    config = read_imagen_config(directory.parameters).clip
+    if config is None:
+        raise UserError(f"{folder} has no CLIP: it needs parameters/clip.json")
+    clip = Clip(config)
+    load_stage(clip, find_weights(directory, CLIP), clip.identity)
+    return clip.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.storage.directory import TrainingDirectory, read_parameters, stage_name
+from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.files import cannot_write
 
 
@@ -16,20 +16,23 @@ def kept_teacher(directory: TrainingDirectory | None) -> TrainingDirectory | Non
     return TrainingDirectory.open(directory.teacher)
 
 
-def stages_to_teach(
-    imagen: Imagen, teacher: TrainingDirectory | None, stages: Sequence[int] | None
+def learners_to_teach(
+    imagen: Imagen,
+    teacher: TrainingDirectory | None,
+    stages: Sequence[int] | None = None,
+    learners: Sequence[str] | None = None,
 ) -> Sequence[int]:
-    """Return which of ``stages``, all by default, a run trains.
+    """Return the places of which of ``stages``, or of ``learners``, all by default, a run trains.
 
     With a teacher (which may be distilled itself), only stages that have something to learn.
 
     Raises:
         UserError: A stage is asked for that learns nothing, or the teacher is of another kind.
     """
-    own = imagen.config
-    chosen = own.chosen_stages(stages)
+    own, first = imagen.config, imagen.config.first_stage
+    chosen = own.chosen_learners(stages, learners)
     if teacher is None:
-        for i in chosen:
+        for i in (place - first for place in chosen if place >= first):
             if own.stages[i].distilled_steps is not None:
                 raise UserError(
                     f"stage {i} is to be distilled from a trained one; name its training "
@@ -41,15 +44,16 @@ def stages_to_teach(
     for i, (stage, other) in enumerate(zip(own.stages, theirs.stages, strict=False)):
         if stage.distilled_steps not in (None, other.distilled_steps):
             taught[i] = other.distilled(stage.distilled_steps)
-            learning.append(i)
+            learning.append(first + i)
     if theirs.replace(stages=taught) != own:
         raise UserError(
             f"{teacher} is no teacher of this cascade: their stages, sizes or text encoders "
             "differ; give the training directory whose stages are to sample in fewer steps"
         )
-    for i in chosen if stages is not None else ():
+    for i in chosen if (stages, learners) != (None, None) else ():
         if i not in learning:
-            raise UserError(f"stage {i} has nothing to learn from {teacher}: both sample alike")
+            name = own.title(i)
+            raise UserError(f"{name} has nothing to learn from {teacher}: both sample alike")
     if not learning:
         raise UserError(f"{teacher} already samples in so many steps; give fewer `timesteps`")
     return [i for i in chosen if i in learning]
@@ -66,9 +70,8 @@ def keep_teacher(
     try:
         for folder in (teacher.parameters, teacher.state_dicts):
             shutil.copytree(folder, directory.teacher / folder.name)
-        for i in range(len(read_parameters(teacher.parameters).imagen.stages)):
+        for i, name in enumerate(read_parameters(teacher.parameters).imagen.learner_names):
             if i not in learning:
-                name = stage_name(i)
                 shutil.copyfile(teacher.weights(name), directory.weights(name))
     except (OSError, shutil.Error) as error:
         raise cannot_write(directory.teacher, error) from None

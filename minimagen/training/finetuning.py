@@ -11,7 +11,7 @@ from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import save_checkpoint, save_weights
 from minimagen.storage.directory import Choices, TrainingDirectory
-from minimagen.storage.pretrained import load_stages
+from minimagen.storage.pretrained import load_learners
 from minimagen.training.plan import Plan
 from minimagen.training.resume import run_identity
 
@@ -25,19 +25,20 @@ class Source(NamedTuple):
 
 
 def start_from(imagen: Imagen, source: Source) -> SourceConfig:
-    """Give the stages of ``imagen`` the weights that ``source`` has of them.
+    """Give the learners of ``imagen`` the weights that ``source`` has of them.
 
-    A stage without weights there keeps those that it has.
+    One without weights there keeps those that it has.
 
     Raises:
-        UserError: There are no weights of any stage, or they are those of another configuration.
+        UserError: There are no weights of any, or they are those of another configuration.
     """
     directory = source.directory
-    found = [i for i, s in enumerate(imagen.stages) if directory.weights(s.name).is_file()]
+    learners = imagen.learners
+    found = [i for i, each in enumerate(learners) if directory.weights(each.name).is_file()]
     if not found:
         raise UserError(f"{directory} has no trained weights; give another one as `source`")
-    load_stages(imagen.stages, imagen.identity, directory, source.weights, found)
-    weights = fingerprint([imagen.stages[i] for i in found])
+    load_learners(imagen, directory, source.weights, found)
+    weights = fingerprint([learners[i] for i in found])
     return SourceConfig(directory=str(directory), fingerprint=weights, stages=tuple(found))
 
 
@@ -62,7 +63,7 @@ def keep_start(plan: Plan, directory: TrainingDirectory) -> None:
     """
     assert plan.config.source is not None
     for i in plan.config.source.stages:
-        stage = plan.imagen.stages[i]
+        stage = plan.imagen.learners[i]
         weights = {name: p.detach() for name, p in stage.named_parameters()}
         tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
         tensors |= {f"ema.{name}": tensor.clone() for name, tensor in weights.items()}
@@ -73,12 +74,13 @@ def keep_start(plan: Plan, directory: TrainingDirectory) -> None:
 
 
 def announce_start(plan: Plan) -> Iterator[str]:
-    """Yield a line for each stage on what it starts from."""
+    """Yield a line for each learner on what it starts from."""
     source = plan.config.source
     if source is None:
         return
     for i in plan.chosen:
+        title = plan.imagen.config.title(i)
         if i in source.stages:
-            yield f"stage {i} starts from the weights of {source.directory}"
+            yield f"{title} starts from the weights of {source.directory}"
         else:
-            yield f"stage {i} starts at random: {source.directory} has no weights of it"
+            yield f"{title} starts at random: {source.directory} has no weights of it"

@@ -1,4 +1,4 @@
-"""How long each stage trains: steps, given or by epochs, or minutes, which a clock measures."""
+"""How long each learner trains: steps, given or by epochs, or minutes, which a clock measures."""
 
 import math
 from dataclasses import replace
@@ -9,10 +9,10 @@ from minimagen.training.plan import Plan
 
 
 def with_lengths(plan: Plan) -> Plan:
-    """Return the plan with a number of optimizer steps, or with minutes, for every stage.
+    """Return the plan with a number of optimizer steps, or with minutes, for every learner.
 
     Raises:
-        UserError: There is not one number for each stage, or no epoch.
+        UserError: There is not one number for each learner, or no epoch.
     """
     config = plan.config
     if config.minutes is None:
@@ -23,16 +23,17 @@ def with_lengths(plan: Plan) -> Plan:
 
 
 def _steps_of(plan: Plan) -> tuple[int, ...]:
-    config, stages = plan.config, range(len(plan.imagen.stages))
+    config, learners = plan.config, range(len(plan.imagen.learners))
     if isinstance(config.steps, tuple):
-        if len(config.steps) != len(stages):
-            raise UserError(f"steps has {len(config.steps)} entries for {len(stages)} stages")
+        if len(config.steps) != len(learners):
+            names = ", ".join(plan.imagen.config.learner_names)
+            raise UserError(f"steps has {len(config.steps)} entries for {len(learners)}: {names}")
         return config.steps
     if config.steps is not None:
-        return (config.steps,) * len(stages)
+        return (config.steps,) * len(learners)
     assert config.epochs is not None
     counted = count_of(plan.training)
     if counted is None:
         raise UserError("a stream has no length, so no epochs: give `steps` or `minutes` instead")
     images = config.epochs * counted
-    return tuple(math.ceil(images / config.batch_size_of(i)) for i in stages)
+    return tuple(math.ceil(images / config.batch_size_of(i)) for i in learners)

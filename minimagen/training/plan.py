@@ -10,7 +10,8 @@ from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.training import UNKNOWN, Revision
 from minimagen.data.dataset import Dataset, Samples
-from minimagen.data.loading.batches import good_samples, training_batches, validation_batches
+from minimagen.data.loading.batches import encoded, good_samples, read_batches, training_batches
+from minimagen.data.loading.reading import RawBatch
 from minimagen.data.loading.workers import Workers, choose_workers, usable_cores
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -34,11 +35,11 @@ class Plan:
 
     Attributes:
         imagen: The cascade.
-        config: With one entry of ``stages`` for each stage.
+        config: With one entry of ``learners`` for each learner.
         data: What the images are, as ``data.json`` has it.
-        chosen: The stages to train.
+        chosen: The places of the learners to train.
         training: The images to train on.
-        valid: The images to validate on, of the size of the last stage.
+        valid: The images to validate on, of the data's size.
         captions: Those of the sample sheets.
         processes: Those that train together.
     """
@@ -48,26 +49,26 @@ class Plan:
     data: DataConfig
     chosen: Sequence[int]
     training: Dataset
-    valid: Sequence[Batch]
+    valid: Sequence[RawBatch]
     captions: Sequence[str]
     processes: Processes = field(default_factory=Processes)
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Return the steps of every stage; UNKNOWN where the clock decides."""
-        stages = range(len(self.imagen.stages))
-        return tuple(self.config.steps_of(i) or UNKNOWN for i in stages)
+        """Return the steps of every learner; UNKNOWN where the clock decides."""
+        learners = range(len(self.imagen.learners))
+        return tuple(self.config.steps_of(i) or UNKNOWN for i in learners)
 
     def seconds(self, i: int) -> float:
-        """Return the time of stage ``i``; 0 where there are steps."""
+        """Return the time of learner ``i``; 0 where there are steps."""
         return 60 * self.config.divided(self.chosen)[i] if self.config.minutes else 0.0
 
     def follows_clock(self, i: int) -> bool:
-        """Return whether the clock decides how long stage ``i`` goes on."""
+        """Return whether the clock decides how long learner ``i`` goes on."""
         return self.config.minutes is not None and not any(r.ended for r in self.revisions(i)[-1:])
 
     def revisions(self, i: int) -> tuple[Revision, ...]:
-        """Return those of the plan of stage ``i`` so far."""
+        """Return those of the plan of learner ``i`` so far."""
         return self.config.revisions[i] if self.config.revisions else ()
 
     @property
@@ -76,17 +77,19 @@ class Plan:
         return Parameters(self.imagen.config, self.config, self.data)
 
     def lasting(self, steps: tuple[int, ...]) -> "Plan":
-        """Return the plan with so many steps for each stage."""
+        """Return the plan with so many steps for each learner."""
         return replace(self, config=self.config.replace(steps=steps, epochs=None, minutes=None))
 
-    def trainer(self, i: int, stage: Learner, steps: int) -> Trainer:
-        """Return what trains ``stage`` as stage ``i``, for so many steps."""
+    def trainer(self, i: int, learner: Learner, steps: int) -> Trainer:
+        """Return what trains ``learner`` as number ``i``, for so many steps."""
         config = self.config
         options = config.seed, config.accum_iter, config.precision, self.processes
-        return Trainer(stage, i, config.learners[i], steps, *options)
+        return Trainer(
+            learner, self.imagen.config.learner_keys[i], config.learners[i], steps, *options
+        )
 
     def clock(self, available: float, begun: float) -> StageClock:
-        """Return the clock of a stage that has so many seconds and began then."""
+        """Return the clock of a learner that has so many seconds and began then."""
         untimed = UNTIMED_STEPS * len(self.training.sizes)
         return StageClock(available, begun, self.config, untimed)
 
@@ -101,14 +104,14 @@ class Plan:
         return choose_workers(self.training, device, usable_cores(), ranks_here)
 
     def batches(self, i: int, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of the steps ``start ... stop - 1`` of stage ``i``, at its own size.
+        """Yield the batches of the steps ``start ... stop - 1`` of learner ``i``, at its own size.
 
         Each has the rows of this rank; for a GPU they are in pinned memory.
         """
-        full, own = self.imagen.config.image_sizes[-1], self.imagen.stages[i].image_sizes
+        full, learner = self.imagen.config.data_size, self.imagen.learners[i]
         return training_batches(
             self.training,
-            self.imagen.text_encoder,
+            learner.reads or self.imagen.text_encoder,
             self.config.batch_size_of(i),
             self.config.seed,
             start,
@@ -116,14 +119,15 @@ class Plan:
             self.workers.number,
             self.processes.rank,
             self.processes.world,
-            sizes=LearnerSizes(full, *own),
+            sizes=LearnerSizes(full, *learner.image_sizes),
             pin_memory=self.processes.device.type == "cuda",
         )
 
     def validation(self, i: int) -> list[Batch]:
-        """Return the images to validate stage ``i`` on, at its own size."""
-        full, own = self.imagen.config.image_sizes[-1], self.imagen.stages[i].image_sizes
-        return [batch.at(own, full) for batch in self.valid]
+        """Return the images to validate learner ``i`` on, at its own size."""
+        full, learner = self.imagen.config.data_size, self.imagen.learners[i]
+        reader = learner.reads or self.imagen.text_encoder
+        return [encoded(batch, reader).at(learner.image_sizes, full) for batch in self.valid]
 
 
 def make_plan(
@@ -136,48 +140,54 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a run on ``dataset``, which is divided as ``data`` has it.
 
-    Puts a cache before the text encoder, so that it encodes each caption once.
+    Puts a cache before a frozen text encoder, so that it encodes each caption once.
 
     Raises:
         UserError: The images are not of the last stage's size, or too few or too bad.
     """
     data = data.replace(**dataset.description)
-    if not isinstance(imagen.text_encoder, EmbeddingCache):
-        imagen.text_encoder = EmbeddingCache.on_disk(imagen.text_encoder, dataset.endless)
+    if not imagen.config.first_stage:  # otherwise the text encoder may not be trained yet
+        cache_captions(imagen, dataset.endless)
     training, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
     _check_sizes(dataset, validation, imagen.config, data.aspect_buckets)
-    valid = validation_batches(validation, imagen.text_encoder, VALIDATED_AT_ONCE, data.valid_num)
+    valid = read_batches(validation, VALIDATED_AT_ONCE, data.valid_num)
     captions = config.sample_captions or [s.caption for s in good_samples(validation, ON_SHEET)]
     if data.max_samples is not None:
         training = training.at_most(data.max_samples, data.seed)
     return Plan(imagen, config, data, chosen, training, valid, captions, processes)
 
 
+def cache_captions(imagen: Imagen, endless: bool) -> None:
+    """Put a cache before the text encoder, whose weights do not change any more."""
+    if not isinstance(imagen.text_encoder, EmbeddingCache):
+        imagen.text_encoder = EmbeddingCache.on_disk(imagen.text_encoder, endless)
+
+
 def _check_sizes(
     dataset: Dataset, validation: Samples, config: ImagenConfig, several: bool
 ) -> None:
-    """Raise a UserError unless the last stage generates such images, ``several`` sizes or one."""
+    """Raise a UserError unless the last learner takes such images, ``several`` sizes or one."""
     given = next(good_samples(validation, 1)).image.shape[:2]
-    last = config.image_sizes[-1]
+    last = config.data_size
     valid = aspect_buckets(config) if several else (last,)
     for size in (given, *dataset.sizes):
         if size not in valid:
             raise UserError(
-                f"the images are {size[0]} x {size[1]}, the last stage generates {last}; load the "
+                f"the images are {size[0]} x {size[1]}, the cascade takes {last}; load the "
                 "data at that size, or with buckets=aspect_buckets(imagen.config)"
             )
 
 
 def check_settings(
     config: TrainingConfig,
-    stages: Sequence[Learner],
+    learners: Sequence[Learner],
     chosen: Sequence[int],
     world: int = 1,
     sharded: bool = False,
 ) -> None:
-    """Raise a UserError unless the settings fit the stages, the processes and what is installed.
+    """Raise a UserError unless the settings fit the learners, the processes and what is installed.
 
-    ``config`` has one entry for each stage; ``world`` processes divide each batch.
+    ``config`` has one entry for each learner; ``world`` processes divide each batch.
     """
     parts = world * config.accum_iter
     for i in chosen:
@@ -185,13 +195,14 @@ def check_settings(
         divided = f"{world} ranks x `accum_iter` {config.accum_iter}"
         if size % parts:
             raise UserError(
-                f"`batch_size` {size} of stage {i}, all ranks together, is not divisible by "
-                f"{divided}; use a multiple of {parts}"
+                f"`batch_size` {size} of {learners[i].name}, all ranks together, is not "
+                f"divisible by {divided}; use a multiple of {parts}"
             )
-        if parts > 1 and not stages[i].per_example:
+        if not learners[i].per_example and (config.accum_iter > 1 or sharded):
             raise UserError(
-                f"the loss of {stages[i].name} compares the examples of a whole batch, which "
-                f"{divided} would divide; use one process and `accum_iter` 1"
+                f"the loss of {learners[i].name} compares the examples of a whole batch, which "
+                f"`accum_iter` {config.accum_iter} would cut into pieces; give `accum_iter` 1, and "
+                "no `fsdp`"
             )
     if sharded and any(config.learners[i].optimizer == "muon" for i in chosen):
         raise UserError(

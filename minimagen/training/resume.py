@@ -10,7 +10,7 @@ from minimagen.errors import UserError
 from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
-from minimagen.storage.pretrained import Identity, first_difference
+from minimagen.storage.pretrained import PartIdentity, first_difference
 from minimagen.training.plan import Plan
 
 MAY_CHANGE = (
@@ -20,7 +20,7 @@ MAY_CHANGE = (
 
 
 def run_identity(plan: Plan, i: int) -> dict[str, Any]:
-    """Return what must not change when stage ``i`` is resumed; kept in its checkpoints, JSON.
+    """Return what must not change when learner ``i`` is resumed; kept in its checkpoints, JSON.
 
     All that the weights' bits depend on, except for the folder of the data: it may have moved.
     """
@@ -48,11 +48,11 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
     Called before the new directory is made, so that a refused run leaves nothing behind.
     """
     for i in plan.chosen:
-        stage = plan.imagen.stages[i]
-        folder = find_newest(resume.tmp, resume.checkpoint_prefix(stage.name))
+        learner, title = plan.imagen.learners[i], plan.imagen.config.title(i)
+        folder = find_newest(resume.tmp, resume.checkpoint_prefix(learner.name))
         if folder is None:
             continue
-        checkpoints = f"the checkpoints of stage {i} in {resume}"
+        checkpoints = f"the checkpoints of {title} in {resume}"
         state = read_json(folder / STATE)
         if "run" not in state:
             raise UserError(f"{checkpoints} are too old to say of which run they are")
@@ -61,7 +61,7 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
                 f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"
             )
-        shapes = {f"model.{n}": p.shape for n, p in stage.named_parameters()}
+        shapes = {f"model.{n}": p.shape for n, p in learner.named_parameters()}
         found = {n: s for n, s in saved_shapes(folder).items() if n.startswith("model.")}
         if found != shapes:
             raise UserError(
@@ -70,12 +70,12 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
             )
         if state["step"] > plan.steps[i]:
             raise UserError(
-                f"stage {i} of {resume} already has {state['step']} steps, more than the "
+                f"{title} of {resume} already has {state['step']} steps, more than the "
                 f"{plan.steps[i]} asked for; give more steps or epochs"
             )
 
 
-def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identity) -> str:
+def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], learner: PartIdentity) -> str:
     """Return the first difference between two runs in words; "" where there is none."""
     where = "its run"
     before, after = dict(saved), dict(now)
@@ -90,4 +90,4 @@ def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], stage: Identit
     after["stage"] = before["stage"]  # compared below, by its own rules
     if found := first_difference(before, after):
         return found
-    return Identity.read(saved["stage"], where).difference(stage)
+    return type(learner).read(saved["stage"], where).difference(learner)

@@ -13,15 +13,16 @@ from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.training.distillation import kept_teacher, stages_to_teach
+from minimagen.storage.pretrained import load_frozen
+from minimagen.training.distillation import kept_teacher, learners_to_teach
 from minimagen.training.finetuning import Source, announce_start, start_from
 from minimagen.training.interruption import StopSignals
+from minimagen.training.learner_run import LearnerRun
 from minimagen.training.length import with_lengths
-from minimagen.training.plan import Plan, check_settings, make_plan
+from minimagen.training.plan import Plan, cache_captions, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
 from minimagen.training.saving import Keeper, open_directory
-from minimagen.training.stage_run import StageRun
 from minimagen.training.tracking import Tracker
 
 
@@ -33,23 +34,25 @@ def train(
     data: DataConfig | None = None,
     output: str | Path | None = None,
     stages: Sequence[int] | None = None,
+    learners: Sequence[str] | None = None,
     device: str = "auto",
     resume: TrainingDirectory | None = None,
     teacher: TrainingDirectory | None = None,
     source: Source | None = None,
     processes: Processes | None = None,
 ) -> TrainingDirectory:
-    """Train the stages of a cascade one after the other and return the training directory.
+    """Train CLIP, autoencoders and stages one after the other; return the training directory.
 
     Args:
-        imagen: The cascade; its stages are trained in place and end with the averaged weights.
+        imagen: The cascade; its parts are trained in place and end with the averaged weights.
         dataset: Captioned images of the size of the last stage, or of its aspect buckets: from
             `load_dataset`, or your own class with ``__len__`` and ``__getitem__``.
         config: Steps, rates, batch size.
         data: The share for validation and its size; what the data set says of itself counts.
         output: The training directory, ``training_<time>`` by default. One that trains other stages
             of the same cascade is joined; that of ``resume`` is continued in place.
-        stages: Which stages to train; all by default.
+        stages: Which stages to train; everything by default.
+        learners: The names of what to train, such as ``clip`` or ``unet_0``, instead of ``stages``.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         resume: Continue from the checkpoints of this directory.
         teacher: What distilled stages learn from; a resumed run has kept its own.
@@ -65,42 +68,47 @@ def train(
     processes = processes or launched(device)
     teacher = kept_teacher(resume) or teacher
     with processes.together():
-        chosen = stages_to_teach(imagen, teacher, stages)
-        config = config.for_learners(len(imagen.stages))
+        chosen = learners_to_teach(imagen, teacher, stages, learners)
+        config = config.for_learners(len(imagen.learners))
         if resume is None:
             config = config.replace(source=None if source is None else start_from(imagen, source))
-        check_settings(config, imagen.stages, chosen, processes.world, processes.sharded)
+        check_settings(config, imagen.learners, chosen, processes.world, processes.sharded)
         _prepare(imagen, teacher, chosen, config, processes)
+        if resume is not None:
+            load_frozen(imagen, resume)
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
     plan = with_lengths(plan)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
     keeper = Keeper(plan, directory, resume is not None)
+    keys = imagen.config.learner_keys
     with (
-        Tracker(directory, plan.steps, config.tracker, processes.rank == 0) as tracker,
+        Tracker(directory, plan.steps, config.tracker, processes.rank == 0, keys) as tracker,
         StopSignals(processes.world > 1) as signals,
     ):
         begun = time.monotonic()
         for line in _announcements(plan, dataset, directory, resume, teacher):
             tracker.log(line)
-        _train_stages(plan, keeper, tracker, signals, begun)
+        _train_learners(plan, keeper, tracker, signals, begun)
     return directory
 
 
-def _train_stages(
+def _train_learners(
     plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals, begun: float
 ) -> None:
-    """Train the chosen stages in order; the others take part with their saved weights.
+    """Train the chosen learners in order; the others take part with their saved weights.
 
-    Where they follow the clock, each ends when its minutes and those of the stages before it are
+    Where they follow the clock, each ends when its minutes and those of the ones before it are
     spent: what one has left, or takes too long, is for the next one.
     """
     available = 0.0
-    for i in range(len(plan.imagen.stages)):
+    for i in range(len(plan.imagen.learners)):
+        if i == plan.imagen.config.first_stage:
+            cache_captions(plan.imagen, plan.training.endless)
         if i in plan.chosen:
             available += plan.seconds(i)
             clock = plan.clock(available, begun) if plan.follows_clock(i) else None
-            available -= StageRun(i, plan, keeper, tracker, signals, clock).train()
+            available -= LearnerRun(i, plan, keeper, tracker, signals, clock).train()
             begun = begun if clock is None else time.monotonic()
         else:
             keeper.load_weights(i)
@@ -115,15 +123,15 @@ def _prepare(
     config: TrainingConfig,
     processes: Processes,
 ) -> None:
-    """Give the stages their teacher, if there is one, and move the cascade to its device."""
+    """Give the stages their teacher, if there is one, and move everything to its device."""
     if teacher is not None:
         trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
         teach(imagen.stages, trained.stages, processes.device)
-    for i, stage in enumerate(imagen.stages):
-        stage.compile_blocks(config.compile)
-        stage.recompute_activations(config.activation_checkpointing)
+    for i, learner in enumerate(imagen.learners):
+        learner.compile_blocks(config.compile)
+        learner.recompute_activations(config.activation_checkpointing)
         if not (processes.sharded and i in chosen):  # those move block by block
-            stage.to(processes.device)
+            learner.to(processes.device)
     imagen.text_encoder.to(processes.device)
 
 
@@ -144,9 +152,10 @@ def _announcements(
         yield f"the teacher is {teacher}"
     if resume is None:
         yield from announce_start(plan)
-    for i, stage in enumerate(plan.imagen.stages):
-        size = " x ".join(map(str, plan.imagen.config.image_sizes[i]))
-        yield f"stage {i}: {size}, {count_parameters(stage) / 1e6:.2f} M parameters"
+    for i, learner in enumerate(plan.imagen.learners):
+        size = " x ".join(map(str, learner.image_sizes[0]))
+        millions = count_parameters(learner) / 1e6
+        yield f"{plan.imagen.config.title(i)}: {size}, {millions:.2f} M parameters"
     if plan.config.num_workers == "auto":
         yield f"data loader workers: {plan.workers.number} ({plan.workers.reason})"
     training = plan.training

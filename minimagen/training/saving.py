@@ -1,8 +1,8 @@
-"""What a run keeps on disk of its stages: checkpoints to resume from, weights for inference."""
+"""What a run keeps on disk of its learners: checkpoints to resume from, weights for inference."""
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from minimagen.config.training import Revision
@@ -18,7 +18,7 @@ from minimagen.storage.checkpoint import (
     saved_shapes,
     set_aside_after,
 )
-from minimagen.storage.directory import TrainingDirectory, write_parameters
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config, write_parameters
 from minimagen.storage.files import begin_folder, cannot_write, read_json
 from minimagen.storage.joining import record_revisions, start_directory
 from minimagen.storage.pretrained import load_stage
@@ -30,7 +30,7 @@ from minimagen.training.trainer import Trainer
 
 
 class Keeper:
-    """Saves and restores the stages of a run; rank 0 writes whole tensors, every rank its shards.
+    """Saves and restores the learners of a run; rank 0 writes whole tensors, every rank its shards.
 
     All ranks must call its methods.
 
@@ -43,15 +43,15 @@ class Keeper:
     def __init__(self, plan: Plan, directory: TrainingDirectory, resumed: bool) -> None:
         self._plan, self._directory, self.resumed = plan, directory, resumed
         self._on_rank_0 = plan.processes.on_rank_0
-        stages = range(len(plan.imagen.stages))
-        self._runs = [run_identity(plan, i) for i in stages]
-        self._identities = [plan.imagen.identity(i) for i in stages]
+        # Of one learner at a time: a stage's depends on the CLIP that was trained before it.
+        self._run = cache(partial(run_identity, plan))
+        self._identity = cache(plan.imagen.identity)
 
     def save(self, i: int, trainer: Trainer) -> None:
-        """Write a checkpoint of stage ``i`` and delete old ones."""
+        """Write a checkpoint of learner ``i`` and delete old ones."""
         name = trainer.learner.name
         folder = self._directory.checkpoint(name, trainer.step)
-        state = trainer.state() | {"run": self._runs[i]}
+        state = trainer.state() | {"run": self._run(i)}
         if self._plan.processes.sharded:
             from minimagen.storage.sharded import save_shards  # takes a second to load
 
@@ -69,13 +69,13 @@ class Keeper:
             self._on_rank_0(keep_newest, self._directory.tmp, prefix, kept)
 
     def record(self, i: int, revisions: Sequence[Revision]) -> None:
-        """Write those of the plan of stage ``i`` to ``training.json``."""
+        """Write those of the plan of learner ``i`` to ``training.json``."""
         self._on_rank_0(record_revisions, self._directory, i, revisions)
 
     def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""
         name = trainer.learner.name
-        header = {"stage": self._identities[i].model_dump(mode="json"), "step": trainer.step}
+        header = {"stage": self._identity(i).model_dump(mode="json"), "step": trainer.step}
         average = self._plan.processes.gathered(trainer.ema.state())
         self._on_rank_0(save_weights, self._directory.weights(name), average, header)
         if best:
@@ -98,11 +98,11 @@ class Keeper:
         return True
 
     def load_weights(self, i: int) -> None:
-        """Load what the directory holds of a stage that another job trains, if it does."""
-        stage = self._plan.imagen.stages[i]
-        path = self._directory.weights(stage.name)
+        """Load what the directory holds of a learner that another job trains, if it does."""
+        learner = self._plan.imagen.learners[i]
+        path = self._directory.weights(learner.name)
         if path.is_file():
-            load_stage(stage, path, self._identities[i])
+            load_stage(learner, path, self._identity(i))
 
 
 def open_directory(
@@ -113,8 +113,8 @@ def open_directory(
 ) -> TrainingDirectory:
     """Return where the run writes, with its parameters and the captions of its sheets.
 
-    A new directory gets what that of ``resume`` holds of all stages, before any of them goes on: a
-    run that stops in its first stage has lost nothing of the later ones.
+    A new directory gets what that of ``resume`` holds of all learners, before any goes on: a run
+    that stops in its first one has lost nothing of the later ones.
 
     Raises:
         UserError: If ``output`` is taken or cannot be made, or ``resume`` cannot be continued.
@@ -138,8 +138,9 @@ def open_directory(
 def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:
     """Copy finished checkpoints and weights."""
     try:
-        for folder in checkpoints(source.tmp, "unet_"):
-            shutil.copytree(folder, target.tmp / folder.stem)
+        for name in read_imagen_config(source.parameters).learner_names:
+            for folder in checkpoints(source.tmp, source.checkpoint_prefix(name)):
+                shutil.copytree(folder, target.tmp / folder.stem)
         for file in source.state_dicts.glob("*.safetensors"):
             shutil.copyfile(file, target.state_dicts / file.name)
     except (OSError, shutil.Error) as error:

@@ -65,16 +65,23 @@ class Tracker:
 
     Args:
         directory: The training directory.
-        steps: Steps of each stage, which may change: on a board all stages have one axis, one after
-            the other.
+        steps: Steps of each learner, which may change: on a board all have one axis, one after the
+            other.
         board: ``none``, ``tensorboard`` or ``wandb``.
         enabled: False on all ranks but rank 0: nothing is written or printed.
+        keys: Of each learner the stage's index, or its name; 0, 1 ... by default.
     """
 
     def __init__(
-        self, directory: TrainingDirectory, steps: Sequence[int], board: str, enabled: bool = True
+        self,
+        directory: TrainingDirectory,
+        steps: Sequence[int],
+        board: str,
+        enabled: bool = True,
+        keys: Sequence[int | str] = (),
     ) -> None:
         self._directory = directory
+        self._keys = keys or range(len(steps))
         self.steps = list(steps)
         self._enabled = enabled
         self._board = open_board(board, directory) if enabled else None
@@ -94,38 +101,43 @@ class Tracker:
         with self._directory.progress.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    def record(self, stage: int, step: int, **values: float) -> None:
-        """Write ``values`` to the log for programs, and show them on the board."""
+    def record(self, i: int, step: int, **values: float) -> None:
+        """Write ``values`` of learner ``i`` to the log for programs, and show them on the board."""
         if not self._enabled:
             return
-        line = {"time": time.time(), "stage": stage, "step": step, **values}
+        kind = "stage" if isinstance(self._keys[i], int) else "learner"
+        line = {"time": time.time(), kind: self._keys[i], "step": step, **values}
         with self._directory.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board:
-            named = {f"stage_{stage}/{name}": value for name, value in values.items()}
-            self._board.log(named, self._on_board(stage, step))
+            named = {f"{self._name(i)}/{name}": value for name, value in values.items()}
+            self._board.log(named, self._on_board(i, step))
 
-    def sheet(self, stage: int, step: int, sheet: Image) -> None:
-        """Write a sample sheet, and show it on the board."""
-        save_png(self._directory.samples / f"stage_{stage}_step_{step:08d}.png", sheet)
+    def sheet(self, i: int, step: int, sheet: Image) -> None:
+        """Write a sample sheet of learner ``i``, and show it on the board."""
+        save_png(self._directory.samples / f"{self._name(i)}_step_{step:08d}.png", sheet)
         if self._board:
-            self._board.show(f"stage_{stage}", sheet, self._on_board(stage, step))
+            self._board.show(self._name(i), sheet, self._on_board(i, step))
 
-    def _on_board(self, stage: int, step: int) -> int:
-        return sum(_shown(steps) or 0 for steps in self.steps[:stage]) + step
+    def _name(self, i: int) -> str:
+        key = self._keys[i]
+        return f"stage_{key}" if isinstance(key, int) else key
+
+    def _on_board(self, i: int, step: int) -> int:
+        return sum(_shown(steps) or 0 for steps in self.steps[:i]) + step
 
     @contextmanager
-    def bar(self, stage: int, done: int, images_per_step: int) -> Iterator["Bar"]:
-        """Show the progress of a stage, of which ``done`` steps are made."""
+    def bar(self, i: int, done: int, images_per_step: int) -> Iterator["Bar"]:
+        """Show the progress of learner ``i``, of which ``done`` steps are made."""
         with tqdm(
             initial=done,
-            total=_shown(self.steps[stage]),
-            desc=f"stage {stage}",
+            total=_shown(self.steps[i]),
+            desc=self._name(i).replace("_", " "),
             unit="step",
             mininterval=1.0,
             disable=not self._enabled,
         ) as bar:
-            yield Bar(bar, images_per_step, lambda: _shown(self.steps[stage]))
+            yield Bar(bar, images_per_step, lambda: _shown(self.steps[i]))
 
 
 def _shown(steps: int) -> int | None:

@@ -167,7 +167,7 @@ def test_jobs_of_single_stages_share_a_directory_that_samples_from_the_start(
     assert same(weights("shared", 1), weights(trained, 1))
     assert inference.entry(["-d", "shared", "-c", "a star", "-t", "1", "-o", "out"]) == 0
     again = [*FROM, "--STEPS", "2", "-o", "shared", "-sg"]
-    assert "already has stage 0" in error(*again, "0")
+    assert "already has unet_0" in error(*again, "0")
     assert train.entry([*again, "1"]) == 0
     for i in range(2):
         assert same(weights("whole", i), weights("shared", i))

@@ -227,7 +227,7 @@ def test_jobs_of_one_cascade_meet_in_one_directory(
     assert train.entry([*TINY, "--STEPS", "3", "-o", "together"]) == 0
     assert same(weights("met", 1), weights("together", 1))
     for refused, reason in (
-        (["-sg", "1"], "already has stage 1"),
+        (["-sg", "1"], "already has unet_1"),
         (["-sg", "1", "--SEED", "9"], "data.seed"),
         ([], "choose another name"),
     ):

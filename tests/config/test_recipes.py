@@ -20,7 +20,9 @@ def test_every_recipe_is_a_cascade_that_can_be_trained(side: int, sizes: tuple[i
         {"image_sizes": values["imagen", "image_sizes"], "stages": values["imagen", "stages"]}, "x"
     )
     assert [max(size) for size in imagen.image_sizes] == list(sizes)
-    training = TrainingConfig.read({"minutes": 20.0, "learners": values["training", "learners"]}, "x")
+    training = TrainingConfig.read(
+        {"minutes": 20.0, "learners": values["training", "learners"]}, "x"
+    )
     assert len(training.learners) == len(imagen.stages)
 
 

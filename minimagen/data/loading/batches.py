@@ -28,8 +28,9 @@ from minimagen.data.loading.workers import read_in_workers
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.images import Batch, LearnerSizes
+from minimagen.learner import CaptionReader
 from minimagen.sample import Sample
-from minimagen.text.encoding import TextEncoder, pad_and_stack
+from minimagen.text.encoding import pad_and_stack
 
 ENCODED_AT_ONCE = 512  # captions, where the images that are read with them are small
 READ_AHEAD = 64 << 20  # bytes of images
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 
 def training_batches(
     dataset: Dataset,
-    encoder: TextEncoder,
+    encoder: CaptionReader,
     batch_size: int,
     seed: int,
     start: int,
@@ -95,7 +96,7 @@ def training_batches(
         )
 
 
-def _encoded(batches: Iterable[RawBatch], encoder: TextEncoder) -> Iterator[Batch]:
+def _encoded(batches: Iterable[RawBatch], encoder: CaptionReader) -> Iterator[Batch]:
     """Read some batches ahead and encode their captions together, which is faster than one by one.
 
     Once they are there, each step reads one more, so that workers are kept busy evenly.
@@ -124,7 +125,7 @@ def _encoded(batches: Iterable[RawBatch], encoder: TextEncoder) -> Iterator[Batc
     yield from (_padded(*each) for each in ready)
 
 
-def encode_together(batches: Sequence[RawBatch], encoder: TextEncoder) -> Encodings:
+def encode_together(batches: Sequence[RawBatch], encoder: CaptionReader) -> Encodings:
     """Encode each distinct caption of some batches once."""
     captions = list(dict.fromkeys(caption for batch in batches for caption in batch.captions))
     if not captions:
@@ -134,6 +135,11 @@ def encode_together(batches: Sequence[RawBatch], encoder: TextEncoder) -> Encodi
     block = torch.cat(encodings).to(torch.bfloat16)
     split = block.split([len(encoding) for encoding in encodings])
     return dict(zip(captions, split, strict=True))
+
+
+def encoded(raw: RawBatch, encoder: CaptionReader) -> Batch:
+    """Return a batch with its captions encoded."""
+    return _padded(raw, encode_together([raw], encoder))
 
 
 def _padded(raw: RawBatch, encodings: Encodings) -> Batch:
@@ -189,15 +195,21 @@ def good_samples(dataset: Samples, count: int) -> Iterator[Sample]:
 
 def validation_batches(
     dataset: Samples,
-    encoder: TextEncoder,
+    encoder: CaptionReader,
     batch_size: int,
     count: int,
     sizes: LearnerSizes | None = None,
 ) -> list[Batch]:
+    """Return what ``read_batches`` does, encoded."""
+    return [encoded(raw, encoder) for raw in read_batches(dataset, batch_size, count, sizes)]
+
+
+def read_batches(
+    dataset: Samples, batch_size: int, count: int, sizes: LearnerSizes | None = None
+) -> list[RawBatch]:
     """Return the first ``count`` good samples (or all, where there are fewer) as batches.
 
     Each is of images of one size, in the data; see ``training_batches`` for ``sizes``.
     """
     readings = map(Reading, good_samples(dataset, count))
-    raw = (collate(batch, sizes) for batch in batched_by_size(readings, batch_size, False))
-    return [_padded(batch, encode_together([batch], encoder)) for batch in raw]
+    return [collate(batch, sizes) for batch in batched_by_size(readings, batch_size, False)]

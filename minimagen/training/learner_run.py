@@ -1,4 +1,4 @@
-"""The training of one stage: its steps, and what is due after them."""
+"""The training of one learner: its steps, and what is due after them."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,10 +11,11 @@ from minimagen.config.training import UNKNOWN
 from minimagen.data.dataset import count_of
 from minimagen.device import autocast
 from minimagen.draws import Draws
+from minimagen.images import to_pil
 from minimagen.storage.image_files import contact_sheet
 from minimagen.training.clock import StageClock
 from minimagen.training.interruption import Interrupted, StopSignals
-from minimagen.training.plan import Plan
+from minimagen.training.plan import ON_SHEET, Plan
 from minimagen.training.saving import Keeper
 from minimagen.training.tracking import Bar, Tracker
 from minimagen.training.trainer import NonFiniteLossError
@@ -27,11 +28,11 @@ class OutOfMemory(Exception):
     """The device has not enough memory for a step; checkpoints before it are unharmed."""
 
 
-class StageRun:
-    """Trains one stage; all ranks do, and rank 0 writes.
+class LearnerRun:
+    """Trains one learner; all ranks do, and rank 0 writes.
 
     Args:
-        index: The stage.
+        index: Its place among the learners.
         plan: What the run trains.
         keeper: Saves and restores.
         tracker: Reports.
@@ -49,8 +50,10 @@ class StageRun:
         clock: StageClock | None = None,
     ) -> None:
         self.index, self.plan, self.clock = index, plan, clock
+        self.learner = plan.imagen.learners[index]
+        self.title = plan.imagen.config.title(index)
         self.keeper, self.tracker, self.signals = keeper, tracker, signals
-        self.trainer = plan.trainer(index, plan.imagen.stages[index], plan.steps[index])
+        self.trainer = plan.trainer(index, self.learner, plan.steps[index])
         self.trainer.revisions = list(plan.revisions(index))
         self._look = 0  # the step after which the clock is looked at
         self._losses: list[Losses] = []  # at the checkpoints
@@ -60,7 +63,7 @@ class StageRun:
         """Train from the newest checkpoint, or from the start, to the end.
 
         Returns:
-            The seconds of the stage, by the clock that its steps follow.
+            The seconds of the learner, by the clock that its steps follow.
 
         Raises:
             Interrupted: After a signal to any rank, with everything saved.
@@ -68,9 +71,9 @@ class StageRun:
             OutOfMemory: If a step needs more memory than the device has.
         """
         if self.keeper.restore(self.trainer):
-            self.tracker.log(f"stage {self.index} continues after step {self.trainer.step}")
+            self.tracker.log(f"{self.title} continues after step {self.trainer.step}")
         elif self.keeper.resumed:
-            self.tracker.log(f"stage {self.index} has no checkpoint and starts from its beginning")
+            self.tracker.log(f"{self.title} has no checkpoint and starts from its beginning")
         if self.clock:
             self.clock.begun -= self._seconds()
         if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
@@ -90,12 +93,12 @@ class StageRun:
         if signum:
             self._follow_clock()
             self._save()
-            place = f"after step {self.trainer.step} of stage {self.index}"
+            place = f"after step {self.trainer.step} of {self.title}"
             message = f"interrupted {place}; everything is saved"
             self.tracker.log(message)
             raise Interrupted(signum, message)
         valid_loss = self._validated()
-        self.tracker.log(f"stage {self.index} ended: validation {valid_loss:.4f}")
+        self.tracker.log(f"{self.title} ended: validation {valid_loss:.4f}")
         self._save()
         self.trainer.ema.keep()
         self._sheet()
@@ -138,7 +141,7 @@ class StageRun:
             self._follow_clock()
 
     def _follow_clock(self) -> None:
-        """Revise how long the stage trains, where the clock decides it: that of rank 0."""
+        """Revise how long the learner trains, where the clock decides it: that of rank 0."""
         if self.clock:
             revise, step = self.clock.revise, self.trainer.step
             revision, self._look = self.plan.processes.on_rank_0(revise, step)
@@ -177,12 +180,12 @@ class StageRun:
         with self._pause("checkpoint"):
             valid_loss = self._validated(loss=bar.loss)
             self.tracker.log(
-                f"stage {self.index}, step {trainer.step} of {trainer.total_steps}: "
+                f"{self.title}, step {trainer.step} of {trainer.total_steps}: "
                 f"loss {bar.loss:.4f}, validation {valid_loss:.4f}"
             )
             self._save()
         self._losses.append(Losses(trainer.step, bar.loss, valid_loss))
-        self._warn("memorizing", memorizing(self.index, self._losses))
+        self._warn("memorizing", memorizing(self.title, self._losses))
 
     def _warn(self, kind: str, warning: str | None) -> None:
         """Log a warning, one of each kind."""
@@ -195,17 +198,20 @@ class StageRun:
         images, steps = count_of(self.plan.training), self.trainer.total_steps
         if images is not None and steps != UNKNOWN and not self.plan.training.endless:
             epochs = steps * self.plan.config.batch_size_of(self.index) / images
-            self._warn("epochs", many_epochs(self.index, images, epochs))
+            self._warn("epochs", many_epochs(self.title, images, epochs))
 
     def _check_training(self) -> None:
-        """Warn if the stage, whose weights are the averaged ones, has not learned to enlarge."""
+        """Warn if a stage, whose weights are the averaged ones, has not learned to enlarge."""
         config, device = self.plan.config, self.trainer.device
-        stage, batch = self.plan.imagen.stages[self.index], self.plan.validation(self.index)[0]
-        draws = Draws(config.seed, self.index, -1, len(batch))
+        batch = self.plan.validation(self.index)[0]
+        draws = Draws(config.seed, self.plan.imagen.config.learner_keys[self.index], -1, len(batch))
         with torch.inference_mode(), autocast(device, config.precision):
-            ratio = stage.eval().error_ratio(batch.to(device), draws)
+            ratio = self.learner.eval().error_ratio(batch.to(device), draws)
         if ratio is not None:
-            self._warn("undertrained", undertrained(self.index, ratio))
+            self._warn(
+                "undertrained",
+                undertrained(self.index - self.plan.imagen.config.first_stage, ratio),
+            )
 
     def _pause(self, kind: str) -> AbstractContextManager[None]:
         """Return the context of what is not a step, for the clock."""
@@ -232,32 +238,48 @@ class StageRun:
             self._sheet()
 
     def _sheet(self) -> None:
-        """Sample the fixed captions with the stages up to this one, as they are, on rank 0."""
+        """Show what the learner does, as it is, on rank 0.
+
+        A stage samples the fixed captions, with those before it; others have images of their own.
+        """
         processes = self.plan.processes
-        images = self._sampled() if processes.sharded else None  # its forward passes need all ranks
+        # A sharded network's forward passes need all ranks.
+        sheet = self._drawn() if processes.sharded else None
 
         def write() -> None:
-            sheet = contact_sheet(self.plan.captions, images or self._sampled())
-            self.tracker.sheet(self.index, self.trainer.step, sheet)
+            if (drawn := sheet or self._drawn()) is not None:
+                self.tracker.sheet(self.index, self.trainer.step, drawn)
 
         processes.on_rank_0(write)
 
-    def _sampled(self) -> list[list[Image]]:
+    def _drawn(self) -> Image | None:
         imagen, captions = self.plan.imagen, self.plan.captions
+        stage = self.index - imagen.config.first_stage
+        if stage < 0:
+            return self._shown()
         for i in range(self.index):
             if i not in self.plan.chosen:
                 self.keeper.load_weights(i)  # another job may be training it
         imagen.eval()
-        samplings = imagen.samplings()[: self.index + 1]
-        precision = self.plan.config.precision
-        return imagen.sample_stages(captions, samplings, range(len(captions)), precision=precision)
+        samplings = imagen.samplings()[: stage + 1]
+        precision, seeds = self.plan.config.precision, range(len(captions))
+        return contact_sheet(
+            captions, imagen.sample_stages(captions, samplings, seeds, precision=precision)
+        )
+
+    def _shown(self) -> Image | None:
+        """Return a sheet of what the learner itself shows of some images, if it does."""
+        batch = self.plan.validation(self.index)[0][:ON_SHEET].to(self.trainer.device)
+        with torch.inference_mode(), autocast(self.trainer.device, self.plan.config.precision):
+            columns = self.learner.eval().shown(batch)
+        return contact_sheet(batch.captions, [to_pil(c) for c in columns]) if columns else None
 
     def _too_large(self) -> str:
         """Return what to do about a step that does not fit."""
         config, step = self.plan.config, self.trainer.step
         micro = config.batch_size_of(self.index) // config.accum_iter // self.plan.processes.world
         return (
-            f"stage {self.index}, step {step}: {self.trainer.device} has not enough memory for "
+            f"{self.title}, step {step}: {self.trainer.device} has not enough memory for "
             f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "
             "smaller pieces, the same result), `activation_checkpointing`, `precision` bf16 or a "
             "smaller `batch_size` (the last checkpoint is unharmed)"

@@ -1,0 +1,62 @@
+"""``python -m minimagen clip DIR``: what does a trained CLIP know of images it has not seen?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minimagen.checked import PositiveInt
+from minimagen.cli import options
+from minimagen.cli.arguments import Parser
+from minimagen.cli.options import CONFIGURED, Option
+from minimagen.errors import UserError
+
+OPTIONS = {
+    "data": (
+        CONFIGURED["DATASET"].but(default=None, shown="that it was trained on"),
+        CONFIGURED["CAPTION_COLUMN"].but(default=None, shown="that it was trained on"),
+        Option("COUNT", "n", "Images of the test or validation split", PositiveInt, shown="all"),
+        Option("TEMPLATES", "te", "Prompts that a class is looked for with, {} for its name, with "
+               "| between them", shown="three of general use"),
+    ),
+    "run": (
+        options.DEVICE,
+        Option("SHEET", "o", "PNG for the similarity of some images and captions", Path,
+               shown="similarity.png in the training directory"),
+    ),
+}  # fmt: skip
+EXAMPLES = """  python -m minimagen clip training_20261128_220000
+  python -m minimagen clip training_20261128_220000 --DATASET mnist --COUNT 10000
+  python -m minimagen clip training_20261128_220000 --TEMPLATES "a {}|a drawing of {}\""""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate a CLIP; return the exit code."""
+    arguments = Parser(
+        "python -m minimagen clip", __doc__ or "", EXAMPLES, OPTIONS,
+        DIR="training directory with a CLIP",
+    ).parse(argv)  # fmt: skip
+    templates = arguments.TEMPLATES and [each.strip() for each in arguments.TEMPLATES.split("|")]
+    for template in templates or ():
+        if template.count("{}") != 1:
+            raise UserError(f"--TEMPLATES: {template!r} must have one {{}} for the name of a class")
+    from minimagen.data.open import load_dataset
+    from minimagen.device import resolve_device
+    from minimagen.evaluation.clip import TEMPLATES, evaluate_clip, held_out, similarity_image
+    from minimagen.storage.directory import read_parameters
+    from minimagen.storage.image_files import save_png
+    from minimagen.text.build import load_clip
+
+    folder = Path(arguments.dir)
+    clip = load_clip(folder).to(resolve_device(arguments.DEVICE))
+    trained_on = read_parameters(folder / "parameters").data
+    name = arguments.DATASET or trained_on.dataset
+    column = arguments.CAPTION_COLUMN or trained_on.caption_column
+    dataset = load_dataset(name, clip.config.image_size, caption_column=column)
+    report = evaluate_clip(clip, held_out(dataset, arguments.COUNT), templates or TEMPLATES)
+    for line in report.lines():
+        print(line)
+    sheet = arguments.SHEET or folder / "similarity.png"
+    save_png(sheet, similarity_image(report.similarity))
+    print(f"similarity of {len(report.shown)} images (rows) and their captions: {sheet}")
+    for i, caption in enumerate(report.shown):
+        print(f"  {i + 1}: {caption}")
+    return 0

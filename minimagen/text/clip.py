@@ -1,0 +1,164 @@
+"""A CLIP that is trained here: images and captions -> vectors that agree (arXiv 2103.00020)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minimagen.config import ClipConfig
+from minimagen.draws import Draws
+from minimagen.images import Batch, to_model_space
+from minimagen.learner import CaptionReader, ParameterGroups, Unread
+from minimagen.networks.clip import TextTower, image_tower
+from minimagen.storage.pretrained import ClipIdentity, Part
+from minimagen.text.cache.cache import EmbeddingCache
+from minimagen.text.cache.store import hash_of
+from minimagen.text.contrastive import (
+    FIRST_BIAS,
+    FIRST_SCALE,
+    FIRST_SIGMOID_SCALE,
+    LARGEST_SCALE,
+    gathered,
+    info_nce,
+    sigmoid_loss,
+)
+from minimagen.text.encoding import TextEncoder, pad_and_stack
+from minimagen.text.files import read_config
+from minimagen.text.names import T5_MINI
+from minimagen.text.pretrained import PretrainedEncoder
+
+BYTES = 256
+PADDING = 0
+
+
+class Clip(Part):
+    """An image tower and a text tower, and how sharply they are compared.
+
+    Args:
+        config: Both towers, the loss.
+        reads: The frozen text encoder, where the text tower is ``locked``.
+    """
+
+    name, per_example = "clip", False
+
+    def __init__(self, config: ClipConfig, reads: TextEncoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.image_sizes = (config.image_size,)
+        text = config.text
+        self._frozen = reads
+        self._pieces: PretrainedEncoder | None = None
+        vocabulary, token_dim = None, 0
+        if text.kind == "locked":
+            self._frozen = reads or PretrainedEncoder(text.encoder, text.max_length)
+            token_dim = self._frozen.embed_dim
+        elif text.kind == "characters":
+            vocabulary = BYTES
+        else:
+            self._pieces = PretrainedEncoder("t5_mini", text.max_length)
+            vocabulary = read_config(str(T5_MINI))["vocab_size"]
+        self.reads: CaptionReader = (
+            Unread() if self._frozen is None else EmbeddingCache.on_disk(self._frozen, endless=True)
+        )
+        self.image = image_tower(config.image, config.image_size, config.embed_dim)
+        self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
+        self.text = TextTower(
+            text.dim, text.depth, text.heads, config.embed_dim, text.max_length, vocabulary,
+            token_dim,
+        )  # fmt: skip
+        sigmoid = config.loss == "sigmoid"
+        self.log_scale = nn.Parameter(torch.tensor(FIRST_SIGMOID_SCALE if sigmoid else FIRST_SCALE))
+        self.bias = nn.Parameter(torch.tensor(FIRST_BIAS)) if sigmoid else None
+
+    @property
+    def identity(self) -> ClipIdentity:
+        """Return what its weights depend on."""
+        return ClipIdentity(
+            clip=self.config, reads=None if self._frozen is None else self._frozen.fingerprint
+        )
+
+    def parameter_groups(self) -> ParameterGroups:
+        """Return the matrices and kernels inside the towers, and all else."""
+        inner = [*self.image.inner.modules(), *self.text.layers.modules()]
+        weights = (m.weight for m in inner if isinstance(m, nn.Linear | nn.Conv2d))
+        hidden = [weight for weight in weights if isinstance(weight, nn.Parameter)]
+        taken = {id(weight) for weight in hidden}
+        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+
+    def after_step(self) -> None:
+        """Keep 1 / temperature between 1 and 100."""
+        with torch.no_grad():
+            self.log_scale.clamp_(0.0, LARGEST_SCALE)
+
+    def loss(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the loss of every row above its least possible value, float32 [b].
+
+        In training the rows are compared with those of all processes.
+        """
+        images, texts = self.of_images(batch.images), self.of_batch(batch)
+        keys = torch.tensor(
+            [int.from_bytes(hash_of(caption)[:7], "little") for caption in batch.captions],
+            device=images.device,
+        )
+        every = (images, texts, keys)
+        if self.training:
+            every = (gathered(images), gathered(texts), gathered(keys))
+        same = keys[:, None] == every[2]
+        scale = self.log_scale.to(images.dtype).exp()
+        if self.bias is not None:
+            return sigmoid_loss(images, scale, self.bias, same, every[1])
+        return info_nce(images, texts, scale, same, every[:2])
+
+    def of_images(self, images: Tensor) -> Tensor:
+        """Return the unit vectors [b embed_dim] of images [b 3 h w], uint8 or in model space."""
+        dtype = self.log_scale.dtype
+        return _unit(self.image(to_model_space(images).to(dtype)), dtype)
+
+    def of_batch(self, batch: Batch) -> Tensor:
+        """Return the unit vectors [b embed_dim] of a batch's captions."""
+        if self._frozen is not None:
+            tokens, mask = self._cut(batch.text_embeds, batch.text_mask)
+        else:
+            tokens, mask = self._ids(batch.captions)
+        return _unit(self.text(tokens, mask)[0], self.log_scale.dtype)
+
+    def tokens_of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return what the text tower reads of captions, and the mask of real tokens."""
+        if self._frozen is None:
+            return self._ids(captions)
+        text = pad_and_stack(self.reads.encode(captions))
+        device = self.log_scale.device
+        return self._cut(text.embeds.to(device), text.mask.to(device))
+
+    def of_captions(self, captions: Sequence[str]) -> Tensor:
+        """Return the unit vectors [b embed_dim] of captions."""
+        return _unit(self.text(*self.tokens_of(captions))[0], self.log_scale.dtype)
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each caption, before any is cut."""
+        if self._frozen is not None:
+            return [report.tokens for report in self._frozen.inspect(captions)]
+        return [len(ids) for ids in self._uncut(captions)]
+
+    def _cut(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        most = self.config.text.max_length
+        return embeds[:, :most].to(self.log_scale.dtype), mask[:, :most]
+
+    def _uncut(self, captions: Sequence[str]) -> list[list[int]]:
+        if self._pieces is not None:
+            return self._pieces.tokenize(captions)
+        return [list(caption.encode()) or [PADDING] for caption in captions]
+
+    def _ids(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        most = self.config.text.max_length
+        cut = [torch.tensor(ids[:most]) for ids in self._uncut(captions)]
+        ids = nn.utils.rnn.pad_sequence(cut, batch_first=True, padding_value=PADDING)
+        lengths = torch.tensor([len(each) for each in cut])
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        device = self.log_scale.device
+        return ids.to(device), mask.to(device)
+
+
+def _unit(vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    return F.normalize(vectors.to(dtype), dim=-1)
