@@ -9,7 +9,7 @@ from typing import NamedTuple
 from minimagen.checked import PositiveInt
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, Option
-from minimagen.config.data import ShapesLevel, ShapesSplit
+from minimagen.config.data import ShapesLevel, ShapesSplit, is_embedded
 from minimagen.errors import UserError, did_you_mean
 
 
@@ -96,13 +96,23 @@ def _encode(arguments: Namespace) -> int:
 
 
 def _export(arguments: Namespace) -> int:
-    from minimagen.shapes.export import export_shapes
+    from minimagen.shapes.dataset import NAMES, embedded
+    from minimagen.shapes.export import export_drawn
 
-    if arguments.source != "shapes":
-        raise UserError(f"cannot export {arguments.source!r}; only shapes, the embedded data")
-    count, stream = arguments.COUNT, (arguments.SEED, arguments.SPLIT, arguments.LEVEL)
-    out = export_shapes(arguments.out, count, arguments.SIZE, *stream)
-    print(f"{count} images with captions: {out}")
+    source = arguments.source
+    if not is_embedded(source):
+        raise UserError(f"cannot export {source!r}; only {', '.join(NAMES)}, the embedded data")
+    if source == "shapes" and arguments.LEVEL is not None:
+        source = f"shapes:{arguments.LEVEL}"
+    dataset = embedded(
+        source,
+        split=arguments.SPLIT,
+        size=arguments.SIZE,
+        seed=arguments.SEED,
+        epoch_size=arguments.COUNT,
+    )
+    out = export_drawn(arguments.out, dataset)
+    print(f"{arguments.COUNT} images with captions: {out}")
     return 0
 
 
@@ -154,14 +164,21 @@ ACTIONS = {
     "export": Action(
         "write the embedded data as an image folder",
         _export,
-        {"SOURCE": "shapes, the embedded data", "OUT": "new or empty folder"},
+        {"SOURCE": "shapes, shapes:scenes or digits", "OUT": "new or empty folder"},
         (
             Option("COUNT", "n", "Images to write", PositiveInt, 100),
             Option("SIZE", "s", "Side in px", PositiveInt, 64),
             SEED,
             Option("SPLIT", "sp", "Combinations to draw", ShapesSplit, "train"),
-            Option("LEVEL", "l", "One object (simple), or more (scenes)", ShapesLevel, "simple"),
+            Option(
+                "LEVEL",
+                "l",
+                "Of shapes: one object (simple), or more (scenes)",
+                ShapesLevel,
+                shown="that of SOURCE",
+            ),
         ),
-        "  python -m minimagen data export shapes OUT --count 1000 --size 64 --split train",
+        """  python -m minimagen data export shapes OUT --count 1000 --size 64 --split train
+  python -m minimagen data export digits:mnist=mnist/train.parquet OUT""",
     ),
 }

@@ -10,7 +10,7 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import Option
 from minimagen.cli.table import table
-from minimagen.config.data import ShapesSplit
+from minimagen.config.data import ShapesSplit, is_embedded
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,22 +49,26 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.evaluation.evaluate import evaluate
     from minimagen.evaluation.judge import Judge
     from minimagen.imagen import Imagen
-    from minimagen.shapes.dataset import ShapesDataset
+    from minimagen.shapes.dataset import embedded
     from minimagen.storage.directory import TrainingDirectory, read_parameters
 
     given = arguments.TRAINING_DIRECTORY
     directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
     name = read_parameters(directory.parameters).data.dataset
-    dataset, _, level = name.partition(":")
-    if dataset != "shapes":
+    if not is_embedded(name):
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
     height, width = imagen.config.image_sizes[-1]
     assert height == width, "the embedded data is square"
-    split, count, level = arguments.SPLIT, arguments.COUNT, level or "simple"
-    samples = list(ShapesDataset(split, level, height, arguments.SEED, epoch_size=count))
-    judge, samplings = Judge.load(level), imagen.samplings(**options.sampling_changes(arguments))
+    split, count = arguments.SPLIT, arguments.COUNT
+    options_of = {"split": split, "size": height, "seed": arguments.SEED, "epoch_size": count}
+    dataset = embedded(name, **options_of)
+    samples = list(dataset)
+    judge, samplings = (
+        Judge.load(dataset.key),
+        imagen.samplings(**options.sampling_changes(arguments)),
+    )
     precision, started = arguments.PRECISION, time.perf_counter()
     result, images = evaluate(imagen, samples, judge, split, samplings, precision=precision)
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")

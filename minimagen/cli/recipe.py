@@ -6,6 +6,7 @@ from typing import Any
 
 from minimagen.cli.arguments import is_given, with_flags
 from minimagen.cli.settings import Settings
+from minimagen.config.data import is_embedded
 from minimagen.config.recipes import Recipe, recipe_for
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
@@ -15,7 +16,7 @@ READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE"
 def has_recipe(arguments: argparse.Namespace) -> bool:
     """Return whether a recipe acts: on the user's own data, where nothing else sets the cascade."""
     other = ("PARAMETERS", "TESTING")
-    own = arguments.DATASET is not None and arguments.DATASET.partition(":")[0] != "shapes"
+    own = arguments.DATASET is not None and not is_embedded(arguments.DATASET)
     return own and not any(is_given(arguments, name) for name in other)
 
 

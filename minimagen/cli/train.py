@@ -26,6 +26,7 @@ from minimagen.cli.settings import (
 from minimagen.cli.threads import report_busy_cores
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
+from minimagen.config.data import is_embedded
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, read_imagen_config
 
@@ -289,7 +290,7 @@ def _suggestion(
     arguments: argparse.Namespace, parameters: Parameters, images: int | None
 ) -> str | None:
     """Return from which bundled cascade of the same size few images had better start, if any."""
-    drawn = parameters.data.dataset.partition(":")[0] == "shapes"
+    drawn = is_embedded(parameters.data.dataset)
     if drawn or any(is_given(arguments, name) for name in ("FROM", "DISTILL", "RESTART_DIRECTORY")):
         return None
     imagen = parameters.imagen

@@ -8,15 +8,22 @@ from minimagen.checked import Config, Flag, PositiveInt
 
 ShapesSplit = Literal["train", "tune", "heldout"]
 ShapesLevel = Literal["simple", "scenes"]
+EMBEDDED = ("shapes", "digits")
+"""The data sets that are drawn; what follows a colon says of what."""
+
+
+def is_embedded(dataset: str) -> bool:
+    """Return whether a data set is drawn."""
+    return dataset.partition(":")[0] in EMBEDDED
 
 
 class DataConfig(Config):
     """What a cascade trains on."""
 
     dataset: Annotated[str, Flag("ds", also=("data", "data_dir"))] = "shapes"
-    """Training data: shapes, shapes:scenes, a folder, a file or a hub id (docs/data.md)."""
+    """Training data: shapes, shapes:scenes, digits, a folder, a file or a hub id (docs/data.md)."""
     caption_column: Annotated[str, Flag("cc")] = "text"
-    """Column of the captions, in data with columns."""
+    """Column of the captions, in data with columns; of the embedded data an attribute."""
     crop: Annotated[Literal["centre", "random"], Flag("cr")] = "centre"
     """Crop of training images whose aspect ratio is not that of the last stage."""
     aspect_buckets: Annotated[bool, Flag("ab")] = False

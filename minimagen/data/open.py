@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimagen.config import Size
+from minimagen.config.data import is_embedded
 from minimagen.data.dataset import Dataset, Stream, Table
 from minimagen.data.download.download import download
 from minimagen.data.download.url_table import fingerprint, is_url_table
@@ -21,7 +22,7 @@ from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_
 from minimagen.data.sources.shards import TarStream, expand
 from minimagen.data.where import Where
 from minimagen.errors import UserError, did_you_mean
-from minimagen.shapes.dataset import ShapesDataset
+from minimagen.shapes.dataset import NAMES, embedded
 from minimagen.storage.cache import cache_folder
 
 SAVED = ("dataset_dict.json", "state.json")  # one of them is written by datasets' save_to_disk
@@ -44,13 +45,14 @@ def load_dataset(
     """Open the data to train on; docs/data.md has the table of what it may be.
 
     Args:
-        name_or_path: "shapes" (the embedded data), "shapes:scenes" (its second level), a folder,
-            a file, or the name of a data set of the hub. A folder called shapes is "./shapes".
+        name_or_path: "shapes", "shapes:scenes" or "digits" (the embedded data, drawn), a folder, a
+            file, or the name of a data set of the hub. A folder called shapes is "./shapes".
         size: (height, width) in pixels, or the side of a square; the embedded data is square.
         level: of the embedded data, where the name does not say it.
         seed: of the embedded data.
         epoch_size: of the embedded data, images per epoch.
-        caption_column: where the captions are, in data with columns.
+        caption_column: where the captions are, in data with columns; "text", or an attribute of the
+            embedded data.
         crop: of images of another aspect ratio in training, "centre" or "random".
         flip: mirror half of the images in training.
         buckets: sizes of other aspect ratios, see ``minimagen.images.aspect_buckets``: each image
@@ -63,16 +65,19 @@ def load_dataset(
         UserError: there is no such data, or it is not usable.
     """
     size = _checked_size(size)
-    name, _, named_level = str(name_or_path).partition(":")
+    name = str(name_or_path)
     condition = None if where is None else Where(where)
-    if name == "shapes":
+    if is_embedded(name):
+        kind = name.partition(":")[0]
         if where is not None:
-            raise UserError("shapes have no columns: `where` needs images of your own")
+            raise UserError(f"{kind} are drawn, not read: `where` needs images of your own")
         if size[0] != size[1]:
-            raise UserError(f"shapes are square: {size[0]} x {size[1]} needs images of your own")
+            raise UserError(f"{kind} are square: {size[0]} x {size[1]} needs images of your own")
         if buckets:
-            raise UserError("shapes are square: aspect buckets need images of your own")
-        return ShapesDataset("train", named_level or level, size[0], seed, epoch_size)
+            raise UserError(f"{kind} are square: aspect buckets need images of your own")
+        name = f"shapes:{level}" if name == "shapes" else name
+        stream = {"size": size[0], "seed": seed, "epoch_size": epoch_size}
+        return embedded(name, caption_column=caption_column, **stream)
     if crop not in CROPS:
         raise UserError(
             f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
@@ -123,11 +128,11 @@ class _Opener:
             return self._file(path)
         if name.startswith("pipe:") or name.endswith(TARS):
             return self._streamed(self._shards(expand(name)))
-        hint = did_you_mean(name, ("shapes", "shapes:scenes"))
+        hint = did_you_mean(name, NAMES)
         if not hint and hub.HUB_ID.fullmatch(name):
             return self._library(hub.open_hub(name, self.streaming))
         raise UserError(
-            f"no data set {name!r}: give shapes, shapes:scenes, a folder with images and captions, "
+            f"no data set {name!r}: give {', '.join(NAMES)}, a folder with images and captions, "
             f"or the name of a data set on the hub (owner/name){hint}"
         )
 

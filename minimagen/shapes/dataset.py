@@ -1,14 +1,17 @@
-"""The embedded data set: captioned shapes drawn on the fly, every attribute known.
+"""The embedded data sets: captioned images drawn on the fly, every attribute known.
 
 An image is a function of (seed, split, index), so an epoch is a window on an endless stream and
-any index can be drawn by any worker. Combinations of color, shape and background color are
-divided into three splits: none of those in `heldout` is ever drawn in training.
+any index can be drawn by any worker. Combinations of attributes are divided into three splits: none
+of those in `heldout` is ever drawn in training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from types import ModuleType
-from typing import Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, Protocol, get_args
+
+import numpy as np
 
 from minimagen.config import Size
 from minimagen.config.data import ShapesLevel, ShapesSplit
@@ -16,20 +19,82 @@ from minimagen.draws import rng
 from minimagen.errors import UserError, did_you_mean
 from minimagen.sample import Sample
 from minimagen.shapes import objects, scenes
+from minimagen.shapes.digits import Digits
 
 SPLITS, LEVELS = get_args(ShapesSplit), get_args(ShapesLevel)
-_MODULES: dict[str, ModuleType] = {"simple": objects, "scenes": scenes}
+NAMES = ("shapes", "shapes:scenes", "digits")
+"""What the embedded data is called."""
+
+
+class Drawing(Protocol):
+    """What images a data set has."""
+
+    @property
+    def ATTRIBUTES(self) -> Sequence[str]:  # noqa: N802  # modules have it as a constant
+        """Return the names of all attributes that images can have."""
+        ...
+
+    def attributes_for(self, split: str, rng: Random) -> dict[str, str]:
+        """Draw the attributes of one image of a split."""
+        ...
+
+    def draw(self, attributes: Mapping[str, str], rng: Random, size: int, split: str) -> np.ndarray:
+        """Draw an image, uint8 [size, size, 3]."""
+        ...
+
+    def caption_for(self, attributes: Mapping[str, str], rng: Random, split: str) -> str:
+        """Return one of many wordings."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A level of the shapes: a module, whose images differ by their attributes alone."""
+
+    module: ModuleType
+
+    @property
+    def ATTRIBUTES(self) -> Sequence[str]:  # noqa: N802
+        names: Sequence[str] = self.module.ATTRIBUTES
+        return names
+
+    def attributes_for(self, split: str, rng: Random) -> dict[str, str]:
+        attributes: dict[str, str] = self.module.attributes_for(split, rng)
+        return attributes
+
+    def draw(self, attributes: Mapping[str, str], rng: Random, size: int, split: str) -> np.ndarray:
+        image: np.ndarray = self.module.draw(attributes, rng, size)
+        return image
+
+    def caption_for(self, attributes: Mapping[str, str], rng: Random, split: str) -> str:
+        return str(self.module.caption_for(attributes, rng))
+
+
+_LEVELS = {"simple": _Level(objects), "scenes": _Level(scenes)}
 
 
 def attribute_names(level: str) -> tuple[str, ...]:
     """Return the names of all attributes that images of a level can have."""
-    return _MODULES[level].ATTRIBUTES
+    return tuple(_LEVELS[level].ATTRIBUTES)
 
 
-class ShapesDataset:
-    """Captioned shapes without end, deterministic in (seed, split, index).
+class DrawnDataset:
+    """Captioned images without end, deterministic in (seed, split, index).
 
     `len()` is the number of images that count as an epoch; any index >= 0 can be drawn.
+
+    Args:
+        drawing: What there is to draw.
+        name: What `load_dataset` opens it by.
+        key: What the images depend on, beside split, seed and index.
+        split: "train", "tune" or "heldout".
+        size: the side of the images in pixels, at least 8.
+        seed: another seed gives another stream of the same distribution.
+        epoch_size: `len()`, at least 1.
+        caption_column: "text", or the attribute whose value is the caption.
+
+    Raises:
+        UserError: an option is not valid.
     """
 
     repeatable: Literal[True] = True
@@ -38,45 +103,47 @@ class ShapesDataset:
 
     def __init__(
         self,
+        drawing: Drawing,
+        name: str,
+        key: str,
         split: str = "train",
-        level: str = "simple",
         size: int = 64,
         seed: int = 0,
         epoch_size: int = 20_000,
+        caption_column: str = "text",
     ) -> None:
-        """Describe the stream; nothing is drawn yet.
-
-        Args:
-            split: "train", "tune" or "heldout".
-            level: "simple" (one object) or "scenes" (relations, counts, digits and letters).
-            size: the side of the images in pixels, at least 8.
-            seed: another seed gives another stream of the same distribution.
-            epoch_size: `len()`, at least 1.
-
-        Raises:
-            UserError: an option is not valid.
-        """
-        for name, given, valid in (("split", split, SPLITS), ("level", level, LEVELS)):
-            if given not in valid:
-                hint = did_you_mean(given, valid)
-                raise UserError(f"shapes: {name}={given!r} is not one of {', '.join(valid)}{hint}")
+        kind = name.partition(":")[0]
+        if split not in SPLITS:
+            hint = did_you_mean(split, SPLITS)
+            raise UserError(f"{kind}: split={split!r} is not one of {', '.join(SPLITS)}{hint}")
         if size < 8 or epoch_size < 1:
             raise UserError(
-                f"shapes: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
+                f"{kind}: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
             )
-        self._split, self.level, self.size = split, level, size
-        self._name = "shapes" if level == "simple" else f"shapes:{level}"
-        self.seed, self.epoch_size = seed, epoch_size
+        columns = ("text", *drawing.ATTRIBUTES)
+        if caption_column not in columns:
+            raise UserError(
+                f"{kind} has no column {caption_column!r}{did_you_mean(caption_column, columns)}; "
+                f"its columns are {', '.join(columns)}"
+            )
+        self.drawing, self.name, self.key = drawing, name, key
+        self.split_name, self.size, self.seed = split, size, seed
+        self.epoch_size, self.caption_column = epoch_size, caption_column
 
     @property
     def description(self) -> dict[str, str | int | bool]:
         """Return what opens it again, by the name of ``DataConfig``'s field."""
-        return {"dataset": self._name, "seed": self.seed, "epoch_size": self.epoch_size}
+        described: dict[str, str | int | bool] = {
+            "dataset": self.name, "seed": self.seed, "epoch_size": self.epoch_size,
+        }  # fmt: skip
+        if self.caption_column != "text":
+            described["caption_column"] = self.caption_column
+        return described
 
     @property
     def identity(self) -> str:
-        """Return level and split; what else its samples depend on is in the description."""
-        return f"{self._name} {self._split}"
+        """Return name and split; what else its samples depend on is in the description."""
+        return f"{self.name} {self.split_name}"
 
     @property
     def sizes(self) -> dict[Size, int]:
@@ -94,21 +161,27 @@ class ShapesDataset:
     def __getitem__(self, index: int) -> Sample:
         """Draw the image and the caption of one index >= 0, also beyond the epoch."""
         attributes, caption, draws = self._described(index)
-        image = _MODULES[self.level].draw(attributes, draws, self.size)
+        image = self.drawing.draw(attributes, draws, self.size, self.split_name)
         return Sample(image, caption, attributes, str(int(index)))
 
     def draw(self, index: int, rng: Random) -> Sample:
         """Return ``self[index]``: an endless stream leaves nothing open."""
         return self[index]
 
+    def of_split(self, split: str) -> "DrawnDataset":
+        """Return the images of another split."""
+        return DrawnDataset(
+            self.drawing, self.name, self.key, split, self.size, self.seed, self.epoch_size,
+            self.caption_column,
+        )  # fmt: skip
+
     def split(
         self, fraction: float = 0.9, seed: int = 0, count: int = 512
-    ) -> "tuple[ShapesDataset, ShapesDataset]":
+    ) -> "tuple[DrawnDataset, DrawnDataset]":
         """Return this data set, and the combinations of ``tune`` for validation."""
-        tune = ShapesDataset("tune", self.level, self.size, self.seed, self.epoch_size)
-        return self, tune
+        return self, self.of_split("tune")
 
-    def at_most(self, count: int, seed: int = 0) -> "ShapesDataset":
+    def at_most(self, count: int, seed: int = 0) -> "DrawnDataset":
         """Return the whole stream: it has no end."""
         return self
 
@@ -125,7 +198,81 @@ class ShapesDataset:
         if index < 0:
             raise IndexError(f"index {index}: the stream starts at 0")
         # Python's generator: cheap to seed, and its stream is the same in every version.
-        draws = rng(self.level, self._split, self.seed, int(index))
-        level = _MODULES[self.level]
-        attributes = level.attributes_for(self._split, draws)
-        return attributes, level.caption_for(attributes, draws), draws
+        draws = rng(self.key, self.split_name, self.seed, int(index))
+        attributes = self.drawing.attributes_for(self.split_name, draws)
+        caption = self.drawing.caption_for(attributes, draws, self.split_name)
+        if self.caption_column != "text":
+            caption = attributes.get(self.caption_column, "none")
+        return attributes, caption, draws
+
+
+class ShapesDataset(DrawnDataset):
+    """Shapes: one object (``simple``), or relations, counts, digits and letters (``scenes``)."""
+
+    def __init__(
+        self,
+        split: str = "train",
+        level: str = "simple",
+        size: int = 64,
+        seed: int = 0,
+        epoch_size: int = 20_000,
+        caption_column: str = "text",
+    ) -> None:
+        """Describe the stream; nothing is drawn yet.
+
+        Args:
+            split, size, seed, epoch_size, caption_column: Those of ``DrawnDataset``.
+            level: "simple" (one object) or "scenes" (relations, counts, digits and letters).
+
+        Raises:
+            UserError: an option is not valid.
+        """
+        if level not in LEVELS:
+            hint = did_you_mean(level, LEVELS)
+            raise UserError(f"shapes: level={level!r} is not one of {', '.join(LEVELS)}{hint}")
+        self.level = level
+        name = "shapes" if level == "simple" else f"shapes:{level}"
+        super().__init__(_LEVELS[level], name, level, split, size, seed, epoch_size, caption_column)
+
+
+class DigitsDataset(DrawnDataset):
+    """A digit in a color on a solid or textured background; see ``shapes/digits.py``."""
+
+    def __init__(
+        self,
+        split: str = "train",
+        files: str = "",
+        size: int = 64,
+        seed: int = 0,
+        epoch_size: int = 20_000,
+        caption_column: str = "text",
+    ) -> None:
+        """Describe the stream, and read its files.
+
+        Args:
+            split, size, seed, epoch_size, caption_column: Those of ``DrawnDataset``.
+            files: Of real digits and materials, ``mnist=FILE,textures=FILE``; both are drawn by
+                default.
+
+        Raises:
+            UserError: an option is not valid, or a file not usable.
+        """
+        name = f"digits:{files}" if files else "digits"
+        drawing = Digits.of(files)
+        super().__init__(drawing, name, "digits", split, size, seed, epoch_size, caption_column)
+
+
+def embedded(name: str, **options: Any) -> DrawnDataset:
+    """Return the embedded data set called ``name``.
+
+    Args:
+        name: "shapes", "shapes:scenes", "digits" or "digits:mnist=FILE,textures=FILE".
+        options: Those of ``DrawnDataset``: split, size, seed, epoch_size, caption_column.
+
+    Raises:
+        UserError: an option is not valid, or a file not usable.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "digits":
+        return DigitsDataset(files=rest, **options)
+    return ShapesDataset(level=rest or "simple", **options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from minimagen.errors import UserError
-from minimagen.shapes.dataset import ShapesDataset, attribute_names
+from minimagen.shapes.dataset import DrawnDataset, ShapesDataset
 
 
 def export_shapes(
@@ -17,12 +17,7 @@ def export_shapes(
     split: str = "train",
     level: str = "simple",
 ) -> Path:
-    """Write PNGs and `metadata.jsonl` with `file_name`, `text` and one column per attribute.
-
-    `datasets.load_dataset("imagefolder", data_dir=out)` and our `load_dataset(out)` read it. The
-    images are those that training would see: index 0 to count - 1 of the same stream.
-
-    An attribute that a scene does not have is written as "".
+    """Write shapes; see ``export_drawn``.
 
     Args:
         out: a folder that does not exist or is empty; it is returned.
@@ -32,8 +27,25 @@ def export_shapes(
     Raises:
         UserError: the folder is not empty, cannot be written, or an option is not valid.
     """
-    out = Path(out)
-    dataset = ShapesDataset(split, level, size, seed, epoch_size=count)
+    return export_drawn(out, ShapesDataset(split, level, size, seed, epoch_size=count))
+
+
+def export_drawn(out: str | Path, dataset: DrawnDataset) -> Path:
+    """Write PNGs and `metadata.jsonl` with `file_name`, `text` and one column per attribute.
+
+    `datasets.load_dataset("imagefolder", data_dir=out)` and our `load_dataset(out)` read it. The
+    images are those that training would see: the same stream from its start.
+
+    An attribute that an image does not have is written as "".
+
+    Args:
+        out: a folder that does not exist or is empty; it is returned.
+        dataset: its epoch is written.
+
+    Raises:
+        UserError: the folder is not empty, or cannot be written.
+    """
+    out, count = Path(out), len(dataset)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{str(out)!r} is not an empty folder: give a new one, nothing was written")
     try:
@@ -42,7 +54,7 @@ def export_shapes(
             for index, sample in enumerate(dataset):
                 name = f"{index:0{len(str(count - 1))}d}.png"
                 Image.fromarray(sample.image).save(out / name)
-                columns = {n: sample.attributes.get(n, "") for n in attribute_names(level)}
+                columns = {n: sample.attributes.get(n, "") for n in dataset.drawing.ATTRIBUTES}
                 row = {"file_name": name, "text": sample.caption, **columns}
                 metadata.write(json.dumps(row) + "\n")
     except OSError as error:

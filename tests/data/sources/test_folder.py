@@ -14,7 +14,7 @@ from minimagen.data.images.decoding import BadImageError, Framing, crop_resize, 
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
-from minimagen.shapes.dataset import ShapesDataset
+from minimagen.shapes.dataset import DrawnDataset, ShapesDataset
 from minimagen.shapes.export import export_shapes
 
 EMOJI = Path(__file__).parents[3].parent / "shared" / "data" / "emoji"
@@ -145,7 +145,7 @@ def test_a_size_is_two_sides_or_one(tmp_path: Path) -> None:
 def test_mistakes_in_folders_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no data set"):
         load_dataset(tmp_path / "missing")
-    with pytest.raises(UserError, match="shapes, shapes:scenes, a folder"):
+    with pytest.raises(UserError, match="shapes, shapes:scenes, digits, a folder"):
         load_dataset(tmp_path / "missing")
     with pytest.raises(UserError, match="holds no images"):
         load_dataset(tmp_path)
@@ -259,9 +259,9 @@ def test_data_with_its_own_validation_set_keeps_it(tmp_path: Path) -> None:
     train, valid = load_dataset(tmp_path).split(0.5)
     assert (len(train), len(valid)) == (5, 2)
     train, valid = load_dataset("shapes:scenes", (16, 16), epoch_size=9).split()
-    assert isinstance(train, ShapesDataset) and isinstance(valid, ShapesDataset)
-    assert (train.identity, valid.identity, valid.level, valid.size) == (
-        "shapes:scenes train", "shapes:scenes tune", "scenes", 16
+    assert isinstance(train, ShapesDataset) and isinstance(valid, DrawnDataset)
+    assert (train.identity, valid.identity, valid.size) == (
+        "shapes:scenes train", "shapes:scenes tune", 16
     )  # fmt: skip
 
 
