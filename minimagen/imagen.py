@@ -28,12 +28,10 @@ from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
 from minimagen.draws import SeededNoise
 from minimagen.images import to_pil
-from minimagen.learner import Learner
-from minimagen.stages.build import build_stages
+from minimagen.stages.build import build_parts
 from minimagen.stages.stage import Condition, Stage
 from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
-from minimagen.storage.pretrained import Identity, Part, PartIdentity, load_learners
-from minimagen.text.build import build, build_clip
+from minimagen.storage.pretrained import Identified, PartIdentity, load_learners
 from minimagen.text.encoding import TextEncoder, encode_batch
 
 
@@ -55,13 +53,9 @@ class Imagen(nn.Module):
         stages: Sequence[Stage[Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.clip = config, build_clip(config, seed)
-        self.text_encoder = text_encoder or build(
-            config.text_encoder_name, config.max_num_words, config.labels, self.clip
-        )
-        self.stages = list(stages or build_stages(config, self.text_encoder.embed_dim, seed))
-        self.frozen: list[Part] = [*filter(None, [self.clip])]  # while the stages are trained
-        self.learners: list[Learner] = [*self.frozen, *self.stages]
+        self.config, parts = config, build_parts(config, seed, text_encoder, stages)
+        self.text_encoder, self.stages, self.frozen = parts.text_encoder, parts.stages, parts.frozen
+        self.learners: list[Identified] = [*self.frozen, *self.stages]
         self._modules_of = nn.ModuleList(self.learners)  # the cascade moves and trains them
 
     @torch.inference_mode()
@@ -130,7 +124,7 @@ class Imagen(nn.Module):
     @property
     def device(self) -> torch.device:
         """Return where the first stage is."""
-        return next(self.learners[len(self.frozen) % len(self.learners)].parameters()).device
+        return next([*self.stages, *self.frozen][0].parameters()).device
 
     @classmethod
     def from_parameters(
@@ -151,6 +145,4 @@ class Imagen(nn.Module):
 
     def identity(self, i: int) -> PartIdentity:
         """Return what weights of learner ``i`` depend on."""
-        if i < len(self.frozen):
-            return self.frozen[i].identity
-        return Identity.of_stage(self.config, i - len(self.frozen), self.text_encoder)
+        return self.learners[i].identity(self.config, self.text_encoder)

@@ -123,3 +123,9 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """Return model-space images [b 3 h w] as Pillow images."""
     pixels = rearrange(to_uint8(images), "b c h w -> b h w c").cpu().numpy()
     return [Image.fromarray(image) for image in pixels]
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of every pair, dB [b]; the peak is 2 (black, white)."""
+    error = (a.double() - b.double()).square().flatten(1).mean(1)
+    return 10.0 * torch.log10(4.0 / error.clamp(min=1e-12))

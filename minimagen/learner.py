@@ -1,7 +1,7 @@
 """The contract of everything that the trainer trains: stages, autoencoders, CLIP."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -63,6 +63,10 @@ class Learner(nn.Module, ABC):
 
     def shown(self, batch: Batch) -> list[Tensor]:
         """Return columns of images [b 3 h w] in model space for its sheets; by default none."""
+        return []
+
+    def conclude(self, batches: Iterable[Batch]) -> list[str]:
+        """Measure the trained learner on validation batches; return lines for the user."""
         return []
 
     def error_ratio(self, batch: Batch, draws: Draws) -> float | None:

@@ -20,6 +20,11 @@ class Autoencoder(Protocol):
     factor: int
     bounded: bool
 
+    @property
+    def fingerprint(self) -> str | None:
+        """What changes with the latents of an image; None for the pixels themselves."""
+        ...
+
     def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         """Return latents; with ``draws``, in training, they may be random."""
         ...

@@ -9,6 +9,7 @@ class Pixels:
     """An autoencoder whose latents are the images."""
 
     channels, factor, bounded = 3, 1, True
+    fingerprint = None
 
     def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         """Return the images."""

@@ -5,6 +5,7 @@ one, and nothing changes after construction. Keys keep the names known from MinI
 imagen-pytorch where the thing is the same; new things have the papers' names.
 """
 
+from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.clip import ClipConfig
 from minimagen.config.data import DataConfig
 from minimagen.config.imagen import ImagenConfig
@@ -27,6 +28,7 @@ from minimagen.config.stages import (
 from minimagen.config.training import LearnerTrainingConfig, TrainingConfig
 
 __all__ = [
+    "AutoencoderConfig",
     "ClipConfig",
     "DataConfig",
     "DiffusionConfig",

@@ -16,7 +16,8 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
         UserError: A stage would not have whole sides that its network can halve.
     """
     longest, step = max(config.data_size), 1
-    sized = list(zip(config.image_sizes, (s.divisor for s in config.stages), strict=True))
+    sized = [(size, config.divisor_of(i)) for i, size in enumerate(config.image_sizes)]
+    sized += [(each.image_size, each.factor) for each in config.autoencoders]
     clip = config.clip
     if clip is not None:
         sized.append((clip.image_size, clip.image.divisor))
@@ -36,7 +37,11 @@ def with_side(config: ImagenConfig, side: int) -> ImagenConfig:
 
     if clip is not None:
         clip = clip.replace(image_size=at_side(clip.image_size))
-    return config.replace(image_sizes=tuple(map(at_side, config.image_sizes)), clip=clip)
+    autoencoders = [
+        each.replace(image_size=at_side(each.image_size)) for each in config.autoencoders
+    ]
+    sizes = tuple(map(at_side, config.image_sizes))
+    return config.replace(image_sizes=sizes, clip=clip, autoencoders=autoencoders)
 
 
 def sizes_of_ratio(config: ImagenConfig, aspect_ratio: float | None) -> list[Size]:
@@ -82,12 +87,12 @@ def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:
 def _step(config: ImagenConfig) -> int:
     """Return what both sides of the first stage's images must be multiples of."""
     first, step = config.image_sizes[0], 1
-    for size, stage in zip(config.image_sizes, config.stages, strict=True):
+    for i, size in enumerate(config.image_sizes):
         if size[0] % first[0] or size[0] * first[1] != size[1] * first[0]:
             raise UserError(
                 f"aspect buckets need stages that grow by whole factors, the same in both "
                 f"directions, given {first[0]} x {first[1]} and {size[0]} x {size[1]}"
             )
-        divisor = stage.divisor
+        divisor = config.divisor_of(i)
         step = math.lcm(step, divisor // math.gcd(divisor, size[0] // first[0]))
     return step * math.ceil(min(first) / 8 / step)

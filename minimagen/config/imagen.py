@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import model_validator
 
 from minimagen.checked import Config, Flag, PositiveInt
+from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.clip import ClipConfig
 from minimagen.config.sizes import Size
 from minimagen.config.stages import StageConfig
@@ -28,6 +29,8 @@ class ImagenConfig(Config):
     empty."""
     clip: ClipConfig | None = None
     """Trained before the stages; their text encoder, if that is called clip."""
+    autoencoders: tuple[AutoencoderConfig, ...] = ()
+    """Trained before the stages, which may denoise their latents."""
     stages: tuple[StageConfig, ...] = ()
 
     @model_validator(mode="before")
@@ -41,7 +44,7 @@ class ImagenConfig(Config):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if not self.learner_names:
-            raise ValueError("there is nothing to train: neither a stage nor a CLIP")
+            raise ValueError("there is nothing to train: no stage, autoencoder or CLIP")
         if self.text_encoder_name == "clip" and self.clip is None:
             raise ValueError(
                 "text_encoder_name is clip, and there is none: add clip.json, or name "
@@ -51,8 +54,9 @@ class ImagenConfig(Config):
             raise ValueError(
                 f"image_sizes has {len(self.image_sizes)} entries for {len(self.stages)} stages"
             )
-        for i, (size, stage) in enumerate(zip(self.image_sizes, self.stages, strict=True)):
-            check_size(size, stage.divisor, i)
+        for i, size in enumerate(self.image_sizes):
+            self._check_autoencoder(i)
+            check_size(size, self.divisor_of(i), i)
         for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
             if low[0] >= high[0] or low[1] >= high[1]:
                 raise ValueError(f"image_sizes must grow from stage to stage, given {low}, {high}")
@@ -63,9 +67,10 @@ class ImagenConfig(Config):
 
     @property
     def learner_names(self) -> tuple[str, ...]:
-        """Return the names of all that is trained, in order: CLIP, stages."""
-        before = ("clip",) * (self.clip is not None)
-        return (*before, *(f"unet_{i}" for i in range(len(self.stages))))
+        """Return the names of all that is trained, in order: CLIP, autoencoders, stages."""
+        clip = ("clip",) * (self.clip is not None)
+        autoencoders = (f"autoencoder_{i}" for i in range(len(self.autoencoders)))
+        return (*clip, *autoencoders, *(f"unet_{i}" for i in range(len(self.stages))))
 
     @property
     def first_stage(self) -> int:
@@ -87,8 +92,8 @@ class ImagenConfig(Config):
         """Return (height, width) of the images to train on: those of the last stage, if any."""
         if self.image_sizes:
             return self.image_sizes[-1]
-        assert self.clip is not None
-        return self.clip.image_size
+        alone = [part.image_size for part in (*self.autoencoders, self.clip) if part is not None]
+        return max(alone)
 
     def chosen_learners(
         self, stages: Sequence[int] | None = None, learners: Sequence[str] | None = None
@@ -118,6 +123,34 @@ class ImagenConfig(Config):
                 raise UserError(f"`stages`: there is no stage {i}; the stages are 0 to {count - 1}")
         return range(count) if stages is None else stages
 
+    def divisor_of(self, i: int) -> int:
+        """Return what both sides of the images of stage ``i`` must be divisible by.
+
+        The autoencoder counts where it is one of this cascade: others are not read yet.
+        """
+        stage = self.stages[i]
+        if isinstance(stage.autoencoder, int):
+            return stage.divisor * self.autoencoders[stage.autoencoder].factor
+        return stage.divisor
+
+    def _check_autoencoder(self, i: int) -> None:
+        """Raise ValueError unless stage ``i`` fits the autoencoder that it names, if it does."""
+        given, count = self.stages[i].autoencoder, len(self.autoencoders)
+        if given is None:
+            return
+        if i:
+            raise ValueError(f"stage {i} enlarges pixels: only the first one has an autoencoder")
+        if isinstance(given, int):
+            if given >= count:
+                raise ValueError(
+                    f"stage {i}: there is no autoencoder {given}; this cascade has {count}"
+                )
+            channels, own = self.autoencoders[given].channels, self.stages[i].unet.channels
+            if channels != own:
+                raise ValueError(
+                    f"stage {i}: unet.channels is {own}, the autoencoder's latents have {channels}"
+                )
+
     def _check_crop(self, i: int, crop: int) -> None:
         """Raise ValueError unless a crop of stage ``i`` is one of the stage before as well."""
         if i == 0:
@@ -129,7 +162,7 @@ class ImagenConfig(Config):
                 f"stage {i}: crops need sizes that grow by one whole factor, "
                 f"here {factors[0]:g} and {factors[1]:g}; give null for crop"
             )
-        step = math.lcm(self.stages[i].divisor, int(factors[0]))
+        step = math.lcm(self.divisor_of(i), int(factors[0]))
         if crop % step:
             raise ValueError(f"stage {i}: crop is {crop}, must be a multiple of {step}")
 

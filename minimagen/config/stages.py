@@ -102,6 +102,9 @@ class DiffusionConfig(Config):
 
     kind: Literal["diffusion"] = "diffusion"
     unet: UNetConfig
+    autoencoder: Annotated[int, Field(ge=0)] | str | None = None
+    """What it denoises the latents of: the number of an autoencoder of this cascade, a training
+    directory, a folder of diffusers' or a hub id; None: pixels."""
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = "v"
     loss: LossConfig = LossConfig()
@@ -117,7 +120,7 @@ class DiffusionConfig(Config):
 
     @model_validator(mode="after")
     def _sees_rgb(self) -> Self:
-        if self.unet.channels != 3:
+        if self.autoencoder is None and self.unet.channels != 3:
             raise ValueError(f"unet.channels is {self.unet.channels}; images are RGB, give 3")
         return self
 

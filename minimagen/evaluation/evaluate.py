@@ -11,9 +11,9 @@ from torch import Tensor
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import Judge, score
-from minimagen.evaluation.metrics import color_shift, grain, kernel_distance, psnr, wilson_interval
+from minimagen.evaluation.metrics import color_shift, grain, kernel_distance, wilson_interval
 from minimagen.imagen import Imagen
-from minimagen.images import resize_clamped, to_model_space, to_uint8
+from minimagen.images import psnr, resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
 
 Scores = dict[str, float]

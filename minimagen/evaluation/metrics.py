@@ -5,12 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of every pair, dB [b]; the peak is 2 (black, white)."""
-    error = (a.double() - b.double()).square().flatten(1).mean(1)
-    return 10.0 * torch.log10(4.0 / error.clamp(min=1e-12))
-
-
 def color_shift(a: Tensor, b: Tensor) -> Tensor:
     """Return the largest difference of the three channels' means of every pair, in 1/255 [b]."""
     difference = a.double().mean((2, 3)) - b.double().mean((2, 3))

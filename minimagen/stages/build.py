@@ -1,25 +1,68 @@
 """From the configuration of a cascade to its stages: the one place that knows their kinds."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from minimagen.autoencoders.autoencoder import Autoencoder
+from minimagen.autoencoders.build import build as build_autoencoder
+from minimagen.autoencoders.build import build_autoencoders
+from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.config import DiffusionConfig, DistilledConfig, ImagenConfig, Size
 from minimagen.draws import derive_seed
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Stage
+from minimagen.storage.pretrained import Part
+from minimagen.text.build import build as build_text_encoder
+from minimagen.text.build import build_clip
+from minimagen.text.encoding import TextEncoder
 
 
-def build_stages(config: ImagenConfig, text_embed_dim: int, seed: int) -> list[DiffusionStage]:
-    """Return all stages with fresh weights; those of stage i depend on (seed, i) only."""
+class Parts(NamedTuple):
+    """All that a cascade is made of."""
+
+    text_encoder: TextEncoder
+    frozen: list[Part]
+    """What is trained before the stages, in order: CLIP, autoencoders."""
+    stages: list[Stage[Any]]
+
+
+def build_parts(
+    config: ImagenConfig,
+    seed: int,
+    text_encoder: TextEncoder | None = None,
+    stages: Sequence[Stage[Any]] | None = None,
+) -> Parts:
+    """Return the parts of a cascade, with fresh weights where nothing is given."""
+    clip, autoencoders = build_clip(config, seed), build_autoencoders(config, seed)
+    if text_encoder is None:
+        name, most = config.text_encoder_name, config.max_num_words
+        text_encoder = build_text_encoder(name, most, config.labels, clip)
+    if stages is None:
+        width = text_encoder.embed_dim if config.stages else 0
+        stages = build_stages(config, width, seed, autoencoders)
+    return Parts(text_encoder, [*filter(None, [clip]), *autoencoders], list(stages))
+
+
+def build_stages(
+    config: ImagenConfig,
+    text_embed_dim: int,
+    seed: int,
+    autoencoders: Sequence[TrainedAutoencoder] = (),
+) -> list[DiffusionStage]:
+    """Return all stages with fresh weights; those of stage i depend on (seed, i) only.
+
+    ``autoencoders`` are those of the cascade.
+    """
     stages, sizes = [], config.image_sizes
     for i, stage in enumerate(config.stages):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, i, "weights"))
             low_res_size = sizes[i - 1] if i else None
-            stages.append(build(i, stage, sizes[i], low_res_size, text_embed_dim))
+            autoencoder = build_autoencoder(stage.autoencoder, autoencoders)
+            stages.append(build(i, stage, sizes[i], low_res_size, text_embed_dim, autoencoder))
     return stages
 
 
@@ -37,6 +80,7 @@ def build(
     size: Size,
     low_res_size: Size | None,
     text_embed_dim: int,
+    autoencoder: Autoencoder | None = None,
 ) -> DiffusionStage:
     """Return a stage with fresh weights.
 
@@ -46,7 +90,8 @@ def build(
         size: (height, width) of its images.
         low_res_size: That of the stage before; None for the first stage.
         text_embed_dim: Width of the text embeddings.
+        autoencoder: Between images and what is denoised; the pixels themselves by default.
     """
     if isinstance(config, DistilledConfig):
-        return DistilledStage(index, config, size, low_res_size, text_embed_dim)
-    return DiffusionStage(index, config, size, low_res_size, text_embed_dim)
+        return DistilledStage(index, config, size, low_res_size, text_embed_dim, autoencoder)
+    return DiffusionStage(index, config, size, low_res_size, text_embed_dim, autoencoder)

@@ -17,6 +17,7 @@ from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import Denoiser, Step, build_step, integrate
 from minimagen.diffusion.schedule import Cosine, Level, build_schedule, level_at, sampling_times
 from minimagen.draws import Draws, Noise
+from minimagen.errors import UserError
 from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
 from minimagen.networks.embeddings import TextContext
@@ -53,13 +54,41 @@ class DiffusionStage(Stage[SamplingConfig]):
         self.config = config
         self.size, self.low_res_size = size, low_res_size
         self.image_sizes = (size,) if low_res_size is None else (size, low_res_size)
-        self.autoencoder = autoencoder or Pixels()
+        # In a tuple: it is no module of this one, it is not trained and not saved with it.
+        self._autoencoder = (autoencoder or Pixels(),)
+        if config.unet.channels != self.autoencoder.channels:
+            raise UserError(
+                f"stage {index}: unet.channels is {config.unet.channels}, the autoencoder's "
+                f"latents have {self.autoencoder.channels}"
+            )
+        step = self.autoencoder.factor * config.divisor
+        if any(side % step for side in size):
+            raise UserError(
+                f"stage {index}: {size[0]} x {size[1]} pixels is not divisible by {step}, the "
+                "autoencoder's factor times what the U-Net needs"
+            )
         self.schedule = build_schedule(config.schedule.kind, config.schedule.shift)
         self.aug_schedule = Cosine()
         self._overshoot, self._guidance_scale = Overshoot(), 1.0
         self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
         # channels_last is what convolutions are fastest in
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """Return what is between images and what is denoised."""
+        return self._autoencoder[0]
+
+    @property
+    def autoencoder_fingerprint(self) -> str | None:
+        """Return which autoencoder's latents it learns; None for pixels."""
+        return self.autoencoder.fingerprint
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the autoencoder too, wherever the network goes."""
+        if isinstance(self.autoencoder, nn.Module):
+            self.autoencoder._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     @property
     def device(self) -> torch.device:
@@ -134,7 +163,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         aug_level_max = self.config.aug_level_max if aug_level_max is None else aug_level_max
         images = to_model_space(batch.images)
         if batch.low_res is None:
-            return self.autoencoder.encode(images, draws), None
+            return self._encoded(images, draws), None
         small = to_model_space(batch.low_res)
         _, part = self.config.trained_on(size_of(images), size_of(small))
         if part and part != size_of(small):
@@ -143,9 +172,13 @@ class DiffusionStage(Stage[SamplingConfig]):
         aug_level = aug_level.to(self.device, torch.float32, non_blocking=True)
         noise = draws.normal("aug_noise", small.shape[1:])
         noise = noise.to(self.device, non_blocking=True)
-        x_0 = self.autoencoder.encode(images, draws)
+        x_0 = self._encoded(images, draws)
         low_res = augment(small, aug_level, noise, self.aug_schedule)
         return x_0, low_res.enlarged(size_of(x_0))
+
+    @torch.no_grad()
+    def _encoded(self, images: Tensor, draws: Draws) -> Tensor:
+        return self.autoencoder.encode(images, draws)
 
     def _weighted_error(
         self, output: Tensor, x_0: Tensor, eps: Tensor, level: Level, loss: LossConfig

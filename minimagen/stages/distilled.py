@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.config import DistilledConfig, LossConfig, Size
 from minimagen.diffusion.distillation import taught_x_0
 from minimagen.diffusion.prediction import add_noise, to_eps
@@ -30,8 +31,9 @@ class DistilledStage(DiffusionStage):
         size: Size,
         low_res_size: Size | None,
         text_embed_dim: int,
+        autoencoder: Autoencoder | None = None,
     ) -> None:
-        super().__init__(index, config, size, low_res_size, text_embed_dim)
+        super().__init__(index, config, size, low_res_size, text_embed_dim, autoencoder)
         self.steps = config.steps
         self._teacher: tuple[DiffusionStage, ...] = ()  # in a tuple: no module of this one
 

@@ -11,9 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from minimagen.config import Size
+from minimagen.config import ImagenConfig, Size
 from minimagen.draws import Noise
-from minimagen.learner import Learner
+from minimagen.storage.pretrained import Identified, Identity, Named
 
 Sampling = TypeVar("Sampling")
 """The sampling settings of a kind of stage."""
@@ -47,8 +47,18 @@ class Start(NamedTuple):
     """In (0, 1]."""
 
 
-class Stage(Learner, Generic[Sampling]):
+class Stage(Identified, Generic[Sampling]):
     """One link of the cascade."""
+
+    def identity(self, config: ImagenConfig, text_encoder: Named) -> Identity:
+        """Return what its weights depend on, as a stage of this cascade."""
+        index = config.learner_names.index(self.name) - config.first_stage
+        return Identity.of_stage(config, index, text_encoder, self.autoencoder_fingerprint)
+
+    @property
+    def autoencoder_fingerprint(self) -> str | None:
+        """Return which autoencoder's latents it learns; None for pixels."""
+        return None
 
     @abstractmethod
     def settings(self, **changes: Any) -> Sampling:

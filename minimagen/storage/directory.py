@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimagen.config import ClipConfig, DataConfig, ImagenConfig, TrainingConfig
+from minimagen.config import AutoencoderConfig, ClipConfig, DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.stages import read_stage
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
@@ -22,7 +22,7 @@ class Parameters(NamedTuple):
     data: DataConfig
 
 
-LEARNER = re.compile(r"clip|unet_\d+")
+LEARNER = re.compile(r"clip|autoencoder_\d+|unet_\d+")
 """The name of what is trained, and of its file of parameters."""
 
 Choice = str | int
@@ -166,6 +166,8 @@ def write_parameters(folder: Path, parameters: Parameters) -> None:
     imagen = parameters.imagen.model_dump(mode="json")
     if (clip := imagen.pop("clip")) is not None:
         write_json(folder / "clip.json", clip)
+    for i, autoencoder in enumerate(imagen.pop("autoencoders")):
+        write_json(folder / f"autoencoder_{i}.json", autoencoder)
     if not imagen["labels"]:
         del imagen["labels"]
     for i, stage in enumerate(imagen.pop("stages")):
@@ -196,11 +198,18 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     while (path := folder / f"unet_{len(stages)}.json").is_file():
         stages.append(read_json(path))
         read_stage(stages[-1], str(path))  # a mistake names its file
-    if not isinstance(imagen, dict) or {"stages", "clip"} & imagen.keys():
+    if not isinstance(imagen, dict) or {"stages", "autoencoders", "clip"} & imagen.keys():
         raise UserError(
-            f"{folder / 'imagen.json'}: the stages belong in unet_0.json ..., a CLIP in clip.json"
+            f"{folder / 'imagen.json'}: the stages belong in unet_0.json ..., autoencoders in "
+            "autoencoder_0.json ..., a CLIP in clip.json"
         )
     values: dict[str, Any] = {"imagen": imagen | {"stages": stages}}
+    autoencoders: list[dict[str, Any]] = []
+    while (path := folder / f"autoencoder_{len(autoencoders)}.json").is_file():
+        autoencoders.append(read_json(path))
+        AutoencoderConfig.read(autoencoders[-1], str(path))
+    if autoencoders:
+        values["imagen"]["autoencoders"] = autoencoders
     if (path := folder / "clip.json").is_file():
         values["imagen"]["clip"] = read_json(path)
         ClipConfig.read(values["imagen"]["clip"], str(path))  # a mistake names its file

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import nn
 
 from minimagen.checked import Config, per_stage
-from minimagen.config import ClipConfig, ImagenConfig, Size, StageConfig
+from minimagen.config import AutoencoderConfig, ClipConfig, ImagenConfig, Size, StageConfig
 from minimagen.errors import UserError
 from minimagen.learner import Learner
 from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights
@@ -43,13 +43,43 @@ class ClipIdentity(PartIdentity):
     """The fingerprint of the frozen text encoder that its text tower reads."""
 
 
-class Part(Learner):
-    """A learner that is frozen while stages train on what it makes."""
+class Identified(Learner):
+    """A learner that knows what its weights depend on."""
+
+    @abstractmethod
+    def identity(self, config: ImagenConfig, text_encoder: Named) -> PartIdentity:
+        """Return what its weights depend on, as a part of this cascade."""
+
+
+class Part(Identified):
+    """A learner that is frozen while stages train on what it makes.
+
+    Attributes:
+        config: What it is; its file of parameters.
+    """
+
+    config: Config
 
     @property
     @abstractmethod
-    def identity(self) -> PartIdentity:
+    def own_identity(self) -> PartIdentity:
+        """Return what its weights depend on, in any cascade."""
+
+    def identity(self, config: ImagenConfig, text_encoder: Named) -> PartIdentity:
         """Return what its weights depend on."""
+        return self.own_identity
+
+
+class AutoencoderIdentity(PartIdentity):
+    """What the weights of an autoencoder depend on."""
+
+    autoencoder: AutoencoderConfig
+
+    def difference(self, other: Self) -> str:
+        """Return what ``other`` has otherwise; the scale, measured at the end, does not matter."""
+        measured = dict.fromkeys(("scaling_factor", "shift_factor", "latents_mean", "latents_std"))
+        one, two = (i.autoencoder.model_dump(mode="json") | measured for i in (self, other))
+        return first_difference(one, two, "autoencoder")
 
 
 class Identity(PartIdentity):
@@ -61,6 +91,8 @@ class Identity(PartIdentity):
     text_encoder_name: str
     text_encoder_fingerprint: str | None = None
     """None in files of versions that did not store it: then the name decides."""
+    autoencoder_fingerprint: str | None = None
+    """None for a stage that denoises pixels."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,9 +104,12 @@ class Identity(PartIdentity):
         return own | {"stage": {key: value for key, value in values.items() if key not in own}}
 
     @classmethod
-    def of_stage(cls, config: ImagenConfig, i: int, text_encoder: Named) -> "Identity":
-        """Return the identity of stage ``i`` of a cascade."""
+    def of_stage(
+        cls, config: ImagenConfig, i: int, text_encoder: Named, autoencoder: str | None = None
+    ) -> "Identity":
+        """Return that of stage ``i`` of a cascade; ``autoencoder`` is its fingerprint."""
         return cls(
+            autoencoder_fingerprint=autoencoder,
             stage=config.stages[i],
             image_sizes=config.image_sizes[max(0, i - 1) : i + 1],
             text_encoder_name=text_encoder.name,
@@ -93,10 +128,12 @@ class Identity(PartIdentity):
         difference = first_difference(one, two)
         if difference.startswith("text_encoder_fingerprint"):
             return "the text encoder, or its `max_num_words`, was another one"
+        if difference.startswith("autoencoder_fingerprint"):
+            return "the autoencoder was another one"
         return difference
 
     def _values(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"stage": {"sampling"}})
+        return self.model_dump(mode="json", exclude={"stage": {"sampling", "autoencoder"}})
 
 
 def first_difference(one: Any, other: Any, name: str = "") -> str:
@@ -150,17 +187,14 @@ def find_weights(directory: TrainingDirectory, name: str, choice: Choice = "fina
 
 
 class Cascade(Protocol):
-    """What has learners, and knows what their weights depend on."""
+    """What has learners."""
 
     config: ImagenConfig
+    text_encoder: Any
 
     @property
-    def learners(self) -> Sequence[Learner]:
+    def learners(self) -> Sequence[Identified]:
         """Return all that is trained, in order."""
-        ...
-
-    def identity(self, i: int) -> PartIdentity:
-        """Return what weights of learner ``i`` depend on."""
         ...
 
 
@@ -186,7 +220,8 @@ def load_learners(
     choices = per_stage("`weights`", weights, len(cascade.config.stages))
     for i in range(len(cascade.learners)) if chosen is None else chosen:
         learner, choice = cascade.learners[i], choices[i - first] if i >= first else "final"
-        load_stage(learner, find_weights(directory, learner.name, choice), cascade.identity(i))
+        wanted = learner.identity(cascade.config, cascade.text_encoder)
+        load_stage(learner, find_weights(directory, learner.name, choice), wanted)
 
 
 def load_frozen(cascade: Cascade, directory: TrainingDirectory) -> None:

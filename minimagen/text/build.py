@@ -78,5 +78,5 @@ def load_clip(folder: Path) -> Clip:
     if config is None:
         raise UserError(f"{folder} has no CLIP: it needs parameters/clip.json")
     clip = Clip(config)
-    load_stage(clip, find_weights(directory, CLIP), clip.identity)
+    load_stage(clip, find_weights(directory, CLIP), clip.own_identity)
     return clip.eval().requires_grad_(False)

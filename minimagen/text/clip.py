@@ -41,6 +41,7 @@ class Clip(Part):
     """
 
     name, per_example = "clip", False
+    config: ClipConfig
 
     def __init__(self, config: ClipConfig, reads: TextEncoder | None = None) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Clip(Part):
         self.bias = nn.Parameter(torch.tensor(FIRST_BIAS)) if sigmoid else None
 
     @property
-    def identity(self) -> ClipIdentity:
+    def own_identity(self) -> ClipIdentity:
         """Return what its weights depend on."""
         return ClipIdentity(
             clip=self.config, reads=None if self._frozen is None else self._frozen.fingerprint

@@ -41,7 +41,7 @@ class ClipEncoder:
     @property
     def fingerprint(self) -> str:
         """What changes with the configuration, what the text tower reads, or the weights."""
-        digest = hashlib.sha256(self.clip.identity.model_dump_json().encode())
+        digest = hashlib.sha256(self.clip.own_identity.model_dump_json().encode())
         for name, parameter in self.clip.text.named_parameters():
             digest.update(name.encode())
             digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())

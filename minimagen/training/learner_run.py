@@ -101,6 +101,7 @@ class LearnerRun:
         self.tracker.log(f"{self.title} ended: validation {valid_loss:.4f}")
         self._save()
         self.trainer.ema.keep()
+        self._conclude()
         self._sheet()
         self._check_training()
         if self.clock:
@@ -212,6 +213,13 @@ class LearnerRun:
                 "undertrained",
                 undertrained(self.index - self.plan.imagen.config.first_stage, ratio),
             )
+
+    def _conclude(self) -> None:
+        """Let the learner measure itself with its averaged weights; keep what it found."""
+        batches = self.plan.validation(self.index)
+        for line in self.learner.eval().conclude(batches):
+            self.tracker.log(line)
+        self.keeper.record_part(self.index)
 
     def _pause(self, kind: str) -> AbstractContextManager[None]:
         """Return the context of what is not a step, for the clock."""

@@ -19,7 +19,7 @@ from minimagen.storage.checkpoint import (
     set_aside_after,
 )
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, write_parameters
-from minimagen.storage.files import begin_folder, cannot_write, read_json
+from minimagen.storage.files import begin_folder, cannot_write, read_json, write_json
 from minimagen.storage.joining import record_revisions, start_directory
 from minimagen.storage.pretrained import load_stage
 from minimagen.training.distillation import keep_teacher
@@ -71,6 +71,13 @@ class Keeper:
     def record(self, i: int, revisions: Sequence[Revision]) -> None:
         """Write those of the plan of learner ``i`` to ``training.json``."""
         self._on_rank_0(record_revisions, self._directory, i, revisions)
+
+    def record_part(self, i: int) -> None:
+        """Write the configuration of learner ``i``, which may have measured itself."""
+        if i < self._plan.imagen.config.first_stage:
+            part = self._plan.imagen.frozen[i]
+            path = self._directory.parameters / f"{part.name}.json"
+            self._on_rank_0(write_json, path, part.config.model_dump(mode="json"))
 
     def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""

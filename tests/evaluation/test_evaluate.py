@@ -12,9 +12,8 @@ from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.evaluate import Evaluation, evaluate, faithfulness
 from minimagen.evaluation.judge import Judge
-from minimagen.evaluation.metrics import psnr
 from minimagen.imagen import Imagen
-from minimagen.images import resize_clamped, to_model_space
+from minimagen.images import psnr, resize_clamped, to_model_space
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 

@@ -1,0 +1,221 @@
+"""Autoencoders whose latents are codes of a finite number: tokens for a transformer.
+
+Two quantisers: finite scalars (FSQ, arXiv 2309.15505), which round each of a few channels, and
+DALL-E's relaxed choice among learned vectors (Gumbel-softmax, arXiv 2102.12092, section 2.1).
+Everything is computed in float32: codes above 256 do not survive bfloat16.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
+from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.draws import Draws
+from minimagen.images import Batch, to_model_space
+from minimagen.networks.autoencoder import Decoder, Encoder
+
+FSQ_MARGIN = 1e-3  # of the bound, so that the outermost values can be reached
+
+
+class Quantiser(nn.Module, ABC):
+    """Features [b d h w] -> codes, and codes -> vectors [b c h w]."""
+
+    inputs: int
+    """d."""
+    channels: int
+    """c."""
+    codes: int
+    """How many there are."""
+
+    @abstractmethod
+    def relaxed(self, features: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return vectors for training, and what their choice adds to the loss, [b]."""
+
+    @abstractmethod
+    def chosen(self, features: Tensor) -> Tensor:
+        """Return the codes, int64 [b h w]."""
+
+    @abstractmethod
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Return the vectors of codes [b h w]."""
+
+
+class FiniteScalars(Quantiser):
+    """Rounds each channel to one of its levels; gradients pass through the rounding.
+
+    Args:
+        levels: Values of each channel.
+    """
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.inputs = self.channels = len(levels)
+        self.codes = math.prod(levels)
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    def _bounded(self, features: Tensor) -> Tensor:
+        """Return features between the outermost levels, which are whole numbers apart."""
+        levels = self.levels[:, None, None]
+        half = (levels - 1) * (1 + FSQ_MARGIN) / 2
+        offset = 0.5 * (levels % 2 == 0)
+        shift = torch.atanh(offset / half)
+        return torch.tanh(features.float() + shift) * half - offset
+
+    def relaxed(self, features: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return rounded vectors in [-1, 1], with the gradient of what was rounded."""
+        bounded = self._bounded(features)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return rounded / self._half_width(), features.new_zeros(len(features)).float()
+
+    def _half_width(self) -> Tensor:
+        return (self.levels // 2)[:, None, None].float()
+
+    def chosen(self, features: Tensor) -> Tensor:
+        """Return the codes, int64 [b h w]."""
+        digits = self._bounded(features).round().long() + (self.levels // 2)[:, None, None]
+        return (digits * self.basis[:, None, None]).sum(1)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Return the vectors of codes [b h w]."""
+        digits = codes[:, None] // self.basis[:, None, None] % self.levels[:, None, None]
+        return digits.float() / self._half_width() - 1.0
+
+
+class GumbelSoftmax(Quantiser):
+    """A relaxed choice among learned vectors, which the end of training makes sharp.
+
+    Args:
+        config: The number of codes, the width of their vectors, the temperatures, the KL's weight.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.inputs, self.codes = config.num_codes, config.num_codes
+        self.channels, self.config = config.codebook_dim, config
+        self.codebook = nn.Embedding(config.num_codes, config.codebook_dim)
+
+    def relaxed(self, features: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return mixed vectors, hard ones in the second half of training, and the weighted KL.
+
+        The KL divergence is that from a uniform choice, the mean over cells; its weight grows from
+        0 to ``kl_weight`` in the first half.
+        """
+        logits = features.float()
+        numbers = draws.normal("gumbel", logits.shape[1:]).to(logits)
+        uniform = torch.special.ndtr(numbers).clamp(1e-6, 1.0 - 1e-6)
+        first, last = self.config.temperatures
+        temperature = first ** (1.0 - draws.progress) * last**draws.progress
+        soft = ((logits - torch.log(-torch.log(uniform))) / temperature).softmax(1)
+        if draws.progress > 0.5:
+            hard = F.one_hot(soft.argmax(1), self.codes).movedim(-1, 1).to(soft)
+            soft = soft + (hard - soft).detach()
+        log_p = logits.log_softmax(1)
+        divergence = (log_p.exp() * (log_p + math.log(self.codes))).sum(1).flatten(1).mean(1)
+        weight = self.config.kl_weight * min(1.0, 2.0 * draws.progress)
+        mixed = torch.einsum("bkhw,kc->bchw", soft, self.codebook.weight.float())
+        return mixed, weight * divergence
+
+    def chosen(self, features: Tensor) -> Tensor:
+        """Return the most likely codes, int64 [b h w]."""
+        return features.argmax(1)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Return the vectors of codes [b h w]."""
+        return rearrange(self.codebook(codes), "b h w c -> b c h w").float()
+
+
+class DiscreteNetwork(nn.Module):
+    """Encoder, quantiser, decoder."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        fsq = config.kind == "fsq"
+        self.quantiser = FiniteScalars(config.levels) if fsq else GumbelSoftmax(config)
+        self.encoder = Encoder(config, self.quantiser.inputs)
+        self.decoder = Decoder(config, self.quantiser.channels)
+
+
+class DiscreteAutoencoder(TrainedAutoencoder):
+    """Encodes to codes, decodes their vectors."""
+
+    network: DiscreteNetwork
+
+    def __init__(self, index: int, config: AutoencoderConfig) -> None:
+        super().__init__(index, config, DiscreteNetwork(config))
+
+    @property
+    def codes(self) -> int:
+        """Return how many codes there are."""
+        return self.network.quantiser.codes
+
+    def loss(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return pyramid error and the quantiser's own part, float32 [b]; hard in evaluation."""
+        images = to_model_space(batch.images)
+        features, quantiser = self.network.encoder(images), self.network.quantiser
+        if self.training:
+            vectors, own = quantiser.relaxed(features, draws)
+        else:
+            vectors, own = quantiser.vectors(quantiser.chosen(features)), images.new_zeros(1)
+        decoded = self.network.decoder(vectors)
+        return laplacian_error(decoded, images, self.config.pyramid_levels) + own
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Return the codes of images [b 3 h w] in model space, int64 [b h/f w/f]."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network.quantiser.chosen(self.network.encoder(images.float()))
+
+    @torch.no_grad()
+    def detokenize(self, codes: Tensor) -> Tensor:
+        """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
+        return self.network.decoder(self.network.quantiser.vectors(codes)).float()
+
+    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return the scaled vectors of the codes."""
+        return self.scaled(self.unscaled(images))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the images of the codes whose scaled vectors are ``latents``."""
+        return self.network.decoder(self.rescaled(latents)).float()
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return the images of the codes."""
+        return self.detokenize(self.tokenize(images))
+
+    def unscaled(self, images: Tensor) -> Tensor:
+        """Return the vectors of the codes."""
+        return self.network.quantiser.vectors(self.tokenize(images))
+
+    @torch.inference_mode()
+    def conclude(self, batches: Iterable[Batch]) -> list[str]:
+        """Measure the vectors; say how many codes are used, and how evenly."""
+        batches = list(batches)
+        lines = super().conclude(batches)
+        counts = torch.zeros(self.codes, dtype=torch.float64)
+        for batch in batches:
+            codes = self.tokenize(to_model_space(batch.images.to(self.device)))
+            counts += torch.bincount(codes.flatten().cpu(), minlength=self.codes)
+        used, perplexity = usage(counts)
+        return [
+            *lines,
+            f"{self.name}: {100 * used:.1f} % of {self.codes} codes are used by "
+            f"{int(counts.sum())} tokens, perplexity {perplexity:.0f}",
+        ]
+
+
+def usage(counts: Tensor) -> tuple[float, float]:
+    """Return the share of codes that occur, and the perplexity: how many, if used evenly."""
+    p = counts / counts.sum()
+    entropy = -(p[p > 0] * p[p > 0].log()).sum()
+    return float((counts > 0).double().mean()), float(entropy.exp())

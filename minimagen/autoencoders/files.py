@@ -1,0 +1,163 @@
+"""Autoencoders as diffusers keeps them: a folder (or ``vae/`` in it), or a model of the hub."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from minimagen.autoencoders.kl import KLAutoencoder
+from minimagen.autoencoders.tiny import TinyAutoencoder
+from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.errors import UserError
+from minimagen.storage.files import read_json, write_json
+
+WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+KL, TINY = "AutoencoderKL", "AutoencoderTiny"
+SHARED = (
+    "latent_channels", "scaling_factor", "shift_factor", "latents_mean", "latents_std",
+)  # fmt: skip
+KL_KEYS = (
+    *SHARED, "block_out_channels", "layers_per_block", "norm_num_groups",
+    "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv",
+)  # fmt: skip
+DEFAULTS = {  # diffusers', where its config.json leaves something out
+    "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 32, "scaling_factor": 0.18215,
+    "mid_block_add_attention": True, "use_quant_conv": True, "use_post_quant_conv": True,
+    "block_out_channels": [64],
+}  # fmt: skip
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Of the attention in files from before 2023."""
+
+
+def find_folder(name: str) -> Path | None:
+    """Return the folder with an autoencoder of diffusers' that ``name`` is or has, if any."""
+    for folder in (Path(name), Path(name) / "vae"):
+        if (folder / CONFIG).is_file():
+            return folder
+    return None
+
+
+def fetch(name: str) -> Path:
+    """Return the folder of an autoencoder of the hub, fetched or from its cache.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = [CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}"]
+    try:
+        path = snapshot_download(name, allow_patterns=patterns)
+    except Exception as error:  # noqa: BLE001  # the hub has many kinds
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"the autoencoder {name!r} is not here and cannot be fetched: {why[:200]}"
+        ) from None
+    folder = find_folder(path)
+    if folder is None:
+        raise UserError(f"{name!r} on the hub has no autoencoder: no {CONFIG}, no vae/{CONFIG}")
+    return folder
+
+
+def load_folder(folder: Path) -> KLAutoencoder | TinyAutoencoder:
+    """Return a frozen autoencoder of diffusers'.
+
+    Raises:
+        UserError: it is of another kind, or damaged.
+    """
+    values = read_json(folder / CONFIG)
+    kind = values.get("_class_name") if isinstance(values, dict) else None
+    if kind not in (KL, TINY):
+        raise UserError(f"{folder / CONFIG}: {kind!r} is neither {KL} nor {TINY}")
+    if not (folder / WEIGHTS).is_file():
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        hint = f" ({pickles[0]} may run code and is not read: convert it)" if pickles else ""
+        raise UserError(f"{folder} has no {WEIGHTS}{hint}")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS} is damaged ({error}); copy it again") from None
+    config = _kl_config(values, folder) if kind == KL else _tiny_config(values, folder)
+    autoencoder = KLAutoencoder(0, config) if kind == KL else TinyAutoencoder(0, config)
+    renamed = {_renamed(name): _squeezed(name, x.float()) for name, x in tensors.items()}
+    try:
+        autoencoder.network.load_state_dict(renamed)
+    except RuntimeError as error:
+        first = str(error).split("\n")[1].strip()
+        raise UserError(f"{folder / WEIGHTS} is not of its {CONFIG}: {first[:200]}") from None
+    return autoencoder.eval().requires_grad_(False)
+
+
+def _kl_config(values: dict[str, Any], folder: Path) -> AutoencoderConfig:
+    known = {k: values[k] for k in KL_KEYS if values.get(k) is not None}
+    side = 2 ** (len(known.get("block_out_channels", [1])) - 1) * 8
+    where = str(folder / CONFIG)
+    return AutoencoderConfig.read(DEFAULTS | known | {"kind": "kl", "image_size": side}, where)
+
+
+def _tiny_config(values: dict[str, Any], folder: Path) -> AutoencoderConfig:
+    where = str(folder / CONFIG)
+    dims = values.get("encoder_block_out_channels", [64, 64, 64, 64])
+    blocks = values.get("num_encoder_blocks", [1, 3, 3, 3])
+    mirrored = dims[::-1] == values.get("decoder_block_out_channels", dims[::-1])
+    regular = blocks[0] == 1 and len(set(blocks[1:])) <= 1
+    regular = regular and values.get("num_decoder_blocks", blocks[::-1]) == blocks[::-1]
+    if not (
+        mirrored and regular and len(set(dims)) == 1 and values.get("act_fn", "relu") == "relu"
+    ):
+        raise UserError(f"{where} is no TAESD: its blocks are of another shape")
+    known = {k: values[k] for k in SHARED if values.get(k) is not None}
+    shape = {"block_out_channels": dims, "layers_per_block": (blocks[1:] or [1])[0]}
+    size = {"image_size": 2 ** (len(dims) - 1) * 8, "norm_num_groups": 1, "kind": "tiny"}
+    return AutoencoderConfig.read({"scaling_factor": 1.0} | known | shape | size, where)
+
+
+def _renamed(name: str) -> str:
+    if ".attentions." not in name:
+        return name
+    return re.sub(r"\.(query|key|value|proj_attn)\.", lambda m: f".{OLD_NAMES[m[1]]}.", name)
+
+
+def _squeezed(name: str, tensor: Tensor) -> Tensor:
+    """Return old attention weights, which were 1 x 1 convolutions, as matrices."""
+    attention = ".attentions." in name and name.endswith("weight") and tensor.ndim == 4
+    return tensor[:, :, 0, 0] if attention else tensor
+
+
+def save_folder(autoencoder: KLAutoencoder | TinyAutoencoder, folder: Path) -> None:
+    """Write an autoencoder as diffusers reads it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    config = autoencoder.config
+    dims, blocks = list(config.block_out_channels), config.layers_per_block
+    values: dict[str, Any] = {"_class_name": KL if config.kind == "kl" else TINY}
+    known = config.model_dump(mode="json")
+    chosen = KL_KEYS if config.kind == "kl" else SHARED
+    values |= {k: v for k in chosen if (v := known[k]) is not None}
+    if config.kind == "kl":
+        values |= {
+            "in_channels": 3, "out_channels": 3, "act_fn": "silu",
+            "down_block_types": ["DownEncoderBlock2D"] * len(dims),
+            "up_block_types": ["UpDecoderBlock2D"] * len(dims),
+            "sample_size": max(config.image_size),
+        }  # fmt: skip
+    else:
+        levels = [1] + [blocks] * (len(dims) - 1)
+        values |= {
+            "in_channels": 3, "out_channels": 3, "act_fn": "relu",
+            "encoder_block_out_channels": dims, "decoder_block_out_channels": dims[::-1],
+            "num_encoder_blocks": levels, "num_decoder_blocks": levels[::-1],
+        }  # fmt: skip
+        values.pop("latents_mean", None)
+        values.pop("latents_std", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, values)
+    tensors = {
+        name: x.detach().contiguous().cpu() for name, x in autoencoder.network.state_dict().items()
+    }
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})

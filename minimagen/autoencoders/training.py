@@ -1,0 +1,134 @@
+"""What autoencoders that are trained here share: their loss, their sheets, what identifies them."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.draws import Draws
+from minimagen.images import Batch, psnr, to_model_space
+from minimagen.learner import ParameterGroups, Unread
+from minimagen.storage.pretrained import AutoencoderIdentity, Part
+
+
+def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
+    """Return the mean absolute error of a Laplacian pyramid, summed over its levels, [b].
+
+    Each level is what halving the image loses, the last one is what is left of it. Beside the error
+    of the pixels it weighs edges and areas alike.
+    """
+    difference, total = images.float() - others.float(), images.new_zeros(len(images)).float()
+    for _ in range(levels - 1):
+        if min(difference.shape[-2:]) < 2:
+            break
+        small = F.avg_pool2d(difference, 2)
+        lost = difference - F.interpolate(small, scale_factor=2.0, mode="nearest")
+        total = total + lost.abs().flatten(1).mean(1)
+        difference = small
+    return total + difference.abs().flatten(1).mean(1)
+
+
+class TrainedAutoencoder(Part):
+    """An autoencoder with a loss.
+
+    Args:
+        index: Its place among the autoencoders, from 0.
+        config: Its network, its loss, the statistics of its latents.
+        network: The network.
+    """
+
+    reads = Unread()
+    config: AutoencoderConfig
+
+    def __init__(self, index: int, config: AutoencoderConfig, network: nn.Module) -> None:
+        super().__init__()
+        self.name, self.config, self.network = f"autoencoder_{index}", config, network
+        self.image_sizes = (config.image_size,)
+        self.channels, self.factor, self.bounded = config.channels, config.factor, False
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network is."""
+        return next(self.parameters()).device
+
+    @property
+    def own_identity(self) -> AutoencoderIdentity:
+        """Return what its weights depend on."""
+        return AutoencoderIdentity(autoencoder=self.config)
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes with the configuration or the weights."""
+        digest = hashlib.sha256(self.config.model_dump_json(exclude={"image_size"}).encode())
+        for name, parameter in self.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def parameter_groups(self) -> ParameterGroups:
+        """Return the kernels that map features to features, and all else."""
+        inner = [m for m in self.network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        weights = [m.weight for m in inner if min(m.weight.shape[:2]) >= 16]
+        hidden = [weight for weight in weights if isinstance(weight, nn.Parameter)]
+        taken = {id(weight) for weight in hidden}
+        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+
+    @abstractmethod
+    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return latents; with ``draws``, in training, they may be random."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [b 3 h w], about in [-1, 1]."""
+
+    @abstractmethod
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return what is left of images [b 3 h w] in model space after coding, as it is used."""
+
+    @torch.inference_mode()
+    def shown(self, batch: Batch) -> list[Tensor]:
+        """Return images and what becomes of them."""
+        images = to_model_space(batch.images)
+        return [images, self.reconstruct(images).clamp(-1.0, 1.0)]
+
+    @torch.inference_mode()
+    def conclude(self, batches: Iterable[Batch]) -> list[str]:
+        """Measure each channel of the latents of some images; say how good reconstructions are."""
+        latents, ratios = [], []
+        for batch in batches:
+            images = to_model_space(batch.images.to(self.device))
+            latents.append(self.unscaled(images).transpose(0, 1).flatten(1).double())
+            ratios.append(psnr(self.reconstruct(images).clamp(-1.0, 1.0), images))
+        values = torch.cat(latents, dim=1)
+        self.config = self.config.measured(values.mean(1).tolist(), values.std(1).tolist())
+        ratio = torch.cat(ratios)
+        return [f"{self.name}: PSNR {float(ratio.mean()):.2f} dB on {len(ratio)} images"]
+
+    @abstractmethod
+    def unscaled(self, images: Tensor) -> Tensor:
+        """Return the network's own latents, as they vary: the scale is not applied."""
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Return the network's latents with mean 0 and variance 1: what a stage denoises."""
+        shift, scale = self._scale(latents)
+        return (latents - shift) * scale
+
+    def rescaled(self, latents: Tensor) -> Tensor:
+        """Return a stage's latents as the network has them."""
+        shift, scale = self._scale(latents)
+        return latents / scale + shift
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is subtracted from latents and what they are then multiplied by."""
+        config = self.config
+        if config.latents_mean is None or config.latents_std is None:
+            return like.new_tensor(config.shift_factor or 0.0), like.new_tensor(
+                config.scaling_factor
+            )
+        mean, std = like.new_tensor(config.latents_mean), like.new_tensor(config.latents_std)
+        return mean[:, None, None], config.scaling_factor / std[:, None, None]

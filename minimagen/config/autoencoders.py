@@ -1,0 +1,90 @@
+"""Autoencoders: between images and the latents that a stage denoises, or the tokens it predicts."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from minimagen.checked import Config, PositiveInt
+from minimagen.config.clip import SquareOrSize
+
+FACTOR = 2  # of every level
+
+
+class AutoencoderConfig(Config):
+    """An autoencoder. Where diffusers has a key for the same thing, it is called so here."""
+
+    kind: Literal["kl", "tiny", "fsq", "gumbel"] = "kl"
+    """kl: Stable Diffusion's (arXiv 2112.10752); tiny: TAESD's; fsq: tokens of rounded numbers
+    (arXiv 2309.15505); gumbel: tokens of DALL-E's kind (arXiv 2102.12092)."""
+    image_size: SquareOrSize
+    """(height, width) of the images that it is trained on; it takes others too."""
+    block_out_channels: tuple[PositiveInt, ...] = Field(default=(32, 64, 64), min_length=1)
+    """Channels of the levels, that of full size first; each halves the sides of the one before."""
+    layers_per_block: PositiveInt = 1
+    latent_channels: PositiveInt = 4
+    """Of kl and tiny; fsq has one for each of ``levels``, gumbel those of its codes."""
+    norm_num_groups: PositiveInt = 8
+    mid_block_add_attention: bool = False
+    use_quant_conv: bool = False
+    use_post_quant_conv: bool = False
+    scaling_factor: Annotated[float, Field(gt=0.0)] = 1.0
+    """Latents are (z - shift_factor) x this where there is no latents_std."""
+    shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    """Mean of each channel, measured at the end of the training; latents are (z - mean) / std."""
+    latents_std: tuple[float, ...] | None = None
+    kl_weight: Annotated[float, Field(ge=0.0)] = 1e-5
+    """Of the KL divergence summed over latents, beside the absolute error summed over pixels."""
+    pyramid_levels: PositiveInt = 3
+    """Of the Laplacian pyramid whose absolute error is the loss."""
+    levels: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(8, 6, 5), min_length=1)
+    """Of fsq: the values of each latent channel; their product is the number of codes."""
+    num_codes: PositiveInt = 240
+    """Of gumbel."""
+    codebook_dim: PositiveInt = 32
+    """Of gumbel: the width of a code's vector."""
+    temperatures: tuple[float, float] = (1.0, 0.0625)
+    """Of gumbel's softmax, from the first to the last step."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            raise ValueError(
+                f"norm_num_groups {self.norm_num_groups} must divide each of block_out_channels "
+                f"{self.block_out_channels}"
+            )
+        if any(side < 1 or side % self.factor for side in self.image_size):
+            height, width = self.image_size
+            raise ValueError(f"image_size {height} x {width} is not divisible by {self.factor}")
+        if (self.latents_mean is None) != (self.latents_std is None):
+            raise ValueError("latents_mean and latents_std are given together or not at all")
+        return self
+
+    @property
+    def factor(self) -> int:
+        """Return how many pixels a latent's side has."""
+        return int(FACTOR ** (len(self.block_out_channels) - 1))
+
+    @property
+    def channels(self) -> int:
+        """Return the channels of the latents."""
+        if self.kind == "fsq":
+            return len(self.levels)
+        return self.codebook_dim if self.kind == "gumbel" else self.latent_channels
+
+    @property
+    def is_discrete(self) -> bool:
+        """Return whether its latents are codes of a finite number."""
+        return self.kind in ("fsq", "gumbel")
+
+    @property
+    def codes(self) -> int:
+        """Return the number of different codes; 0 where latents are continuous."""
+        if self.kind == "fsq":
+            return math.prod(self.levels)
+        return self.num_codes if self.kind == "gumbel" else 0
+
+    def measured(self, mean: Any, std: Any) -> Self:
+        """Return the configuration with statistics of the latents."""
+        return self.replace(latents_mean=tuple(mean), latents_std=tuple(std))
