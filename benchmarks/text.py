@@ -45,7 +45,7 @@ from minimagen.errors import UserError
 from minimagen.storage.directory import read_parameters
 from minimagen.text.build import build
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.text.cache.store import EmbeddingStore
+from minimagen.storage.tensor_store import TensorStore
 from minimagen.text.names import BUNDLED, PACKAGED, find_source
 from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.trainer import Trainer
@@ -79,11 +79,11 @@ def measure(case: Case, started: float) -> Row:
 def _encode(case: Case, folder: Path) -> Row:
     encoder = PretrainedEncoder(device=resolve_device())
     encoder.load()
-    store = EmbeddingStore(folder)
+    store = TensorStore(folder)
     cache = EmbeddingCache(encoder, store)
     writing = _pass(cache, case["captions"])
     distinct = cache.encoded
-    again = EmbeddingCache(encoder, EmbeddingStore(folder))
+    again = EmbeddingCache(encoder, TensorStore(folder))
     reading = _pass(again, case["captions"])
     assert again.encoded == 0, "a caption was encoded twice"
     return {
@@ -118,10 +118,10 @@ def _step(case: Case, folder: Path) -> Row:
     dataset = ShapesDataset(size=side)
     trainer = Trainer(imagen.stages[0], 0, parameters.training.learners[0], 10**6)
     if mode == "warm":
-        EmbeddingCache(encoder, EmbeddingStore(folder)).fill(
+        EmbeddingCache(encoder, TensorStore(folder)).fill(
             [text for (text,) in dataset.captions()]
         )
-    cached = EmbeddingCache(encoder, EmbeddingStore(folder))
+    cached = EmbeddingCache(encoder, TensorStore(folder))
     clock = Clock(encoder if mode == "without" else cached)
     warmup = list(training_batches(dataset, encoder, batch, 1, 0, 2))
     for each in warmup:
@@ -165,7 +165,7 @@ def _start(case: Case, folder: Path) -> Row:
 def _memory(case: Case, folder: Path) -> Row:
     before, peak, seconds = private_bytes(), 0, {}
     for name in ("write", "find"):
-        cache = EmbeddingCache(FixedEncoder(TOKENS, WIDTH), EmbeddingStore(folder))
+        cache = EmbeddingCache(FixedEncoder(TOKENS, WIDTH), TensorStore(folder))
         captions = (f"generated caption {i}" for i in range(case["captions"]))
         started = time.perf_counter()
         while window := list(itertools.islice(captions, ENCODED_AT_ONCE)):

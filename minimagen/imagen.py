@@ -22,14 +22,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minimagen.arguments import Options, captions_of, seeds_of
-from minimagen.checked import changes_per_stage
 from minimagen.config import ImagenConfig
 from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
 from minimagen.draws import SeededNoise
 from minimagen.images import to_pil
 from minimagen.stages.build import build_parts
-from minimagen.stages.stage import Condition, Stage
+from minimagen.stages.stage import Condition, Stage, settings_of
 from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
 from minimagen.storage.pretrained import Identified, PartIdentity, load_learners
 from minimagen.text.encoding import TextEncoder, encode_batch
@@ -118,8 +117,7 @@ class Imagen(nn.Module):
 
     def samplings(self, **settings: Any) -> list[Any]:
         """Return each stage's ``SamplingConfig``, fields changed for all stages or one each."""
-        changes = changes_per_stage(settings, len(self.stages))
-        return [s.settings(**change) for s, change in zip(self.stages, changes, strict=True)]
+        return settings_of(self.stages, settings)
 
     @property
     def device(self) -> torch.device:

@@ -54,6 +54,7 @@ class Batch:
         captions: The captions, one per row; empty where they are not needed.
         low_res: The same images at the size of the stage before, like ``images``; None where the
             learner has no such stage.
+        latents: What an autoencoder makes of ``images``, where that is kept: [b c h w], not scaled.
     """
 
     images: Tensor
@@ -61,6 +62,7 @@ class Batch:
     text_mask: Tensor
     captions: Sequence[str] = ()
     low_res: Tensor | None = None
+    latents: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,8 +85,9 @@ class Batch:
 
     def _map(self, change: Callable[[Tensor], Tensor], captions: Sequence[str]) -> "Batch":
         low_res = None if self.low_res is None else change(self.low_res)
+        latents = None if self.latents is None else change(self.latents)
         text = change(self.text_embeds), change(self.text_mask)
-        return Batch(change(self.images), *text, captions, low_res)
+        return Batch(change(self.images), *text, captions, low_res, latents)
 
 
 def size_of(images: Tensor) -> Size:

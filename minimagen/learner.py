@@ -1,7 +1,7 @@
 """The contract of everything that the trainer trains: stages, autoencoders, CLIP."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -57,6 +57,10 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b]."""
+
+    def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield training batches with what is made of each image once; by default as they are."""
+        return batches
 
     def after_step(self) -> None:
         """Bring parameters back into their range after an optimizer step; by default all may be."""

@@ -25,7 +25,11 @@ class Autoencoder(Protocol):
         """What changes with the latents of an image; None for the pixels themselves."""
         ...
 
-    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
+        """Return all that latents are made of, [b m h/factor w/factor]: what a cache keeps."""
+        ...
+
+    def sampled(self, moments: Tensor, draws: Draws | None) -> Tensor:
         """Return latents; with ``draws``, in training, they may be random."""
         ...
 

@@ -181,10 +181,6 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
         return self.network.decoder(self.network.quantiser.vectors(codes)).float()
 
-    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return the scaled vectors of the codes."""
-        return self.scaled(self.unscaled(images))
-
     def decode(self, latents: Tensor) -> Tensor:
         """Return the images of the codes whose scaled vectors are ``latents``."""
         return self.network.decoder(self.rescaled(latents)).float()
@@ -193,7 +189,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the images of the codes."""
         return self.detokenize(self.tokenize(images))
 
-    def unscaled(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
         """Return the vectors of the codes."""
         return self.network.quantiser.vectors(self.tokenize(images))
 

@@ -31,10 +31,6 @@ class KLAutoencoder(TrainedAutoencoder):
         divergence = (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).sum(1) / 2
         return error + self.config.kl_weight * divergence / images[0].numel()
 
-    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return latents [b c h/f w/f], with ``draws`` a sample of their Gaussians."""
-        return self.sampled(self.moments(images), draws)
-
     def moments(self, images: Tensor) -> Tensor:
         """Return mean and standard deviation of the latents, [b 2c h/f w/f]."""
         mean, log_variance = self.network.encode(images)

@@ -11,9 +11,13 @@ class Pixels:
     channels, factor, bounded = 3, 1, True
     fingerprint = None
 
-    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
         """Return the images."""
         return images
+
+    def sampled(self, moments: Tensor, draws: Draws | None) -> Tensor:
+        """Return the images."""
+        return moments
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the latents."""

@@ -23,10 +23,6 @@ class TinyAutoencoder(TrainedAutoencoder):
         decoded = self.network.decode(self.network.encode(images))
         return laplacian_error(decoded, images, self.config.pyramid_levels)
 
-    def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return latents [b c h/f w/f]."""
-        return self.scaled(self.network.encode(images).float())
-
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [b 3 h w], about in [-1, 1]."""
         return self.network.decode(self.rescaled(latents)).float()
@@ -35,6 +31,6 @@ class TinyAutoencoder(TrainedAutoencoder):
         """Return what is decoded again."""
         return self.decode(self.encode(images))
 
-    def unscaled(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
         """Return the network's own latents."""
         return self.network.encode(images).float()

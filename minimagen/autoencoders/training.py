@@ -78,9 +78,17 @@ class TrainedAutoencoder(Part):
         taken = {id(weight) for weight in hidden}
         return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
 
-    @abstractmethod
     def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return latents; with ``draws``, in training, they may be random."""
+        """Return latents [b c h/f w/f]; with ``draws``, in training, they may be random."""
+        return self.sampled(self.moments(images), draws)
+
+    @abstractmethod
+    def moments(self, images: Tensor) -> Tensor:
+        """Return all that latents are made of, float32 [b m h/f w/f]: what a cache keeps."""
+
+    def sampled(self, moments: Tensor, draws: Draws | None) -> Tensor:
+        """Return scaled latents from ``moments``; with ``draws`` they may be random."""
+        return self.scaled(moments)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -109,9 +117,9 @@ class TrainedAutoencoder(Part):
         ratio = torch.cat(ratios)
         return [f"{self.name}: PSNR {float(ratio.mean()):.2f} dB on {len(ratio)} images"]
 
-    @abstractmethod
     def unscaled(self, images: Tensor) -> Tensor:
         """Return the network's own latents, as they vary: the scale is not applied."""
+        return self.moments(images)
 
     def scaled(self, latents: Tensor) -> Tensor:
         """Return the network's latents with mean 0 and variance 1: what a stage denoises."""

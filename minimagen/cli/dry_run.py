@@ -2,13 +2,18 @@
 
 import math
 import textwrap
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
+
 from minimagen.cli.table import table
-from minimagen.config import Size, StageConfig, TrainingConfig
+from minimagen.config import DiffusionConfig, ImagenConfig, Size, TokenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.sizes import scaled
+from minimagen.imagen import Imagen
 from minimagen.networks.cost import Cost, measure, on_meta, states_bytes
+from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters
 from minimagen.text.build import build
 
@@ -47,20 +52,38 @@ def report(parameters: Parameters, ranks: Ranks = ONE_RANK) -> str:
     Needs neither the text encoder's weights nor, for a known T5 name, a network.
     """
     config = parameters.imagen
-    training = parameters.training.for_learners(len(config.stages))
+    training = parameters.training.for_learners(len(config.learner_names))
     width = build(config.text_encoder_name, config.max_num_words).embed_dim
-    stages = range(len(config.stages))
     parameters = parameters._replace(training=training)
-    columns = [_column(parameters, i, width, ranks) for i in stages]
+    columns = [
+        _column(parameters, i, stage, width, ranks)
+        for i, stage in enumerate(config.stages)
+        if not isinstance(stage, TokenConfig)
+    ]
     rows = [[cells[0][0], *(cell for _, cell in cells)] for cells in zip(*columns, strict=True)]
     notes = NOTES if config.image_sizes != PAPER_SIZES else (*NOTES, PAPER_NOTE)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
-    return "\n".join([table(rows, str.rjust), "", text, *(textwrap.fill(n, 100) for n in notes)])
+    costs = [table(rows, str.rjust), ""] * bool(rows)
+    return "\n".join([*costs, *_others(config), text, *(textwrap.fill(n, 100) for n in notes)])
 
 
-def _column(parameters: Parameters, i: int, text_width: int, ranks: Ranks) -> list[tuple[str, str]]:
+def _others(config: ImagenConfig) -> Iterator[str]:
+    """Yield a line on each learner that is no diffusion stage."""
+    tokens = sum(isinstance(stage, TokenConfig) for stage in config.stages)
+    if config.first_stage + tokens == 0:
+        return
+    changes = {"stages": config.stages[:tokens], "image_sizes": config.image_sizes[:tokens]}
+    with torch.device("meta"):
+        learners = Imagen(config.replace(**changes)).learners
+    for learner in learners:
+        yield f"{learner.name}: {_millions(count_parameters(learner))} parameters"
+
+
+def _column(
+    parameters: Parameters, i: int, stage: DiffusionConfig, text_width: int, ranks: Ranks
+) -> list[tuple[str, str]]:
     """Return what stage ``i`` costs: the heading of every row, and the stage's cell in it."""
-    config, stage = parameters.imagen, parameters.imagen.stages[i]
+    config = parameters.imagen
     size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
     network = on_meta(stage.unet, text_width, lowres_cond=i > 0)
     cost = measure(network, stage, size, low_res_size, (config.max_num_words, text_width))
@@ -75,7 +98,7 @@ def _column(parameters: Parameters, i: int, text_width: int, ranks: Ranks) -> li
     if config.image_sizes == PAPER_SIZES:
         gap = cost.parameters / PAPER_PARAMETERS[i] - 1
         rows += [("  the paper", _millions(PAPER_PARAMETERS[i])), ("  gap", f"{100 * gap:+.0f} %")]
-    rows += _memory_rows(parameters.training, i, cost, ranks)
+    rows += _memory_rows(parameters.training, config.first_stage + i, cost, ranks)
     return [*rows, *_flop_rows(stage, cost, crops)]
 
 
@@ -104,7 +127,7 @@ def _memory_rows(
     ]
 
 
-def _flop_rows(stage: StageConfig, cost: Cost, crops: bool) -> list[tuple[str, str]]:
+def _flop_rows(stage: DiffusionConfig, cost: Cost, crops: bool) -> list[tuple[str, str]]:
     sampling = stage.sampling
     runs = 2 * sampling.timesteps - 1 if sampling.sampler == "heun" else sampling.timesteps
     halves = 1 if sampling.guidance_scale == 1.0 else 2

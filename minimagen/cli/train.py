@@ -150,6 +150,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if imagen.clip is not None:
             size = list(imagen.clip.image_size)
             settings.set(("imagen", "clip", "image_size"), size, "--IMG_SIDE_LEN")
+        for i, autoencoder in enumerate(imagen.autoencoders):
+            place = ("imagen", "autoencoders", i, "image_size")
+            settings.set(place, list(autoencoder.image_size), "--IMG_SIDE_LEN")
     return settings
 
 

@@ -9,7 +9,7 @@ from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.clip import ClipConfig
 from minimagen.config.data import DataConfig
 from minimagen.config.imagen import ImagenConfig
-from minimagen.config.networks import UNetConfig
+from minimagen.config.networks import GPTConfig, UNetConfig
 from minimagen.config.sizes import Size
 from minimagen.config.stages import (
     DiffusionConfig,
@@ -23,11 +23,14 @@ from minimagen.config.stages import (
     ScheduleConfig,
     StageConfig,
     Thresholding,
+    TokenConfig,
+    TokenSamplingConfig,
     TrainingTimes,
 )
 from minimagen.config.training import LearnerTrainingConfig, TrainingConfig
 
 __all__ = [
+    "GPTConfig",
     "AutoencoderConfig",
     "ClipConfig",
     "DataConfig",
@@ -45,6 +48,8 @@ __all__ = [
     "StageConfig",
     "LearnerTrainingConfig",
     "Thresholding",
+    "TokenConfig",
+    "TokenSamplingConfig",
     "TrainingConfig",
     "TrainingTimes",
     "UNetConfig",

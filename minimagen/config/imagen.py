@@ -70,12 +70,15 @@ class ImagenConfig(Config):
         """Return the names of all that is trained, in order: CLIP, autoencoders, stages."""
         clip = ("clip",) * (self.clip is not None)
         autoencoders = (f"autoencoder_{i}" for i in range(len(self.autoencoders)))
-        return (*clip, *autoencoders, *(f"unet_{i}" for i in range(len(self.stages))))
+        return (*clip, *autoencoders, *map(self._stage_name, range(len(self.stages))))
 
     @property
     def first_stage(self) -> int:
         """Return the place of the first stage among the learners."""
         return len(self.learner_names) - len(self.stages)
+
+    def _stage_name(self, i: int) -> str:
+        return f"{'gpt' if self.stages[i].kind == 'tokens' else 'unet'}_{i}"
 
     @property
     def learner_keys(self) -> tuple[int | str, ...]:
@@ -138,15 +141,19 @@ class ImagenConfig(Config):
         given, count = self.stages[i].autoencoder, len(self.autoencoders)
         if given is None:
             return
+        tokens = self.stages[i].kind == "tokens"
         if i:
-            raise ValueError(f"stage {i} enlarges pixels: only the first one has an autoencoder")
+            what = "is of tokens" if tokens else "has an autoencoder"
+            raise ValueError(f"stage {i} {what}; only the first one may: others enlarge pixels")
         if isinstance(given, int):
             if given >= count:
                 raise ValueError(
                     f"stage {i}: there is no autoencoder {given}; this cascade has {count}"
                 )
-            channels, own = self.autoencoders[given].channels, self.stages[i].unet.channels
-            if channels != own:
+            if tokens and not self.autoencoders[given].is_discrete:
+                raise ValueError(f"stage {i}: autoencoder {given} has no tokens; give it kind fsq")
+            channels, own = self.autoencoders[given].channels, self.stages[i].latent_channels
+            if own is not None and channels != own:
                 raise ValueError(
                     f"stage {i}: unet.channels is {own}, the autoencoder's latents have {channels}"
                 )

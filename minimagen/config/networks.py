@@ -51,3 +51,18 @@ class UNetConfig(Config):
         """Return what the sides of an image must be divisible by."""
         halvings = len(self.dim_mults) - (0 if self.memory_efficient else 1)
         return self.patch_size * 2**halvings
+
+
+class GPTConfig(Config):
+    """A GPT over image tokens."""
+
+    dim: PositiveInt = 256
+    depth: PositiveInt = 6
+    heads: PositiveInt = 4
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        return self

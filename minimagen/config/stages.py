@@ -1,12 +1,12 @@
 """The stages of a cascade, a union of configurations with a ``kind`` each."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from minimagen.checked import Config, Flag, Fraction, PositiveInt
-from minimagen.config.networks import UNetConfig
+from minimagen.config.networks import GPTConfig, UNetConfig
 from minimagen.config.sizes import Size
 from minimagen.errors import UserError, did_you_mean
 
@@ -125,6 +125,11 @@ class DiffusionConfig(Config):
         return self
 
     @property
+    def latent_channels(self) -> int:
+        """Return the channels of what it denoises."""
+        return self.unet.channels
+
+    @property
     def distilled_steps(self) -> int | None:
         """Return in how many steps a distilled stage samples; None for a stage that is not."""
         return None
@@ -210,7 +215,62 @@ class DistilledConfig(DiffusionConfig):
         return super().distilled(steps)
 
 
-def read_stage(values: Any, where: str) -> DiffusionConfig | DistilledConfig:
+class TokenSamplingConfig(Config):
+    """How a token stage samples; ``Imagen.sample`` can change everything here per call."""
+
+    guidance_scale: Annotated[float, Field(ge=0.0)] = 2.0
+    """Imagen's w, of the logits: 1 = no guidance."""
+    temperature: Annotated[float, Field(ge=0.0), Flag("tm")] = 1.0
+    """Of tokens: below 1 likely ones become more so; 0 = always the most likely one."""
+    top_k: Annotated[int, Field(ge=0), Flag("tk")] = 0
+    """Only so many of the most likely tokens; 0 = all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0), Flag("pp")] = 1.0
+    """Only the most likely tokens that together have this probability."""
+
+
+class TokenConfig(Config):
+    """A first stage that predicts the tokens of images one by one (arXiv 2102.12092)."""
+
+    kind: Literal["tokens"] = "tokens"
+    gpt: GPTConfig = GPTConfig()
+    autoencoder: Annotated[int, Field(ge=0)] | str = 0
+    """The discrete one between images and tokens: its number here, or a training directory."""
+    cond_drop_prob: Fraction = 0.1
+    """Share of captions replaced by the learned null token in training."""
+    token_drop_prob: Fraction = 0.1
+    """Share of the tokens read in training that are replaced by random ones."""
+    sampling: TokenSamplingConfig = TokenSamplingConfig()
+
+    @property
+    def crop(self) -> None:
+        """Return None: it sees whole images."""
+        return None
+
+    @property
+    def distilled_steps(self) -> None:
+        """Return None: it is not distilled."""
+        return None
+
+    @property
+    def divisor(self) -> int:
+        """Return 1: what sides must be divisible by is the autoencoder's factor."""
+        return 1
+
+    @property
+    def latent_channels(self) -> None:
+        """Return None: it has tokens, not channels."""
+        return None
+
+    def distilled(self, steps: int) -> NoReturn:
+        """Raise a UserError: a token stage has no steps."""
+        raise UserError("a stage of tokens cannot be distilled: it has no sampling steps")
+
+    def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:
+        """Return the sizes of what training cuts out of images of these sizes: all of it."""
+        return size, low_res_size
+
+
+def read_stage(values: Any, where: str) -> DiffusionConfig | DistilledConfig | TokenConfig:
     """Check the values of one stage (parsed JSON); a UserError names ``where`` and the key.
 
     Files from before there were kinds have none, but ``distilled_steps``: null or a number.
@@ -220,9 +280,10 @@ def read_stage(values: Any, where: str) -> DiffusionConfig | DistilledConfig:
     values = dict(values)
     if (steps := values.pop("distilled_steps", None)) is not None:
         values = {"kind": "distilled", "steps": steps} | values
-    kinds: dict[str, type[DiffusionConfig]] = {
+    kinds: dict[str, type[DiffusionConfig | TokenConfig]] = {
         "diffusion": DiffusionConfig,
         "distilled": DistilledConfig,
+        "tokens": TokenConfig,
     }
     kind = values.get("kind") or "diffusion"
     if kind not in kinds:
@@ -236,5 +297,5 @@ def _read(values: Any) -> Any:
     return read_stage(values, "a stage") if isinstance(values, dict) else values
 
 
-StageConfig = Annotated[DiffusionConfig | DistilledConfig, BeforeValidator(_read)]
+StageConfig = Annotated[DiffusionConfig | DistilledConfig | TokenConfig, BeforeValidator(_read)]
 """A stage of any kind; ``read_stage`` chooses the kind."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from minimagen.data.dataset import Dataset, count_of
 from minimagen.errors import UserError
 from minimagen.progress import tqdm
+from minimagen.storage.tensor_store import TensorStore, store_folder
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.text.cache.store import EmbeddingStore, store_folder
 from minimagen.text.encoding import TextEncoder
 
 WINDOW = 512  # captions encoded together, and what an interruption can cost
@@ -53,7 +53,7 @@ def encode_captions(dataset: Dataset, encoder: TextEncoder) -> EncodingReport:
     Raises:
         UserError: the cache folder cannot be written, the encoder or the data cannot be read.
     """
-    store = EmbeddingStore(store_folder(encoder.name, encoder.fingerprint))
+    store = TensorStore(store_folder(encoder.name, encoder.fingerprint))
     cache, report = EmbeddingCache(encoder, store), EncodingReport(folder=store.path.parent)
     encoder.encode(["weights are loaded before the clock starts"])
     started = time.perf_counter()

@@ -8,12 +8,15 @@ import torch
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.build import build as build_autoencoder
 from minimagen.autoencoders.build import build_autoencoders
+from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.autoencoders.training import TrainedAutoencoder
-from minimagen.config import DiffusionConfig, DistilledConfig, ImagenConfig, Size
+from minimagen.config import DistilledConfig, ImagenConfig, Size, StageConfig, TokenConfig
 from minimagen.draws import derive_seed
+from minimagen.errors import UserError
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Stage
+from minimagen.stages.tokens import TokenStage
 from minimagen.storage.pretrained import Part
 from minimagen.text.build import build as build_text_encoder
 from minimagen.text.build import build_clip
@@ -51,12 +54,13 @@ def build_stages(
     text_embed_dim: int,
     seed: int,
     autoencoders: Sequence[TrainedAutoencoder] = (),
-) -> list[DiffusionStage]:
+) -> list[Stage[Any]]:
     """Return all stages with fresh weights; those of stage i depend on (seed, i) only.
 
     ``autoencoders`` are those of the cascade.
     """
-    stages, sizes = [], config.image_sizes
+    stages: list[Stage[Any]] = []
+    sizes = config.image_sizes
     for i, stage in enumerate(config.stages):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, i, "weights"))
@@ -76,12 +80,12 @@ def teach(stages: Sequence[Stage[Any]], teachers: Sequence[Stage[Any]], to: torc
 
 def build(
     index: int,
-    config: DiffusionConfig | DistilledConfig,
+    config: StageConfig,
     size: Size,
     low_res_size: Size | None,
     text_embed_dim: int,
     autoencoder: Autoencoder | None = None,
-) -> DiffusionStage:
+) -> DiffusionStage | TokenStage:
     """Return a stage with fresh weights.
 
     Args:
@@ -92,6 +96,13 @@ def build(
         text_embed_dim: Width of the text embeddings.
         autoencoder: Between images and what is denoised; the pixels themselves by default.
     """
+    if isinstance(config, TokenConfig):
+        if not isinstance(autoencoder, DiscreteAutoencoder):
+            raise UserError(
+                f"stage {index} predicts tokens, and its autoencoder {config.autoencoder!r} has "
+                "none: it must be of kind fsq or gumbel"
+            )
+        return TokenStage(index, config, size, text_embed_dim, autoencoder)
     if isinstance(config, DistilledConfig):
         return DistilledStage(index, config, size, low_res_size, text_embed_dim, autoencoder)
     return DiffusionStage(index, config, size, low_res_size, text_embed_dim, autoencoder)

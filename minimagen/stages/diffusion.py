@@ -1,6 +1,7 @@
 """A diffusion stage: network + schedule + prediction + sampler. Base and super-resolution alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from minimagen.advice import burning
 from minimagen.autoencoders.autoencoder import Autoencoder
+from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import DiffusionConfig, LossConfig, SamplingConfig, Size
 from minimagen.diffusion.augmentation import NoisedImages, augment
@@ -105,6 +107,14 @@ class DiffusionStage(Stage[SamplingConfig]):
         """Return the parts of the network that FSDP may gather one at a time."""
         return self.unet.shardable()
 
+    def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches with latents, each image's encoded once, where there is an autoencoder."""
+        if self.autoencoder.fingerprint is None:
+            return batches
+        moments, fingerprint = self.autoencoder.moments, self.autoencoder.fingerprint
+        cache = LatentCache(moments, fingerprint, self.device)
+        return (replace(batch, latents=cache(batch.images)) for batch in batches)
+
     def recompute_activations(self, on: bool) -> None:
         """Turn activation checkpointing of the network's blocks on or off."""
         self.unet.recompute_activations(on)
@@ -163,7 +173,7 @@ class DiffusionStage(Stage[SamplingConfig]):
         aug_level_max = self.config.aug_level_max if aug_level_max is None else aug_level_max
         images = to_model_space(batch.images)
         if batch.low_res is None:
-            return self._encoded(images, draws), None
+            return self._encoded(images, batch.latents, draws), None
         small = to_model_space(batch.low_res)
         _, part = self.config.trained_on(size_of(images), size_of(small))
         if part and part != size_of(small):
@@ -172,13 +182,15 @@ class DiffusionStage(Stage[SamplingConfig]):
         aug_level = aug_level.to(self.device, torch.float32, non_blocking=True)
         noise = draws.normal("aug_noise", small.shape[1:])
         noise = noise.to(self.device, non_blocking=True)
-        x_0 = self._encoded(images, draws)
+        x_0 = self._encoded(images, None, draws)
         low_res = augment(small, aug_level, noise, self.aug_schedule)
         return x_0, low_res.enlarged(size_of(x_0))
 
     @torch.no_grad()
-    def _encoded(self, images: Tensor, draws: Draws) -> Tensor:
-        return self.autoencoder.encode(images, draws)
+    def _encoded(self, images: Tensor, moments: Tensor | None, draws: Draws) -> Tensor:
+        """Return what is denoised of images, of which ``moments`` may be known already."""
+        moments = self.autoencoder.moments(images) if moments is None else moments
+        return self.autoencoder.sampled(moments, draws)
 
     def _weighted_error(
         self, output: Tensor, x_0: Tensor, eps: Tensor, level: Level, loss: LossConfig

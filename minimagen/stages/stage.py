@@ -5,12 +5,13 @@ contract is images, so any kind of stage can be followed by super-resolution sta
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from minimagen.checked import changes_per_stage, per_stage
 from minimagen.config import ImagenConfig, Size
 from minimagen.draws import Noise
 from minimagen.storage.pretrained import Identified, Identity, Named
@@ -90,3 +91,22 @@ class Stage(Identified, Generic[Sampling]):
             start: Where to begin, instead of at noise.
             callback: Called after each step.
         """
+
+
+def settings_of(stages: Sequence[Stage[Any]], changes: Mapping[str, Any]) -> list[Any]:
+    """Return each stage's sampling settings, with changes for all stages or one each.
+
+    What is given for all is for those that have such a setting.
+
+    Raises:
+        UserError: No stage has it, or a value is not valid.
+    """
+    several = changes_per_stage(changes, len(stages))
+    for name, value in changes.items():
+        having = [hasattr(stage.settings(), name) for stage in stages]
+        single = per_stage(name, value, len(stages)) == [value] * len(stages)
+        if single and any(having):
+            for change, has in zip(several, having, strict=True):
+                if not has:
+                    change.pop(name, None)
+    return [stage.settings(**change) for stage, change in zip(stages, several, strict=True)]

@@ -22,7 +22,8 @@ class Parameters(NamedTuple):
     data: DataConfig
 
 
-LEARNER = re.compile(r"clip|autoencoder_\d+|unet_\d+")
+STAGES = ("unet", "gpt")
+LEARNER = re.compile(r"clip|autoencoder_\d+|unet_\d+|gpt_\d+")
 """The name of what is trained, and of its file of parameters."""
 
 Choice = str | int
@@ -170,8 +171,9 @@ def write_parameters(folder: Path, parameters: Parameters) -> None:
         write_json(folder / f"autoencoder_{i}.json", autoencoder)
     if not imagen["labels"]:
         del imagen["labels"]
-    for i, stage in enumerate(imagen.pop("stages")):
-        write_json(folder / f"unet_{i}.json", stage)
+    names = parameters.imagen.learner_names[parameters.imagen.first_stage :]
+    for name, stage in zip(names, imagen.pop("stages"), strict=True):
+        write_json(folder / f"{name}.json", stage)
     write_json(folder / "imagen.json", imagen)
     write_json(folder / "training.json", parameters.training.model_dump(mode="json"))
     write_json(folder / "data.json", parameters.data.model_dump(mode="json"))
@@ -195,9 +197,9 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no imagen.json: it is not a parameters directory{hint}")
     imagen = read_json(folder / "imagen.json")
     stages: list[dict[str, Any]] = []
-    while (path := folder / f"unet_{len(stages)}.json").is_file():
-        stages.append(read_json(path))
-        read_stage(stages[-1], str(path))  # a mistake names its file
+    while paths := [p for name in STAGES if (p := folder / f"{name}_{len(stages)}.json").is_file()]:
+        stages.append(read_json(paths[0]))
+        read_stage(stages[-1], str(paths[0]))  # a mistake names its file
     if not isinstance(imagen, dict) or {"stages", "autoencoders", "clip"} & imagen.keys():
         raise UserError(
             f"{folder / 'imagen.json'}: the stages belong in unet_0.json ..., autoencoders in "

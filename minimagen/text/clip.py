@@ -12,8 +12,8 @@ from minimagen.images import Batch, to_model_space
 from minimagen.learner import CaptionReader, ParameterGroups, Unread
 from minimagen.networks.clip import TextTower, image_tower
 from minimagen.storage.pretrained import ClipIdentity, Part
+from minimagen.storage.tensor_store import hash_of
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.text.cache.store import hash_of
 from minimagen.text.contrastive import (
     FIRST_BIAS,
     FIRST_SCALE,

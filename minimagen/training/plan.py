@@ -109,7 +109,7 @@ class Plan:
         Each has the rows of this rank; for a GPU they are in pinned memory.
         """
         full, learner = self.imagen.config.data_size, self.imagen.learners[i]
-        return training_batches(
+        batches = training_batches(
             self.training,
             learner.reads or self.imagen.text_encoder,
             self.config.batch_size_of(i),
@@ -122,6 +122,7 @@ class Plan:
             sizes=LearnerSizes(full, *learner.image_sizes),
             pin_memory=self.processes.device.type == "cuda",
         )
+        return batches if self.training.endless else learner.prepared(batches)
 
     def validation(self, i: int) -> list[Batch]:
         """Return the images to validate learner ``i`` on, at its own size."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minimagen.errors import UserError
-from minimagen.text.cache.store import EmbeddingStore, hash_of, store_folder
+from minimagen.storage.tensor_store import TensorStore, hash_of, store_folder
 from minimagen.text.encoding import TextEncoder, TokenReport
 
 BESIDE_DISK, ALONE = 32 * 2**20, 512 * 2**20  # bytes in memory, with and without a disk
@@ -32,7 +32,7 @@ class EmbeddingCache:
         encoded: How many captions the encoder was asked for so far.
     """
 
-    def __init__(self, encoder: TextEncoder, store: EmbeddingStore | None = None) -> None:
+    def __init__(self, encoder: TextEncoder, store: TensorStore | None = None) -> None:
         self.encoder, self.store = encoder, store
         self.name = encoder.name
         self.encoded = 0
@@ -52,7 +52,7 @@ class EmbeddingCache:
         except UserError as error:
             log.warning("text embeddings are kept in memory only: %s", error)
             return cls(encoder)
-        return cls(encoder, EmbeddingStore(folder, DRAWN_ON_DISK if endless else float("inf")))
+        return cls(encoder, TensorStore(folder, DRAWN_ON_DISK if endless else float("inf")))
 
     @property
     def embed_dim(self) -> int:

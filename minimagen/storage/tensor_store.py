@@ -56,7 +56,7 @@ def hash_of(caption: str) -> bytes:
     return hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class EmbeddingStore:
+class TensorStore:
     """Encodings by caption; memory does not grow with their number.
 
     Args:

@@ -1,0 +1,190 @@
+"""A GPT: a causal transformer over a grid of tokens, behind a prefix of text.
+
+The blocks are GPT-2's (pre-LayerNorm, GELU), so that its weights fit: text stands in front as
+embeddings, as in LlamaGen (arXiv 2406.06525), and each place of the grid has the sum of an
+embedding of its row and one of its column. Letters of shapes: b batch, n prefix, m image tokens,
+d width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from minimagen.config.networks import GPTConfig
+from minimagen.config.sizes import Size
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+class Block(nn.Module):
+    """A pre-LayerNorm transformer block; with its names GPT-2's weights load."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.ln_1, self.ln_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.c_attn, self.c_proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.c_fc, self.mlp_proj = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(
+        self, x: Tensor, attended_to: Tensor | None, cache: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """Return the new states, and the keys and values of all tokens so far.
+
+        Args:
+            x: [b t d].
+            attended_to: bool, to broadcast to [b heads t all]; None for all.
+            cache: Keys and values of the tokens before, [b heads s head_dim] each.
+        """
+        queries, keys, values = rearrange(
+            self.c_attn(self.ln_1(x)), "b t (three h d) -> three b h t d", three=3, h=self.heads
+        )
+        if cache is not None:
+            keys = torch.cat([cache[0], keys], dim=2)
+            values = torch.cat([cache[1], values], dim=2)
+        drop = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=attended_to, dropout_p=drop
+        )
+        attended = self.c_proj(rearrange(attended, "b h t d -> b t (h d)"))
+        x = x + F.dropout(attended, self.dropout, self.training)
+        h = self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+        return x + F.dropout(h, self.dropout, self.training), (keys, values)
+
+
+class Prefix(NamedTuple):
+    """The text that image tokens follow.
+
+    Attributes:
+        tokens: [b n d].
+        mask: bool [b n], True = attended to.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+
+class GPT(nn.Module):
+    """Image tokens behind text.
+
+    Args:
+        config: Width, depth, heads.
+        codes: Number of image codes.
+        grid: Rows and columns of tokens.
+        text_embed_dim: Width of the text embeddings.
+    """
+
+    def __init__(self, config: GPTConfig, codes: int, grid: Size, text_embed_dim: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.config, self.grid = config, grid
+        self.text = nn.Linear(text_embed_dim, dim)
+        self.text_norm = nn.LayerNorm(dim)
+        self.null = nn.Parameter(torch.randn(dim) * 0.02)
+        self.start = nn.Parameter(torch.randn(dim) * 0.02)
+        self.codes = nn.Embedding(codes, dim)
+        self.rows = nn.Parameter(torch.randn(grid[0], dim) * 0.02)
+        self.columns = nn.Parameter(torch.randn(grid[1], dim) * 0.02)
+        blocks = [Block(dim, config.heads, config.dropout) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.ln_f = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, codes, bias=False)
+        self.apply(self._begin)
+        for block in blocks:  # GPT-2: the residual branches add up
+            for proj in (block.c_proj, block.mlp_proj):
+                nn.init.normal_(proj.weight, std=0.02 / (2 * config.depth) ** 0.5)
+
+    @staticmethod
+    def _begin(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens of an image."""
+        return self.grid[0] * self.grid[1]
+
+    def prefix(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> Prefix:
+        """Return the text as the transformer reads it.
+
+        Args:
+            embeds: [b n text_embed_dim].
+            mask: bool [b n], True = real token.
+            drop: bool [b]; True replaces the caption by the one null token.
+        """
+        tokens = self.text_norm(self.text(embeds))
+        first = torch.arange(embeds.shape[1], device=mask.device) == 0
+        dropped = rearrange(drop, "b -> b 1 1")
+        tokens = torch.where(dropped, self.null.to(tokens.dtype), tokens)
+        return Prefix(tokens, torch.where(rearrange(drop, "b -> b 1"), first, mask))
+
+    def forward(self, prefix: Prefix, codes: Tensor) -> Tensor:
+        """Return the logits of every token of an image, each from those before it, [b m codes].
+
+        Args:
+            prefix: The text.
+            codes: int64 [b m], in the order of rows.
+        """
+        before = self._inputs(codes[:, :-1])
+        x = torch.cat([prefix.tokens, before], dim=1)
+        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        real = torch.cat([prefix.mask, prefix.mask.new_ones(len(x), before.shape[1])], dim=1)
+        attended_to = rearrange(real, "b n -> b 1 1 n") & causal
+        # A padded place attends to itself, so that no row is empty; nobody attends to it.
+        attended_to = attended_to | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        for block in self.blocks:
+            x, _ = block(x, attended_to)
+        return self.head(self.ln_f(x[:, prefix.tokens.shape[1] :]))
+
+    def _inputs(self, codes: Tensor) -> Tensor:
+        """Return the start token and the tokens that are known, each at the place it predicts."""
+        start = repeat(self.start, "d -> b 1 d", b=len(codes)).to(self.codes.weight.dtype)
+        return torch.cat([start, self.codes(codes)], dim=1) + self._places()[: codes.shape[1] + 1]
+
+    def _places(self) -> Tensor:
+        """Return the position of each place of the grid, [m d]."""
+        places = rearrange(self.rows, "h d -> h 1 d") + rearrange(self.columns, "w d -> 1 w d")
+        return rearrange(places, "h w d -> (h w) d")
+
+    def begin(self, prefix: Prefix) -> "Decoding":
+        """Return what generates images behind ``prefix``, token by token."""
+        return Decoding(self, prefix)
+
+
+class Decoding:
+    """Generates the tokens of a batch one by one; keys and values of all before are kept."""
+
+    def __init__(self, network: GPT, prefix: Prefix) -> None:
+        self._network, self._prefix = network, prefix
+        self._caches: list[KeysValues | None] = [None] * len(network.blocks)
+        self._done = 0
+
+    def next_logits(self, codes: Tensor | None = None) -> Tensor:
+        """Return the logits of the next token, [b codes].
+
+        Args:
+            codes: The token before it, int64 [b]; None for the first one.
+        """
+        network, prefix = self._network, self._prefix
+        place = network._places()[self._done]
+        if codes is None:
+            start = network.start + place
+            x = torch.cat([prefix.tokens, repeat(start, "d -> b 1 d", b=len(prefix.mask))], dim=1)
+            n = x.shape[1]
+            causal = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
+            real = F.pad(prefix.mask, (0, 1), value=True)
+            attended_to = rearrange(real, "b n -> b 1 1 n") & causal
+            attended_to = attended_to | torch.eye(n, dtype=torch.bool, device=x.device)
+        else:
+            x = rearrange(network.codes(codes) + place, "b d -> b 1 d")
+            real = F.pad(prefix.mask, (0, self._done + 1), value=True)
+            attended_to = rearrange(real, "b n -> b 1 1 n")
+        for i, block in enumerate(network.blocks):
+            x, self._caches[i] = block(x, attended_to, self._caches[i])
+        self._done += 1
+        return network.head(network.ln_f(x[:, -1]))

@@ -1,0 +1,202 @@
+"""A stage that predicts the tokens of an image one by one: DALL-E's way (arXiv 2102.12092).
+
+A discrete autoencoder, trained before, stands between images and tokens; the text is a prefix, from
+any text encoder (arXiv 2406.06525).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minimagen.autoencoders.cache import LatentCache
+from minimagen.autoencoders.discrete import DiscreteAutoencoder
+from minimagen.config import Size, TokenConfig, TokenSamplingConfig
+from minimagen.draws import Draws, Noise
+from minimagen.errors import UserError
+from minimagen.images import Batch, to_model_space
+from minimagen.learner import ParameterGroups
+from minimagen.networks.transformer import GPT
+from minimagen.stages.stage import Callback, Condition, Stage, Start
+
+DIGIT = 256  # a code is kept as two numbers below this, which bfloat16 has exactly
+
+
+class TokenStage(Stage[TokenSamplingConfig]):
+    """Samples images token by token.
+
+    Args:
+        index: Its place in the cascade, from 0.
+        config: Network and sampling.
+        size: (height, width) of its images.
+        text_embed_dim: Width of the text embeddings.
+        autoencoder: Between images and tokens; frozen.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        config: TokenConfig,
+        size: Size,
+        text_embed_dim: int,
+        autoencoder: DiscreteAutoencoder,
+    ) -> None:
+        super().__init__()
+        self.index, self.name = index, f"gpt_{index}"
+        self.config, self.size = config, size
+        self.image_sizes = (size,)
+        self._autoencoder = (autoencoder,)  # in a tuple: no module of this one
+        factor = autoencoder.factor
+        if any(side % factor for side in size):
+            raise UserError(
+                f"stage {index}: {size[0]} x {size[1]} pixels is not divisible by {factor}, the "
+                "pixels of a token's side"
+            )
+        grid = (size[0] // factor, size[1] // factor)
+        self.gpt = GPT(config.gpt, autoencoder.codes, grid, text_embed_dim)
+
+    @property
+    def autoencoder(self) -> DiscreteAutoencoder:
+        """Return what is between images and tokens."""
+        return self._autoencoder[0]
+
+    @property
+    def autoencoder_fingerprint(self) -> str:
+        """Return which autoencoder's tokens it learns."""
+        return self.autoencoder.fingerprint
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the autoencoder too, wherever the network goes."""
+        self.autoencoder._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network is."""
+        return next(self.parameters()).device
+
+    def parameter_groups(self) -> ParameterGroups:
+        """Return the matrices inside the blocks, and all else."""
+        linear = (m.weight for m in self.gpt.blocks.modules() if isinstance(m, nn.Linear))
+        hidden = [weight for weight in linear if isinstance(weight, nn.Parameter)]
+        taken = {id(weight) for weight in hidden}
+        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+
+    def shardable(self) -> Sequence[nn.Module]:
+        """Return the blocks, which FSDP may gather one at a time."""
+        return list(self.gpt.blocks)
+
+    def prepared(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches with the tokens of the images, each image's computed once."""
+        cache = LatentCache(self._digits, f"tokens-{self.autoencoder.fingerprint}", self.device)
+        return (replace(batch, latents=cache(batch.images)) for batch in batches)
+
+    def _digits(self, images: Tensor) -> Tensor:
+        """Return the codes of images in two digits, float32 [b 2 h w]."""
+        codes = self.autoencoder.tokenize(images)
+        return torch.stack([codes // DIGIT, codes % DIGIT], dim=1).float()
+
+    def _codes(self, batch: Batch) -> Tensor:
+        """Return the codes of a batch's images, int64 [b m]."""
+        digits = batch.latents
+        if digits is None:
+            digits = self._digits(to_model_space(batch.images))
+        high, low = digits.long().unbind(1)
+        return rearrange(DIGIT * high + low, "b h w -> b (h w)")
+
+    def loss(self, batch: Batch, draws: Draws) -> Tensor:
+        """Return the mean cross-entropy of the tokens of every example, float32 [b].
+
+        In training some of the tokens that are read are random ones: when it samples, the network
+        also reads what is not quite right.
+        """
+        codes = self._codes(batch)
+        seen, shape = codes, codes.shape[1:]
+        if self.training and self.config.token_drop_prob:
+            share = torch.special.ndtr(draws.normal("replaced", shape)).to(self.device)
+            random = torch.special.ndtr(draws.normal("replacement", shape)).to(self.device)
+            other = (random * self.autoencoder.codes).long().clamp(max=self.autoencoder.codes - 1)
+            seen = torch.where(share < self.config.token_drop_prob, other, codes)
+        drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
+        prefix = self.gpt.prefix(batch.text_embeds, batch.text_mask, drop)
+        logits = rearrange(self.gpt(prefix, seen).float(), "b m k -> b k m")
+        return F.cross_entropy(logits, codes, reduction="none").mean(1)
+
+    def settings(self, **changes: Any) -> TokenSamplingConfig:
+        """Return the stage's sampling settings, with ``changes`` to fields of them."""
+        return self.config.sampling.replace(**changes)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        condition: Condition,
+        noise: Noise,
+        sampling: TokenSamplingConfig,
+        start: Start | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Return one image per row of ``condition``: [b 3 h w] in [-1, 1]; see ``Stage.sample``.
+
+        The noise of token i is called i. ``callback`` gets the codes so far.
+
+        Raises:
+            UserError: Other sizes are asked for, or a start.
+        """
+        if condition.size not in (None, self.size) or start is not None:
+            height, width = self.size
+            raise UserError(f"stage {self.index} samples tokens of {height} x {width} pixels only")
+        codes = self._sample_codes(condition, noise, sampling, callback)
+        grid = rearrange(codes, "b (h w) -> b h w", h=self.gpt.grid[0])
+        return self.autoencoder.detokenize(grid).clamp(-1.0, 1.0)
+
+    def _sample_codes(
+        self,
+        condition: Condition,
+        noise: Noise,
+        sampling: TokenSamplingConfig,
+        callback: Callback | None,
+    ) -> Tensor:
+        rows, scale = len(condition.text_embeds), sampling.guidance_scale
+        copies = 1 if scale == 1.0 else 2  # the second copy of the rows is without captions
+        drop = torch.arange(copies * rows, device=self.device) >= rows
+        text = condition.text_embeds.repeat(copies, 1, 1), condition.text_mask.repeat(copies, 1)
+        decoding, codes = self.gpt.begin(self.gpt.prefix(*text, drop)), None
+        found: list[Tensor] = []
+        for i in range(self.gpt.length):
+            logits = decoding.next_logits(codes).double()
+            if copies == 2:
+                conditional, other = logits.chunk(2)
+                logits = other + scale * (conditional - other)
+            uniform = torch.special.ndtr(noise(i, (1,)).double()).to(self.device)
+            found.append(choose(logits, uniform, sampling))
+            codes = found[-1].repeat(copies)
+            if callback is not None:
+                callback(i, self.gpt.length, torch.stack(found, dim=1))
+        return torch.stack(found, dim=1)
+
+
+def choose(logits: Tensor, uniform: Tensor, sampling: TokenSamplingConfig) -> Tensor:
+    """Return a token for each row: temperature, then top-k, then top-p, then a draw.
+
+    Args:
+        logits: float64 [b k].
+        uniform: A number in [0, 1] for each row, [b 1].
+        sampling: The three settings.
+    """
+    if sampling.temperature == 0.0:
+        return logits.argmax(1)
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    p = (logits.gather(1, order) / sampling.temperature).softmax(1)
+    if sampling.top_k:
+        p[:, sampling.top_k :] = 0.0
+    before = p.cumsum(1) / p.sum(1, keepdim=True) - p / p.sum(1, keepdim=True)
+    p = torch.where(before < sampling.top_p, p, 0.0)
+    p[:, 0] = p[:, 0].clamp(min=torch.finfo(p.dtype).tiny)
+    total = p.cumsum(1)
+    place = torch.searchsorted(total, uniform * total[:, -1:], right=True)
+    last = (p > 0).sum(1, keepdim=True) - 1  # where the number is 1, up to rounding
+    return order.gather(1, torch.minimum(place, last)).squeeze(1)
