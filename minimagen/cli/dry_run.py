@@ -15,7 +15,7 @@ from minimagen.imagen import Imagen
 from minimagen.networks.cost import Cost, measure, on_meta, states_bytes
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters
-from minimagen.text.build import build
+from minimagen.text.build import LABELS, build, build_clip
 
 PAPER_SIZES = ((64, 64), (256, 256), (1024, 1024))
 PAPER_PARAMETERS = (2.0e9, 600e6, 400e6)  # Imagen, arXiv 2205.11487
@@ -44,6 +44,7 @@ class Ranks(NamedTuple):
 
 
 ONE_RANK = Ranks()
+DIGITS = tuple("0123456789")
 
 
 def report(parameters: Parameters, ranks: Ranks = ONE_RANK) -> str:
@@ -53,7 +54,12 @@ def report(parameters: Parameters, ranks: Ranks = ONE_RANK) -> str:
     """
     config = parameters.imagen
     training = parameters.training.for_learners(len(config.learner_names))
-    width = build(config.text_encoder_name, config.max_num_words).embed_dim
+    if config.text_encoder_name == LABELS and not config.labels:
+        config = config.replace(labels=DIGITS)  # as many as the data has: that is not read here
+    with torch.device("meta"):
+        clip = build_clip(config, 0)
+    name, most = config.text_encoder_name, config.max_num_words
+    width = build(name, most, config.labels, clip).embed_dim
     parameters = parameters._replace(training=training)
     columns = [
         _column(parameters, i, stage, width, ranks)
@@ -85,8 +91,10 @@ def _column(
     """Return what stage ``i`` costs: the heading of every row, and the stage's cell in it."""
     config = parameters.imagen
     size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
+    factor = config.divisor_of(i) // stage.divisor  # of the autoencoder
+    latent_size = (size[0] // factor, size[1] // factor)
     network = on_meta(stage.unet, text_width, lowres_cond=i > 0)
-    cost = measure(network, stage, size, low_res_size, (config.max_num_words, text_width))
+    cost = measure(network, stage, latent_size, low_res_size, (config.max_num_words, text_width))
     rows = [("", f"stage {i}"), ("image", _size(size))]
     crops = any(other.crop for other in config.stages)
     if crops:

@@ -6,7 +6,13 @@ from typing import Any
 
 from minimagen.checked import per_stage
 from minimagen.cli.options import KeyPath
-from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.config import (
+    DataConfig,
+    ImagenConfig,
+    SamplingConfig,
+    TokenSamplingConfig,
+    TrainingConfig,
+)
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameter_values
 
@@ -41,8 +47,10 @@ class Settings:
         holder: Any = self._values
         for at, part in enumerate(path[:-1]):
             if part == "*":
-                for i, each in enumerate(per_stage(source, value, len(holder))):
-                    self.set((*path[:at], i, *path[at + 1 :]), each, source)
+                values, rest = per_stage(source, value, len(holder)), path[at + 1 :]
+                having = [i for i in range(len(holder)) if _has(holder[i], rest)]
+                for i in having or range(len(holder)):
+                    self.set((*path[:at], i, *rest), values[i], source)
                 return
             holder = holder[part] if isinstance(part, int) else holder.setdefault(part, {})
         holder[path[-1]] = value
@@ -79,6 +87,13 @@ class Settings:
         return "\n".join(lines)
 
 
+def _has(stage: Mapping[str, Any], path: KeyPath) -> bool:
+    """Return whether a stage of this kind has the setting at ``path``."""
+    tokens = stage.get("kind") == "tokens"
+    sampling = TokenSamplingConfig if tokens else SamplingConfig
+    return path[0] != "sampling" or path[1] in sampling.model_fields
+
+
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Yield the values inside nested dictionaries and lists of them, each with its path."""
     of_parts = isinstance(value, list) and value and isinstance(value[0], dict)
@@ -91,10 +106,19 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def values_at(parameters: Parameters, path: KeyPath) -> Any:
-    """Return the value at ``path``; where that holds ``"*"`` every stage's, if they differ."""
+    """Return the value at ``path``; where that holds ``"*"`` every stage's, if they differ.
+
+    None where no stage has it.
+    """
     values: list[Any] = [parameters._asdict()[str(path[0])].model_dump(mode="json")]
     for part in path[1:]:
-        values = [v for x in values for v in x] if part == "*" else [x[part] for x in values]
+        values = (
+            [v for x in values for v in x]
+            if part == "*"
+            else [x[part] for x in values if not isinstance(x, dict) or part in x]
+        )
+    if not values:
+        return None
     return values if any(value != values[0] for value in values) else values[0]
 
 

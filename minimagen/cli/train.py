@@ -88,10 +88,7 @@ SHORT: dict[KeyPath, Any] = {  # what --TESTING sets
     ("training", "revisions"): (),
     ("training", "chckpt_num"): 2,
     ("training", "sample_num"): 2,
-    ("training", "sample_captions"): [
-        "a large red star on a blue background",
-        "a small green heart",
-    ],
+    ("training", "sample_captions"): [],  # the data's own
     ("data", "valid_num"): 16,
     ("data", "epoch_size"): 64,
     ("data", "max_samples"): 64,
@@ -105,7 +102,8 @@ def options() -> dict[str, list[Option]]:
     groups = {"run": [*RUN], "cascade": [side], "training": [], "data": []}
     for option in CONFIGURED.values():
         heading = "cascade" if option.path[0] == "imagen" else str(option.path[0])
-        default = shown(values_at(demo, option.path))
+        value = values_at(demo, option.path)
+        default = shown(option.default if value is None else value)
         groups[heading].append(option.but(default=None, shown=default))
     return groups
 
