@@ -43,9 +43,9 @@ from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
 from minimagen.storage.directory import read_parameters
+from minimagen.storage.tensor_store import TensorStore
 from minimagen.text.build import build
 from minimagen.text.cache.cache import EmbeddingCache
-from minimagen.storage.tensor_store import TensorStore
 from minimagen.text.names import BUNDLED, PACKAGED, find_source
 from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.trainer import Trainer
@@ -118,9 +118,7 @@ def _step(case: Case, folder: Path) -> Row:
     dataset = ShapesDataset(size=side)
     trainer = Trainer(imagen.stages[0], 0, parameters.training.learners[0], 10**6)
     if mode == "warm":
-        EmbeddingCache(encoder, TensorStore(folder)).fill(
-            [text for (text,) in dataset.captions()]
-        )
+        EmbeddingCache(encoder, TensorStore(folder)).fill([text for (text,) in dataset.captions()])
     cached = EmbeddingCache(encoder, TensorStore(folder))
     clock = Clock(encoder if mode == "without" else cached)
     warmup = list(training_batches(dataset, encoder, batch, 1, 0, 2))

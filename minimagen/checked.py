@@ -1,7 +1,7 @@
 """Values that are checked when they are read, and do not change after that."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -79,12 +79,6 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if number < least:
         raise UserError(f"`{name}` is {value!r}; give a whole number of at least {least}")
     return number
-
-
-def changes_per_stage(values: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return for each of ``count`` stages its own of named values; None changes nothing."""
-    each = {name: per_stage(name, value, count) for name, value in values.items()}
-    return [{n: own[i] for n, own in each.items() if own[i] is not None} for i in range(count)]
 
 
 def per_stage(name: str, value: Any, count: int) -> list[Any]:

@@ -84,7 +84,7 @@ def test_the_installed_command_finds_each_preset_by_its_name(
         assert ran.returncode == 0, ran.stderr
         assert f"({installed / 'minimagen' / 'parameters' / preset})" in ran.stdout
     ran = _run(installed, tmp_path, "train", "--PARAMETERS", "tasting")
-    assert ran.returncode == 2 and "imagen_64_256_1024, testing" in ran.stderr
+    assert ran.returncode == 2 and "imagen_64_256_1024, latent, linear_l1" in ran.stderr
 
 
 def test_the_installed_command_prints_help_and_its_version(installed: Path, tmp_path: Path) -> None:

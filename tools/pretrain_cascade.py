@@ -4,10 +4,11 @@
     python tools/pretrain_cascade.py emoji --minutes 60 --parameters DIR    another recipe
     python tools/pretrain_cascade.py scenes --steps 6000,2000 --stages 1
     python tools/pretrain_cascade.py emoji --minutes 60 --resume training_20261128_220000
+    python tools/pretrain_cascade.py emoji --bundle training_20261128_220000  what it has learned
     python tools/pretrain_cascade.py emoji                                  only the card anew
 
 The cascade lies in ``pretrained/<name>``: a training directory without checkpoints, its weights in
-half precision, with ``runs.jsonl`` (one line per run) and a card. A run trains in a directory of
+eight bits, with ``runs.jsonl`` (one line per run) and a card. A run trains in a directory of
 its own (``--work``), and what is bundled changes only after the run has ended. Each run draws other
 images and noise than the ones before. The figures of the card are the newest rows of
 ``python -m benchmarks.bundled`` for these weights.
@@ -42,6 +43,7 @@ from minimagen.storage.directory import (
     write_parameters,
 )
 from minimagen.storage.pretrained import load_stage
+from minimagen.storage.quantized import quantized
 from minimagen.training.interruption import Interrupted
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +101,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the bundled cascade [pretrained/<name>]")
     parser.add_argument("--work", type=Path, help="where the run trains [training_<time>]")
     parser.add_argument("--resume", type=Path, help="go on with an interrupted run, in place")
+    parser.add_argument(
+        "--bundle", type=Path, help="bundle a run that has ended, and train nothing"
+    )
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)
     options.out = options.out or ROOT / "pretrained" / options.name
@@ -174,9 +179,14 @@ def pretrain(options: argparse.Namespace) -> None:
         note_minutes(work, started)
         raise
     note_minutes(work, started)
-    chosen = options.stages or range(len(imagen.stages))
-    row = run_row(directory, [imagen.stages[i].name for i in chosen])
-    export(directory, bundled)
+    bundle(directory, options)
+
+
+def bundle(directory: TrainingDirectory, options: argparse.Namespace) -> None:
+    """Take over what a run has learned, with a row on it."""
+    names = read_parameters(directory.parameters).imagen.learner_names
+    row = run_row(directory, [names[i] for i in options.stages or range(len(names))])
+    export(directory, TrainingDirectory(options.out))
     with (options.out / RUNS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -204,7 +214,7 @@ def run_row(directory: TrainingDirectory, names: list[str]) -> dict[str, Any]:
 
 
 def export(source: TrainingDirectory, target: TrainingDirectory) -> None:
-    """Write parameters, captions and weights in half precision.
+    """Write parameters, captions and weights, in eight bits.
 
     Raises:
         UserError: the weights do not fit half precision, or are too large to be bundled.
@@ -217,10 +227,10 @@ def export(source: TrainingDirectory, target: TrainingDirectory) -> None:
         if not source.weights(name).is_file():
             continue  # a stage that no run has trained so far
         tensors, header = load_weights(source.weights(name))
-        halves = {key: x.half() if x.is_floating_point() else x for key, x in tensors.items()}
-        if not all(torch.isfinite(x).all() for x in halves.values()):
+        packed = quantized(tensors)
+        if not all(torch.isfinite(x).all() for x in packed.values()):
             raise UserError(f"{source.weights(name)} does not fit half precision")
-        save_weights(target.weights(name), halves, header)
+        save_weights(target.weights(name), packed, header)
     write_parameters(target.parameters, parameters)
     target.sample_captions.write_text(
         "\n".join(parameters.training.sample_captions) + "\n", "utf-8"
@@ -276,7 +286,9 @@ def _per_stage(numbers: dict[str, int]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Train if a length is given, then write the card."""
     options = parse(argv)
-    if options.minutes or options.steps or options.resume:
+    if options.bundle:
+        bundle(TrainingDirectory.open(options.bundle), options)
+    elif options.minutes or options.steps or options.resume:
         pretrain(options)
     write_card(options.name, options.out)
     print(f"{options.out}: {options.out / 'README.md'}")

@@ -59,7 +59,8 @@ class TrainedAutoencoder(Part):
     @property
     def own_identity(self) -> AutoencoderIdentity:
         """Return what its weights depend on."""
-        return AutoencoderIdentity(autoencoder=self.config)
+        unmeasured = self.config.replace(latents_mean=None, latents_std=None)
+        return AutoencoderIdentity(autoencoder=unmeasured)
 
     @property
     def fingerprint(self) -> str:

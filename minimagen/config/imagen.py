@@ -73,6 +73,11 @@ class ImagenConfig(Config):
         return (*clip, *autoencoders, *map(self._stage_name, range(len(self.stages))))
 
     @property
+    def parts(self) -> tuple[ClipConfig | AutoencoderConfig, ...]:
+        """Return the configurations of what is trained before the stages, in order."""
+        return (*((self.clip,) if self.clip is not None else ()), *self.autoencoders)
+
+    @property
     def first_stage(self) -> int:
         """Return the place of the first stage among the learners."""
         return len(self.learner_names) - len(self.stages)
@@ -85,6 +90,12 @@ class ImagenConfig(Config):
         """Return what the draws of each learner depend on: a stage's index, or the name."""
         return (*self.learner_names[: self.first_stage], *range(len(self.stages)))
 
+    def stages_with(self, name: str) -> Sequence[int]:
+        """Return the stages that are trained with the learner called ``name``."""
+        if name == "clip":
+            return range(len(self.stages)) if self.text_encoder_name == "clip" else ()
+        return [i for i, s in enumerate(self.stages) if f"autoencoder_{s.autoencoder}" == name]
+
     def title(self, i: int) -> str:
         """Return what messages call learner ``i``."""
         key = self.learner_keys[i]
@@ -95,8 +106,7 @@ class ImagenConfig(Config):
         """Return (height, width) of the images to train on: those of the last stage, if any."""
         if self.image_sizes:
             return self.image_sizes[-1]
-        alone = [part.image_size for part in (*self.autoencoders, self.clip) if part is not None]
-        return max(alone)
+        return max(part.image_size for part in self.parts)
 
     def chosen_learners(
         self, stages: Sequence[int] | None = None, learners: Sequence[str] | None = None

@@ -17,7 +17,7 @@ from minimagen.evaluation.metrics import wilson_interval
 from minimagen.sample import Sample
 from minimagen.text.clip import Clip
 
-TEMPLATES = ("a picture of {}", "an image that shows {}", "this is {}")
+TEMPLATES = ("a photo of {}", "an image that shows {}", "this is {}")
 AT_ONCE = 256
 MOST_CLASSES = 200  # distinct captions that are taken for names of classes
 SHOWN = 16  # rows and columns of the similarity matrix

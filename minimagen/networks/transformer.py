@@ -135,7 +135,7 @@ class GPT(nn.Module):
         causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         real = torch.cat([prefix.mask, prefix.mask.new_ones(len(x), before.shape[1])], dim=1)
         attended_to = rearrange(real, "b n -> b 1 1 n") & causal
-        # A padded place attends to itself, so that no row is empty; nobody attends to it.
+        # A padded place attends to itself, so that no row is empty; no other attends to it.
         attended_to = attended_to | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         for block in self.blocks:
             x, _ = block(x, attended_to)

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from minimagen.checked import changes_per_stage, per_stage
+from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, Size
 from minimagen.draws import Noise
 from minimagen.storage.pretrained import Identified, Identity, Named
@@ -101,12 +101,12 @@ def settings_of(stages: Sequence[Stage[Any]], changes: Mapping[str, Any]) -> lis
     Raises:
         UserError: No stage has it, or a value is not valid.
     """
-    several = changes_per_stage(changes, len(stages))
-    for name, value in changes.items():
+    each = {name: per_stage(name, value, len(stages)) for name, value in changes.items()}
+    own: list[dict[str, Any]] = [{} for _ in stages]
+    for name, values in each.items():
         having = [hasattr(stage.settings(), name) for stage in stages]
-        single = per_stage(name, value, len(stages)) == [value] * len(stages)
-        if single and any(having):
-            for change, has in zip(several, having, strict=True):
-                if not has:
-                    change.pop(name, None)
-    return [stage.settings(**change) for stage, change in zip(stages, several, strict=True)]
+        for_all = any(having) and all(value is values[0] for value in values)
+        for change, value, has in zip(own, values, having, strict=True):
+            if value is not None and (has or not for_all):
+                change[name] = value
+    return [stage.settings(**change) for stage, change in zip(stages, own, strict=True)]

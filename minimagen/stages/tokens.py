@@ -194,7 +194,7 @@ def choose(logits: Tensor, uniform: Tensor, sampling: TokenSamplingConfig) -> Te
     if sampling.top_k:
         p[:, sampling.top_k :] = 0.0
     before = p.cumsum(1) / p.sum(1, keepdim=True) - p / p.sum(1, keepdim=True)
-    p = torch.where(before < sampling.top_p, p, 0.0)
+    p = torch.where(before < sampling.top_p - 1e-9, p, 0.0)  # sums are not exact
     p[:, 0] = p[:, 0].clamp(min=torch.finfo(p.dtype).tiny)
     total = p.cumsum(1)
     place = torch.searchsorted(total, uniform * total[:, -1:], right=True)

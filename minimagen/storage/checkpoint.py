@@ -21,6 +21,7 @@ from torch import Tensor
 
 from minimagen.errors import UserError
 from minimagen.storage.files import begin_folder, cannot_write, finish_folder, read_json, replacing
+from minimagen.storage.quantized import dequantized
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
 
 
 def load_weights(path: Path) -> Checkpoint:
-    """Return the tensors and the header of a safetensors file.
+    """Return the tensors, unpacked if they are in eight bits, and the header of a file.
 
     Raises:
         UserError: If there is no such file, or it is truncated or not safetensors.
@@ -52,7 +53,9 @@ def load_weights(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        return Checkpoint(tensors, {key: json.loads(value) for key, value in metadata.items()})
+        return Checkpoint(
+            dequantized(tensors), {key: json.loads(value) for key, value in metadata.items()}
+        )
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (SafetensorError, ValueError, RecursionError, OSError) as error:

@@ -13,7 +13,13 @@ from minimagen.config import AutoencoderConfig, ClipConfig, ImagenConfig, Size, 
 from minimagen.errors import UserError
 from minimagen.learner import Learner
 from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights
-from minimagen.storage.directory import Choice, Choices, TrainingDirectory, read_choice
+from minimagen.storage.directory import (
+    Choice,
+    Choices,
+    TrainingDirectory,
+    read_choice,
+    read_imagen_config,
+)
 
 
 class Named(Protocol):
@@ -74,12 +80,7 @@ class AutoencoderIdentity(PartIdentity):
     """What the weights of an autoencoder depend on."""
 
     autoencoder: AutoencoderConfig
-
-    def difference(self, other: Self) -> str:
-        """Return what ``other`` has otherwise; the scale, measured at the end, does not matter."""
-        measured = dict.fromkeys(("scaling_factor", "shift_factor", "latents_mean", "latents_std"))
-        one, two = (i.autoencoder.model_dump(mode="json") | measured for i in (self, other))
-        return first_difference(one, two, "autoencoder")
+    """Without what is measured at the end of its training."""
 
 
 class Identity(PartIdentity):
@@ -191,6 +192,7 @@ class Cascade(Protocol):
 
     config: ImagenConfig
     text_encoder: Any
+    frozen: list[Part]
 
     @property
     def learners(self) -> Sequence[Identified]:
@@ -225,10 +227,15 @@ def load_learners(
 
 
 def load_frozen(cascade: Cascade, directory: TrainingDirectory) -> None:
-    """Load what stages are trained with, as far as the directory has it, and not the stages."""
-    for i in range(cascade.config.first_stage):
-        if directory.weights(cascade.learners[i].name).is_file():
+    """Load what stages are trained with, as far as the directory has it, and not the stages.
+
+    What these parts measured of themselves belongs to it.
+    """
+    configs = read_imagen_config(directory.parameters).parts
+    for i, part in enumerate(cascade.frozen):
+        if directory.weights(part.name).is_file():
             load_learners(cascade, directory, chosen=[i])
+            part.config = configs[i]
 
 
 def load_stage(stage: nn.Module, path: Path, wanted: PartIdentity) -> None:

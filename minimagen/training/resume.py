@@ -7,7 +7,7 @@ from typing import Any
 from minimagen.config import DataConfig, LearnerTrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
-from minimagen.storage.checkpoint import STATE, find_newest, saved_shapes
+from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
 from minimagen.storage.pretrained import PartIdentity, first_difference
@@ -47,25 +47,26 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
 
     Called before the new directory is made, so that a refused run leaves nothing behind.
     """
+    _check_frozen(plan, resume)
     for i in plan.chosen:
         learner, title = plan.imagen.learners[i], plan.imagen.config.title(i)
         folder = find_newest(resume.tmp, resume.checkpoint_prefix(learner.name))
         if folder is None:
             continue
-        checkpoints = f"the checkpoints of {title} in {resume}"
+        theirs = f"the checkpoints of {title} in {resume}"
         state = read_json(folder / STATE)
         if "run" not in state:
-            raise UserError(f"{checkpoints} are too old to say of which run they are")
+            raise UserError(f"{theirs} are too old to say of which run they are")
         if difference := _difference(state["run"], run_identity(plan, i), plan.imagen.identity(i)):
             raise UserError(
-                f"{checkpoints} belong to another run: {difference}; restore that (a resumed run "
+                f"{theirs} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"
             )
         shapes = {f"model.{n}": p.shape for n, p in learner.named_parameters()}
         found = {n: s for n, s in saved_shapes(folder).items() if n.startswith("model.")}
         if found != shapes:
             raise UserError(
-                f"{checkpoints} hold another network than this version of the program builds from "
+                f"{theirs} hold another network than this version of the program builds from "
                 "its parameters"
             )
         if state["step"] > plan.steps[i]:
@@ -73,6 +74,23 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
                 f"{title} of {resume} already has {state['step']} steps, more than the "
                 f"{plan.steps[i]} asked for; give more steps or epochs"
             )
+
+
+def _check_frozen(plan: Plan, resume: TrainingDirectory) -> None:
+    """Raise a UserError if what a stage was trained with would be trained on."""
+    config = plan.imagen.config
+    for i in (i for i in plan.chosen if i < config.first_stage):
+        name = config.learner_names[i]
+        folder = find_newest(resume.tmp, resume.checkpoint_prefix(name))
+        if folder is None or read_json(folder / STATE)["step"] >= plan.steps[i]:
+            continue
+        for stage in config.stages_with(name):
+            own = config.learner_names[config.first_stage + stage]
+            if checkpoints(resume.tmp, resume.checkpoint_prefix(own)):
+                raise UserError(
+                    f"{name} would be trained on, and stage {stage} was trained with it as it is; "
+                    f"give `learners` {own} to go on with that, or train both anew"
+                )
 
 
 def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], learner: PartIdentity) -> str:

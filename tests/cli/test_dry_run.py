@@ -23,17 +23,17 @@ def test_every_stage_has_its_own_batch_and_optimizer() -> None:
         cells = [re.split(r"  +", line.strip()) for line in lines if line]
         return {name: values for name, *values in cells}
 
-    own = rows(stages=[{"batch_size": 4}, {"optimizer": "adamw"}])
+    own = rows(learners=[{"batch_size": 4}, {"optimizer": "adamw"}])
     assert own["images in a micro-batch"] == ["2", "6"]
     assert own["optimizer"] == ["muon", "adamw"]
-    of_all = rows(stages=[{"batch_size": 4}])
+    of_all = rows(learners=[{"batch_size": 4}])
     assert of_all["images in a micro-batch"] == ["2", "2"]
-    assert rows(stages=[])["images in a micro-batch"] == ["6", "6"]
+    assert rows(learners=[])["images in a micro-batch"] == ["6", "6"]
     one, batch = (own[f"activations of {n}"] for n in ("one image", "a micro-batch"))
     for i, images in enumerate((2, 6)):
         assert number(batch[i]) == pytest.approx(images * number(one[i]), rel=0.01)
-    with pytest.raises(UserError, match="3 entries for 2 stages"):
-        rows(stages=[{}, {}, {}])
+    with pytest.raises(UserError, match="3 entries for the 2"):
+        rows(learners=[{}, {}, {}])
 
 
 def number(bytes_: str) -> float:

@@ -174,6 +174,6 @@ def test_the_command_line_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["data", "check", source, "--WHERE", "widht >= 20"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --WHERE is 'widht >= 20'") and "did you mean 'width'" in error
-    with pytest.raises(UserError, match="shapes have no columns"):
+    with pytest.raises(UserError, match="shapes are drawn, not read"):
         load_dataset("shapes", where="width > 3")
     assert isinstance(load_dataset(source, 8, where="width > 9").split()[0], IndexedDataset)

@@ -11,9 +11,9 @@ from minimagen.evaluation.metrics import (
     grain,
     kernel_distance,
     kid,
-    psnr,
     wilson_interval,
 )
+from minimagen.images import psnr
 
 
 def test_psnr_is_the_peak_over_the_mean_square_error_per_image():

@@ -63,7 +63,7 @@ def start(tmp_path: Path) -> Run:
     stages = [stage.replace(unet=unet | {"layer_attns": False}) for stage in imagen.stages]
     config: ImagenConfig = imagen.replace(stages=stages, image_sizes=(8, 16))
     training = training.replace(steps=None, minutes=0.5, batch_size=2, precision="fp32")
-    training = training.replace(chckpt_num=8, sample_num=1000, stages=())
+    training = training.replace(chckpt_num=8, sample_num=1000, learners=())
 
     def begin(name: str, config_of: TrainingConfig = training, **options: Any) -> TrainingDirectory:
         return train(

@@ -346,7 +346,7 @@ def train_sharded_or_not(
     parameters = read_parameters(ROOT / "parameters" / "testing")
     adamw = [{"optimizer": "adamw", "optim_lr": 3e-3, "warmup_steps": 0}] * 2
     training = parameters.training.replace(
-        stages=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
+        learners=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
     )
     imagen = Imagen(parameters.imagen, MovableText(24))
     train(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from minimagen.errors import UserError
+from minimagen.storage import tensor_store as embedding_store
 from minimagen.storage.tensor_store import hash_of, store_folder
 from minimagen.text.cache import cache as embedding_cache
-from minimagen.text.cache import store as embedding_store
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import encode_batch
 from minimagen.text.names import T5_MINI

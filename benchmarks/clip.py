@@ -1,0 +1,202 @@
+"""What a CLIP learns in some minutes: zero-shot classes, attributes, retrieval.
+
+    python -m benchmarks.clip                        every set
+    python -m benchmarks.clip --sets mnist,shapes --seeds 0,1,2
+    python -m benchmarks.clip --sets emoji --changes '{"text": {"kind": "characters"}}'
+
+It is trained by ``train.py --PARAMETERS clip`` as a user would. Classes are looked for with prompts
+that no caption of the training had. Of the shapes, each held-out image is compared with its own
+caption and with captions that differ in one attribute; and with the caption where object and
+background have changed colors. Of the emoji one of three drawing styles is held out.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+from benchmarks.real_data import available, emoji_rows, folder
+from minimagen.data.open import load_dataset
+from minimagen.draws import rng
+from minimagen.evaluation.clip import (
+    caption_vectors,
+    evaluate_clip,
+    held_out,
+    image_vectors,
+)
+from minimagen.evaluation.metrics import wilson_interval
+from minimagen.sample import Sample
+from minimagen.shapes import objects
+from minimagen.shapes.dataset import ShapesDataset
+from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES
+from minimagen.storage.cache import cache_folder
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.text.build import load_clip
+from minimagen.text.clip import Clip
+
+MINUTES = {"mnist": 3.0, "fashion_mnist": 5.0, "shapes": 3.0, "emoji": 10.0}
+SIDES = {"mnist": 32, "fashion_mnist": 32, "shapes": 64, "emoji": 64}
+CHANGES: dict[str, dict[str, Any]] = {"emoji": {"text": {"encoder": "minilm_mini"}}}
+HELD_OUT_STYLE = "openmoji"
+VALUES = {
+    "shape": tuple(SHAPES),
+    "color": tuple(COLORS),
+    "size": tuple(objects.SIZES),
+    "background": tuple(COLORS),
+    "pattern": PATTERNS,
+}
+SHAPES_COUNT, QUICK_COUNT = 1000, 20
+
+
+def measure(case: Case, started: float) -> Row:
+    """Train one CLIP and measure it."""
+    del started
+    with tempfile.TemporaryDirectory() as place:
+        parameters, output = Path(place) / "parameters", Path(place) / "training"
+        shutil.copytree(ROOT / "parameters" / "clip", parameters)
+        for name in ("clip", "training"):
+            path = parameters / f"{name}.json"
+            values = json.loads(path.read_text("utf-8"))
+            path.write_text(json.dumps(_merged(values, case["changes"].get(name, {}))), "utf-8")
+        begun = time.time()
+        command = [sys.executable, "train.py", "--PARAMETERS", str(parameters)]
+        command += ["--DATASET", str(training_data(case["set"]))]
+        command += ["--IMG_SIDE_LEN", str(SIDES[case["set"]]), "--SEED", str(case["seed"])]
+        command += ["--OUTPUT", str(output)]
+        length = "--STEPS" if "steps" in case else "--MINUTES"
+        command += [length, str(case.get("steps", case.get("minutes")))]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+        row: Row = {"seconds": time.time() - begun}
+        training = read_parameters(TrainingDirectory(output).parameters).training
+        row |= {"steps": training.steps_of(0), "batch": training.batch_size_of(0)}
+        return row | score(load_clip(output), case["set"], case.get("count"))
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, change in changes.items():
+        both = isinstance(change, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], change) if both else change
+    return merged
+
+
+def training_data(name: str) -> str | Path:
+    """Return what ``--DATASET`` is given."""
+    if name == "shapes":
+        return "shapes"
+    if name == "emoji":
+        return emoji_folder(held_out_style=False)
+    return folder() / name / "train.parquet"
+
+
+def emoji_folder(held_out_style: bool) -> Path:
+    """Return an image folder of the emoji in the held-out style, or in the others; text alone."""
+    target = cache_folder("clip") / f"emoji_{HELD_OUT_STYLE if held_out_style else 'others'}"
+    if (target / "metadata.jsonl").is_file():
+        return target
+    rows = [r for r in emoji_rows() if (r["style"] == HELD_OUT_STYLE) == held_out_style]
+    target.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for row in rows:
+        shutil.copy(folder() / "emoji" / row["file_name"], target)
+        line = {"file_name": Path(row["file_name"]).name, "text": row["text"]}
+        lines.append(json.dumps(line))
+    (target / "metadata.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    return target
+
+
+def score(clip: Clip, name: str, count: int | None) -> Row:
+    """Return the figures of a trained CLIP."""
+    side = SIDES[name]
+    if name == "shapes":
+        return score_shapes(clip, count or SHAPES_COUNT)
+    if name == "emoji":
+        dataset = load_dataset(emoji_folder(held_out_style=True), side)
+        samples = [dataset[i] for i in range(min(count or len(dataset), len(dataset)))]
+    else:
+        dataset = load_dataset(folder() / name, side)
+        samples = held_out(dataset, count)
+    report = evaluate_clip(clip, samples)
+    row: Row = {"n": report.count, "captions": report.captions, "accuracy": report.accuracy}
+    if report.accuracy is not None:
+        right = round(report.accuracy * report.count)
+        row["interval"] = list(wilson_interval(right, report.count))
+    return row | {"recall": report.recall, "image_recall": report.image_recall}
+
+
+def score_shapes(clip: Clip, count: int) -> Row:
+    """Return how often an image is nearest to its own caption among those that differ in a part."""
+    samples = list(ShapesDataset("heldout", size=SIDES["shapes"], seed=1, epoch_size=count))
+    images = image_vectors(clip, samples)
+    found: dict[str, float] = {}
+    for name, values in VALUES.items():
+        similarity = torch.stack(
+            [_similarity(clip, images, samples, {name: value}) for value in values], dim=1
+        )
+        truth = torch.tensor([values.index(sample.attributes[name]) for sample in samples])
+        found[name] = float((similarity.argmax(1) == truth).double().mean())
+    own, other = (_similarity(clip, images, samples, {}, swapped) for swapped in (False, True))
+    right = int((own > other).sum())
+    return {
+        "n": count,
+        "attributes": found,
+        "swapped": right / count,
+        "swapped_interval": list(wilson_interval(right, count)),
+    }
+
+
+def _similarity(
+    clip: Clip,
+    images: Tensor,
+    samples: Sequence[Sample],
+    change: dict[str, str],
+    swapped: bool = False,
+) -> Tensor:
+    """Return the cosine of each image and its caption with a ``change``, in one wording, [n]."""
+    captions = []
+    for i, sample in enumerate(samples):
+        have = {**sample.attributes, **change}
+        if swapped:
+            have |= {"color": have["background"], "background": have["color"]}
+        captions.append(objects.caption_for(have, rng("benchmark wording", i)))
+    return (images * caption_vectors(clip, captions)).sum(1)
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--sets", default=",".join(MINUTES), help=f"of {', '.join(MINUTES)} [all]")
+    parser.add_argument("--seeds", default="0", help="[0]")
+    parser.add_argument("--minutes", type=float, help="[the set's own]")
+    parser.add_argument("--changes", default="{}", help="JSON: changes to clip.json")
+    parser.add_argument("--training", default="{}", help="JSON: changes to training.json")
+    arguments = parser.parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    cases: list[Case] = []
+    for name in arguments.sets.split(","):
+        if name != "shapes" and not available():
+            print(f"{name}: skipped, the real data is not at {folder()}")
+            continue
+        for seed in map(int, arguments.seeds.split(",")):
+            clip = _merged(CHANGES.get(name, {}), json.loads(arguments.changes))
+            changes = {"clip": clip, "training": json.loads(arguments.training)}
+            case: Case = {"set": name, "seed": seed, "changes": changes}
+            length: Case = {"minutes": arguments.minutes or MINUTES[name]}
+            if arguments.quick:
+                length = {"steps": 2, "count": QUICK_COUNT}
+            cases.append(case | length)
+    return run_cases("benchmarks.clip", cases, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()
