@@ -1,5 +1,6 @@
 """A GPT over image tokens: against transformers' GPT-2, and what sampling draws."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from minimagen.networks.transformer import GPT, Prefix
 from minimagen.shapes.dataset import embedded
 from minimagen.stages.stage import Condition
 from minimagen.stages.tokens import TokenStage, choose
+from minimagen.storage.directory import TrainingDirectory
 
 DIM, HEADS, CODES, GRID = 16, 2, 30, (2, 3)
 
@@ -286,55 +288,34 @@ def test_a_tenth_of_the_tokens_read_in_training_is_random() -> None:
 
 def test_a_cascade_of_tokens_trains_resumes_to_the_bit_and_loads(tmp_path: Path) -> None:
     data = embedded("digits", size=16, epoch_size=64)
-    both = {"batch_size": 4, "chckpt_num": 2, "sample_captions": ("a red 3",), "precision": "fp32"}
-    whole = train(
-        Imagen(config()),
-        data,
-        TrainingConfig(steps=4, **both),
-        output=tmp_path / "whole",
-        device="cpu",
-    )  # type: ignore[arg-type]
-    short = train(
-        Imagen(config()),
-        data,
-        TrainingConfig(steps=(4, 2), **both),
-        output=tmp_path / "short",
-        device="cpu",
-    )  # type: ignore[arg-type]
-    resumed = train(
-        Imagen(config()),
-        data,
-        TrainingConfig(steps=4, **both),
-        output=tmp_path / "resumed",
-        resume=short,
-        device="cpu",
-    )  # type: ignore[arg-type]
+    both: dict[str, Any] = {
+        "batch_size": 4, "chckpt_num": 2, "sample_captions": ("a red 3",), "precision": "fp32",
+    }  # fmt: skip
+
+    def run(name: str, steps: int, resume: TrainingDirectory | None = None) -> TrainingDirectory:
+        config_ = TrainingConfig(steps=steps, **both)
+        return train(
+            Imagen(config()), data, config_, output=tmp_path / name, resume=resume, device="cpu"
+        )
+
+    whole = run("whole", 4)
+    stopped = TrainingDirectory(shutil.copytree(whole.path, tmp_path / "stopped"))
+    shutil.rmtree(stopped.checkpoint("gpt_0", 4))
+    stopped.weights("gpt_0").unlink()
+    resumed = run("resumed", 4, stopped)
     for name in ("autoencoder_0", "gpt_0"):
         one, two = (d.weights(name).read_bytes() for d in (whole, resumed))
         assert one == two, name
     imagen = Imagen.from_directory(whole.path)
     image = imagen.sample("a red 3", seed=0)
     assert image.size == (16, 16)
-    again = ImagenConfig.read(
-        config().model_dump()
-        | {
-            "autoencoders": [],
-            "stages": [
-                {
-                    "kind": "tokens",
-                    "gpt": {"dim": 16, "depth": 2, "heads": 2},
-                    "autoencoder": str(whole.path),
-                }
-            ],
-        },
-        "x",
-    )
-    apart = Imagen(again)
+    (stage,) = config().stages
+    outside = stage.replace(autoencoder=str(whole.path))
+    apart = Imagen(config(autoencoders=[], stages=[outside.model_dump()]))
     assert [learner.name for learner in apart.learners] == ["gpt_0"]
     assert apart.identity(0).difference(imagen.identity(1)) == ""
-    more = TrainingConfig(steps=6, **both)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="autoencoder_0 would be trained on, and stage 0"):
-        train(Imagen(config()), data, more, output=tmp_path / "more", resume=whole, device="cpu")
+        run("more", 6, whole)
 
 
 @pytest.mark.parametrize(
