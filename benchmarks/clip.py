@@ -12,10 +12,7 @@ background have changed colors. Of the emoji one of three drawing styles is held
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
+from benchmarks.presets import merged, train_preset
 from benchmarks.real_data import available, emoji_rows, folder
 from minimagen.data.open import load_dataset
 from minimagen.draws import rng
@@ -39,12 +37,11 @@ from minimagen.shapes import objects
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.text.build import load_clip
 from minimagen.text.clip import Clip
 
 MINUTES = {"mnist": 3.0, "fashion_mnist": 5.0, "shapes": 3.0, "emoji": 10.0}
-SIDES = {"mnist": 32, "fashion_mnist": 32, "shapes": 64, "emoji": 64}
+SIDES = {"mnist": 32, "fashion_mnist": 32, "shapes": 32, "emoji": 64}
 CHANGES: dict[str, dict[str, Any]] = {"emoji": {"text": {"encoder": "minilm_mini"}}}
 HELD_OUT_STYLE = "openmoji"
 VALUES = {
@@ -61,32 +58,8 @@ def measure(case: Case, started: float) -> Row:
     """Train one CLIP and measure it."""
     del started
     with tempfile.TemporaryDirectory() as place:
-        parameters, output = Path(place) / "parameters", Path(place) / "training"
-        shutil.copytree(ROOT / "parameters" / "clip", parameters)
-        for name in ("clip", "training"):
-            path = parameters / f"{name}.json"
-            values = json.loads(path.read_text("utf-8"))
-            path.write_text(json.dumps(_merged(values, case["changes"].get(name, {}))), "utf-8")
-        begun = time.time()
-        command = [sys.executable, "train.py", "--PARAMETERS", str(parameters)]
-        command += ["--DATASET", str(training_data(case["set"]))]
-        command += ["--IMG_SIDE_LEN", str(SIDES[case["set"]]), "--SEED", str(case["seed"])]
-        command += ["--OUTPUT", str(output)]
-        length = "--STEPS" if "steps" in case else "--MINUTES"
-        command += [length, str(case.get("steps", case.get("minutes")))]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
-        row: Row = {"seconds": time.time() - begun}
-        training = read_parameters(TrainingDirectory(output).parameters).training
-        row |= {"steps": training.steps_of(0), "batch": training.batch_size_of(0)}
-        return row | score(load_clip(output), case["set"], case.get("count"))
-
-
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for key, change in changes.items():
-        both = isinstance(change, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], change) if both else change
-    return merged
+        row = train_preset(case, training_data(case["set"]), Path(place))
+        return row | score(load_clip(Path(place) / "training"), case["set"], case.get("count"))
 
 
 def training_data(name: str) -> str | Path:
@@ -188,9 +161,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             print(f"{name}: skipped, the real data is not at {folder()}")
             continue
         for seed in map(int, arguments.seeds.split(",")):
-            clip = _merged(CHANGES.get(name, {}), json.loads(arguments.changes))
+            clip = merged(CHANGES.get(name, {}), json.loads(arguments.changes))
             changes = {"clip": clip, "training": json.loads(arguments.training)}
-            case: Case = {"set": name, "seed": seed, "changes": changes}
+            case: Case = {"set": name, "preset": "clip", "side": SIDES[name], "seed": seed}
+            case |= {"changes": changes}
             length: Case = {"minutes": arguments.minutes or MINUTES[name]}
             if arguments.quick:
                 length = {"steps": 2, "count": QUICK_COUNT}

@@ -82,7 +82,7 @@ class RealSet:
     def training_path(self) -> Path:
         """Return what ``--DATASET`` is given."""
         if self.name.startswith("emoji"):
-            return _emoji_folder(self.name)
+            return emoji_folder(self.name)
         return folder() / self.name / "train.parquet"
 
     def training_images(self) -> Images:
@@ -103,7 +103,7 @@ class RealSet:
     def held_out_images(self) -> Images:
         """Return real images that are not trained on: test or validation part, held-out emoji."""
         if self.name.startswith("emoji"):
-            return read(_emoji_folder("emoji_held_out"), self.side)
+            return read(emoji_folder("emoji_held_out"), self.side)
         part = "validation" if self.name == "flowers" else "test"
         return read(folder() / self.name / f"{part}.parquet", self.side)
 
@@ -186,7 +186,7 @@ def is_held_out(rows: Sequence[dict[str, Any]]) -> list[bool]:
     return [row["style"] == held_out_style(row["text"]) for row in rows]
 
 
-def _emoji_folder(name: str) -> Path:
+def emoji_folder(name: str) -> Path:
     """Return an image folder of some of the emoji, written at first use."""
     rows = emoji_rows()
     held_out = is_held_out(rows)

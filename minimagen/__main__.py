@@ -1,4 +1,4 @@
-"""``python -m minimagen <train|inference|demo|evaluate|clip|data> ...``."""
+"""``python -m minimagen <train|inference|demo|evaluate|clip|reconstruct|data> ...``."""
 
 import sys
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "train the demo cascade and sample with it (main.py)",
     "evaluate": "measure how often the images show what their captions say",
     "clip": "measure what a trained CLIP knows of images it has not seen",
+    "reconstruct": "measure what a trained autoencoder leaves of images",
     "data": "check, fetch or encode your own data, or write the embedded one",
 }
 
@@ -22,7 +23,7 @@ def dispatch(argv: Sequence[str]) -> int:
     """Run the command named first."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m minimagen COMMAND ... (COMMAND --help for its flags)\n")
-        print("\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
+        print("\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items()))
         return 0
     if argv[0] == "--version":
         print(f"minimagen-cascade {minimagen.__version__}")

@@ -2,6 +2,8 @@
 
     python tools/train_judge.py simple
     python tools/train_judge.py scenes
+    python tools/train_judge.py digits
+    python tools/train_judge.py digits --files mnist=FILE,textures=FILE --out judge.safetensors
 
 It is trained on real renders of all three splits, never on a generated image. The renders get the
 faults of generated images (noise, blur, color shifts, enlargement from a small size), so that the
@@ -26,18 +28,28 @@ from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeConfig, JudgeNetwork
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
 from minimagen.shapes import scenes
-from minimagen.shapes.dataset import ShapesDataset
+from minimagen.shapes.dataset import embedded
+from minimagen.shapes.digits import DIGITS, Digits
 from minimagen.shapes.drawing import COLORS, PATTERNS, SHAPES
 from minimagen.shapes.objects import SIZES
 
 BATCH = 128
-STEPS = {"simple": 800, "scenes": 1000}
+STEPS = {"simple": 800, "scenes": 1000, "digits": 1500}
+SOURCES = {"simple": "shapes", "scenes": "shapes:scenes", "digits": "digits"}
 FRESH_SEED = 1_000_003  # renders for the report; training uses seed 0
 
 
-def config_of(level: str) -> JudgeConfig:
+def config_of(level: str, files: str = "") -> JudgeConfig:
     """Return the judge's network sizes and possible answers for one level."""
     widths = (24, 48, 48, 64, 64, 64)
+    if level == "digits":
+        values = {
+            "digit": DIGITS,
+            "color": tuple(COLORS),
+            "background": Digits.of(files).backgrounds,
+            "texture": ("no", "yes"),
+        }
+        return JudgeConfig(level, 64, widths, (2, 2, 1, 2, 1, 2), 128, values, {})
     if level == "scenes":
         values = {
             "kind": tuple(scenes.KINDS),
@@ -61,9 +73,10 @@ def config_of(level: str) -> JudgeConfig:
     return JudgeConfig(level, 32, widths, (1, 2, 1, 2, 1, 2), 128, values, {})
 
 
-def batches(level: str, seed: int, start: int = 0, batch: int = BATCH) -> Iterator[list[Sample]]:
+def batches(source: str, seed: int, start: int = 0, batch: int = BATCH) -> Iterator[list[Sample]]:
     """Draw batches without end, in which the splits have their natural shares, 8 : 1 : 1."""
-    splits = [ShapesDataset(split, level, 64, seed) for split in ("train", "tune", "heldout")]
+    parts = ("train", "tune", "heldout")
+    splits = [embedded(source, split=split, size=64, seed=seed) for split in parts]
     index = start
     while True:
         rows = range(index, index + batch)
@@ -121,16 +134,16 @@ def targets(config: JudgeConfig, attributes: list[Mapping[str, str]]) -> dict[st
     }
 
 
-def train(config: JudgeConfig, steps: int, seed: int) -> Judge:
+def train(config: JudgeConfig, source: str, steps: int, seed: int) -> Judge:
     """Train with AdamW and one cycle of the learning rate; print the loss every 100 steps."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     network = JudgeNetwork(config).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.02)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps, pct_start=0.15)
-    source, began = batches(config.level, seed), time.perf_counter()
+    drawn, began = batches(source, seed), time.perf_counter()
     for step in range(1, steps + 1):
-        samples = next(source)
+        samples = next(drawn)
         images = spoil(stack(samples), config.side, rng)
         logits = network(images.contiguous(memory_format=torch.channels_last))
         truth = targets(config, [s.attributes for s in samples])
@@ -150,9 +163,9 @@ def train(config: JudgeConfig, steps: int, seed: int) -> Judge:
     return Judge(network.to(memory_format=torch.contiguous_format))
 
 
-def report(judge: Judge, count: int, sizes: tuple[int, ...]) -> None:
+def report(judge: Judge, source: str, count: int, sizes: tuple[int, ...]) -> None:
     """Print a table: accuracy on fresh clean renders at several sizes, and on wrong captions."""
-    samples = next(batches(judge.config.level, FRESH_SEED, batch=count))
+    samples = next(batches(source, FRESH_SEED, batch=count))
     truth = [s.attributes for s in samples]
     rows = {f"{size} px": score(judge(at_size(stack(samples), size)), truth) for size in sizes}
     shuffled = random.Random(0).sample(truth, count)
@@ -168,7 +181,8 @@ def report(judge: Judge, count: int, sizes: tuple[int, ...]) -> None:
 def main() -> None:
     """Train, save, report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("level", choices=("simple", "scenes"))
+    parser.add_argument("level", choices=tuple(SOURCES))
+    parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE")
     parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -177,11 +191,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     out = options.out or WEIGHTS / f"{options.level}.safetensors"
-    judge = train(config_of(options.level), options.steps or STEPS[options.level], options.seed)
+    source = SOURCES[options.level] + f":{options.files}" * bool(options.files)
+    config, steps = config_of(options.level, options.files), options.steps or STEPS[options.level]
+    judge = train(config, source, steps, options.seed)
     judge.save(out)
     print(f"saved {out}: {out.stat().st_size / 1e6:.2f} MB")
     # Measured as it ships, rounded to half precision.
-    report(Judge.load(options.level, out), options.count, (16, 32, 64))
+    report(Judge.load(options.level, out), source, options.count, (16, 32, 64))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minimagen.autoencoders.kl import KLAutoencoder
 from minimagen.autoencoders.tiny import TinyAutoencoder
+from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
@@ -127,7 +128,7 @@ def _squeezed(name: str, tensor: Tensor) -> Tensor:
     return tensor[:, :, 0, 0] if attention else tensor
 
 
-def save_folder(autoencoder: KLAutoencoder | TinyAutoencoder, folder: Path) -> None:
+def save_folder(autoencoder: TrainedAutoencoder, folder: Path) -> None:
     """Write an autoencoder as diffusers reads it.
 
     Raises:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from minimagen.evaluation.evaluate import Evaluation
     from minimagen.evaluation.judge import Judge
+    from minimagen.imagen import Imagen
     from minimagen.sample import Sample
 
 OPTIONS = {
@@ -27,6 +28,14 @@ OPTIONS = {
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
         options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
+        Option(
+            "CLIP",
+            "cl",
+            "Training directory with a CLIP that says how well images fit their "
+            "captions, not the one that conditions",
+            Path,
+            shown="none",
+        ),
     ),
     "sampling": options.SAMPLING,
     "run": (
@@ -75,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
     for note in (note for stage in imagen.stages for note in stage.notes()):
         print(note)
     print(text_of(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
+    if arguments.CLIP is not None:
+        _print_alignment(arguments.CLIP, imagen, samples, images[-1])
     if arguments.SHEET is not None:
         _write_sheet(arguments.SHEET, samples, images, judge)
     return 0
@@ -104,6 +115,27 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
             f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
     return "\n".join(lines)
+
+
+def _print_alignment(
+    directory: Path, imagen: "Imagen", samples: "Sequence[Sample]", images: "Tensor"
+) -> None:
+    """Print what a CLIP says of the images, and of real ones of the same captions."""
+    from minimagen.evaluation.choice import independent_clip
+    from minimagen.evaluation.clip import alignment, caption_vectors, image_vectors, vectors_of
+
+    clip = independent_clip(directory, imagen)
+    captions = [sample.caption for sample in samples]
+    texts = caption_vectors(clip, captions)
+    for name, vectors in (
+        ("generated", vectors_of(clip, images)),
+        ("real", image_vectors(clip, samples)),
+    ):
+        found = alignment(vectors, texts, captions)
+        print(
+            f"{name} images in {directory}: alignment {found['alignment']:.3f}, R-precision "
+            f"{100 * found['r_precision']:.1f} % (n {len(samples)})"
+        )
 
 
 def _write_sheet(

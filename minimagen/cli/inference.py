@@ -46,6 +46,10 @@ OPTIONS = {
                also=("num_images", "num_samples")),
         Option("SEED", "sd", "Seed; image i has SEED + i", Annotated[int, Field(ge=0)],
                shown="a fresh one"),
+        Option("BEST_OF", "bo", "Candidates of each image, of which the one nearest to the caption "
+               "in a CLIP is kept", PositiveInt, 1),
+        Option("CLIP", "cl", "For --BEST_OF: training directory with a CLIP, not the one that "
+               "conditions", Path),
         Option("ASPECT_RATIO", "ar", "Width:height of the images",
                Annotated[float, BeforeValidator(aspect_ratio)], shown="the cascade's own"),
     ),
@@ -90,6 +94,10 @@ def read_captions(given: str) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Sample; return the exit code."""
     arguments = Parser("inference.py", __doc__ or "", EXAMPLES, OPTIONS).parse(argv)
+    if (arguments.BEST_OF > 1) != (arguments.CLIP is not None):
+        raise UserError(
+            "--BEST_OF and --CLIP belong together: how many candidates, and who chooses"
+        )
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
     from minimagen.storage.directory import TrainingDirectory
 
@@ -112,6 +120,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     """
     use_free_cores()  # before torch is imported
     from minimagen.device import resolve_device
+    from minimagen.evaluation.choice import Choice
     from minimagen.imagen import Imagen
     from minimagen.images import to_pil
     from minimagen.storage.directory import new_output, read_parameter_values
@@ -129,7 +138,9 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
     folder = ImageFolder(new_output(arguments.OUTPUT, "generated_images"), directory, settings)
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
-    captions = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]
+    wanted = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]
+    choice = Choice(arguments.BEST_OF, arguments.CLIP, imagen, device)
+    captions = [c for c in wanted for _ in range(arguments.BEST_OF)]
     seeds = range(seed, seed + len(captions))
     with (
         StopSignals() as signals,
@@ -154,12 +165,14 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
             device=device if arguments.OFFLOAD else None,
         ):
             for image in to_pil(images[-1]):
-                folder.write(captions[folder.written], seeds[folder.written], image)
+                if (chosen := choice.add(captions[choice.seen], image)) is not None:
+                    number, image = chosen
+                    folder.write(captions[number], seeds[number], image)
             bar.update(len(images[-1]))
     for note in (*imagen.text_encoder.notes(), *(n for s in imagen.stages for n in s.notes())):
         print(note)
-    stopped = f"interrupted: {folder.written} of " if folder.written < len(captions) else ""
-    print(f"{stopped}{len(captions)} images (seed {seed}): {folder.images}")
+    stopped = f"interrupted: {folder.written} of " if folder.written < len(wanted) else ""
+    print(f"{stopped}{len(wanted)} images (seed {seed}): {folder.images}")
     if folder.written:
         width, height = folder.size
         first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""

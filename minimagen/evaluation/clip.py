@@ -14,6 +14,7 @@ from minimagen.data.dataset import Dataset
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.metrics import wilson_interval
+from minimagen.images import resize_clamped, to_model_space
 from minimagen.sample import Sample
 from minimagen.text.clip import Clip
 
@@ -67,12 +68,18 @@ def held_out(dataset: Dataset, count: int | None) -> list[Sample]:
 @torch.inference_mode()
 def image_vectors(clip: Clip, samples: Sequence[Sample]) -> Tensor:
     """Return the unit vectors of the images of ``samples``, float32 [n d] on the CPU."""
+    parts = [samples[i : i + AT_ONCE] for i in range(0, len(samples), AT_ONCE)]
+    return torch.cat([vectors_of(clip, stack_images(part)) for part in parts])
+
+
+@torch.inference_mode()
+def vectors_of(clip: Clip, images: Tensor) -> Tensor:
+    """Return the unit vectors of uint8 images [n 3 h w] of any size, float32 [n d] on the CPU."""
     clip.eval()
     device = next(clip.parameters()).device
-    parts = [samples[i : i + AT_ONCE] for i in range(0, len(samples), AT_ONCE)]
-    return torch.cat(
-        [clip.of_images(stack_images(part).to(device)).float().cpu() for part in parts]
-    )
+    resized = resize_clamped(to_model_space(images), clip.config.image_size)
+    parts = resized.split(AT_ONCE)
+    return torch.cat([clip.of_images(part.to(device)).float().cpu() for part in parts])
 
 
 @torch.inference_mode()
@@ -138,3 +145,36 @@ def similarity_image(similarity: Tensor) -> Image.Image:
     pixels = (255 * shade).round().to(torch.uint8).numpy()
     large = np.kron(pixels, np.ones((CELL, CELL), dtype=np.uint8))
     return Image.fromarray(large).convert("RGB")
+
+
+DISTRACTORS = 99  # captions beside the own one
+
+
+def alignment(
+    images: Tensor, texts: Tensor, captions: Sequence[str], seed: int = 0
+) -> dict[str, float]:
+    """Return how well images fit their captions, as a CLIP sees it.
+
+    A cosine alone has no meaning for a CLIP of one's own; compare with that of real images.
+
+    Args:
+        images: Unit vectors of the images [n d].
+        texts: Unit vectors of their captions [n d].
+        captions: Those captions.
+        seed: Of the distractors.
+
+    Returns:
+        ``alignment``: mean cosine of an image and its caption, above that with another caption.
+        ``r_precision``: share of images whose own caption is nearer than 99 others, or all others
+        where there are fewer (arXiv 1711.10485, section 4).
+    """
+    similarity = images @ texts.T
+    other = np.array([[a != b for b in captions] for a in captions])
+    rng = np.random.default_rng(seed)
+    gaps, first = [], []
+    for i, row in enumerate(similarity.numpy()):
+        places = np.flatnonzero(other[i])
+        chosen = rng.permutation(places)[:DISTRACTORS]
+        gaps.append(row[i] - row[chosen].mean())
+        first.append(row[i] > row[chosen].max())
+    return {"alignment": float(np.mean(gaps)), "r_precision": float(np.mean(first))}

@@ -15,15 +15,17 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
-from minimagen.config import LearnerTrainingConfig
+from minimagen.config import ClipConfig, LearnerTrainingConfig
 from minimagen.data.loading.batches import training_batches
 from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import Batch
-from minimagen.shapes.dataset import ShapesDataset
+from minimagen.learner import Unread
+from minimagen.shapes.dataset import ShapesDataset, embedded
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.text.clip import Clip
 from minimagen.training.finetuning import Source
 from minimagen.training.plan import check_settings
 from minimagen.training.processes.alone import Processes
@@ -130,6 +132,44 @@ def test_any_number_of_processes_trains_the_same_weights(tmp_path, alone, world,
         assert distance < 1e-6, name
     moved = found["model.unet.conv_in.weight"] - DoubleLearner().unet.conv_in.weight.detach()
     assert moved.norm() > 1e-3  # it did train
+
+
+def train_clip(processes: Processes) -> dict[str, torch.Tensor]:
+    """Train a small CLIP in float64 on batches in which some captions are equal."""
+    torch.manual_seed(0)
+    config = ClipConfig(
+        image_size=8,
+        embed_dim=6,
+        image={"dims": (4, 8)},
+        text={"kind": "characters", "dim": 8, "depth": 1, "heads": 2},
+    )
+    learner = Clip(config).double()
+    settings = LearnerTrainingConfig(optimizer="adamw", optim_lr=1e-2, warmup_steps=0)
+    trainer = Trainer(learner, "clip", settings, STEPS, precision="fp32", processes=processes)
+    data = embedded("shapes", size=8, caption_column="color")
+    rank, world = processes.rank, processes.world
+    batches = training_batches(data, Unread(), GLOBAL, 1, 0, STEPS, rank=rank, world=world)
+    losses = [float(processes.mean(trainer.train_step(batch))) for batch in batches]
+    found = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    return found | {"losses": torch.tensor(losses, dtype=torch.float64)}
+
+
+def _train_clip_and_save(rank: int, path: str) -> None:
+    found = train_clip(launched("cpu"))
+    if rank == 0:
+        torch.save(found, path)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_train_the_same_clip(tmp_path):
+    """Each compares its rows with those of both: the loss is that of the whole batch."""
+    alone = train_clip(Processes())
+    in_processes(2, _train_clip_and_save, str(tmp_path / "found"))
+    found = torch.load(tmp_path / "found", weights_only=True)
+    for name, expected in alone.items():
+        distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
+        assert distance < 1e-6, name
+    assert alone["losses"][0] > alone["losses"][-1]
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,116 @@
+"""What autoencoders leave of images after some minutes of training: latents and tokens.
+
+    python -m benchmarks.autoencoders                        every set, kl and fsq, 5 minutes
+    python -m benchmarks.autoencoders --sets shapes --kinds kl,fsq,gumbel,tiny --minutes 15
+    python -m benchmarks.autoencoders --changes '{"kl_weight": 1e-4}'
+
+They are trained by ``train.py --PARAMETERS latent --LEARNERS autoencoder_0`` as a user would, at 64
+px and f = 4, and measured on images that they were not trained on.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
+from benchmarks.presets import merged, train_preset
+from benchmarks.real_data import SETS as REAL
+from benchmarks.real_data import available, emoji_folder, folder
+from minimagen.autoencoders.build import load
+from minimagen.data.loading.reading import stack_images
+from minimagen.data.open import load_dataset
+from minimagen.evaluation.clip import held_out
+from minimagen.evaluation.reconstruct import reconstruct
+from minimagen.images import to_model_space, to_pil
+from minimagen.shapes.dataset import embedded
+from minimagen.storage.cache import cache_folder
+from minimagen.storage.image_files import contact_sheet, save_png
+
+SETS = ("shapes", "emoji", "flowers")
+KINDS: dict[str, dict[str, Any]] = {
+    "kl": {"kind": "kl"},
+    "tiny": {"kind": "tiny"},
+    "fsq": {"kind": "fsq", "levels": [8, 5, 5, 5]},
+    "gumbel": {"kind": "gumbel", "num_codes": 1000, "codebook_dim": 32},
+}
+SIDE, COUNT, QUICK_COUNT = 64, 500, 8
+ON_SHEET = 32
+
+
+def measure(case: Case, started: float) -> Row:
+    """Train one autoencoder and measure it."""
+    del started
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as place:
+        data = case["set"] if case["set"] == "shapes" else REAL[case["set"]].training_path
+        row = train_preset(case, data, Path(place), ["--LEARNERS", "autoencoder_0"])
+        autoencoder = load(str(Path(place) / "training"))
+    samples = images_of(case["set"], case["count"])
+    report = reconstruct(autoencoder, samples)
+    real = to_pil(to_model_space(stack_images(samples[:ON_SHEET])))
+    sheet = contact_sheet(
+        [sample.caption for sample in samples[:ON_SHEET]], [real, to_pil(report.images[:ON_SHEET])]
+    )
+    name = f"{case['set']}_{case['kind']}_{case.get('minutes', 'quick')}.png"
+    save_png(cache_folder("autoencoder_sheets") / name, sheet)
+    parameters = sum(p.numel() for p in autoencoder.parameters())
+    return row | {
+        "n": report.count,
+        "parameters": parameters,
+        "psnr": report.psnr,
+        "color_shift": report.color_shift,
+        "grain": list(report.grain),
+        "latent_mean": list(report.latent_mean),
+        "latent_std": list(report.latent_std),
+        "usage": report.usage and list(report.usage),
+    }
+
+
+def images_of(name: str, count: int) -> list[Any]:
+    """Return held-out samples of a set."""
+    if name == "shapes":
+        return list(embedded("shapes", split="heldout", size=SIDE, seed=1, epoch_size=count))
+    if name == "flowers":
+        return held_out(load_dataset(folder() / name, SIDE), count)
+    dataset = load_dataset(emoji_folder("emoji_held_out"), SIDE)
+    return [dataset[i] for i in range(min(count, len(dataset)))]
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} [all]")
+    parser.add_argument("--kinds", default="kl,fsq", help=f"of {', '.join(KINDS)} [kl,fsq]")
+    parser.add_argument("--minutes", type=float, default=5.0, help="[5]")
+    parser.add_argument("--changes", default="{}", help="JSON: changes to autoencoder_0.json")
+    parser.add_argument("--training", default="{}", help="JSON: changes to training.json")
+    arguments = parser.parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    cases: list[Case] = []
+    for name in arguments.sets.split(","):
+        if name != "shapes" and not available():
+            print(f"{name}: skipped, the real data is not at {folder()}")
+            continue
+        for kind in arguments.kinds.split(","):
+            changes = {
+                "autoencoder_0": merged(KINDS[kind], json.loads(arguments.changes)),
+                "training": json.loads(arguments.training),
+            }
+            if kind in ("fsq", "gumbel"):  # of the stage, which is not trained here
+                channels = 4 if kind == "fsq" else 32
+                changes["unet_0"] = {"unet": {"channels": channels}}
+            length: Case = {"minutes": arguments.minutes, "count": COUNT}
+            if arguments.quick:
+                length = {"steps": 2, "count": QUICK_COUNT}
+            case: Case = {"set": name, "kind": kind, "preset": "latent", "side": SIDE, "seed": 0}
+            cases.append(case | {"changes": changes} | length)
+    return run_cases("benchmarks.autoencoders", cases, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""A training by ``train.py`` with a preset, as a user would start it, with some values changed."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import ROOT, Case, Row
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+
+Changes = Mapping[str, Mapping[str, Any]]
+"""By the name of a file of parameters, without ``.json``: values that replace its own."""
+
+
+def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str] = ()) -> Row:
+    """Train ``case["preset"]`` in ``place / "training"``; return what was trained.
+
+    Args:
+        case: ``preset``, ``side``, ``seed``, ``changes``, and ``minutes`` or ``steps``.
+        data: What ``--DATASET`` is given.
+        place: An empty folder.
+        flags: More flags.
+    """
+    parameters, output = place / "parameters", place / "training"
+    shutil.copytree(ROOT / "parameters" / case["preset"], parameters)
+    for name, change in case["changes"].items():
+        path = parameters / f"{name}.json"
+        values = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps(merged(values, change)), "utf-8")
+    length = "--STEPS" if "steps" in case else "--MINUTES"
+    command = [sys.executable, "train.py", "--PARAMETERS", str(parameters), "--DATASET", str(data)]
+    command += ["--IMG_SIDE_LEN", str(case["side"]), "--SEED", str(case["seed"])]
+    command += ["--OUTPUT", str(output), length, str(case.get("steps", case.get("minutes")))]
+    begun = time.time()
+    subprocess.run([*command, *flags], cwd=ROOT, check=True, stdout=sys.stderr)
+    seconds = time.time() - begun
+    found = read_parameters(TrainingDirectory(output).parameters)
+    names = found.imagen.learner_names
+    steps = {name: found.training.steps_of(i) or 0 for i, name in enumerate(names)}
+    images = {n: steps[n] * found.training.batch_size_of(i) for i, n in enumerate(names)}
+    return {"seconds": seconds, "steps": steps, "images": images}
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values with some of them changed."""
+    result = dict(values)
+    for key, change in changes.items():
+        both = isinstance(change, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], change) if both else change
+    return result

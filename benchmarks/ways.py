@@ -1,0 +1,141 @@
+"""Ways to generate images from text, side by side: same data, same minutes, everything included.
+
+    python -m benchmarks.ways                                   every way, shapes and digits, 3 minutes
+    python -m benchmarks.ways --minutes 10 --sets digits
+    python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
+
+A pixel cascade (the demo's), the same with a flow and the absolute error, latent diffusion, and
+tokens with a GPT, at 64 px. The minutes hold everything: autoencoder, stages, validation, sheets.
+The judge is that of ``python -m minimagen evaluate``; captions are held-out combinations of
+attributes. Sheets lie in the cache.
+"""
+
+import json
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+from benchmarks.presets import train_preset
+from minimagen import Imagen, Judge
+from minimagen.data.loading.reading import stack_images
+from minimagen.evaluation.judge import score
+from minimagen.evaluation.metrics import grain, kernel_distance, wilson_interval
+from minimagen.images import to_model_space, to_pil, to_uint8
+from minimagen.networks.unet import count_parameters
+from minimagen.shapes.dataset import embedded
+from minimagen.storage.cache import cache_folder
+from minimagen.storage.image_files import contact_sheet, save_png
+
+SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
+ON_SHEET = 48
+WAYS = ("cascade", "flow", "latent", "tokens")
+PRESETS = {"latent": "latent", "tokens": "dalle"}
+JUDGES = {"shapes": "simple", "digits": "digits"}
+
+
+def measure(case: Case, started: float) -> Row:
+    """Train one way and score its images."""
+    del started
+    with tempfile.TemporaryDirectory() as place:
+        preset = Path(place) / "preset"
+        _write_preset(case["way"], preset)
+        row = train_preset(case | {"preset": str(preset)}, case["set"], Path(place))
+        row["training_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        imagen = Imagen.from_directory(Path(place) / "training")
+    return row | score_way(imagen, case)
+
+
+def _write_preset(way: str, folder: Path) -> None:
+    """Write the parameters of a way: a preset, or the demo's with a flow."""
+    source = ROOT / "parameters" / PRESETS.get(way, "")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.json"):
+        shutil.copy(path, folder)
+    if way == "flow":
+        base = json.loads((folder / "unet_0.json").read_text("utf-8"))
+        base["schedule"] = {"kind": "flow"}
+        base["loss"] |= {"error": "l1", "weight": "simple", "space": "x_0"}
+        (folder / "unet_0.json").write_text(json.dumps(base), "utf-8")
+
+
+def score_way(imagen: Imagen, case: Case) -> Row:
+    """Return the figures of a trained way."""
+    count = case["count"]
+    samples = list(embedded(case["set"], split="heldout", size=SIDE, seed=1, epoch_size=count))
+    captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
+    calls = _Calls(imagen)
+    begun = time.time()
+    parts = [
+        images[-1]
+        for images in imagen.sample_batches(
+            captions, imagen.samplings(), range(count), batch_size=BATCH
+        )
+    ]
+    seconds = (time.time() - begun) / count
+    generated, real = to_uint8(torch.cat(parts)), stack_images(samples)
+    judge = Judge.load(JUDGES[case["set"]])
+    right, of_real = score(judge(generated), truth), score(judge(real), truth)
+    features = [judge.features(images) for images in (generated, real)]
+    name = f"{case['way']}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
+    shown = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, real)]
+    save_png(cache_folder("ways_sheets") / name, contact_sheet(captions[:ON_SHEET], shown))
+    return {
+        "n": count,
+        "correct": right,
+        "interval": list(wilson_interval(round(right["all"] * count), count)),
+        "real_correct": of_real,
+        "kernel": kernel_distance(*features),
+        "grain": float(grain(to_model_space(generated)).mean()),
+        "grain_real": float(grain(to_model_space(real)).mean()),
+        "seconds_per_image": seconds,
+        "calls_per_image": calls.count / len(parts),
+        "parameters": {each.name: count_parameters(each) for each in imagen.learners},
+    }
+
+
+class _Calls:
+    """Counts how often the networks of stages are called."""
+
+    def __init__(self, imagen: Imagen) -> None:
+        self.count = 0
+        for stage in imagen.stages:
+            network: Any = next(iter(stage.children()))
+            blocks = getattr(network, "blocks", None)
+            watched = network if blocks is None else blocks[0]
+            watched.register_forward_hook(self._called)
+
+    def _called(self, *_: Any) -> None:
+        self.count += 1
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Run the benchmark and return its rows."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--sets", default="digits,shapes", help="[digits,shapes]")
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)} [all]")
+    parser.add_argument("--minutes", type=float, default=3.0, help="[3]")
+    parser.add_argument("--seeds", default="0", help="[0]")
+    arguments = parser.parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    length: Case = {"minutes": arguments.minutes, "count": COUNT}
+    if arguments.quick:
+        length = {"steps": 2, "count": QUICK_COUNT}
+    cases = [
+        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": {}} | length
+        for name in arguments.sets.split(",")
+        for way in arguments.ways.split(",")
+        for seed in arguments.seeds.split(",")
+    ]
+    return run_cases("benchmarks.ways", cases, measure, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""``python -m minimagen reconstruct DIR``: what does an autoencoder leave of images?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minimagen.checked import PositiveInt
+from minimagen.cli import options
+from minimagen.cli.arguments import Parser
+from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
+from minimagen.errors import UserError
+
+ON_SHEET = 32
+OPTIONS = {
+    "data": (
+        CONFIGURED["DATASET"].but(default=None, shown="that it was trained on"),
+        IMG_SIDE_LEN.but(help="Side of the images in px", shown="that it was trained at"),
+        Option("COUNT", "n", "Images of the test or validation split", PositiveInt, 512),
+    ),
+    "run": (
+        options.DEVICE,
+        Option("SHEET", "o", "PNG for images and what becomes of them", Path,
+               shown="reconstructions.png"),
+        Option("DIFFUSERS", "df", "New folder for the autoencoder as diffusers reads it", Path,
+               shown="none"),
+    ),
+}  # fmt: skip
+EXAMPLES = """  python -m minimagen reconstruct training_20261128_220000
+  python -m minimagen reconstruct training_20261128_220000 --DATASET my_images
+  python -m minimagen reconstruct stabilityai/sd-vae-ft-mse --DATASET shapes --IMG_SIDE_LEN 256"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reconstruct images; return the exit code."""
+    arguments = Parser(
+        "python -m minimagen reconstruct", __doc__ or "", EXAMPLES, OPTIONS,
+        DIR="training directory with an autoencoder, folder of diffusers', or hub id",
+    ).parse(argv)  # fmt: skip
+    given = Path(arguments.dir)
+    trained = (given / "parameters" / "imagen.json").is_file()
+    if not trained and arguments.DATASET is None:
+        raise UserError(f"{given} does not say what it was trained on: give --DATASET")
+    from minimagen.autoencoders.build import load
+    from minimagen.autoencoders.discrete import DiscreteAutoencoder
+    from minimagen.autoencoders.files import save_folder
+    from minimagen.data.loading.reading import stack_images
+    from minimagen.data.open import load_dataset
+    from minimagen.device import resolve_device
+    from minimagen.evaluation.clip import held_out
+    from minimagen.evaluation.reconstruct import reconstruct
+    from minimagen.images import to_model_space, to_pil
+    from minimagen.storage.directory import read_parameters
+    from minimagen.storage.image_files import contact_sheet, save_png
+
+    autoencoder = load(arguments.dir).to(resolve_device(arguments.DEVICE))
+    if arguments.DIFFUSERS is not None and isinstance(autoencoder, DiscreteAutoencoder):
+        raise UserError(
+            "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
+        )
+    name = arguments.DATASET or read_parameters(given / "parameters").data.dataset
+    side = arguments.IMG_SIDE_LEN
+    size = (side, side) if side else autoencoder.config.image_size
+    if any(n % autoencoder.factor for n in size):
+        raise UserError(f"--IMG_SIDE_LEN {side} is not divisible by {autoencoder.factor}")
+    samples = held_out(load_dataset(name, size), arguments.COUNT)
+    report = reconstruct(autoencoder, samples)
+    for line in report.lines():
+        print(line)
+    first = samples[:ON_SHEET]
+    real = to_pil(to_model_space(stack_images(first)))
+    sheet = arguments.SHEET or Path("reconstructions.png")
+    captions = [sample.caption for sample in first]
+    save_png(sheet, contact_sheet(captions, [real, to_pil(report.images[:ON_SHEET])]))
+    print(f"images, and what becomes of them: {sheet}")
+    if arguments.DIFFUSERS is not None:
+        save_folder(autoencoder, arguments.DIFFUSERS)
+        print(f"as diffusers reads it: {arguments.DIFFUSERS}")
+    return 0

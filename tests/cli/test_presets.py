@@ -1,0 +1,141 @@
+"""Each preset trains, samples and is measured, with the commands that the documents give."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minimagen.__main__ import main as minimagen
+from minimagen.cli import inference, train
+from minimagen.errors import UserError
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+
+PRESETS = Path(__file__).parents[2] / "parameters"
+WAYS = ("clip", "clip_cascade", "classes", "linear_l1", "linear_l1_shifted", "latent", "dalle")
+SHORT = ["--TESTING", "--STEPS", "1", "--BATCH_SIZE", "4", "--VALID_NUM", "4", "--DEVICE", "cpu"]
+
+pytestmark = pytest.mark.usefixtures("one_thread_in_module")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("presets")
+
+
+def trained(place: Path, name: str) -> Path:
+    """Return the training directory of a preset, trained a single step at first use."""
+    if not (place / name).exists():
+        assert train.main(["--PARAMETERS", name, *SHORT, "--OUTPUT", str(place / name)]) == 0
+    return place / name
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_preset_trains_all_that_it_names(
+    place: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = TrainingDirectory.open(trained(place, name))
+    imagen = read_parameters(directory.parameters).imagen
+    assert directory.is_trained
+    assert sorted(path.stem for path in directory.parameters.glob("*_?.json")) == sorted(
+        each for each in imagen.learner_names if each != "clip"
+    )
+    for learner in imagen.learner_names:
+        assert directory.weights(learner).is_file()
+    if not imagen.stages:
+        return
+    caption = imagen.labels[3] if imagen.labels else "a red star on a blue background"
+    output = place / f"{name}_images"
+    asked = ["-d", str(directory), "-c", caption, "-n", "2", "--SEED", "1", "--DEVICE", "cpu"]
+    assert inference.main([*asked, "--OUTPUT", str(output)]) == 0
+    first = Image.open(output / "generated_images" / "image_0.png")
+    assert first.size == imagen.image_sizes[-1]
+
+
+def test_labels_are_those_of_the_data_and_others_are_refused(place: Path) -> None:
+    directory = trained(place, "classes")
+    imagen = read_parameters(directory / "parameters").imagen
+    assert imagen.labels == tuple("0123456789")
+    with pytest.raises(UserError, match="'ten' is not a label.*give one of 0, 1, 2"):
+        inference.main(["-d", str(directory), "-c", "ten", "-o", str(place / "x")])
+
+
+def test_a_clip_is_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = trained(place, "clip")
+    sheet = place / "similarity.png"
+    asked = [str(directory), "--DATASET", "digits", "--CAPTION_COLUMN", "digit"]
+    assert minimagen(["clip", *asked, "--COUNT", "40", "--SHEET", str(sheet)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("zero-shot accuracy: ") and lines[0].endswith(" % (n 40)")
+    assert "R@1" in lines[2] and "R@5" in lines[3]
+    assert Image.open(sheet).mode == "RGB"
+    with pytest.raises(UserError, match="must have one {} for the name"):
+        minimagen(["clip", str(directory), "--TEMPLATES", "a picture"])
+    with pytest.raises(UserError, match="has no CLIP"):
+        minimagen(["clip", str(trained(place, "classes"))])
+
+
+@pytest.mark.parametrize("name", ["latent", "dalle"])
+def test_an_autoencoder_is_measured(
+    place: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, sheet = trained(place, name), place / f"{name}.png"
+    asked = ["reconstruct", str(directory), "--COUNT", "6", "--SHEET", str(sheet)]
+    saved = place / f"{name}_vae"
+    if name == "latent":
+        assert minimagen([*asked, "--DIFFUSERS", str(saved)]) == 0
+        capsys.readouterr()
+        assert minimagen(["reconstruct", str(saved), "--DATASET", "shapes", *asked[2:]]) == 0
+    else:
+        assert minimagen(asked) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("PSNR ") and "dB (n 6)" in out and "standard deviation" in out
+    assert ("codes are used" in out) == (name == "dalle")
+    assert Image.open(sheet).width > 64
+    with pytest.raises(UserError, match="does not say what it was trained on"):
+        minimagen(["reconstruct", str(place / "elsewhere")])
+
+
+def test_the_best_of_several_is_one_of_them_and_its_seed_gives_it_again(place: Path) -> None:
+    directory, clip = str(trained(place, "linear_l1")), str(trained(place, "clip"))
+    asked = ["-d", directory, "-c", "a red star", "--DEVICE", "cpu", "-t", "2"]
+    many, best = place / "many", place / "best"
+    assert inference.main([*asked, "-n", "3", "--SEED", "5", "-o", str(many)]) == 0
+    choose = ["--BEST_OF", "3", "--CLIP", clip]
+    assert inference.main([*asked, *choose, "--SEED", "5", "-o", str(best)]) == 0
+    images = [(many / "generated_images" / f"image_{i}.png") for i in range(3)]
+    (kept,) = (best / "generated_images").glob("*.png")
+    pixels = [list(Image.open(path).getdata()) for path in images]
+    assert list(Image.open(kept).getdata()) in pixels
+    for flags in (["--BEST_OF", "3"], ["--CLIP", clip]):
+        with pytest.raises(UserError, match="--BEST_OF and --CLIP belong together"):
+            inference.main([*asked, *flags])
+    itself = str(trained(place, "clip_cascade"))
+    with pytest.raises(UserError, match="it would judge itself"):
+        own = ["-d", itself, "-c", "a red star", "--BEST_OF", "2", "--CLIP", itself]
+        inference.main([*own, "-o", str(place / "own")])
+
+
+def test_learners_are_chosen_by_name(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = place / "some"
+    asked = ["--PARAMETERS", "dalle", *SHORT, "--LEARNERS", "autoencoder_0", "-o", str(output)]
+    assert train.main(asked) == 0
+    directory = TrainingDirectory.open(output)
+    assert directory.weights("autoencoder_0").is_file()
+    assert not directory.weights("gpt_0").exists()
+    later = ["--PARAMETERS", "dalle", *SHORT, "--LEARNERS", "gpt_0", "-o", str(output)]
+    assert train.main(later) == 0
+    assert directory.is_trained
+    for flags, words in (
+        (["--LEARNERS", "gtp_0"], "there is no 'gtp_0'; did you mean 'gpt_0'"),
+        (["--LEARNERS", "gpt_0", "--STAGES", "0"], "--STAGES contradicts --LEARNERS"),
+    ):
+        with pytest.raises(UserError, match=words):
+            train.main(["--PARAMETERS", "dalle", *SHORT, *flags])
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_preset_says_what_it_costs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--PARAMETERS", name, "--DRY_RUN"]) == 0
+    out = capsys.readouterr().out
+    for learner in read_parameters(PRESETS / name).imagen.learner_names:
+        assert learner.startswith("unet") or f"{learner}: " in out
