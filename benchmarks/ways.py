@@ -1,6 +1,6 @@
 """Ways to generate images from text, side by side: same data, same minutes, everything included.
 
-    python -m benchmarks.ways                                   every way, shapes and digits, 3 minutes
+    python -m benchmarks.ways                                   every way, digits and shapes
     python -m benchmarks.ways --minutes 10 --sets digits
     python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
 

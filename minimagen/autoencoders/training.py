@@ -59,8 +59,7 @@ class TrainedAutoencoder(Part):
     @property
     def own_identity(self) -> AutoencoderIdentity:
         """Return what its weights depend on."""
-        unmeasured = self.config.replace(latents_mean=None, latents_std=None)
-        return AutoencoderIdentity(autoencoder=unmeasured)
+        return AutoencoderIdentity(autoencoder=self.config.unmeasured())
 
     @property
     def fingerprint(self) -> str:

@@ -85,6 +85,10 @@ class AutoencoderConfig(Config):
             return math.prod(self.levels)
         return self.num_codes if self.kind == "gumbel" else 0
 
+    def unmeasured(self) -> Self:
+        """Return the configuration as it was before its latents were measured."""
+        return self.replace(latents_mean=None, latents_std=None)
+
     def measured(self, mean: Any, std: Any) -> Self:
         """Return the configuration with statistics of the latents."""
         return self.replace(latents_mean=tuple(mean), latents_std=tuple(std))

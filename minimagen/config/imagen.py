@@ -77,6 +77,10 @@ class ImagenConfig(Config):
         """Return the configurations of what is trained before the stages, in order."""
         return (*((self.clip,) if self.clip is not None else ()), *self.autoencoders)
 
+    def unmeasured(self) -> Self:
+        """Return the cascade as it was before its parts measured themselves."""
+        return self.replace(autoencoders=[each.unmeasured() for each in self.autoencoders])
+
     @property
     def first_stage(self) -> int:
         """Return the place of the first stage among the learners."""

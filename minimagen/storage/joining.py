@@ -146,7 +146,9 @@ def _differences(one: Parameters, other: Parameters) -> list[str]:
     if (one.training.steps is None) != (other.training.steps is None):
         return ["training.steps"]
     same = {"steps": 1, "minutes": None, "revisions": ()}
-    a, b = (p._replace(training=p.training.replace(**same)) for p in (one, other))
+    a, b = (
+        Parameters(p.imagen.unmeasured(), p.training.replace(**same), p.data) for p in (one, other)
+    )
     return [
         f"{section}.{key}"
         for section, x, y in zip(a._fields, a, b, strict=True)

@@ -21,7 +21,7 @@ from minimagen.storage.checkpoint import (
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, write_parameters
 from minimagen.storage.files import begin_folder, cannot_write, read_json, write_json
 from minimagen.storage.joining import record_revisions, start_directory
-from minimagen.storage.pretrained import load_stage
+from minimagen.storage.pretrained import load_frozen, load_stage
 from minimagen.training.distillation import keep_teacher
 from minimagen.training.finetuning import keep_start
 from minimagen.training.plan import Plan
@@ -106,9 +106,11 @@ class Keeper:
 
     def load_weights(self, i: int) -> None:
         """Load what the directory holds of a learner that another job trains, if it does."""
-        learner = self._plan.imagen.learners[i]
+        imagen, learner = self._plan.imagen, self._plan.imagen.learners[i]
         path = self._directory.weights(learner.name)
-        if path.is_file():
+        if i < imagen.config.first_stage:
+            load_frozen(imagen, self._directory)
+        elif path.is_file():
             load_stage(learner, path, self._identity(i))
 
 

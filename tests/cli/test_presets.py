@@ -29,6 +29,16 @@ def trained(place: Path, name: str) -> Path:
     return place / name
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def pixels_of(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
 @pytest.mark.parametrize("name", WAYS)
 def test_a_preset_trains_all_that_it_names(
     place: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -47,8 +57,7 @@ def test_a_preset_trains_all_that_it_names(
     output = place / f"{name}_images"
     asked = ["-d", str(directory), "-c", caption, "-n", "2", "--SEED", "1", "--DEVICE", "cpu"]
     assert inference.main([*asked, "--OUTPUT", str(output)]) == 0
-    first = Image.open(output / "generated_images" / "image_0.png")
-    assert first.size == imagen.image_sizes[-1]
+    assert size_of(output / "generated_images" / "image_0.png") == imagen.image_sizes[-1]
 
 
 def test_labels_are_those_of_the_data_and_others_are_refused(place: Path) -> None:
@@ -61,17 +70,18 @@ def test_labels_are_those_of_the_data_and_others_are_refused(place: Path) -> Non
 
 def test_a_clip_is_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = trained(place, "clip")
+    capsys.readouterr()
     sheet = place / "similarity.png"
     asked = [str(directory), "--DATASET", "digits", "--CAPTION_COLUMN", "digit"]
     assert minimagen(["clip", *asked, "--COUNT", "40", "--SHEET", str(sheet)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("zero-shot accuracy: ") and lines[0].endswith(" % (n 40)")
     assert "R@1" in lines[2] and "R@5" in lines[3]
-    assert Image.open(sheet).mode == "RGB"
-    with pytest.raises(UserError, match="must have one {} for the name"):
-        minimagen(["clip", str(directory), "--TEMPLATES", "a picture"])
-    with pytest.raises(UserError, match="has no CLIP"):
-        minimagen(["clip", str(trained(place, "classes"))])
+    assert size_of(sheet)[0] > 24
+    assert minimagen(["clip", str(directory), "--TEMPLATES", "a photo"]) == 2
+    assert "must have one {} for the name" in capsys.readouterr().err
+    assert minimagen(["clip", str(trained(place, "classes"))]) == 2
+    assert "has no CLIP" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["latent", "dalle"])
@@ -79,6 +89,7 @@ def test_an_autoencoder_is_measured(
     place: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory, sheet = trained(place, name), place / f"{name}.png"
+    capsys.readouterr()
     asked = ["reconstruct", str(directory), "--COUNT", "6", "--SHEET", str(sheet)]
     saved = place / f"{name}_vae"
     if name == "latent":
@@ -90,9 +101,9 @@ def test_an_autoencoder_is_measured(
     out = capsys.readouterr().out
     assert out.startswith("PSNR ") and "dB (n 6)" in out and "standard deviation" in out
     assert ("codes are used" in out) == (name == "dalle")
-    assert Image.open(sheet).width > 64
-    with pytest.raises(UserError, match="does not say what it was trained on"):
-        minimagen(["reconstruct", str(place / "elsewhere")])
+    assert size_of(sheet)[0] > 64
+    assert minimagen(["reconstruct", str(place / "elsewhere")]) == 2
+    assert "does not say what it was trained on" in capsys.readouterr().err
 
 
 def test_the_best_of_several_is_one_of_them_and_its_seed_gives_it_again(place: Path) -> None:
@@ -104,8 +115,7 @@ def test_the_best_of_several_is_one_of_them_and_its_seed_gives_it_again(place: P
     assert inference.main([*asked, *choose, "--SEED", "5", "-o", str(best)]) == 0
     images = [(many / "generated_images" / f"image_{i}.png") for i in range(3)]
     (kept,) = (best / "generated_images").glob("*.png")
-    pixels = [list(Image.open(path).getdata()) for path in images]
-    assert list(Image.open(kept).getdata()) in pixels
+    assert pixels_of(kept) in map(pixels_of, images)
     for flags in (["--BEST_OF", "3"], ["--CLIP", clip]):
         with pytest.raises(UserError, match="--BEST_OF and --CLIP belong together"):
             inference.main([*asked, *flags])
