@@ -29,6 +29,13 @@ OPTIONS = {
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
         options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
         Option(
+            "JUDGE",
+            "ju",
+            "Judge that tools/train_judge.py made, for digits of files",
+            Path,
+            shown="the bundled one",
+        ),
+        Option(
             "CLIP",
             "cl",
             "Training directory with a CLIP that says how well images fit their "
@@ -75,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     dataset = embedded(name, **options_of)
     samples = list(dataset)
     judge, samplings = (
-        Judge.load(dataset.key),
+        Judge.load(dataset.key, arguments.JUDGE),
         imagen.samplings(**options.sampling_changes(arguments)),
     )
     precision, started = arguments.PRECISION, time.perf_counter()
