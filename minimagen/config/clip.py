@@ -69,8 +69,18 @@ class ClipConfig(Config):
     text: TextTowerConfig = TextTowerConfig()
     loss: Literal["infonce", "sigmoid"] = "infonce"
     """Softmax over the batch (arXiv 2103.00020) or one decision a pair (arXiv 2303.15343)."""
+    prompts: tuple[str, ...] = Field(default=("{}",), min_length=1)
+    """Training puts each caption into one of these, drawn anew each time, so that classes are
+    also found by prompts that no caption has; {} stands for the caption. The first validates."""
     pooled_only: bool = False
     """As a text encoder it gives its one vector alone, without the token states."""
+
+    @model_validator(mode="after")
+    def _prompts_have_a_place(self) -> Self:
+        for prompt in self.prompts:
+            if prompt.count("{}") != 1:
+                raise ValueError(f"prompts: {prompt!r} must have one {{}} for the caption")
+        return self
 
     @model_validator(mode="after")
     def _size_fits(self) -> Self:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from minimagen.config import ClipConfig
 from minimagen.draws import Draws
 from minimagen.images import Batch, to_model_space
-from minimagen.learner import CaptionReader, ParameterGroups, Unread
+from minimagen.learner import ParameterGroups, Unread
 from minimagen.networks.clip import TextTower, image_tower
 from minimagen.storage.pretrained import ClipIdentity, Part
 from minimagen.storage.tensor_store import hash_of
@@ -40,7 +40,7 @@ class Clip(Part):
         reads: The frozen text encoder, where the text tower is ``locked``.
     """
 
-    name, per_example = "clip", False
+    name, per_example, reads = "clip", False, Unread()
     config: ClipConfig
 
     def __init__(self, config: ClipConfig, reads: TextEncoder | None = None) -> None:
@@ -59,8 +59,8 @@ class Clip(Part):
         else:
             self._pieces = PretrainedEncoder("t5_mini", text.max_length)
             vocabulary = read_config(str(T5_MINI))["vocab_size"]
-        self.reads: CaptionReader = (
-            Unread() if self._frozen is None else EmbeddingCache.on_disk(self._frozen, endless=True)
+        self._reader = (
+            None if self._frozen is None else EmbeddingCache.on_disk(self._frozen, endless=True)
         )
         self.image = image_tower(config.image, config.image_size, config.embed_dim)
         self.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
@@ -97,7 +97,7 @@ class Clip(Part):
 
         In training the rows are compared with those of all processes.
         """
-        images, texts = self.of_images(batch.images), self.of_batch(batch)
+        images, texts = self.of_images(batch.images), self.of_captions(self._asked(batch, draws))
         keys = torch.tensor(
             [int.from_bytes(hash_of(caption)[:7], "little") for caption in batch.captions],
             device=images.device,
@@ -111,24 +111,25 @@ class Clip(Part):
             return sigmoid_loss(images, scale, self.bias, same, every[1])
         return info_nce(images, texts, scale, same, every[:2])
 
+    def _asked(self, batch: Batch, draws: Draws) -> list[str]:
+        """Return the captions of a batch, in training each in a prompt of its own."""
+        prompts = self.config.prompts
+        if not self.training or len(prompts) == 1:
+            return [prompts[0].replace("{}", caption) for caption in batch.captions]
+        chosen = (draws.uniform("prompt") * len(prompts)).long().tolist()
+        pairs = zip(chosen, batch.captions, strict=True)
+        return [prompts[i].replace("{}", caption) for i, caption in pairs]
+
     def of_images(self, images: Tensor) -> Tensor:
         """Return the unit vectors [b embed_dim] of images [b 3 h w], uint8 or in model space."""
         dtype = self.log_scale.dtype
         return _unit(self.image(to_model_space(images).to(dtype)), dtype)
 
-    def of_batch(self, batch: Batch) -> Tensor:
-        """Return the unit vectors [b embed_dim] of a batch's captions."""
-        if self._frozen is not None:
-            tokens, mask = self._cut(batch.text_embeds, batch.text_mask)
-        else:
-            tokens, mask = self._ids(batch.captions)
-        return _unit(self.text(tokens, mask)[0], self.log_scale.dtype)
-
     def tokens_of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return what the text tower reads of captions, and the mask of real tokens."""
-        if self._frozen is None:
+        if self._reader is None:
             return self._ids(captions)
-        text = pad_and_stack(self.reads.encode(captions))
+        text = pad_and_stack(self._reader.encode(captions))
         device = self.log_scale.device
         return self._cut(text.embeds.to(device), text.mask.to(device))
 
