@@ -100,6 +100,11 @@ def to_model_space(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images
 
 
+def in_float32(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or as it is where it is in float64: bfloat16 is too coarse."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Map float [-1, 1] to uint8 [0, 255], clamped and rounded to nearest."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.draws import Draws
-from minimagen.images import Batch, to_model_space
+from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import Decoder, Encoder
 
 FSQ_MARGIN = 1e-3  # of the bound, so that the outermost values can be reached
@@ -70,13 +70,13 @@ class FiniteScalars(Quantiser):
         half = (levels - 1) * (1 + FSQ_MARGIN) / 2
         offset = 0.5 * (levels % 2 == 0)
         shift = torch.atanh(offset / half)
-        return torch.tanh(features.float() + shift) * half - offset
+        return torch.tanh(in_float32(features) + shift) * half - offset
 
     def relaxed(self, features: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return rounded vectors in [-1, 1], with the gradient of what was rounded."""
         bounded = self._bounded(features)
         rounded = bounded + (bounded.round() - bounded).detach()
-        return rounded / self._half_width(), features.new_zeros(len(features)).float()
+        return rounded / self._half_width(), rounded.new_zeros(len(features))
 
     def _half_width(self) -> Tensor:
         return (self.levels // 2)[:, None, None].float()
@@ -111,7 +111,7 @@ class GumbelSoftmax(Quantiser):
         The KL divergence is that from a uniform choice, the mean over cells; its weight grows from
         0 to ``kl_weight`` in the first half.
         """
-        logits = features.float()
+        logits = in_float32(features)
         numbers = draws.normal("gumbel", logits.shape[1:]).to(logits)
         uniform = torch.special.ndtr(numbers).clamp(1e-6, 1.0 - 1e-6)
         first, last = self.config.temperatures
@@ -123,7 +123,7 @@ class GumbelSoftmax(Quantiser):
         log_p = logits.log_softmax(1)
         divergence = (log_p.exp() * (log_p + math.log(self.codes))).sum(1).flatten(1).mean(1)
         weight = self.config.kl_weight * min(1.0, 2.0 * draws.progress)
-        mixed = torch.einsum("bkhw,kc->bchw", soft, self.codebook.weight.float())
+        mixed = torch.einsum("bkhw,kc->bchw", soft, in_float32(self.codebook.weight))
         return mixed, weight * divergence
 
     def chosen(self, features: Tensor) -> Tensor:
@@ -144,6 +144,10 @@ class DiscreteNetwork(nn.Module):
         self.quantiser = FiniteScalars(config.levels) if fsq else GumbelSoftmax(config)
         self.encoder = Encoder(config, self.quantiser.inputs)
         self.decoder = Decoder(config, self.quantiser.channels)
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Return the images of the quantiser's vectors."""
+        return self.decoder(vectors.to(self.decoder.conv_in.weight.dtype))
 
 
 class DiscreteAutoencoder(TrainedAutoencoder):
@@ -167,23 +171,25 @@ class DiscreteAutoencoder(TrainedAutoencoder):
             vectors, own = quantiser.relaxed(features, draws)
         else:
             vectors, own = quantiser.vectors(quantiser.chosen(features)), images.new_zeros(1)
-        decoded = self.network.decoder(vectors)
+        decoded = self.network.decode(vectors)
         return laplacian_error(decoded, images, self.config.pyramid_levels) + own
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
         """Return the codes of images [b 3 h w] in model space, int64 [b h/f w/f]."""
         with torch.autocast(images.device.type, enabled=False):
-            return self.network.quantiser.chosen(self.network.encoder(images.float()))
+            own = self.network.decoder.conv_in.weight.dtype
+            return self.network.quantiser.chosen(self.network.encoder(images.to(own)))
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
         """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
-        return self.network.decoder(self.network.quantiser.vectors(codes)).float()
+        with torch.autocast(codes.device.type, enabled=False):
+            return self.network.decode(self.network.quantiser.vectors(codes)).float()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the images of the codes whose scaled vectors are ``latents``."""
-        return self.network.decoder(self.rescaled(latents)).float()
+        return self.network.decode(self.rescaled(latents)).float()
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the images of the codes."""

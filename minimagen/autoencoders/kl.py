@@ -6,7 +6,7 @@ from torch import Tensor
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.draws import Draws
-from minimagen.images import Batch, to_model_space
+from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import AutoencoderKL
 
 
@@ -24,7 +24,7 @@ class KLAutoencoder(TrainedAutoencoder):
         The weight is CompVis' in its own unit: of sums over latents and over the 3 h w pixels.
         """
         images = to_model_space(batch.images)
-        mean, log_variance = (each.float() for each in self.network.encode(images))
+        mean, log_variance = map(in_float32, self.network.encode(images))
         eps = draws.normal("posterior", mean.shape[1:]).to(self.device)
         decoded = self.network.decode(mean + (log_variance / 2).exp() * eps)
         error = laplacian_error(decoded, images, self.config.pyramid_levels)
@@ -53,6 +53,6 @@ class KLAutoencoder(TrainedAutoencoder):
 
     def unscaled(self, images: Tensor) -> Tensor:
         """Return latents as training sees them: a sample for each image, with a fixed generator."""
-        mean, log_variance = (each.float() for each in self.network.encode(images))
+        mean, log_variance = map(in_float32, self.network.encode(images))
         numbers = Draws(0, self.name, 0, len(mean)).normal("measured", mean.shape[1:])
         return mean + (log_variance / 2).exp() * numbers.to(mean)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.draws import Draws
-from minimagen.images import Batch, psnr, to_model_space
+from minimagen.images import Batch, in_float32, psnr, to_model_space
 from minimagen.learner import ParameterGroups, Unread
 from minimagen.storage.pretrained import AutoencoderIdentity, Part
 
@@ -21,7 +21,8 @@ def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
     Each level is what halving the image loses, the last one is what is left of it. Beside the error
     of the pixels it weighs edges and areas alike.
     """
-    difference, total = images.float() - others.float(), images.new_zeros(len(images)).float()
+    difference = in_float32(images) - in_float32(others)
+    total = difference.new_zeros(len(images))
     for _ in range(levels - 1):
         if min(difference.shape[-2:]) < 2:
             break

@@ -1,21 +1,28 @@
-"""``main.py``: train the demo cascade on the embedded data, then sample with it."""
+"""``main.py``: train a preset, the demo cascade by default, then sample with it."""
 
 import time
 from collections.abc import Sequence
 from functools import partial
 
-from minimagen.cli import inference, train
+from minimagen.cli import clip, inference, reconstruct, train
 from minimagen.cli.arguments import run
-from minimagen.storage.directory import stamped
+from minimagen.storage.directory import read_imagen_config, stamped
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``train.py`` with ``argv``, then ``inference.py``; return the exit code."""
+    """Run ``train.py`` with ``argv``, then ``inference.py``; return the exit code.
+
+    Without a stage that makes images, it measures the CLIP or the autoencoder instead.
+    """
     started = time.perf_counter()
     arguments = train.parse_flags(argv, "main.py")
     code, directory = train.train_as_asked(arguments)
     if directory is None:  # stopped, or only asked for --PRINT_CONFIG or --DRY_RUN
         return code
+    imagen = read_imagen_config(directory / "parameters")
+    if not imagen.stages:
+        measure = reconstruct if imagen.clip is None else clip
+        return measure.main([str(directory), "--DEVICE", arguments.DEVICE])
     output = stamped("generated_images")
     asked = ["-d", str(directory), "--OUTPUT", str(output), "--SEED", "0"]
     for name in ("DEVICE", "PRECISION"):

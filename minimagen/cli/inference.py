@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
             "--BEST_OF and --CLIP belong together: how many candidates, and who chooses"
         )
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
-    from minimagen.storage.directory import TrainingDirectory
+    from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 
     given = arguments.TRAINING_DIRECTORY
     directory = TrainingDirectory.open(given or TrainingDirectory.newest(otherwise=BUNDLED).path)
@@ -107,6 +107,11 @@ def main(argv: Sequence[str]) -> int:
         bundled = directory.path == BUNDLED
         which = "bundled: nothing is trained here" if bundled else "the newest one here"
         print(f"training directory: {directory} ({which})")
+    if not read_imagen_config(directory.parameters).stages:
+        raise UserError(
+            f"{directory} has no stage that makes images: see python -m minimagen clip, or "
+            "reconstruct for an autoencoder"
+        )
     if captions is None:
         captions = read_captions(str(directory.sample_captions))
         print(f"captions: those of the sample sheet, {directory.sample_captions}")

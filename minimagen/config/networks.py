@@ -59,7 +59,7 @@ class GPTConfig(Config):
     dim: PositiveInt = 256
     depth: PositiveInt = 6
     heads: PositiveInt = 4
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

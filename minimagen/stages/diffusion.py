@@ -1,6 +1,7 @@
 """A diffusion stage: network + schedule + prediction + sampler. Base and super-resolution alike."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -189,8 +190,13 @@ class DiffusionStage(Stage[SamplingConfig]):
     @torch.no_grad()
     def _encoded(self, images: Tensor, moments: Tensor | None, draws: Draws) -> Tensor:
         """Return what is denoised of images, of which ``moments`` may be known already."""
-        moments = self.autoencoder.moments(images) if moments is None else moments
-        return self.autoencoder.sampled(moments, draws)
+        with self._exactly():
+            moments = self.autoencoder.moments(images) if moments is None else moments
+            return self.autoencoder.sampled(moments, draws)
+
+    def _exactly(self) -> AbstractContextManager[object]:
+        """Return the context of the autoencoder: bfloat16 would show as noise in the images."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _weighted_error(
         self, output: Tensor, x_0: Tensor, eps: Tensor, level: Level, loss: LossConfig
@@ -252,7 +258,8 @@ class DiffusionStage(Stage[SamplingConfig]):
             lambda i: noise(i, shape).to(self.device),
             callback,
         )
-        return self.autoencoder.decode(latents).clamp(-1.0, 1.0)
+        with self._exactly():
+            return self.autoencoder.decode(latents.float()).clamp(-1.0, 1.0)
 
     def _step(self, sampling: SamplingConfig) -> Step:
         if callable(sampling.sampler):

@@ -18,7 +18,7 @@ from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.config import Size, TokenConfig, TokenSamplingConfig
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
-from minimagen.images import Batch, to_model_space
+from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.learner import ParameterGroups
 from minimagen.networks.transformer import GPT
 from minimagen.stages.stage import Callback, Condition, Stage, Start
@@ -123,7 +123,7 @@ class TokenStage(Stage[TokenSamplingConfig]):
             seen = torch.where(share < self.config.token_drop_prob, other, codes)
         drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
         prefix = self.gpt.prefix(batch.text_embeds, batch.text_mask, drop)
-        logits = rearrange(self.gpt(prefix, seen).float(), "b m k -> b k m")
+        logits = rearrange(in_float32(self.gpt(prefix, seen)), "b m k -> b k m")
         return F.cross_entropy(logits, codes, reduction="none").mean(1)
 
     def settings(self, **changes: Any) -> TokenSamplingConfig:

@@ -89,12 +89,12 @@ class TrainingDirectory:
     def newest(
         cls, where: str | Path = ".", otherwise: str | Path | None = None
     ) -> "TrainingDirectory":
-        """Return the newest training directory in ``where`` with weights of every stage.
+        """Return the newest training directory in ``where`` that has stages, all of them trained.
 
         Where there is none, return ``otherwise`` if it has them; else this is a UserError.
         """
         found = sorted(
-            (path for path in Path(where).glob("training_*") if cls(path).is_trained),
+            (path for path in Path(where).glob("training_*") if cls(path).samples_images),
             key=lambda path: (path.stat().st_mtime, path.name),
         )
         if not found and otherwise is not None and cls(otherwise).is_trained:
@@ -112,6 +112,12 @@ class TrainingDirectory:
         names = [path.stem for path in sorted(self.parameters.glob("*.json"))]
         names = [name for name in names if LEARNER.fullmatch(name)]
         return len(names) > 0 and all(self.weights(name).is_file() for name in names)
+
+    @property
+    def samples_images(self) -> bool:
+        """Whether it has stages, and weights of every learner: not a CLIP alone."""
+        stages = [p for name in STAGES for p in self.parameters.glob(f"{name}_*.json")]
+        return bool(stages) and self.is_trained
 
     def weights(self, name: str) -> Path:
         """Return where the averaged (EMA) weights of a learner are: the newest, at last the final.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,14 +16,16 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
-from minimagen.config import ClipConfig, LearnerTrainingConfig
+from minimagen.autoencoders.build import KINDS
+from minimagen.config import AutoencoderConfig, ClipConfig, LearnerTrainingConfig, TokenConfig
 from minimagen.data.loading.batches import training_batches
 from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.images import Batch
-from minimagen.learner import Unread
+from minimagen.images import Batch, to_model_space
+from minimagen.learner import Learner, Unread
 from minimagen.shapes.dataset import ShapesDataset, embedded
+from minimagen.stages.tokens import TokenStage
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.text.clip import Clip
@@ -134,39 +137,55 @@ def test_any_number_of_processes_trains_the_same_weights(tmp_path, alone, world,
     assert moved.norm() > 1e-3  # it did train
 
 
-def train_clip(processes: Processes) -> dict[str, torch.Tensor]:
-    """Train a small CLIP in float64 on batches in which some captions are equal."""
+def new_learner(kind: str) -> Learner:
+    """Return a small learner of this kind in float64."""
     torch.manual_seed(0)
-    config = ClipConfig(
-        image_size=8,
-        embed_dim=6,
-        image={"dims": (4, 8)},
-        text={"kind": "characters", "dim": 8, "depth": 1, "heads": 2},
-    )
-    learner = Clip(config).double()
+    small = {"image_size": 8, "block_out_channels": (4, 8), "norm_num_groups": 2}
+    if kind == "clip":
+        text = {"kind": "characters", "dim": 8, "depth": 1, "heads": 2}
+        return Clip(
+            ClipConfig(image_size=8, embed_dim=6, image={"dims": (4, 8)}, text=text)
+        ).double()
+    autoencoder = KINDS["kl" if kind == "kl" else "fsq"]
+    own = autoencoder(0, AutoencoderConfig(kind="kl" if kind == "kl" else "fsq", **small)).double()
+    if kind in ("kl", "fsq"):
+        return own
+    config = TokenConfig(gpt={"dim": 8, "depth": 1, "heads": 2})
+    return TokenStage(0, config, (8, 8), 1, own.float()).double()
+
+
+def train_new(kind: str, processes: Processes) -> dict[str, torch.Tensor]:
+    """Train it on batches in which some captions are equal."""
+    learner = new_learner(kind)
     settings = LearnerTrainingConfig(optimizer="adamw", optim_lr=1e-2, warmup_steps=0)
-    trainer = Trainer(learner, "clip", settings, STEPS, precision="fp32", processes=processes)
+    trainer = Trainer(learner, kind, settings, STEPS, precision="fp32", processes=processes)
     data = embedded("shapes", size=8, caption_column="color")
     rank, world = processes.rank, processes.world
     batches = training_batches(data, Unread(), GLOBAL, 1, 0, STEPS, rank=rank, world=world)
-    losses = [float(processes.mean(trainer.train_step(batch))) for batch in batches]
+    losses = []
+    for batch in batches:
+        exact = to_model_space(batch.images).double()
+        batch = replace(batch, images=exact, text_embeds=batch.text_embeds.double())
+        losses.append(float(processes.mean(trainer.train_step(batch))))
     found = {name: p.detach().clone() for name, p in learner.named_parameters()}
     return found | {"losses": torch.tensor(losses, dtype=torch.float64)}
 
 
-def _train_clip_and_save(rank: int, path: str) -> None:
-    found = train_clip(launched("cpu"))
+def _train_new_and_save(rank: int, kind: str, path: str) -> None:
+    found = train_new(kind, launched("cpu"))
     if rank == 0:
         torch.save(found, path)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_train_the_same_clip(tmp_path):
-    """Each compares its rows with those of both: the loss is that of the whole batch."""
-    alone = train_clip(Processes())
-    in_processes(2, _train_clip_and_save, str(tmp_path / "found"))
+@pytest.mark.parametrize("kind", ["clip", "kl", "fsq", "tokens"])
+def test_two_processes_train_the_same_weights_of_every_learner(tmp_path, kind):
+    """A CLIP too: each process compares its rows with those of both."""
+    alone = train_new(kind, Processes())
+    in_processes(2, _train_new_and_save, kind, str(tmp_path / "found"))
     found = torch.load(tmp_path / "found", weights_only=True)
     for name, expected in alone.items():
+        assert expected.dtype == torch.float64
         distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
         assert distance < 1e-6, name
     assert alone["losses"][0] > alone["losses"][-1]
