@@ -1,0 +1,44 @@
+"""The benchmarks of CLIP, autoencoders and the other ways, in their quick mode."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import autoencoders, clip, presets, ways
+
+pytestmark = pytest.mark.usefixtures("one_thread_in_module")
+
+
+def quick(results: Path, *more: str) -> list[str]:
+    return ["--quick", "--results", str(results), *more]
+
+
+def test_a_clip_is_scored_by_attributes_and_by_swapped_colors(tmp_path: Path) -> None:
+    (row,) = clip.main(quick(tmp_path, "--sets", "shapes"))
+    assert row["attributes"].keys() == clip.VALUES.keys()
+    assert all(0 <= share <= 1 for share in (*row["attributes"].values(), row["swapped"]))
+    assert row["steps"] == {"clip": 2} and row["n"] == clip.QUICK_COUNT
+
+
+def test_an_autoencoder_is_scored_by_what_it_leaves(tmp_path: Path) -> None:
+    (row,) = autoencoders.main(quick(tmp_path, "--sets", "shapes", "--kinds", "fsq"))
+    assert 3 < row["psnr"] < 40 and len(row["latent_std"]) == 4
+    assert 0 < row["usage"][0] <= 1
+    assert row["steps"]["autoencoder_0"] == 2
+
+
+def test_ways_are_scored_alike(tmp_path: Path) -> None:
+    rows = ways.main(quick(tmp_path, "--sets", "shapes", "--ways", "flow,tokens"))
+    flow, tokens = rows
+    assert flow["parameters"].keys() == {"unet_0", "unet_1"}
+    assert tokens["parameters"].keys() == {"autoencoder_0", "gpt_0"}
+    assert flow["calls_per_image"] == 8 + 1 and tokens["calls_per_image"] == 64
+    for row in rows:
+        assert {"all", "shape", "color"} <= row["correct"].keys()
+        assert row["real_correct"]["all"] > 0.9 and row["grain"] > 0
+
+
+def test_changes_replace_values_inside_others() -> None:
+    values = {"a": {"b": 1, "c": 2}, "d": [1, 2]}
+    assert presets.merged(values, {"a": {"b": 3}, "d": [4]}) == {"a": {"b": 3, "c": 2}, "d": [4]}
+    assert values["a"]["b"] == 1
