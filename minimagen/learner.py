@@ -20,6 +20,19 @@ class ParameterGroups(NamedTuple):
     rest: list[nn.Parameter]
     """All others: AdamW trains them."""
 
+    @classmethod
+    def of(cls, module: nn.Module, hidden: list[nn.Parameter]) -> "ParameterGroups":
+        """Return ``hidden`` and all other parameters of ``module``."""
+        taken = {id(parameter) for parameter in hidden}
+        return cls(hidden, [p for p in module.parameters() if id(p) not in taken])
+
+
+def weights_in(*modules: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices and kernels of all linear layers and convolutions in modules."""
+    inner = (m for module in modules for m in module.modules())
+    weights = (m.weight for m in inner if isinstance(m, nn.Linear | nn.Conv2d))
+    return [weight for weight in weights if isinstance(weight, nn.Parameter)]
+
 
 class CaptionReader(Protocol):
     """What encodes the captions of a learner's batches."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, psnr, to_model_space
-from minimagen.learner import ParameterGroups, Unread
+from minimagen.learner import ParameterGroups, Unread, weights_in
 from minimagen.storage.pretrained import AutoencoderIdentity, Part
 
 
@@ -73,11 +73,8 @@ class TrainedAutoencoder(Part):
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the kernels that map features to features, and all else."""
-        inner = [m for m in self.network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        weights = [m.weight for m in inner if min(m.weight.shape[:2]) >= 16]
-        hidden = [weight for weight in weights if isinstance(weight, nn.Parameter)]
-        taken = {id(weight) for weight in hidden}
-        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+        inner = [weight for weight in weights_in(self.network) if min(weight.shape[:2]) >= 16]
+        return ParameterGroups.of(self, inner)
 
     def encode(self, images: Tensor, draws: Draws | None = None) -> Tensor:
         """Return latents [b c h/f w/f]; with ``draws``, in training, they may be random."""

@@ -25,13 +25,14 @@ from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
 from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
+from minimagen.stages.coded import CodedStage
 from minimagen.stages.crop import crop_together
-from minimagen.stages.stage import Callback, Condition, Stage, Start
+from minimagen.stages.stage import Callback, Condition, Start
 
 ERROR_TIMES = (0.2, 0.4, 0.6, 0.8)
 
 
-class DiffusionStage(Stage[SamplingConfig]):
+class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
     """Samples images of one size by denoising.
 
     Args:
@@ -52,13 +53,10 @@ class DiffusionStage(Stage[SamplingConfig]):
         text_embed_dim: int,
         autoencoder: Autoencoder | None = None,
     ) -> None:
-        super().__init__()
-        self.index, self.name = index, f"unet_{index}"
+        super().__init__(index, f"unet_{index}", autoencoder or Pixels())
         self.config = config
         self.size, self.low_res_size = size, low_res_size
         self.image_sizes = (size,) if low_res_size is None else (size, low_res_size)
-        # In a tuple: it is no module of this one, it is not trained and not saved with it.
-        self._autoencoder = (autoencoder or Pixels(),)
         if config.unet.channels != self.autoencoder.channels:
             raise UserError(
                 f"stage {index}: unet.channels is {config.unet.channels}, the autoencoder's "
@@ -77,32 +75,9 @@ class DiffusionStage(Stage[SamplingConfig]):
         # channels_last is what convolutions are fastest in
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
 
-    @property
-    def autoencoder(self) -> Autoencoder:
-        """Return what is between images and what is denoised."""
-        return self._autoencoder[0]
-
-    @property
-    def autoencoder_fingerprint(self) -> str | None:
-        """Return which autoencoder's latents it learns; None for pixels."""
-        return self.autoencoder.fingerprint
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move the autoencoder too, wherever the network goes."""
-        if isinstance(self.autoencoder, nn.Module):
-            self.autoencoder._apply(fn, recurse)
-        return super()._apply(fn, recurse)
-
-    @property
-    def device(self) -> torch.device:
-        """Return where the network is."""
-        return next(self.parameters()).device
-
     def parameter_groups(self) -> ParameterGroups:
         """Return the network's matrices that map features to features, and all else."""
-        hidden = self.unet.hidden_matrices()
-        taken = {id(p) for p in hidden}
-        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+        return ParameterGroups.of(self, self.unet.hidden_matrices())
 
     def shardable(self) -> Sequence[nn.Module]:
         """Return the parts of the network that FSDP may gather one at a time."""

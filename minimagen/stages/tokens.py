@@ -19,14 +19,15 @@ from minimagen.config import Size, TokenConfig, TokenSamplingConfig
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
 from minimagen.images import Batch, in_float32, to_model_space
-from minimagen.learner import ParameterGroups
+from minimagen.learner import ParameterGroups, weights_in
 from minimagen.networks.transformer import GPT
-from minimagen.stages.stage import Callback, Condition, Stage, Start
+from minimagen.stages.coded import CodedStage
+from minimagen.stages.stage import Callback, Condition, Start
 
 DIGIT = 256  # a code is kept as two numbers below this, which bfloat16 has exactly
 
 
-class TokenStage(Stage[TokenSamplingConfig]):
+class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
     """Samples images token by token.
 
     Args:
@@ -45,11 +46,9 @@ class TokenStage(Stage[TokenSamplingConfig]):
         text_embed_dim: int,
         autoencoder: DiscreteAutoencoder,
     ) -> None:
-        super().__init__()
-        self.index, self.name = index, f"gpt_{index}"
+        super().__init__(index, f"gpt_{index}", autoencoder)
         self.config, self.size = config, size
         self.image_sizes = (size,)
-        self._autoencoder = (autoencoder,)  # in a tuple: no module of this one
         factor = autoencoder.factor
         if any(side % factor for side in size):
             raise UserError(
@@ -59,32 +58,9 @@ class TokenStage(Stage[TokenSamplingConfig]):
         grid = (size[0] // factor, size[1] // factor)
         self.gpt = GPT(config.gpt, autoencoder.codes, grid, text_embed_dim)
 
-    @property
-    def autoencoder(self) -> DiscreteAutoencoder:
-        """Return what is between images and tokens."""
-        return self._autoencoder[0]
-
-    @property
-    def autoencoder_fingerprint(self) -> str:
-        """Return which autoencoder's tokens it learns."""
-        return self.autoencoder.fingerprint
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move the autoencoder too, wherever the network goes."""
-        self.autoencoder._apply(fn, recurse)
-        return super()._apply(fn, recurse)
-
-    @property
-    def device(self) -> torch.device:
-        """Return where the network is."""
-        return next(self.parameters()).device
-
     def parameter_groups(self) -> ParameterGroups:
         """Return the matrices inside the blocks, and all else."""
-        linear = (m.weight for m in self.gpt.blocks.modules() if isinstance(m, nn.Linear))
-        hidden = [weight for weight in linear if isinstance(weight, nn.Parameter)]
-        taken = {id(weight) for weight in hidden}
-        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+        return ParameterGroups.of(self, weights_in(self.gpt.blocks))
 
     def shardable(self) -> Sequence[nn.Module]:
         """Return the blocks, which FSDP may gather one at a time."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from minimagen.config import ClipConfig
 from minimagen.draws import Draws
 from minimagen.images import Batch, to_model_space
-from minimagen.learner import ParameterGroups, Unread
+from minimagen.learner import ParameterGroups, Unread, weights_in
 from minimagen.networks.clip import TextTower, image_tower
 from minimagen.storage.pretrained import ClipIdentity, Part
 from minimagen.storage.tensor_store import hash_of
@@ -81,11 +81,7 @@ class Clip(Part):
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the matrices and kernels inside the towers, and all else."""
-        inner = [*self.image.inner.modules(), *self.text.layers.modules()]
-        weights = (m.weight for m in inner if isinstance(m, nn.Linear | nn.Conv2d))
-        hidden = [weight for weight in weights if isinstance(weight, nn.Parameter)]
-        taken = {id(weight) for weight in hidden}
-        return ParameterGroups(hidden, [p for p in self.parameters() if id(p) not in taken])
+        return ParameterGroups.of(self, weights_in(self.image.inner, self.text.layers))
 
     def after_step(self) -> None:
         """Keep 1 / temperature between 1 and 100."""

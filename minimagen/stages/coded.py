@@ -1,0 +1,48 @@
+"""A stage behind a frozen autoencoder: what all such stages share."""
+
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from minimagen.autoencoders.autoencoder import Autoencoder
+from minimagen.stages.stage import Sampling, Stage
+
+Coder = TypeVar("Coder", bound=Autoencoder)
+
+
+class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
+    """Learns what an autoencoder makes of images; the autoencoder itself stays as it is.
+
+    Args:
+        index: Its place in the cascade, from 0.
+        name: Of its files.
+        autoencoder: Between images and what is learned; moves with the stage, but is neither
+            trained nor saved with it.
+    """
+
+    def __init__(self, index: int, name: str, autoencoder: Coder) -> None:
+        super().__init__()
+        self.index, self.name = index, name
+        self._autoencoder = (autoencoder,)  # in a tuple: no module of this one
+
+    @property
+    def autoencoder(self) -> Coder:
+        """Return what is between images and what is learned."""
+        return self._autoencoder[0]
+
+    @property
+    def autoencoder_fingerprint(self) -> str | None:
+        """Return which autoencoder it learns with; None for pixels."""
+        return self.autoencoder.fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network is."""
+        return next(self.parameters()).device
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the autoencoder too, wherever the network goes."""
+        if isinstance(self.autoencoder, nn.Module):
+            self.autoencoder._apply(fn, recurse)
+        return super()._apply(fn, recurse)
