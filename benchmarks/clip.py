@@ -42,7 +42,7 @@ from minimagen.text.clip import Clip
 
 MINUTES = {"mnist": 3.0, "fashion_mnist": 5.0, "shapes": 3.0, "emoji": 10.0}
 SIDES = {"mnist": 32, "fashion_mnist": 32, "shapes": 32, "emoji": 64}
-CHANGES: dict[str, dict[str, Any]] = {"emoji": {"text": {"encoder": "minilm_mini"}}}
+CHANGES: dict[str, dict[str, Any]] = {"emoji": {"text": {"encoder": "minilm_mini"}, "jitter": 1.0}}
 HELD_OUT_STYLE = "openmoji"
 VALUES = {
     "shape": tuple(SHAPES),

@@ -14,7 +14,7 @@ LAYERS = [
     {"errors"},
     {"advice", "checked", "draws", "progress", "sample"},
     {"config", "device"},
-    {"arguments", "images"},
+    {"arguments", "images", "jitter"},
     {"learner"},
     {"diffusion", "networks", "shapes", "storage"},
     {"autoencoders", "text"},

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from minimagen.checked import Config, PositiveInt
+from minimagen.checked import Config, Fraction, PositiveInt
 from minimagen.config.sizes import Size
 
 
@@ -72,6 +72,8 @@ class ClipConfig(Config):
     prompts: tuple[str, ...] = Field(default=("{}",), min_length=1)
     """Training puts each caption into one of these, drawn anew each time, so that classes are
     also found by prompts that no caption has; {} stands for the caption. The first validates."""
+    jitter: Fraction = 0.0
+    """How much images are moved, turned, scaled and recolored in training: for few images."""
     pooled_only: bool = False
     """As a text encoder it gives its one vector alone, without the token states."""
 

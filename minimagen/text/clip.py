@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from minimagen.config import ClipConfig
 from minimagen.draws import Draws
 from minimagen.images import Batch, to_model_space
+from minimagen.jitter import jittered
 from minimagen.learner import ParameterGroups, Unread, weights_in
 from minimagen.networks.clip import TextTower, image_tower
 from minimagen.storage.pretrained import ClipIdentity, Part
@@ -93,7 +94,10 @@ class Clip(Part):
 
         In training the rows are compared with those of all processes.
         """
-        images, texts = self.of_images(batch.images), self.of_captions(self._asked(batch, draws))
+        seen = to_model_space(batch.images)
+        if self.training:
+            seen = jittered(seen, draws, self.config.jitter)
+        images, texts = self.of_images(seen), self.of_captions(self._asked(batch, draws))
         keys = torch.tensor(
             [int.from_bytes(hash_of(caption)[:7], "little") for caption in batch.captions],
             device=images.device,
