@@ -229,7 +229,7 @@ def export(source: TrainingDirectory, target: TrainingDirectory) -> None:
         tensors, header = load_weights(source.weights(name))
         packed = quantized(tensors)
         if not all(torch.isfinite(x).all() for x in packed.values()):
-            raise UserError(f"{source.weights(name)} does not fit half precision")
+            raise UserError(f"{source.weights(name)} is not finite in half precision")
         save_weights(target.weights(name), packed, header)
     write_parameters(target.parameters, parameters)
     target.sample_captions.write_text(
