@@ -73,11 +73,6 @@ class _Level:
 _LEVELS = {"simple": _Level(objects), "scenes": _Level(scenes)}
 
 
-def attribute_names(level: str) -> tuple[str, ...]:
-    """Return the names of all attributes that images of a level can have."""
-    return tuple(_LEVELS[level].ATTRIBUTES)
-
-
 class DrawnDataset:
     """Captioned images without end, deterministic in (seed, split, index).
 

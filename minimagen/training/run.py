@@ -9,6 +9,7 @@ from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.images.stream import PROMISE
 from minimagen.data.indexed import as_dataset
 from minimagen.data.words import words_of
+from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
@@ -69,6 +70,11 @@ def train(
     teacher = kept_teacher(resume) or teacher
     with processes.together():
         chosen = learners_to_teach(imagen, teacher, stages, learners)
+        if processes.sharded and any(i < imagen.config.first_stage for i in chosen):
+            raise UserError(
+                "`fsdp` shards stages only: train what they are trained with first, in a run "
+                "without it (`learners`)"
+            )
         config = config.for_learners(len(imagen.learners))
         if resume is None:
             config = config.replace(source=None if source is None else start_from(imagen, source))

@@ -14,14 +14,16 @@ from minimagen.evaluation.judge import WEIGHTS, Judge, JudgeNetwork, score
 from minimagen.images import resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
 from minimagen.shapes import scenes
-from minimagen.shapes.dataset import ShapesDataset, attribute_names
+from minimagen.shapes.dataset import embedded
 
+SOURCES = {"simple": "shapes", "scenes": "shapes:scenes", "digits": "digits"}
 SEED = 77  # no render of this seed was seen in training
 
 
 def _renders(level: str, count: int, split: str = "heldout") -> tuple[Tensor, list[Sample]]:
     """Return uint8 [b 3 64 64] and the samples."""
-    samples = [ShapesDataset(split, level, 64, SEED)[i] for i in range(count)]
+    dataset = embedded(SOURCES[level], split=split, size=64, seed=SEED)
+    samples = [dataset[i] for i in range(count)]
     return torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2), samples
 
 
@@ -31,13 +33,14 @@ def _small(images: Tensor, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "level, size, limit", [("simple", 16, 0.99), ("simple", 64, 0.99), ("scenes", 64, 0.98)]
+    "level, size, limit",
+    [("simple", 16, 0.99), ("simple", 64, 0.99), ("scenes", 64, 0.98), ("digits", 64, 0.97)],
 )
 def test_the_judge_is_right_on_fresh_renders(level: str, size: int, limit: float) -> None:
     images, samples = _renders(level, 600)
     result = score(Judge.load(level)(_small(images, size)), [s.attributes for s in samples])
     assert result["all"] >= limit
-    assert result.keys() == {"all", *attribute_names(level)}
+    assert result.keys() == {"all", *embedded(SOURCES[level]).drawing.ATTRIBUTES}
 
 
 def test_the_judge_is_at_chance_on_shuffled_captions() -> None:
@@ -118,7 +121,7 @@ def test_a_saved_judge_is_the_same_judge(tmp_path: Path) -> None:
 
 def test_shipped_weights_are_small_and_an_unknown_level_is_explained() -> None:
     files = list(WEIGHTS.glob("*.safetensors"))
-    assert {f.stem for f in files} == {"simple", "scenes"}
+    assert {f.stem for f in files} == {"simple", "scenes", "digits"}
     assert all(f.stat().st_size <= 600_000 for f in files)
     with pytest.raises(UserError, match="did you mean 'simple'"):
         Judge.load("simpel")
