@@ -3,6 +3,8 @@
     python -m benchmarks.ways                                   every way, digits and shapes
     python -m benchmarks.ways --minutes 10 --sets digits
     python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
+    python -m benchmarks.ways --sets digits --files mnist=FILE,textures=FILE --judge FILE
+    python -m benchmarks.ways --sets digits --score DIR           a training directory
 
 A pixel cascade (the demo's), the same with a flow and the absolute error, latent diffusion, and
 tokens with a GPT, at 64 px. The minutes hold everything: autoencoder, stages, validation, sheets.
@@ -43,13 +45,20 @@ JUDGES = {"shapes": "simple", "digits": "digits"}
 def measure(case: Case, started: float) -> Row:
     """Train one way and score its images."""
     del started
+    if "score" in case:
+        return score_way(Imagen.from_directory(case["score"]), case)
     with tempfile.TemporaryDirectory() as place:
         preset = Path(place) / "preset"
         _write_preset(case["way"], preset)
-        row = train_preset(case | {"preset": str(preset)}, case["set"], Path(place))
+        row = train_preset(case | {"preset": str(preset)}, data_of(case), Path(place))
         row["training_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         imagen = Imagen.from_directory(Path(place) / "training")
     return row | score_way(imagen, case)
+
+
+def data_of(case: Case) -> str:
+    """Return what ``--DATASET`` is given."""
+    return f"{case['set']}:{case['files']}" if case["files"] else str(case["set"])
 
 
 def _write_preset(way: str, folder: Path) -> None:
@@ -68,7 +77,7 @@ def _write_preset(way: str, folder: Path) -> None:
 def score_way(imagen: Imagen, case: Case) -> Row:
     """Return the figures of a trained way."""
     count = case["count"]
-    samples = list(embedded(case["set"], split="heldout", size=SIDE, seed=1, epoch_size=count))
+    samples = list(embedded(data_of(case), split="heldout", size=SIDE, seed=1, epoch_size=count))
     captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
     calls = _Calls(imagen)
     begun = time.time()
@@ -80,8 +89,10 @@ def score_way(imagen: Imagen, case: Case) -> Row:
     ]
     seconds = (time.time() - begun) / count
     generated, real = to_uint8(torch.cat(parts)), stack_images(samples)
-    judge = Judge.load(JUDGES[case["set"]])
-    right, of_real = score(judge(generated), truth), score(judge(real), truth)
+    file = Path(case["judge"]) if case["judge"] else None
+    judge = Judge.load(JUDGES[case["set"]], file)
+    verdicts, of_truth = judge(generated), judge(real)
+    right, of_real = score(verdicts, truth), score(of_truth, truth)
     features = [judge.features(images) for images in (generated, real)]
     name = f"{case['way']}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
     shown = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, real)]
@@ -91,6 +102,15 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "correct": right,
         "interval": list(wilson_interval(round(right["all"] * count), count)),
         "real_correct": of_real,
+        "by_texture": {
+            kind: {
+                "n": len(rows),
+                "correct": score(_rows(verdicts, rows), [truth[i] for i in rows]),
+                "real_correct": score(_rows(of_truth, rows), [truth[i] for i in rows]),
+            }
+            for kind in ("no", "yes")
+            if (rows := [i for i, have in enumerate(truth) if have.get("texture") == kind])
+        },
         "kernel": kernel_distance(*features),
         "grain": float(grain(to_model_space(generated)).mean()),
         "grain_real": float(grain(to_model_space(real)).mean()),
@@ -98,6 +118,10 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "calls_per_image": calls.count / len(parts),
         "parameters": {each.name: count_parameters(each) for each in imagen.learners},
     }
+
+
+def _rows(verdicts: dict[str, list[str]], rows: Sequence[int]) -> dict[str, list[str]]:
+    return {name: [values[i] for i in rows] for name, values in verdicts.items()}
 
 
 class _Calls:
@@ -122,14 +146,21 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)} [all]")
     parser.add_argument("--minutes", type=float, default=3.0, help="[3]")
     parser.add_argument("--seeds", default="0", help="[0]")
+    parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE")
+    parser.add_argument("--judge", default="", help="that tools/train_judge.py made [the bundled]")
+    parser.add_argument("--score", help="training directory to score, instead of training")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
     length: Case = {"minutes": arguments.minutes, "count": COUNT}
     if arguments.quick:
         length = {"steps": 2, "count": QUICK_COUNT}
+    if arguments.score:
+        arguments.ways, length = Path(arguments.score).name, length | {"score": arguments.score}
     cases = [
-        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": {}} | length
+        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": {}}
+        | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
+        | length
         for name in arguments.sets.split(",")
         for way in arguments.ways.split(",")
         for seed in arguments.seeds.split(",")
