@@ -31,8 +31,8 @@ def test_ways_are_scored_alike(tmp_path: Path) -> None:
     rows = ways.main(quick(tmp_path, "--sets", "shapes", "--ways", "flow,tokens"))
     flow, tokens = rows
     assert flow["parameters"].keys() == {"unet_0", "unet_1"}
-    assert tokens["parameters"].keys() == {"autoencoder_0", "gpt_0"}
-    assert flow["calls_per_image"] == 8 + 1 and tokens["calls_per_image"] == 64
+    assert tokens["parameters"].keys() == {"autoencoder_0", "gpt_0", "unet_1"}
+    assert flow["calls_per_image"] == 8 + 1 and tokens["calls_per_image"] == 64 + 1
     for row in rows:
         assert {"all", "shape", "color"} <= row["correct"].keys()
         assert row["real_correct"]["all"] > 0.9 and row["grain"] > 0

@@ -132,7 +132,7 @@ def test_learners_are_chosen_by_name(place: Path, capsys: pytest.CaptureFixture[
     directory = TrainingDirectory.open(output)
     assert directory.weights("autoencoder_0").is_file()
     assert not directory.weights("gpt_0").exists()
-    later = ["--PARAMETERS", "dalle", *SHORT, "--LEARNERS", "gpt_0", "-o", str(output)]
+    later = ["--PARAMETERS", "dalle", *SHORT, "--LEARNERS", "gpt_0,unet_1", "-o", str(output)]
     assert train.main(later) == 0
     assert directory.is_trained
     for flags, words in (
