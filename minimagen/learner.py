@@ -75,6 +75,9 @@ class Learner(nn.Module, ABC):
         """Yield training batches with what is made of each image once; by default as they are."""
         return batches
 
+    def move_frozen(self, device: torch.device) -> None:
+        """Move what it computes with but does not train; by default there is nothing."""
+
     def after_step(self) -> None:
         """Bring parameters back into their range after an optimizer step; by default all may be."""
 

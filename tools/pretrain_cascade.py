@@ -222,6 +222,11 @@ def export(source: TrainingDirectory, target: TrainingDirectory) -> None:
     for folder_ in (target.parameters, target.state_dicts, target.samples):
         folder_.mkdir(parents=True, exist_ok=True)
     parameters = read_parameters(source.parameters)
+    if parameters.imagen.first_stage:
+        raise UserError(
+            "a cascade with a CLIP or an autoencoder cannot be bundled: eight bits change "
+            "their fingerprints, which its stages know"
+        )
     for i in range(len(parameters.imagen.stages)):
         name = f"unet_{i}"
         if not source.weights(name).is_file():

@@ -33,6 +33,7 @@ class LatentCache:
         self, encode: Callable[[Tensor], Tensor], fingerprint: str, device: torch.device
     ) -> None:
         self._encode, self._device = encode, device
+        self._shapes: dict[torch.Size, torch.Size] = {}  # of what images of a size are encoded to
         self._store: TensorStore | None = None
         try:
             self._store = TensorStore(cache_folder(f"latents/{fingerprint}"))
@@ -45,12 +46,12 @@ class LatentCache:
         keys = [_key(image) for image in images]
         found = {} if self._store is None else self._store.find(list(dict.fromkeys(keys)))
         missing = {key: i for i, key in enumerate(keys) if key not in found}
-        shape = None
+        size = images.shape[1:]
         for start in range(0, len(missing), BLOCK):
             some = list(missing.items())[start : start + BLOCK]
             rows = [i for _, i in some] + [some[0][1]] * (BLOCK - len(some))
             block = self._encode(to_model_space(images[rows]).to(self._device)).cpu()
-            shape = block.shape[1:]
+            self._shapes[size] = block.shape[1:]
             fresh = {
                 key: row.to(torch.bfloat16).reshape(-1, 1)
                 for (key, _), row in zip(some, block, strict=False)
@@ -59,11 +60,10 @@ class LatentCache:
                 self._store.add(fresh)
             found |= fresh
         rows_found = torch.stack([found[key] for key in keys]).float()
-        return rows_found.reshape(len(keys), *(shape or self._shape_of(images)))
-
-    def _shape_of(self, images: Tensor) -> torch.Size:
-        """Return the shape of what one of ``images`` is encoded to."""
-        return self._encode(to_model_space(images[:1]).to(self._device)).shape[1:]
+        if size not in self._shapes:
+            one = to_model_space(images[:1]).to(self._device)
+            self._shapes[size] = self._encode(one).shape[1:]
+        return rows_found.reshape(len(keys), *self._shapes[size])
 
 
 def _key(image: Tensor) -> bytes:

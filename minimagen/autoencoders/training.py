@@ -1,6 +1,5 @@
 """What autoencoders that are trained here share: their loss, their sheets, what identifies them."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable
 
@@ -12,7 +11,7 @@ from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, psnr, to_model_space
 from minimagen.learner import ParameterGroups, Unread, weights_in
-from minimagen.storage.pretrained import AutoencoderIdentity, Part
+from minimagen.storage.pretrained import AutoencoderIdentity, Part, fingerprint_of
 
 
 def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
@@ -27,10 +26,16 @@ def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
         if min(difference.shape[-2:]) < 2:
             break
         small = F.avg_pool2d(difference, 2)
-        lost = difference - F.interpolate(small, scale_factor=2.0, mode="nearest")
+        lost = difference - F.interpolate(small, size=difference.shape[-2:], mode="nearest")
         total = total + lost.abs().flatten(1).mean(1)
         difference = small
     return total + difference.abs().flatten(1).mean(1)
+
+
+ENCODES = {
+    "kind", "levels", "scaling_factor", "shift_factor", "latents_mean", "latents_std"
+}  # fmt: skip
+"""What latents depend on, beside the weights."""
 
 
 class TrainedAutoencoder(Part):
@@ -65,11 +70,7 @@ class TrainedAutoencoder(Part):
     @property
     def fingerprint(self) -> str:
         """What changes with the configuration or the weights."""
-        digest = hashlib.sha256(self.config.model_dump_json(exclude={"image_size"}).encode())
-        for name, parameter in self.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        return fingerprint_of(self, self.config.model_dump_json(include=ENCODES))
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the kernels that map features to features, and all else."""

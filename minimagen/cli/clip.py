@@ -12,7 +12,7 @@ from minimagen.errors import UserError
 OPTIONS = {
     "data": (
         CONFIGURED["DATASET"].but(default=None, shown="that it was trained on"),
-        CONFIGURED["CAPTION_COLUMN"].but(default=None, shown="that it was trained on"),
+        CONFIGURED["CAPTION_COLUMN"].but(default=None, shown="that of the training, or text"),
         Option("COUNT", "n", "Images of the test or validation split", PositiveInt, shown="all"),
         Option("TEMPLATES", "te", "Prompts that a class is looked for with, {} for its name, with "
                "| between them", shown="three of general use"),
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     for template in templates or ():
         if template.count("{}") != 1:
             raise UserError(f"--TEMPLATES: {template!r} must have one {{}} for the name of a class")
-    from minimagen.data.open import load_dataset
+    from minimagen.data.open import open_again
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import TEMPLATES, evaluate_clip, held_out, similarity_image
     from minimagen.storage.directory import read_parameters
@@ -48,10 +48,12 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(arguments.dir)
     clip = load_clip(folder).to(resolve_device(arguments.DEVICE))
     trained_on = read_parameters(folder / "parameters").data
-    name = arguments.DATASET or trained_on.dataset
-    column = arguments.CAPTION_COLUMN or trained_on.caption_column
-    dataset = load_dataset(name, clip.config.image_size, caption_column=column)
-    report = evaluate_clip(clip, held_out(dataset, arguments.COUNT), templates or TEMPLATES)
+    if arguments.CAPTION_COLUMN is not None:
+        name = arguments.DATASET or trained_on.dataset
+        trained_on = trained_on.replace(dataset=name, caption_column=arguments.CAPTION_COLUMN)
+    dataset = open_again(trained_on, clip.config.image_size, arguments.DATASET)
+    samples = held_out(dataset, arguments.COUNT, trained_on)
+    report = evaluate_clip(clip, samples, templates or TEMPLATES)
     for line in report.lines():
         print(line)
     sheet = arguments.SHEET or folder / "similarity.png"

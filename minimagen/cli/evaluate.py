@@ -70,7 +70,10 @@ def main(argv: Sequence[str]) -> int:
 
     given = arguments.TRAINING_DIRECTORY
     directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
-    name = read_parameters(directory.parameters).data.dataset
+    parameters = read_parameters(directory.parameters)
+    name, column = parameters.data.dataset, parameters.data.caption_column
+    if not parameters.imagen.stages:
+        raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
     if not is_embedded(name):
         raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
     device = resolve_device(arguments.DEVICE)
@@ -79,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     assert height == width, "the embedded data is square"
     split, count = arguments.SPLIT, arguments.COUNT
     options_of = {"split": split, "size": height, "seed": arguments.SEED, "epoch_size": count}
+    options_of |= {"caption_column": column}
     dataset = embedded(name, **options_of)
     samples = list(dataset)
     judge, samplings = (

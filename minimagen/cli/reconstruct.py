@@ -7,6 +7,7 @@ from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
+from minimagen.config import DataConfig
 from minimagen.errors import UserError
 
 ON_SHEET = 32
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.autoencoders.discrete import DiscreteAutoencoder
     from minimagen.autoencoders.files import save_folder
     from minimagen.data.loading.reading import stack_images
-    from minimagen.data.open import load_dataset
+    from minimagen.data.open import open_again
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import held_out
     from minimagen.evaluation.reconstruct import reconstruct
@@ -56,12 +57,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )
-    name = arguments.DATASET or read_parameters(given / "parameters").data.dataset
+    trained_on = read_parameters(given / "parameters").data if trained else DataConfig()
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):
         raise UserError(f"--IMG_SIDE_LEN {side} is not divisible by {autoencoder.factor}")
-    samples = held_out(load_dataset(name, size), arguments.COUNT)
+    dataset = open_again(trained_on, size, arguments.DATASET)
+    samples = held_out(dataset, arguments.COUNT, trained_on)
     report = reconstruct(autoencoder, samples)
     for line in report.lines():
         print(line)

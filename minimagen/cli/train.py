@@ -122,6 +122,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
         if has_recipe(arguments):
             follow_recipe(settings, arguments)
+    if is_given(arguments, "DATASET") and not (arguments.RESTART_DIRECTORY or arguments.FROM):
+        settings.set(("data", "caption_column"), "text", "--DATASET")  # a preset's is of its data
     for path, value in SHORT.items() if arguments.TESTING else ():
         settings.set(path, value, "--TESTING")
     settings.write_out_stages()
@@ -174,7 +176,9 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     _check_length("DISTILL", arguments)
     settings = saved_settings(arguments.DISTILL)
     imagen = settings.parameters().imagen
-    stages, chosen = imagen.stages, imagen.chosen_stages(arguments.STAGES)
+    places = imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
+    stages, first = imagen.stages, imagen.first_stage
+    chosen = [place - first for place in places if place >= first]
     default = [FEW_STEPS[min(i, 1)] for i in chosen]
     steps = per_stage("--TIMESTEPS", arguments.TIMESTEPS or default, len(chosen))
     for i, n in zip(chosen, steps, strict=True):
@@ -310,6 +314,12 @@ def _buckets(parameters: Parameters) -> tuple[Size, ...]:
     """Return the sizes of the images to train on, none where all have the last stage's."""
     if not parameters.data.aspect_buckets:
         return ()
+    imagen = parameters.imagen
+    if not imagen.stages or imagen.clip is not None or imagen.stages[0].kind == "tokens":
+        raise UserError(
+            "--ASPECT_BUCKETS needs diffusion stages: a CLIP and a stage of tokens take images of "
+            "one shape only; leave it out"
+        )
     sizes = aspect_buckets(parameters.imagen)
     if len(sizes) == 1:
         height, width = sizes[0]

@@ -9,6 +9,7 @@ from minimagen.checked import Config, PositiveInt
 from minimagen.config.clip import SquareOrSize
 
 FACTOR = 2  # of every level
+MOST_CODES = 65_536
 
 
 class AutoencoderConfig(Config):
@@ -57,6 +58,8 @@ class AutoencoderConfig(Config):
         if any(side < 1 or side % self.factor for side in self.image_size):
             height, width = self.image_size
             raise ValueError(f"image_size {height} x {width} is not divisible by {self.factor}")
+        if self.codes > MOST_CODES:
+            raise ValueError(f"{self.codes} codes are more than {MOST_CODES}: give fewer levels")
         if (self.latents_mean is None) != (self.latents_std is None):
             raise ValueError("latents_mean and latents_std are given together or not at all")
         return self

@@ -30,6 +30,12 @@ class ImageTowerConfig(Config):
     depth: PositiveInt = 6
     heads: PositiveInt = 3
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        return self
+
     @property
     def divisor(self) -> int:
         """Return what both sides of an image must be divisible by."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minimagen.config import Size
+from minimagen.config import DataConfig, Size
 from minimagen.config.data import is_embedded
 from minimagen.data.dataset import Dataset, Stream, Table
 from minimagen.data.download.download import download
@@ -209,3 +209,22 @@ def _archives(
         for part, some in zip(parts, found, strict=True):
             part.log_left_out(some)
     return parts[0].paths(training), parts[-1].paths(held_out)
+
+
+def open_again(data: DataConfig, size: Size | int, name: str | None = None) -> Dataset:
+    """Open the data of a training as it was, or another one of ``name`` with the defaults.
+
+    Args:
+        data: What the training read.
+        size: (height, width) in pixels, or the side of a square.
+        name: Of the other data; None for the training's.
+
+    Raises:
+        UserError: there is no such data, or it is not usable.
+    """
+    if name is not None and name != data.dataset:
+        return load_dataset(name, size)
+    return load_dataset(
+        data.dataset, size, seed=data.seed, epoch_size=data.epoch_size, crop=data.crop,
+        caption_column=data.caption_column, where=data.where,
+    )  # fmt: skip

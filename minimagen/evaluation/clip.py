@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from minimagen.config import DataConfig
 from minimagen.data.dataset import Dataset
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.reading import stack_images
+from minimagen.errors import UserError
 from minimagen.evaluation.metrics import wilson_interval
 from minimagen.images import resize_clamped, to_model_space
 from minimagen.sample import Sample
@@ -58,9 +60,13 @@ class ClipReport:
             yield f"{what} retrieval among {self.captions} captions, {self.count} images: {parts}"
 
 
-def held_out(dataset: Dataset, count: int | None) -> list[Sample]:
-    """Return the good samples of the test or validation split, or the first ``count`` of them."""
-    _, validation = dataset.split()
+def held_out(dataset: Dataset, count: int | None, data: DataConfig | None = None) -> list[Sample]:
+    """Return the good samples of the test or validation split, or the first ``count`` of them.
+
+    ``data`` is what a training divided the data set by, so that none of these is trained on.
+    """
+    data = data or DataConfig()
+    _, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
     most = len(validation) if count is None else min(count, len(validation))
     return list(islice(good_samples(validation, most), most))
 
@@ -92,7 +98,7 @@ def caption_vectors(clip: Clip, captions: Sequence[str]) -> Tensor:
 
 def class_vectors(clip: Clip, names: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
     """Return a unit vector for each class, [n d]: the mean over templates (2103.00020, 3.1.4)."""
-    vectors = [caption_vectors(clip, [t.format(name) for name in names]) for t in templates]
+    vectors = [caption_vectors(clip, [t.replace("{}", name) for name in names]) for t in templates]
     return F.normalize(torch.stack(vectors).mean(0), dim=-1)
 
 
@@ -175,6 +181,8 @@ def alignment(
     for i, row in enumerate(similarity.numpy()):
         places = np.flatnonzero(other[i])
         chosen = rng.permutation(places)[:DISTRACTORS]
+        if not len(chosen):
+            raise UserError("all captions are equal: there is nothing to compare an image with")
         gaps.append(row[i] - row[chosen].mean())
         first.append(row[i] > row[chosen].max())
     return {"alignment": float(np.mean(gaps)), "r_precision": float(np.mean(first))}

@@ -62,10 +62,10 @@ def build_stages(
     stages: list[Stage[Any]] = []
     sizes = config.image_sizes
     for i, stage in enumerate(config.stages):
+        autoencoder = build_autoencoder(stage.autoencoder, autoencoders)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, i, "weights"))
             low_res_size = sizes[i - 1] if i else None
-            autoencoder = build_autoencoder(stage.autoencoder, autoencoders)
             stages.append(build(i, stage, sizes[i], low_res_size, text_embed_dim, autoencoder))
     return stages
 

@@ -1,4 +1,4 @@
-"""A stage behind a frozen autoencoder: what all such stages share."""
+"""A stage and its frozen autoencoder, which may be the identity: what all such stages share."""
 
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +40,11 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
     def device(self) -> torch.device:
         """Return where the network is."""
         return next(self.parameters()).device
+
+    def move_frozen(self, device: torch.device) -> None:
+        """Move the autoencoder alone: FSDP moves the network itself."""
+        if isinstance(self.autoencoder, nn.Module):
+            self.autoencoder.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move the autoencoder too, wherever the network goes."""

@@ -125,7 +125,9 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         if condition.size not in (None, self.size) or start is not None:
             height, width = self.size
             raise UserError(f"stage {self.index} samples tokens of {height} x {width} pixels only")
-        codes = self._sample_codes(condition, noise, sampling, callback)
+        # In float32: bfloat16 rounds differently in another batch, and one token changes all later.
+        with torch.autocast(self.device.type, enabled=False):
+            codes = self._sample_codes(condition, noise, sampling, callback)
         grid = rearrange(codes, "b (h w) -> b h w", h=self.gpt.grid[0])
         return self.autoencoder.detokenize(grid).clamp(-1.0, 1.0)
 

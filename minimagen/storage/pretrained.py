@@ -1,5 +1,6 @@
 """Weights, and the configuration that they were trained for."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,15 @@ class ClipIdentity(PartIdentity):
     clip: ClipConfig
     reads: str | None
     """The fingerprint of the frozen text encoder that its text tower reads."""
+
+
+def fingerprint_of(module: nn.Module, what: str) -> str:
+    """Return what changes with the weights of a module, or with ``what`` else it depends on."""
+    digest = hashlib.sha256(what.encode())
+    for name, parameter in module.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 class Identified(Learner):

@@ -1,6 +1,7 @@
 """A CLIP that is trained here: images and captions -> vectors that agree (arXiv 2103.00020)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,9 +77,16 @@ class Clip(Part):
     @property
     def own_identity(self) -> ClipIdentity:
         """Return what its weights depend on."""
-        return ClipIdentity(
-            clip=self.config, reads=None if self._frozen is None else self._frozen.fingerprint
-        )
+        used = {"pooled_only": False, "prompts": ("{}",), "jitter": 0.0}  # they change no weight
+        reads = None if self._frozen is None else self._frozen.fingerprint
+        return ClipIdentity(clip=self.config.replace(**used), reads=reads)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the frozen text encoder too."""
+        moved = super()._apply(fn, recurse)
+        if self._frozen is not None:
+            self._frozen.to(self.log_scale.device)
+        return moved
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the matrices and kernels inside the towers, and all else."""

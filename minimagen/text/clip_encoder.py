@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Self
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from minimagen.storage.pretrained import fingerprint_of
 from minimagen.text.clip import Clip
 from minimagen.text.encoding import TokenReport, bucket
 
@@ -41,11 +41,9 @@ class ClipEncoder:
     @property
     def fingerprint(self) -> str:
         """What changes with the configuration, what the text tower reads, or the weights."""
-        digest = hashlib.sha256(self.clip.own_identity.model_dump_json().encode())
-        for name, parameter in self.clip.text.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        config, reads = self.clip.config, self.clip.own_identity.reads
+        what = (config.pooled_only, config.text.kind, config.text.max_length, reads)
+        return fingerprint_of(self.clip.text, repr(what))
 
     def to(self, device: torch.device | str) -> Self:
         """Compute on ``device`` from now on."""

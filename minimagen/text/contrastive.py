@@ -36,6 +36,13 @@ def info_nce(
         same: bool [b B], True where captions are equal.
         across: ``images`` and ``texts`` of all processes, [B d] each.
     """
+    with torch.autocast(images.device.type, enabled=False):
+        return _info_nce(images, texts, scale, same, across)
+
+
+def _info_nce(
+    images: Tensor, texts: Tensor, scale: Tensor, same: Tensor, across: tuple[Tensor, Tensor]
+) -> Tensor:
     all_images, all_texts = across
     target = same / same.sum(1, keepdim=True)
     least = same.sum(1).to(scale.dtype).log()
@@ -55,7 +62,8 @@ def sigmoid_loss(
 
     Each pair is a decision of its own: equal captions belong to the image, others do not.
     """
-    logits = scale * images @ all_texts.T + bias
+    with torch.autocast(images.device.type, enabled=False):
+        logits = scale * images @ all_texts.T + bias
     return -F.logsigmoid(torch.where(same, logits, -logits)).sum(1)
 
 

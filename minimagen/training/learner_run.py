@@ -265,7 +265,7 @@ class LearnerRun:
         stage = self.index - imagen.config.first_stage
         if stage < 0:
             return self._shown()
-        for i in range(self.index):
+        for i in range(imagen.config.first_stage, self.index):
             if i not in self.plan.chosen:
                 self.keeper.load_weights(i)  # another job may be training it
         imagen.eval()

@@ -7,12 +7,13 @@ from typing import Any
 from minimagen.config import DataConfig, LearnerTrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
-from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, saved_shapes
-from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, load_weights, saved_shapes
+from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.files import read_json
 from minimagen.storage.pretrained import PartIdentity, first_difference
 from minimagen.training.plan import Plan
 
+FINGERPRINTS = ("text_encoder_fingerprint", "autoencoder_fingerprint")
 MAY_CHANGE = (
     "steps, epochs, minutes, chckpt_num, keep_checkpoints, num_workers, accum_iter, "
     "activation_checkpointing, compile, tracker"
@@ -57,7 +58,9 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
         state = read_json(folder / STATE)
         if "run" not in state:
             raise UserError(f"{theirs} are too old to say of which run they are")
-        if difference := _difference(state["run"], run_identity(plan, i), plan.imagen.identity(i)):
+        begun = state["step"] > 0
+        own = plan.imagen.identity(i)
+        if difference := _difference(state["run"], run_identity(plan, i), own, begun):
             raise UserError(
                 f"{theirs} belong to another run: {difference}; restore that (a resumed run "
                 f"may change {MAY_CHANGE} and the place of the data), or train a new one"
@@ -76,6 +79,31 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
             )
 
 
+def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
+    """Raise a UserError unless what the chosen stages are trained with is trained, or will be.
+
+    Args:
+        plan: What the run trains.
+        directory: Where parts may be that another run has trained.
+    """
+    config = plan.imagen.config
+    for i, name in enumerate(config.learner_names[: config.first_stage]):
+        users = [s for s in config.stages_with(name) if config.first_stage + s in plan.chosen]
+        if not users or i in plan.chosen or _is_finished(directory, name, i):
+            continue
+        raise UserError(
+            f"stage {users[0]} is trained with {name}, which is not trained yet: train it before "
+            f"(`learners` {name}), or leave `learners` and `stages` out to train all in order"
+        )
+
+
+def _is_finished(directory: TrainingDirectory | None, name: str, i: int) -> bool:
+    if directory is None or not directory.weights(name).is_file():
+        return False
+    steps = read_parameters(directory.parameters).training.steps_of(i)
+    return bool(load_weights(directory.weights(name)).state.get("step") == steps)
+
+
 def _check_frozen(plan: Plan, resume: TrainingDirectory) -> None:
     """Raise a UserError if what a stage was trained with would be trained on."""
     config = plan.imagen.config
@@ -86,15 +114,22 @@ def _check_frozen(plan: Plan, resume: TrainingDirectory) -> None:
             continue
         for stage in config.stages_with(name):
             own = config.learner_names[config.first_stage + stage]
-            if checkpoints(resume.tmp, resume.checkpoint_prefix(own)):
+            prefix = resume.checkpoint_prefix(own)
+            kept = checkpoints(resume.tmp, prefix)
+            if kept and int(kept[-1].stem.removeprefix(prefix)) > 0:
                 raise UserError(
                     f"{name} would be trained on, and stage {stage} was trained with it as it is; "
                     f"give `learners` {own} to go on with that, or train both anew"
                 )
 
 
-def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], learner: PartIdentity) -> str:
-    """Return the first difference between two runs in words; "" where there is none."""
+def _difference(
+    saved: Mapping[str, Any], now: Mapping[str, Any], learner: PartIdentity, begun: bool
+) -> str:
+    """Return the first difference between two runs in words; "" where there is none.
+
+    What has not ``begun`` holds the weights of a source, which had other parts.
+    """
     where = "its run"
     before, after = dict(saved), dict(now)
     optimization = dict(saved["optimization"])  # fields that it is too old to have: the defaults
@@ -108,4 +143,5 @@ def _difference(saved: Mapping[str, Any], now: Mapping[str, Any], learner: PartI
     after["stage"] = before["stage"]  # compared below, by its own rules
     if found := first_difference(before, after):
         return found
-    return type(learner).read(saved["stage"], where).difference(learner)
+    parts = {} if begun else {n: getattr(learner, n) for n in FINGERPRINTS if hasattr(learner, n)}
+    return type(learner).read(saved["stage"] | parts, where).difference(learner)

@@ -23,7 +23,8 @@ from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan, cache_captions, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
-from minimagen.training.saving import Keeper, open_directory
+from minimagen.training.resume import check_parts
+from minimagen.training.saving import Keeper, existing, open_directory
 from minimagen.training.tracking import Tracker
 
 
@@ -85,6 +86,7 @@ def train(
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
     plan = with_lengths(plan)
+    processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
     keeper = Keeper(plan, directory, resume is not None)
     keys = imagen.config.learner_keys
@@ -131,6 +133,7 @@ def _prepare(
 ) -> None:
     """Give the stages their teacher, if there is one, and move everything to its device."""
     if teacher is not None:
+        load_frozen(imagen, teacher)
         trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
         teach(imagen.stages, trained.stages, processes.device)
     for i, learner in enumerate(imagen.learners):
@@ -138,6 +141,7 @@ def _prepare(
         learner.recompute_activations(config.activation_checkpointing)
         if not (processes.sharded and i in chosen):  # those move block by block
             learner.to(processes.device)
+        learner.move_frozen(processes.device)
     imagen.text_encoder.to(processes.device)
 
 

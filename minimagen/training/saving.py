@@ -114,6 +114,14 @@ class Keeper:
             load_stage(learner, path, self._identity(i))
 
 
+def existing(output: str | Path | None) -> TrainingDirectory | None:
+    """Return the training directory at ``output``, which a run may join, if there is one."""
+    directory = None if output is None else TrainingDirectory(output)
+    if directory is None or not (directory.parameters / "imagen.json").is_file():
+        return None
+    return directory
+
+
 def open_directory(
     plan: Plan,
     output: str | Path | None,

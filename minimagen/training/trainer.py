@@ -118,6 +118,7 @@ class Trainer:
             self.check()
         for optimizer in self.optimizers:
             optimizer.step()
+        self.learner.after_step()
         self.learner.zero_grad()
         self.ema.update()
         self.step += 1

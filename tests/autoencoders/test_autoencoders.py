@@ -89,8 +89,14 @@ def test_tiny_is_taesd_of_diffusers_both_ways(tmp_path: Path) -> None:
         torch.testing.assert_close(latents, theirs.encode(x).latents, rtol=0, atol=1e-5)
         decoded = theirs.decode(latents).sample
         torch.testing.assert_close(ours.network.decode(latents), decoded, rtol=0, atol=1e-5)
-    save_folder(TinyAutoencoder(0, AutoencoderConfig(**TAESD)), tmp_path / "ours")
-    diffusers.AutoencoderTiny.from_pretrained(tmp_path / "ours")
+    own = TinyAutoencoder(0, AutoencoderConfig(**TAESD)).eval()
+    save_folder(own, tmp_path / "ours")
+    back = diffusers.AutoencoderTiny.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        latents = own.network.encode(x)
+        torch.testing.assert_close(back.encode(x).latents, latents, rtol=0, atol=1e-5)
+        decoded = back.decode(latents).sample
+        torch.testing.assert_close(own.network.decode(latents), decoded, rtol=0, atol=1e-5)
 
 
 def test_the_scale_of_diffusers_is_applied_in_one_place(tmp_path: Path) -> None:
@@ -122,7 +128,13 @@ def test_measured_latents_have_mean_0_and_variance_1_and_decode_as_before(kind: 
         torch.testing.assert_close(
             latents.std(1)[varies], torch.ones(int(varies.sum())), rtol=0, atol=1e-3
         )
-        if varies.all():
+        assert autoencoder.sampled(autoencoder.moments(images()), None).abs().max() > 0
+        if varies.all():  # coded and decoded by the scale that was measured
+            latents = autoencoder.encode(images(seed=9))
+            autoencoder.config = autoencoder.config.unmeasured()
+            again = autoencoder.decode(autoencoder.encode(images(seed=9)))
+            autoencoder.conclude(batches)
+            torch.testing.assert_close(autoencoder.decode(latents), again, rtol=0, atol=1e-4)
             torch.testing.assert_close(autoencoder.reconstruct(images()), before, rtol=0, atol=1e-4)
     assert "PSNR" in lines[0]
 
@@ -172,6 +184,12 @@ def test_fsq_codes_and_vectors_are_one_to_one(levels: tuple[int, ...]) -> None:
     inside = ((whole + offset[:, None, None]) / half[:, None, None]).clamp(-0.9999, 0.9999)
     features = torch.atanh(inside) - torch.atanh(offset / half)[:, None, None]
     assert torch.equal(quantiser.chosen(features), codes)
+
+
+def test_an_odd_side_and_too_many_codes() -> None:
+    assert laplacian_error(torch.ones(1, 3, 50, 50), torch.zeros(1, 3, 50, 50), 3).item() == 1.0
+    with pytest.raises(UserError, match="262144 codes are more than 65536"):
+        AutoencoderConfig.read(SMALL | {"kind": "fsq", "levels": [8] * 6}, "x")
 
 
 def test_fsq_rounds_forward_and_passes_the_bounds_gradient_backward() -> None:
@@ -254,6 +272,7 @@ def test_latents_are_encoded_once_and_found_by_their_pixels(
     torch.testing.assert_close(first, exact, rtol=1e-2, atol=1e-2)
     again = LatentCache(encode, autoencoder.fingerprint, torch.device("cpu"))
     assert torch.equal(again(x.flip(0)), first.flip(0))
+    assert torch.equal(again(x), first)
     assert sum(counted) == 32 + 1  # one image alone, for its shape
     mirrored = again(x.flip(3))
     assert sum(counted) == 33 + 32

@@ -147,5 +147,39 @@ def test_learners_are_chosen_by_name(place: Path, capsys: pytest.CaptureFixture[
 def test_a_preset_says_what_it_costs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--PARAMETERS", name, "--DRY_RUN"]) == 0
     out = capsys.readouterr().out
-    for learner in read_parameters(PRESETS / name).imagen.learner_names:
-        assert learner.startswith("unet") or f"{learner}: " in out
+    imagen = read_parameters(PRESETS / name).imagen
+    for learner in imagen.learner_names:
+        stage = learner.removeprefix("unet_")
+        assert (f"stage {stage}" if stage != learner else f"{learner}: ") in out
+    assert f"text encoder: {imagen.text_encoder_name}" in out
+
+
+def test_evaluate_asks_a_cascade_of_labels_for_labels(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = str(trained(place, "classes"))
+    capsys.readouterr()
+    assert (
+        minimagen(["evaluate", "-d", directory, "--COUNT", "6", "-t", "1", "--DEVICE", "cpu"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "judge on real, 32 x 32" in out and "digit" in out
+    assert minimagen(["evaluate", "-d", str(trained(place, "clip"))]) == 2
+    assert "has no stage that makes images" in capsys.readouterr().err
+
+
+def test_data_of_ones_own_has_captions_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = ["--PARAMETERS", "classes", "--PRINT_CONFIG"]
+    for flags, column in (
+        ([], "digit"),
+        (["--DATASET", "shapes"], "text"),
+        (["--DATASET", "shapes", "--CAPTION_COLUMN", "color"], "color"),
+    ):
+        assert train.main([*shown, *flags]) == 0
+        assert f"data.caption_column = '{column}'" in capsys.readouterr().out
+
+
+def test_shapes_of_images_that_a_preset_cannot_take_are_refused() -> None:
+    for name in ("clip", "clip_cascade", "dalle"):
+        with pytest.raises(UserError, match="--ASPECT_BUCKETS needs diffusion stages"):
+            train.main(["--PARAMETERS", name, *SHORT, "--ASPECT_BUCKETS"])

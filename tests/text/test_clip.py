@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minimagen import Imagen, ImagenConfig, TrainingConfig, train
-from minimagen.config import ClipConfig
+from minimagen.config import ClipConfig, LearnerTrainingConfig
 from minimagen.draws import Draws
 from minimagen.errors import UserError
 from minimagen.evaluation.clip import class_vectors, evaluate_clip, recall_at
@@ -21,6 +21,7 @@ from minimagen.text.clip_encoder import ClipEncoder
 from minimagen.text.contrastive import info_nce, sigmoid_loss
 from minimagen.text.encoding import encode_batch
 from minimagen.text.pretrained import PretrainedEncoder
+from minimagen.training.trainer import Trainer
 
 KINDS = ("characters", "sentencepiece", "locked")
 CAPTIONS = ["a red star", "a large blue ring on green", "a red star", "a moon"]
@@ -85,6 +86,30 @@ def test_the_sigmoid_loss_is_a_decision_for_every_pair() -> None:
     p = torch.sigmoid(scale * images @ texts.T + bias)
     expected = -(torch.where(same, p, 1 - p)).log().sum(1)
     torch.testing.assert_close(loss, expected)
+
+
+def test_the_trainer_keeps_the_temperature_in_its_range() -> None:
+    clip = make()
+    trainer = Trainer(clip, "clip", LearnerTrainingConfig(optimizer="adamw"), 3, precision="fp32")
+    with torch.no_grad():
+        clip.log_scale.fill_(9.0)
+    trainer.train_step(batch(clip, CAPTIONS))
+    assert clip.log_scale.item() == pytest.approx(math.log(100))
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_the_loss_is_computed_in_float32_under_autocast(loss: str) -> None:
+    images, texts = unit(16, 8).float(), unit(16, 8, seed=1).float()
+    scale, same = torch.tensor(100.0), torch.eye(16, dtype=torch.bool)
+
+    def compute() -> Tensor:
+        if loss == "sigmoid":
+            return sigmoid_loss(images, scale, torch.tensor(-10.0), same, texts)
+        return info_nce(images, texts, scale, same, (images, texts))
+
+    expected = compute()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compute(), expected)
 
 
 def test_temperature_starts_at_its_papers_value_and_stays_in_its_range() -> None:

@@ -1,5 +1,6 @@
 """Runs with CLIP and autoencoders: killed anywhere, resumed to the bit."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from minimagen import Imagen, ImagenConfig, TrainingConfig, train
+from minimagen import Imagen, ImagenConfig, TrainingConfig, UserError, train
 from minimagen.shapes.dataset import embedded
-from minimagen.storage.checkpoint import load_weights
-from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.checkpoint import load_weights, save_checkpoint
+from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.finetuning import Source
 
 UNET = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 1, "attn_head_dim": 8}
 SMALL = {"image_size": 16, "block_out_channels": (8, 16), "norm_num_groups": 4}
@@ -65,6 +67,66 @@ def test_a_run_that_stops_in_any_learner_is_resumed_to_the_bit(name: str, tmp_pa
             assert all(torch.equal(one[key], two[key]) for key in one), (learner, each)
 
 
+def test_a_stage_waits_for_what_it_is_trained_with(tmp_path: Path) -> None:
+    data = embedded("shapes", size=16, epoch_size=64)
+
+    def start(learners: list[str], output: Path, steps: int = 2) -> TrainingDirectory:
+        config = ImagenConfig.read({"image_sizes": [16]} | CASCADES["latent"], "latent")
+        training = TrainingConfig(batch_size=4, steps=steps, sample_captions=("a red star",))
+        return train(Imagen(config), data, training, learners=learners, output=output, device="cpu")
+
+    with pytest.raises(UserError, match="stage 0 is trained with autoencoder_0, which is not"):
+        start(["unet_0"], tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+    first = start(["autoencoder_0"], tmp_path / "both")
+    frozen = load_weights(first.weights("autoencoder_0")).tensors
+    both = start(["unet_0"], tmp_path / "both")
+    imagen = Imagen.from_directory(both.path)
+    kept = dict(imagen.frozen[0].named_parameters())
+    assert all(torch.equal(kept[name], tensor) for name, tensor in frozen.items())
+
+
+def test_a_cascade_with_parts_is_a_source_a_teacher_and_resumed(tmp_path: Path) -> None:
+    source = run("clip", tmp_path / "source", steps=2)
+    data = embedded("shapes", size=16, epoch_size=64)
+    training = TrainingConfig(
+        batch_size=4, steps=4, chckpt_num=2, sample_captions=("a red star",), precision="fp32"
+    )
+
+    def config() -> ImagenConfig:
+        return ImagenConfig.read({"image_sizes": [16]} | CASCADES["clip"], "clip")
+
+    whole = train(
+        Imagen(config()), data, training, output=tmp_path / "fine", source=Source(source),
+        device="cpu",
+    )  # fmt: skip
+    stopped = TrainingDirectory(shutil.copytree(whole.path, tmp_path / "stopped"))
+    for step in (2, 4):  # stopped in the CLIP; the stage has only its start
+        shutil.rmtree(stopped.checkpoint("unet_0", step), ignore_errors=True)
+    shutil.rmtree(stopped.checkpoint("clip", 4))
+    start = load_weights(source.weights("unet_0"))
+    tensors = {
+        f"{kind}.{n}": t.clone() for kind in ("model", "ema") for n, t in start.tensors.items()
+    }
+    run_of = json.loads((whole.checkpoint("unet_0", 4) / "state.json").read_text())["run"]
+    run_of["stage"]["text_encoder_fingerprint"] = "that of the source"
+    state = {"step": 0, "best_loss": None, "ema_updates": 0, "run": run_of}
+    save_checkpoint(stopped.checkpoint("unet_0", 0), tensors, state)
+    kept = read_parameters(stopped.parameters)
+    resumed = train(
+        Imagen(config()), data, kept.training, output=tmp_path / "resumed", resume=stopped,
+        device="cpu",
+    )  # fmt: skip
+    one, two = (load_weights(d.weights("unet_0")).tensors for d in (whole, resumed))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    few = config().replace(stages=[config().stages[0].distilled(1)])
+    taught = train(
+        Imagen(few), data, training.replace(steps=1), output=tmp_path / "few", teacher=source,
+        device="cpu",
+    )  # fmt: skip
+    assert Imagen.from_directory(taught.path).config.stages[0].distilled_steps == 1
+
+
 def test_a_latent_stage_samples_what_its_autoencoder_decodes(tmp_path: Path) -> None:
     directory = run("latent", tmp_path / "run", steps=2)
     imagen = Imagen.from_directory(directory.path)
@@ -82,8 +144,6 @@ def test_a_latent_stage_samples_what_its_autoencoder_decodes(tmp_path: Path) -> 
 
 
 def test_a_stage_refuses_another_autoencoder(tmp_path: Path) -> None:
-    from minimagen import UserError
-
     one, other = (
         run("latent", tmp_path / "one", steps=2),
         run("latent", tmp_path / "other", steps=4),
