@@ -54,7 +54,7 @@ class Batch:
         captions: The captions, one per row; empty where they are not needed.
         low_res: The same images at the size of the stage before, like ``images``; None where the
             learner has no such stage.
-        latents: What an autoencoder makes of ``images``, where that is kept: [b c h w], not scaled.
+        latents: What latents or tokens of ``images`` are made of, where that is kept: [b m h w].
     """
 
     images: Tensor

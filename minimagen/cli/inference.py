@@ -141,10 +141,10 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     samplings = imagen.samplings(**options.sampling_changes(arguments))
     settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
+    choice = Choice(arguments.BEST_OF, arguments.CLIP, imagen, device)
     folder = ImageFolder(new_output(arguments.OUTPUT, "generated_images"), directory, settings)
     seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
     wanted = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]
-    choice = Choice(arguments.BEST_OF, arguments.CLIP, imagen, device)
     captions = [c for c in wanted for _ in range(arguments.BEST_OF)]
     seeds = range(seed, seed + len(captions))
     with (

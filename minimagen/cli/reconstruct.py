@@ -20,7 +20,7 @@ OPTIONS = {
     "run": (
         options.DEVICE,
         Option("SHEET", "o", "PNG for images and what becomes of them", Path,
-               shown="reconstructions.png"),
+               shown="reconstructions.png in the training directory"),
         Option("DIFFUSERS", "df", "New folder for the autoencoder as diffusers reads it", Path,
                shown="none"),
     ),
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         print(line)
     first = samples[:ON_SHEET]
     real = to_pil(to_model_space(stack_images(first)))
-    sheet = arguments.SHEET or Path("reconstructions.png")
+    sheet = arguments.SHEET or (given if trained else Path()) / "reconstructions.png"
     captions = [sample.caption for sample in first]
     save_png(sheet, contact_sheet(captions, [real, to_pil(report.images[:ON_SHEET])]))
     print(f"images, and what becomes of them: {sheet}")

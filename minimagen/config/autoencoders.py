@@ -36,7 +36,8 @@ class AutoencoderConfig(Config):
     """Mean of each channel, measured at the end of the training; latents are (z - mean) / std."""
     latents_std: tuple[float, ...] | None = None
     kl_weight: Annotated[float, Field(ge=0.0)] = 1e-5
-    """Of the KL divergence summed over latents, beside the absolute error summed over pixels."""
+    """Of kl: of the KL divergence summed over latents, beside the absolute error summed over
+    pixels. Of gumbel: of the mean KL divergence of a cell from the uniform choice."""
     pyramid_levels: PositiveInt = 3
     """Of the Laplacian pyramid whose absolute error is the loss."""
     levels: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(8, 6, 5), min_length=1)

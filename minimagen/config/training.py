@@ -59,7 +59,7 @@ class SourceConfig(Config):
     fingerprint: str
     """SHA-256 of these weights."""
     stages: tuple[int, ...]
-    """Those that it had; others started at random."""
+    """The places of the learners that it had; others started at random."""
 
 
 class TrainingConfig(Config):

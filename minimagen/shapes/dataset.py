@@ -87,6 +87,7 @@ class DrawnDataset:
         seed: another seed gives another stream of the same distribution.
         epoch_size: `len()`, at least 1.
         caption_column: "text", or the attribute whose value is the caption.
+        content: What changes with the files that it is drawn from, if there are any.
 
     Raises:
         UserError: an option is not valid.
@@ -106,6 +107,7 @@ class DrawnDataset:
         seed: int = 0,
         epoch_size: int = 20_000,
         caption_column: str = "text",
+        content: str = "",
     ) -> None:
         kind = name.partition(":")[0]
         if split not in SPLITS:
@@ -124,6 +126,7 @@ class DrawnDataset:
         self.drawing, self.name, self.key = drawing, name, key
         self.split_name, self.size, self.seed = split, size, seed
         self.epoch_size, self.caption_column = epoch_size, caption_column
+        self.content = content
 
     @property
     def description(self) -> dict[str, str | int | bool]:
@@ -137,8 +140,8 @@ class DrawnDataset:
 
     @property
     def identity(self) -> str:
-        """Return name and split; what else its samples depend on is in the description."""
-        return f"{self.name} {self.split_name}"
+        """Return name and split, and what is in its files; the rest is in the description."""
+        return f"{self.content or self.name} {self.split_name}"
 
     @property
     def sizes(self) -> dict[Size, int]:
@@ -167,7 +170,7 @@ class DrawnDataset:
         """Return the images of another split."""
         return DrawnDataset(
             self.drawing, self.name, self.key, split, self.size, self.seed, self.epoch_size,
-            self.caption_column,
+            self.caption_column, self.content,
         )  # fmt: skip
 
     def split(
@@ -254,7 +257,10 @@ class DigitsDataset(DrawnDataset):
         """
         name = f"digits:{files}" if files else "digits"
         drawing = Digits.of(files)
-        super().__init__(drawing, name, "digits", split, size, seed, epoch_size, caption_column)
+        content = f"digits {drawing.content}" if files else ""
+        super().__init__(
+            drawing, name, "digits", split, size, seed, epoch_size, caption_column, content
+        )
 
 
 def embedded(name: str, **options: Any) -> DrawnDataset:

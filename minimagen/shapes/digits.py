@@ -1,8 +1,10 @@
 """The third embedded data set: a digit in a color on a solid or textured background."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -34,6 +36,12 @@ _WITHOUT_COLOR = ("{digit} on {ground}", "the digit {digit} on {ground}")
 _WITHOUT_BACKGROUND = ("{a_color} {digit}", "{digit} in {color}", "the digit {digit} in {color}")
 
 
+def hash_file(path: str) -> str:
+    """Return a digest of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Digits:
     """What the images of ``digits`` are drawn of.
@@ -41,10 +49,12 @@ class Digits:
     Attributes:
         glyphs: The digits.
         textures: The materials.
+        content: What changes with the files that they come from; empty where all is drawn.
     """
 
     glyphs: Glyphs = field(default_factory=DrawnGlyphs)
     textures: Textures = field(default_factory=GeneratedTextures)
+    content: str = ""
     ATTRIBUTES: Sequence[str] = ATTRIBUTES
 
     @classmethod
@@ -65,7 +75,9 @@ class Digits:
             given[name] = value
         glyphs = WrittenGlyphs(given["mnist"]) if "mnist" in given else DrawnGlyphs()
         real = "textures" in given
-        return cls(glyphs, RealTextures(given["textures"]) if real else GeneratedTextures())
+        textures = RealTextures(given["textures"]) if real else GeneratedTextures()
+        content = [hash_file(given[name]) for name in sorted(given)]
+        return cls(glyphs, textures, " ".join(content))
 
     @cached_property
     def backgrounds(self) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Digits as masks: drawn with a font and bent, or written by hand from a file of MNIST."""
 
-import io
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -57,9 +56,8 @@ class WrittenGlyphs:
 
     def __init__(self, file: str | Path) -> None:
         self._images: dict[tuple[str, str], list[np.ndarray]] = {}
-        for i, (content, label) in enumerate(read_images(file, "label")):
-            image = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
-            key = split_by_hash(f"written {i}"), str(label)
+        for i, (image, label) in enumerate(read_images(file, "label", "L")):
+            key = split_by_hash(f"written {i}"), label
             self._images.setdefault(key, []).append(image)
         digits, splits = tuple("0123456789"), ("train", "tune", "heldout")
         if missing := [d for d in digits if any((s, d) not in self._images for s in splits)]:

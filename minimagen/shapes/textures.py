@@ -60,8 +60,8 @@ class GeneratedTextures:
 class RealTextures:
     """Photographs from a parquet file with the columns ``image`` and ``text``, the material.
 
-    The photographs of a material are divided among the splits; where it has fewer than ten, each is
-    divided: the upper part is for training.
+    The photographs of a material are divided among the splits. Where there are fewer than three,
+    the first one is divided: its lower half is not trained on.
 
     Args:
         file: The parquet file.
@@ -72,9 +72,8 @@ class RealTextures:
 
     def __init__(self, file: str | Path) -> None:
         tiles: dict[str, list[np.ndarray]] = {}
-        for content, material in read_images(file, "text"):
-            image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-            tiles.setdefault(str(material), []).append(image)
+        for image, material in read_images(file, "text", "RGB"):
+            tiles.setdefault(material, []).append(image)
         self._tiles = {material: _divided(material, images) for material, images in tiles.items()}
 
     @property
@@ -94,34 +93,38 @@ def _divided(material: str, images: Sequence[np.ndarray]) -> Mapping[str, list[n
             found[split_by_hash(f"{material} {i}")].append(image)
         if all(found.values()):
             return found
-    parts = {"train": slice(0, 77), "tune": slice(77, 102), "heldout": slice(102, 128)}
-    return {
-        split: [
-            image[part.start * len(image) // 128 : part.stop * len(image) // 128]
-            for image in images
-        ]
-        for split, part in parts.items()
-    }
+    if len(images) >= 3:
+        return {"train": [*images[:-2]], "tune": [images[-2]], "heldout": [images[-1]]}
+    upper, lower = ([part] for part in np.array_split(images[0], 2))
+    return {"train": [*upper, *images[1:]], "tune": lower, "heldout": lower}
 
 
-def read_images(file: str | Path, column: str) -> list[tuple[bytes, object]]:
-    """Return the encoded images of a parquet file, each with the value of ``column``.
+def read_images(file: str | Path, column: str, mode: str) -> list[tuple[np.ndarray, str]]:
+    """Return the images of a parquet file in a ``mode`` of Pillow's, each with a value of a column.
 
     Raises:
-        UserError: it is missing, or has no such columns.
+        UserError: it is missing or empty, has no such columns, or an image is damaged.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(file, columns=["image", column])
-        images, values = table["image"].to_pylist(), table[column].to_pylist()
-        return [(image["bytes"], value) for image, value in zip(images, values, strict=True)]
+        rows = zip(table["image"].to_pylist(), table[column].to_pylist(), strict=True)
+        found = [(_decoded(image["bytes"], mode), str(value)) for image, value in rows]
     except (OSError, pyarrow.ArrowException, KeyError, TypeError) as error:
         why = " ".join(str(error).split())
         raise UserError(
             f"{file} is no parquet file with the columns image and {column} ({why[:200]})"
         ) from None
+    if not found:
+        raise UserError(f"{file} has no images")
+    return found
+
+
+def _decoded(content: bytes, mode: str) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert(mode))
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""The encodings of one text encoder on disk, shared between runs and between processes.
+"""Encodings of captions or images on disk, shared between runs and between processes.
 
 An SQLite database. A connection lives as long as one call, so no forked worker ever shares one, and
 SQLite's rollback journal undoes what a killed process had half written. (Its other journal, WAL,
@@ -57,7 +57,7 @@ def hash_of(caption: str) -> bytes:
 
 
 class TensorStore:
-    """Encodings by caption; memory does not grow with their number.
+    """Encodings by the hash of what is encoded; memory does not grow with their number.
 
     Args:
         folder: Of one encoder, see ``store_folder``.
@@ -155,7 +155,7 @@ class TensorStore:
     def _refuse(self, error: Exception) -> Literal[False]:
         if self.refused is None:
             self.refused = str(cannot_write(self.path, error))
-            log.warning("text embeddings are no longer kept: %s", self.refused)
+            log.warning("encodings are no longer kept: %s", self.refused)
         return False
 
     def _warn_of_damage(self, what: str) -> None:
