@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from benchmarks import bundled, composed_judge
 from benchmarks.composed_emoji import GROUNDS, ComposedEmoji, cut_out, takes_article, wording
@@ -164,11 +165,13 @@ def trained(emoji_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
-def test_the_tool_bundles_weights_in_half_precision_that_load(trained: Path) -> None:
+def test_the_tool_bundles_weights_in_eight_bits_that_load(trained: Path) -> None:
     directory = TrainingDirectory(trained / "emoji")
     for name in ("unet_0", "unet_1"):
-        tensors = load_weights(directory.weights(name)).tensors
-        assert {x.dtype for x in tensors.values()} == {torch.float16}
+        stored = load_file(directory.weights(name))
+        assert {x.dtype for x in stored.values()} == {torch.int8, torch.float16, torch.float32}
+        whole = TrainingDirectory(trained / "work_1").weights(name)
+        assert directory.weights(name).stat().st_size < 0.4 * whole.stat().st_size
     imagen = Imagen.from_directory(trained / "emoji")
     assert {p.dtype for p in imagen.stages[0].parameters()} == {torch.float32}
     images = [
@@ -177,14 +180,16 @@ def test_the_tool_bundles_weights_in_half_precision_that_load(trained: Path) -> 
     ]
     bundled_, whole = (np.asarray(image).astype(int) for image in images)
     assert bundled_.shape == (64, 64, 3)
-    assert np.abs(bundled_ - whole).max() <= 2
+    assert np.abs(bundled_ - whole).max() <= 6 and np.abs(bundled_ - whole).mean() < 1
 
 
 def test_a_later_run_goes_on_from_the_bundled_weights(trained: Path) -> None:
     for name in ("unet_0", "unet_1"):
         first = load_weights(TrainingDirectory(trained / "work_0").weights(name)).tensors
         last = load_weights(TrainingDirectory(trained / "emoji").weights(name)).tensors
-        assert all(torch.allclose(first[key].half(), last[key], atol=1e-6) for key in first)
+        for key, tensor in first.items():  # eight bits twice: less than a step of the largest one
+            step = tensor.abs().max() / 127 if tensor.ndim > 1 else tensor.abs().max() / 1000
+            assert (tensor - last[key].float()).abs().max() <= step + 1e-6
         fresh = Imagen.from_parameters(trained / "p0").stages[0].state_dict()
         if name == "unet_0":
             assert any(not torch.allclose(fresh[key], first[key], atol=1e-4) for key in first)
