@@ -85,8 +85,13 @@ class Learner(nn.Module, ABC):
         """Return columns of images [b 3 h w] in model space for its sheets; by default none."""
         return []
 
-    def conclude(self, batches: Iterable[Batch]) -> list[str]:
-        """Measure the trained learner on validation batches; return lines for the user."""
+    def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
+        """Measure the trained learner; return lines for the user.
+
+        Args:
+            seen: Batches of the training, the same ones on all ranks; read only as far as needed.
+            held_out: Those of the validation.
+        """
         return []
 
     def error_ratio(self, batch: Batch, draws: Draws) -> float | None:

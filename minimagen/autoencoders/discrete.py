@@ -200,12 +200,11 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         return self.network.quantiser.vectors(self.tokenize(images))
 
     @torch.inference_mode()
-    def conclude(self, batches: Iterable[Batch]) -> list[str]:
+    def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
         """Measure the vectors; say how many codes are used, and how evenly."""
-        batches = list(batches)
-        lines = super().conclude(batches)
+        lines = super().conclude(seen, held_out)
         counts = torch.zeros(self.codes, dtype=torch.float64)
-        for batch in batches:
+        for batch in held_out:
             codes = self.tokenize(to_model_space(batch.images.to(self.device)))
             counts += torch.bincount(codes.flatten().cpu(), minlength=self.codes)
         used, perplexity = usage(counts)

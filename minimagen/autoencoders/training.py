@@ -1,7 +1,7 @@
 """What autoencoders that are trained here share: their loss, their sheets, what identifies them."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
     return total + difference.abs().flatten(1).mean(1)
 
 
+MEASURED = 2048  # images of the training whose latents are measured
 ENCODES = {
     "kind", "levels", "scaling_factor", "shift_factor", "latents_mean", "latents_std"
 }  # fmt: skip
@@ -104,16 +105,19 @@ class TrainedAutoencoder(Part):
         return [images, self.reconstruct(images).clamp(-1.0, 1.0)]
 
     @torch.inference_mode()
-    def conclude(self, batches: Iterable[Batch]) -> list[str]:
-        """Measure each channel of the latents of some images; say how good reconstructions are."""
-        latents, ratios = [], []
-        for batch in batches:
+    def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
+        """Measure each channel of the latents of training; say how good reconstructions are."""
+        latents, count = [], 0
+        for batch in seen:
             images = to_model_space(batch.images.to(self.device))
             latents.append(self.unscaled(images).transpose(0, 1).flatten(1).double())
-            ratios.append(psnr(self.reconstruct(images).clamp(-1.0, 1.0), images))
+            count += len(images)
+            if count >= MEASURED:
+                break
         values = torch.cat(latents, dim=1)
         self.config = self.config.measured(values.mean(1).tolist(), values.std(1).tolist())
-        ratio = torch.cat(ratios)
+        real = (to_model_space(batch.images.to(self.device)) for batch in held_out)
+        ratio = torch.cat([psnr(self.reconstruct(x).clamp(-1.0, 1.0), x) for x in real])
         return [f"{self.name}: PSNR {float(ratio.mean()):.2f} dB on {len(ratio)} images"]
 
     def unscaled(self, images: Tensor) -> Tensor:

@@ -216,8 +216,8 @@ class LearnerRun:
 
     def _conclude(self) -> None:
         """Let the learner measure itself with its averaged weights; keep what it found."""
-        batches = self.plan.validation(self.index)
-        for line in self.learner.eval().conclude(batches):
+        seen, held_out = self.plan.first_batches(self.index), self.plan.validation(self.index)
+        for line in self.learner.eval().conclude(seen, held_out):
             self.tracker.log(line)
         self.keeper.record_part(self.index)
 

@@ -124,6 +124,16 @@ class Plan:
         )
         return batches if self.training.endless else learner.prepared(batches)
 
+    def first_batches(self, i: int) -> Iterator[Batch]:
+        """Yield whole batches of learner ``i`` from its first step on, the same on all ranks."""
+        learner = self.imagen.learners[i]
+        size, seed = self.config.batch_size_of(i), self.config.seed
+        sizes = LearnerSizes(self.imagen.config.data_size, *learner.image_sizes)
+        reader = learner.reads or self.imagen.text_encoder
+        return training_batches(
+            self.training, reader, size, seed, 0, max(1, self.steps[i]), sizes=sizes
+        )
+
     def validation(self, i: int) -> list[Batch]:
         """Return the images to validate learner ``i`` on, at its own size."""
         full, learner = self.imagen.config.data_size, self.imagen.learners[i]

@@ -117,7 +117,7 @@ def test_measured_latents_have_mean_0_and_variance_1_and_decode_as_before(kind: 
     batches = [batch(images(seed=i, count=32)) for i in range(4)]
     with torch.no_grad():
         before = autoencoder.reconstruct(images())
-        lines = autoencoder.conclude(batches)
+        lines = autoencoder.conclude(batches, batches)
         values = [
             autoencoder.scaled(autoencoder.unscaled(each.images.float() / 127.5 - 1))
             for each in batches
@@ -133,7 +133,7 @@ def test_measured_latents_have_mean_0_and_variance_1_and_decode_as_before(kind: 
             latents = autoencoder.encode(images(seed=9))
             autoencoder.config = autoencoder.config.unmeasured()
             again = autoencoder.decode(autoencoder.encode(images(seed=9)))
-            autoencoder.conclude(batches)
+            autoencoder.conclude(batches, batches)
             torch.testing.assert_close(autoencoder.decode(latents), again, rtol=0, atol=1e-4)
             torch.testing.assert_close(autoencoder.reconstruct(images()), before, rtol=0, atol=1e-4)
     assert "PSNR" in lines[0]
