@@ -158,7 +158,7 @@ class Clip(Part):
     def _uncut(self, captions: Sequence[str]) -> list[list[int]]:
         if self._pieces is not None:
             return self._pieces.tokenize(captions)
-        return [list(caption.encode()) or [PADDING] for caption in captions]
+        return [list(caption.encode("utf-8", "surrogatepass")) or [PADDING] for caption in captions]
 
     def _ids(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         most = self.config.text.max_length
