@@ -21,6 +21,7 @@ from benchmarks.presets import merged, train_preset
 from benchmarks.real_data import SETS as REAL
 from benchmarks.real_data import available, emoji_folder, folder
 from minimagen.autoencoders.build import load
+from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.reading import stack_images
 from minimagen.data.open import load_dataset
 from minimagen.evaluation.clip import held_out
@@ -77,7 +78,8 @@ def images_of(name: str, count: int) -> list[Any]:
     if name == "flowers":
         return held_out(load_dataset(folder() / name, SIDE), count)
     dataset = load_dataset(emoji_folder("emoji_held_out"), SIDE)
-    return [dataset[i] for i in range(min(count, len(dataset)))]
+    assert dataset.repeatable
+    return list(good_samples(dataset, min(count, len(dataset))))
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

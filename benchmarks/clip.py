@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
 from benchmarks.presets import merged, train_preset
 from benchmarks.real_data import available, emoji_rows, folder
+from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import load_dataset
 from minimagen.draws import rng
 from minimagen.evaluation.clip import (
@@ -94,7 +95,8 @@ def score(clip: Clip, name: str, count: int | None) -> Row:
         return score_shapes(clip, count or SHAPES_COUNT)
     if name == "emoji":
         dataset = load_dataset(emoji_folder(held_out_style=True), side)
-        samples = [dataset[i] for i in range(min(count or len(dataset), len(dataset)))]
+        assert dataset.repeatable
+        samples = list(good_samples(dataset, min(count or len(dataset), len(dataset))))
     else:
         dataset = load_dataset(folder() / name, side)
         samples = held_out(dataset, count)

@@ -29,7 +29,7 @@ from benchmarks.measuring import (
     time_steps,
 )
 from minimagen import Imagen
-from minimagen.config import ImagenConfig
+from minimagen.config import DiffusionConfig, ImagenConfig
 from minimagen.device import resolve_device
 from minimagen.draws import generator
 from minimagen.images import Batch
@@ -56,6 +56,7 @@ def cascade_for(case: Case) -> ImagenConfig:
     """Return the cascade of a case: the preset's first stage with one thing changed."""
     imagen = read_parameters(Path(case["cascade"])).imagen
     base, side, what, value = imagen.stages[0], case["side"], case["against"], case["value"]
+    assert isinstance(base, DiffusionConfig)
     if what == "parameters":
         base = base.replace(unet=base.unet.replace(dim=value).model_dump())
     if what == "stages":

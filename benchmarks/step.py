@@ -40,12 +40,14 @@ from benchmarks.measuring import (
 )
 from benchmarks.peer_recipes import FOR_STEPS
 from minimagen import Imagen, ShapesDataset
+from minimagen.config import DiffusionConfig
 from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.device import autocast, has_native_bf16, resolve_device
 from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import build_stages
+from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import read_parameters
 from minimagen.training.trainer import Trainer
 
@@ -68,7 +70,9 @@ class Ours:
         index, device = case["stage"], resolve_device()
         config = read_parameters(Path(case["cascade"])).training.learners[index]
         cascade = read_parameters(Path(case["cascade"])).imagen
-        self.stage = build_stages(cascade, WideEncoder().embed_dim, 0)[index].to(device)
+        stage = build_stages(cascade, WideEncoder().embed_dim, 0)[index].to(device)
+        assert isinstance(stage, DiffusionStage)
+        self.stage = stage
         self.full = cascade.image_sizes[-1]
         self.unet = self.stage.unet
         self.trainer = Trainer(
@@ -106,7 +110,9 @@ class Diffusers:
         side = imagen.image_sizes[self.index][0]
         low = imagen.image_sizes[self.index - 1][0] if self.index else None
         width = peer.matching_width(side, low is not None, WIDTH, count, recipe)
-        aug = imagen.stages[self.index].aug_level_max
+        stage = imagen.stages[self.index]
+        assert isinstance(stage, DiffusionConfig)
+        aug = stage.aug_level_max
         self.stage = peer.PeerStage(side, low, WIDTH, width, recipe, aug).to(resolve_device())
         self.unet, self.loss = self.stage.unet, self.stage.loss
         self.trainer = peer.PeerTrainer(self.stage, SEED)

@@ -43,7 +43,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.peer_recipes import AS_SHIPPED, RECIPES, TRIALS, Recipe
 from minimagen import Imagen, Judge, ShapesDataset, train
-from minimagen.config import ImagenConfig
+from minimagen.config import DiffusionConfig, ImagenConfig
 from minimagen.data.loading.batches import training_batches
 from minimagen.device import autocast, resolve_device
 from minimagen.evaluation.judge import score
@@ -143,7 +143,9 @@ def train_peer(case: Case, started: float) -> TrainedSide:
         low = config.image_sizes[i - 1][0] if i else None
         torch.manual_seed(case["seed"])
         shape = (config.image_sizes[i][0], low, width, case["widths"][i])
-        stage = peer.PeerStage(*shape, recipe, config.stages[i].aug_level_max).to(device)
+        own = config.stages[i]
+        assert isinstance(own, DiffusionConfig)
+        stage = peer.PeerStage(*shape, recipe, own.aug_level_max).to(device)
         trainer = peer.PeerTrainer(stage, case["seed"])
         begun = time.time()
         for batch in training_batches(dataset, encoder, recipe.batch_size, case["seed"], 0, NEVER):

@@ -94,6 +94,7 @@ def measure(case: Case) -> Row:
     imagen, i = parameters.imagen, case["stage"]
     width = build(imagen.text_encoder_name, imagen.max_num_words).embed_dim
     stage = build_stages(imagen, width, 0)[i]
+    assert isinstance(stage, DiffusionStage)
     batch = make_batch(imagen, i, case["batch"], width)
     if case["what"] == "sampling":
         return _sampling(stage.to(device), batch, case["steps"])

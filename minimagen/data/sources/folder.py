@@ -209,7 +209,8 @@ def metadata_rows(
         file = columns.get("file_name")
         if not isinstance(file, str):
             hint = did_you_mean("file_name", columns)
-            raise UserError(f"{place} has no text 'file_name' among {', '.join(columns)}{hint}")
+            names = " ".join(", ".join(columns).split())  # names may hold ends of lines
+            raise UserError(f"{place} has no text 'file_name' among {names}{hint}")
         if "\0" in file:
             raise UserError(f"{place}: file_name holds a zero byte")
         name, captions = row_captions(columns, caption_column, place)

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -191,6 +191,7 @@ lines = st.lists(objects.map(json.dumps) | st.text(max_size=30), max_size=4).map
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@example(content=b'"\n{"file_name": "0.png"}\n{}', suffix=".csv")
 @given(content=lines | st.binary(max_size=80), suffix=st.sampled_from(sorted(READERS)))
 def test_whatever_a_foreign_table_holds_it_is_rows_or_one_error(
     tmp_path: Path, cache: Path, content: bytes, suffix: str
