@@ -25,14 +25,14 @@ class ResnetBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, channels, eps=EPS)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        if channels_in != channels:
-            self.conv_shortcut = nn.Conv2d(channels_in, channels, 1)
+        same = channels_in == channels
+        self.conv_shortcut = None if same else nn.Conv2d(channels_in, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [b channels_in h w] to [b channels h w]."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Attention(nn.Module):
@@ -78,36 +78,36 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class DownBlock(nn.Module):
+class Blocks(nn.Module):
+    """Residual blocks, and what a subclass puts behind them."""
+
+    def __init__(self, channels_in: int, channels: int, layers: int, groups: int) -> None:
+        super().__init__()
+        inputs = [channels_in] + [channels] * (layers - 1)
+        self.resnets = nn.ModuleList(ResnetBlock(n, channels, groups) for n in inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [b channels_in h w] to [b channels h' w']."""
+        for part in self.children():
+            for module in part.children():
+                x = module(x)
+        return x
+
+
+class DownBlock(Blocks):
     """Residual blocks, then half the size, except for the last one."""
 
     def __init__(self, channels_in: int, channels: int, layers: int, groups: int, last: bool):
-        super().__init__()
-        inputs = [channels_in] + [channels] * (layers - 1)
-        self.resnets = nn.ModuleList(ResnetBlock(n, channels, groups) for n in inputs)
+        super().__init__(channels_in, channels, layers, groups)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [b channels_in h w] to [b channels h' w']."""
-        for module in (*self.resnets, *self.downsamplers):
-            x = module(x)
-        return x
 
-
-class UpBlock(nn.Module):
+class UpBlock(Blocks):
     """Residual blocks, then twice the size, except for the last one."""
 
     def __init__(self, channels_in: int, channels: int, layers: int, groups: int, last: bool):
-        super().__init__()
-        inputs = [channels_in] + [channels] * (layers - 1)
-        self.resnets = nn.ModuleList(ResnetBlock(n, channels, groups) for n in inputs)
+        super().__init__(channels_in, channels, layers, groups)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(channels)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [b channels_in h w] to [b channels h' w']."""
-        for module in (*self.resnets, *self.upsamplers):
-            x = module(x)
-        return x
 
 
 class MidBlock(nn.Module):
@@ -179,21 +179,20 @@ class AutoencoderKL(nn.Module):
         super().__init__()
         channels = config.latent_channels
         self.encoder, self.decoder = Encoder(config, 2 * channels), Decoder(config, channels)
-        if config.use_quant_conv:
-            self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1)
-        if config.use_post_quant_conv:
-            self.post_quant_conv = nn.Conv2d(channels, channels, 1)
+        both, quant, post = 2 * channels, config.use_quant_conv, config.use_post_quant_conv
+        self.quant_conv = nn.Conv2d(both, both, 1) if quant else None
+        self.post_quant_conv = nn.Conv2d(channels, channels, 1) if post else None
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the latents, [b c h/f w/f] each."""
         moments = self.encoder(images)
-        moments = self.quant_conv(moments) if hasattr(self, "quant_conv") else moments
+        moments = moments if self.quant_conv is None else self.quant_conv(moments)
         mean, log_variance = moments.chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images."""
-        if hasattr(self, "post_quant_conv"):
+        if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents)
 

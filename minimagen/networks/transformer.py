@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minimagen.config.networks import GPTConfig
 from minimagen.config.sizes import Size
+from minimagen.networks.embeddings import TextTokens
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -67,6 +68,19 @@ class Prefix(NamedTuple):
     mask: Tensor
 
 
+def _causal(prefix_mask: Tensor, later: int) -> Tensor:
+    """Return what the tokens of a prefix and ``later`` ones behind it attend to, [b 1 t t].
+
+    That is real text and all tokens before. A padded place attends to itself, so that no row is
+    empty; no other attends to it.
+    """
+    real = F.pad(prefix_mask, (0, later), value=True)
+    size = real.shape[1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=real.device).tril()
+    itself = torch.eye(size, dtype=torch.bool, device=real.device)
+    return rearrange(real, "b n -> b 1 1 n") & causal | itself
+
+
 class GPT(nn.Module):
     """Image tokens behind text.
 
@@ -81,9 +95,7 @@ class GPT(nn.Module):
         super().__init__()
         dim = config.dim
         self.config, self.grid = config, grid
-        self.text = nn.Linear(text_embed_dim, dim)
-        self.text_norm = nn.LayerNorm(dim)
-        self.null = nn.Parameter(torch.randn(dim) * 0.02)
+        self.text = TextTokens(text_embed_dim, dim)
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
         self.codes = nn.Embedding(codes, dim)
         self.rows = nn.Parameter(torch.randn(grid[0], dim) * 0.02)
@@ -93,6 +105,7 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, codes, bias=False)
         self.apply(self._begin)
+        nn.init.normal_(self.text.null_token, std=0.02)
         for block in blocks:  # GPT-2: the residual branches add up
             for proj in (block.c_proj, block.mlp_proj):
                 nn.init.normal_(proj.weight, std=0.02 / (2 * config.depth) ** 0.5)
@@ -117,11 +130,7 @@ class GPT(nn.Module):
             mask: bool [b n], True = real token.
             drop: bool [b]; True replaces the caption by the one null token.
         """
-        tokens = self.text_norm(self.text(embeds))
-        first = torch.arange(embeds.shape[1], device=mask.device) == 0
-        dropped = rearrange(drop, "b -> b 1 1")
-        tokens = torch.where(dropped, self.null.to(tokens.dtype), tokens)
-        return Prefix(tokens, torch.where(rearrange(drop, "b -> b 1"), first, mask))
+        return Prefix(*self.text(embeds, mask, drop))
 
     def forward(self, prefix: Prefix, codes: Tensor) -> Tensor:
         """Return the logits of every token of an image, each from those before it, [b m codes].
@@ -132,11 +141,7 @@ class GPT(nn.Module):
         """
         before = self._inputs(codes[:, :-1])
         x = torch.cat([prefix.tokens, before], dim=1)
-        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-        real = torch.cat([prefix.mask, prefix.mask.new_ones(len(x), before.shape[1])], dim=1)
-        attended_to = rearrange(real, "b n -> b 1 1 n") & causal
-        # A padded place attends to itself, so that no row is empty; no other attends to it.
-        attended_to = attended_to | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+        attended_to = _causal(prefix.mask, before.shape[1])
         for block in self.blocks:
             x, _ = block(x, attended_to)
         return self.head(self.ln_f(x[:, prefix.tokens.shape[1] :]))
@@ -160,7 +165,7 @@ class Decoding:
     """Generates the tokens of a batch one by one; keys and values of all before are kept."""
 
     def __init__(self, network: GPT, prefix: Prefix) -> None:
-        self._network, self._prefix = network, prefix
+        self._network, self._prefix, self._places = network, prefix, network._places()
         self._caches: list[KeysValues | None] = [None] * len(network.blocks)
         self._done = 0
 
@@ -171,17 +176,12 @@ class Decoding:
             codes: The token before it, int64 [b]; None for the first one.
         """
         network, prefix = self._network, self._prefix
-        place = network._places()[self._done]
         if codes is None:
-            start = network.start + place
-            x = torch.cat([prefix.tokens, repeat(start, "d -> b 1 d", b=len(prefix.mask))], dim=1)
-            n = x.shape[1]
-            causal = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
-            real = F.pad(prefix.mask, (0, 1), value=True)
-            attended_to = rearrange(real, "b n -> b 1 1 n") & causal
-            attended_to = attended_to | torch.eye(n, dtype=torch.bool, device=x.device)
+            first = network._inputs(prefix.mask.new_zeros(len(prefix.mask), 0, dtype=torch.long))
+            x = torch.cat([prefix.tokens, first], dim=1)
+            attended_to = _causal(prefix.mask, 1)
         else:
-            x = rearrange(network.codes(codes) + place, "b d -> b 1 d")
+            x = rearrange(network.codes(codes) + self._places[self._done], "b d -> b 1 d")
             real = F.pad(prefix.mask, (0, self._done + 1), value=True)
             attended_to = rearrange(real, "b n -> b 1 1 n")
         for i, block in enumerate(network.blocks):

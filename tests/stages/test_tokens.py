@@ -119,7 +119,7 @@ def test_a_dropped_caption_is_one_null_token_whatever_it_was() -> None:
     assert prefix.mask.sum(1).tolist() == [1, 1, 1]
     with torch.no_grad():
         one = gpt(prefix, codes())
-        alone = Prefix(gpt.null.expand(3, 1, DIM), torch.ones(3, 1, dtype=torch.bool))
+        alone = Prefix(gpt.text.null_token.expand(3, 1, DIM), torch.ones(3, 1, dtype=torch.bool))
         torch.testing.assert_close(gpt(alone, codes()), one, rtol=0, atol=1e-5)
 
 
