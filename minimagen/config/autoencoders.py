@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from minimagen.checked import Config, PositiveInt
-from minimagen.config.clip import SquareOrSize
+from minimagen.config.sizes import SquareOrSize
 
 FACTOR = 2  # of every level
 MOST_CODES = 65_536

@@ -1,22 +1,15 @@
 """CLIP: an image tower and a text tower that are trained to agree."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from minimagen.checked import Config, Fraction, PositiveInt
-from minimagen.config.sizes import Size
+from minimagen.config.networks import AttentionConfig
+from minimagen.config.sizes import SquareOrSize
 
 
-def square(value: Any) -> Any:
-    """Return (side, side) for a single number."""
-    return (value, value) if isinstance(value, int) else value
-
-
-SquareOrSize = Annotated[Size, BeforeValidator(square)]
-
-
-class ImageTowerConfig(Config):
+class ImageTowerConfig(AttentionConfig):
     """The network that sees the images."""
 
     kind: Literal["cnn", "vit"] = "cnn"
@@ -30,19 +23,13 @@ class ImageTowerConfig(Config):
     depth: PositiveInt = 6
     heads: PositiveInt = 3
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
-        return self
-
     @property
     def divisor(self) -> int:
         """Return what both sides of an image must be divisible by."""
         return 2 ** len(self.dims) if self.kind == "cnn" else self.patch_size
 
 
-class TextTowerConfig(Config):
+class TextTowerConfig(AttentionConfig):
     """The network that reads the captions."""
 
     kind: Literal["characters", "sentencepiece", "locked"] = "locked"
@@ -56,12 +43,6 @@ class TextTowerConfig(Config):
     depth: Annotated[int, Field(ge=0)] = 2
     """Transformer layers before the pooling."""
     heads: PositiveInt = 4
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
-        return self
 
 
 class ClipConfig(Config):

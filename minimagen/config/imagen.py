@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import model_validator
 
 from minimagen.checked import Config, Flag, PositiveInt
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.clip import ClipConfig
-from minimagen.config.sizes import Size
+from minimagen.config.sizes import Size, SquareOrSize
 from minimagen.config.stages import StageConfig
 from minimagen.errors import UserError, did_you_mean
 
@@ -17,7 +17,7 @@ from minimagen.errors import UserError, did_you_mean
 class ImagenConfig(Config):
     """The whole cascade."""
 
-    image_sizes: tuple[Size, ...] = ()
+    image_sizes: tuple[SquareOrSize, ...] = ()
     """(height, width) of every stage's images; a single number means a square."""
     text_encoder_name: Annotated[str, Flag("t5", "T5_NAME", also=("text_encoder",))] = "t5_mini"
     """Text encoder: t5_mini, minilm_mini, minilm, t5_small ..., a hub id, a folder, labels, clip
@@ -32,14 +32,6 @@ class ImagenConfig(Config):
     autoencoders: tuple[AutoencoderConfig, ...] = ()
     """Trained before the stages, which may denoise their latents."""
     stages: tuple[StageConfig, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _square_sizes(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("image_sizes"), list | tuple):
-            sizes = [(s, s) if isinstance(s, int) else s for s in values["image_sizes"]]
-            values = values | {"image_sizes": sizes}
-        return values
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

@@ -53,16 +53,23 @@ class UNetConfig(Config):
         return self.patch_size * 2**halvings
 
 
-class GPTConfig(Config):
-    """A GPT over image tokens."""
+class AttentionConfig(Config):
+    """A network with ``heads`` that divide its width ``dim``."""
 
-    dim: PositiveInt = 256
-    depth: PositiveInt = 6
-    heads: PositiveInt = 4
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dim: PositiveInt
+    heads: PositiveInt
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
         return self
+
+
+class GPTConfig(AttentionConfig):
+    """A GPT over image tokens."""
+
+    dim: PositiveInt = 256
+    depth: PositiveInt = 6
+    heads: PositiveInt = 4
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

@@ -2,9 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+SquareOrSize = Annotated[Size, BeforeValidator(_square)]
+"""A field of a size, for which a single number gives a square."""
 
 
 def nearest(sizes: Sequence[Size], ratio: float) -> Size:

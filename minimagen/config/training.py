@@ -1,6 +1,6 @@
 """How a cascade trains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -26,6 +26,12 @@ class LearnerTrainingConfig(Config):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     share: Annotated[float, Field(gt=0.0)] = 1.0
     """This learner's share of MINUTES, relative to the others."""
+
+
+def with_learners(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of ``TrainingConfig`` with today's names: ``learners`` were ``stages``."""
+    old = "stages" in values and "learners" not in values
+    return {("learners" if old and key == "stages" else key): v for key, v in values.items()}
 
 
 UNKNOWN = 10**9
@@ -109,10 +115,7 @@ class TrainingConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _earlier_name(cls, values: Any) -> Any:
-        """Accept files from before there were learners other than stages."""
-        if isinstance(values, dict) and "stages" in values and "learners" not in values:
-            return {("learners" if key == "stages" else key): v for key, v in values.items()}
-        return values
+        return with_learners(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

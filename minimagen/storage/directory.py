@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from minimagen.config import AutoencoderConfig, ClipConfig, DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.stages import read_stage
+from minimagen.config.training import with_learners
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
@@ -109,8 +110,8 @@ class TrainingDirectory:
     @property
     def is_trained(self) -> bool:
         """Whether there are weights of every learner."""
-        names = [path.stem for path in sorted(self.parameters.glob("*.json"))]
-        names = [name for name in names if LEARNER.fullmatch(name)]
+        stems = (path.stem for path in self.parameters.glob("*.json"))
+        names = [stem for stem in stems if LEARNER.fullmatch(stem)]
         return len(names) > 0 and all(self.weights(name).is_file() for name in names)
 
     @property
@@ -226,9 +227,8 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
             values[name] = read_json(path)
             if not isinstance(values[name], dict):
                 raise UserError(f"{path} must be a JSON object of settings")
-    training = values.get("training", {})
-    if "stages" in training and "learners" not in training:  # of an earlier version
-        training["learners"] = training.pop("stages")
+    if "training" in values:
+        values["training"] = with_learners(values["training"])
     return values
 
 
