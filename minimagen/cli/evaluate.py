@@ -85,10 +85,8 @@ def main(argv: Sequence[str]) -> int:
     options_of |= {"caption_column": column}
     dataset = embedded(name, **options_of)
     samples = list(dataset)
-    judge, samplings = (
-        Judge.load(dataset.key, arguments.JUDGE),
-        imagen.samplings(**options.sampling_changes(arguments)),
-    )
+    judge = Judge.load(dataset.key, arguments.JUDGE)
+    samplings = imagen.samplings(**options.sampling_changes(arguments))
     precision, started = arguments.PRECISION, time.perf_counter()
     result, images = evaluate(imagen, samples, judge, split, samplings, precision=precision)
     print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")

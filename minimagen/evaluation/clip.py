@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -68,7 +67,7 @@ def held_out(dataset: Dataset, count: int | None, data: DataConfig | None = None
     data = data or DataConfig()
     _, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
     most = len(validation) if count is None else min(count, len(validation))
-    return list(islice(good_samples(validation, most), most))
+    return list(good_samples(validation, most))
 
 
 @torch.inference_mode()

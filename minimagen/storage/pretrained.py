@@ -41,6 +41,10 @@ class PartIdentity(Config):
         """Return what ``other`` has otherwise, in words; "" where the weights fit both."""
         return first_difference(self.model_dump(mode="json"), other.model_dump(mode="json"))
 
+    def with_parts_of(self, other: Self) -> Self:
+        """Return this identity with the frozen parts of ``other``; here it has none."""
+        return self
+
 
 class ClipIdentity(PartIdentity):
     """What the weights of a CLIP depend on."""
@@ -142,6 +146,13 @@ class Identity(PartIdentity):
         if difference.startswith("autoencoder_fingerprint"):
             return "the autoencoder was another one"
         return difference
+
+    def with_parts_of(self, other: Self) -> Self:
+        """Return this identity with the text encoder and the autoencoder of ``other``."""
+        return self.replace(
+            text_encoder_fingerprint=other.text_encoder_fingerprint,
+            autoencoder_fingerprint=other.autoencoder_fingerprint,
+        )
 
     def _values(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"stage": {"sampling", "autoencoder"}})

@@ -25,7 +25,7 @@ from minimagen.text.contrastive import (
     info_nce,
     sigmoid_loss,
 )
-from minimagen.text.encoding import TextEncoder, pad_and_stack
+from minimagen.text.encoding import pad_and_stack
 from minimagen.text.files import read_config
 from minimagen.text.names import T5_MINI
 from minimagen.text.pretrained import PretrainedEncoder
@@ -39,22 +39,21 @@ class Clip(Part):
 
     Args:
         config: Both towers, the loss.
-        reads: The frozen text encoder, where the text tower is ``locked``.
     """
 
     name, per_example, reads = "clip", False, Unread()
     config: ClipConfig
 
-    def __init__(self, config: ClipConfig, reads: TextEncoder | None = None) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
         self.image_sizes = (config.image_size,)
         text = config.text
-        self._frozen = reads
+        self._frozen: PretrainedEncoder | None = None
         self._pieces: PretrainedEncoder | None = None
         vocabulary, token_dim = None, 0
         if text.kind == "locked":
-            self._frozen = reads or PretrainedEncoder(text.encoder, text.max_length)
+            self._frozen = PretrainedEncoder(text.encoder, text.max_length)
             token_dim = self._frozen.embed_dim
         elif text.kind == "characters":
             vocabulary = BYTES

@@ -36,18 +36,12 @@ def info_nce(
         same: bool [b B], True where captions are equal.
         across: ``images`` and ``texts`` of all processes, [B d] each.
     """
-    with torch.autocast(images.device.type, enabled=False):
-        return _info_nce(images, texts, scale, same, across)
-
-
-def _info_nce(
-    images: Tensor, texts: Tensor, scale: Tensor, same: Tensor, across: tuple[Tensor, Tensor]
-) -> Tensor:
     all_images, all_texts = across
     target = same / same.sum(1, keepdim=True)
     least = same.sum(1).to(scale.dtype).log()
-    by_image = _cross_entropy(scale * images @ all_texts.T, target)
-    by_text = _cross_entropy(scale * texts @ all_images.T, target)
+    with torch.autocast(images.device.type, enabled=False):
+        by_image = _cross_entropy(scale * images @ all_texts.T, target)
+        by_text = _cross_entropy(scale * texts @ all_images.T, target)
     return (by_image + by_text) / 2 - least
 
 

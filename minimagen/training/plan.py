@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
@@ -16,7 +17,7 @@ from minimagen.data.loading.workers import Workers, choose_workers, usable_cores
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import Batch, LearnerSizes
-from minimagen.learner import Learner
+from minimagen.learner import CaptionReader, Learner
 from minimagen.storage.directory import Parameters
 from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.training.clock import StageClock
@@ -108,37 +109,31 @@ class Plan:
 
         Each has the rows of this rank; for a GPU they are in pinned memory.
         """
-        full, learner = self.imagen.config.data_size, self.imagen.learners[i]
-        batches = training_batches(
-            self.training,
-            learner.reads or self.imagen.text_encoder,
-            self.config.batch_size_of(i),
-            self.config.seed,
-            start,
-            stop,
-            self.workers.number,
-            self.processes.rank,
-            self.processes.world,
-            sizes=LearnerSizes(full, *learner.image_sizes),
-            pin_memory=self.processes.device.type == "cuda",
-        )
-        return batches if self.training.endless else learner.prepared(batches)
+        pinned = self.processes.device.type == "cuda"
+        ranks = (self.workers.number, self.processes.rank, self.processes.world)
+        batches = self._read(i, start, stop, *ranks, pin_memory=pinned)
+        return batches if self.training.endless else self.imagen.learners[i].prepared(batches)
 
     def first_batches(self, i: int) -> Iterator[Batch]:
         """Yield whole batches of learner ``i`` from its first step on, the same on all ranks."""
-        learner = self.imagen.learners[i]
+        return self._read(i, 0, max(1, self.steps[i]))
+
+    def _read(self, i: int, start: int, stop: int, *ranks: int, **options: Any) -> Iterator[Batch]:
         size, seed = self.config.batch_size_of(i), self.config.seed
-        sizes = LearnerSizes(self.imagen.config.data_size, *learner.image_sizes)
-        reader = learner.reads or self.imagen.text_encoder
-        return training_batches(
-            self.training, reader, size, seed, 0, max(1, self.steps[i]), sizes=sizes
+        options["sizes"] = LearnerSizes(
+            self.imagen.config.data_size, *self.imagen.learners[i].image_sizes
         )
+        return training_batches(
+            self.training, self._reader(i), size, seed, start, stop, *ranks, **options
+        )
+
+    def _reader(self, i: int) -> CaptionReader:
+        return self.imagen.learners[i].reads or self.imagen.text_encoder
 
     def validation(self, i: int) -> list[Batch]:
         """Return the images to validate learner ``i`` on, at its own size."""
-        full, learner = self.imagen.config.data_size, self.imagen.learners[i]
-        reader = learner.reads or self.imagen.text_encoder
-        return [encoded(batch, reader).at(learner.image_sizes, full) for batch in self.valid]
+        full, sizes = self.imagen.config.data_size, self.imagen.learners[i].image_sizes
+        return [encoded(batch, self._reader(i)).at(sizes, full) for batch in self.valid]
 
 
 def make_plan(

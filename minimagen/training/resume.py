@@ -13,7 +13,6 @@ from minimagen.storage.files import read_json
 from minimagen.storage.pretrained import PartIdentity, first_difference
 from minimagen.training.plan import Plan
 
-FINGERPRINTS = ("text_encoder_fingerprint", "autoencoder_fingerprint")
 MAY_CHANGE = (
     "steps, epochs, minutes, chckpt_num, keep_checkpoints, num_workers, accum_iter, "
     "activation_checkpointing, compile, tracker"
@@ -143,5 +142,5 @@ def _difference(
     after["stage"] = before["stage"]  # compared below, by its own rules
     if found := first_difference(before, after):
         return found
-    parts = {} if begun else {n: getattr(learner, n) for n in FINGERPRINTS if hasattr(learner, n)}
-    return type(learner).read(saved["stage"] | parts, where).difference(learner)
+    kept = type(learner).read(saved["stage"], where)
+    return (kept if begun else kept.with_parts_of(learner)).difference(learner)

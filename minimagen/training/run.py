@@ -71,18 +71,11 @@ def train(
     teacher = kept_teacher(resume) or teacher
     with processes.together():
         chosen = learners_to_teach(imagen, teacher, stages, learners)
-        if processes.sharded and any(i < imagen.config.first_stage for i in chosen):
-            raise UserError(
-                "`fsdp` shards stages only: train what they are trained with first, in a run "
-                "without it (`learners`)"
-            )
         config = config.for_learners(len(imagen.learners))
         if resume is None:
             config = config.replace(source=None if source is None else start_from(imagen, source))
         check_settings(config, imagen.learners, chosen, processes.world, processes.sharded)
-        _prepare(imagen, teacher, chosen, config, processes)
-        if resume is not None:
-            load_frozen(imagen, resume)
+        _prepare(imagen, teacher, resume, chosen, config, processes)
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
     plan = with_lengths(plan)
@@ -127,11 +120,17 @@ def _train_learners(
 def _prepare(
     imagen: Imagen,
     teacher: TrainingDirectory | None,
+    resume: TrainingDirectory | None,
     chosen: Sequence[int],
     config: TrainingConfig,
     processes: Processes,
 ) -> None:
-    """Give the stages their teacher, if there is one, and move everything to its device."""
+    """Give the stages their teacher and what they are trained with; move all to its device."""
+    if processes.sharded and any(i < imagen.config.first_stage for i in chosen):
+        raise UserError(
+            "`fsdp` shards stages only: train what they are trained with first, in a run without "
+            "it (`learners`)"
+        )
     if teacher is not None:
         load_frozen(imagen, teacher)
         trained = Imagen.from_directory(teacher.path, imagen.text_encoder)
@@ -142,6 +141,8 @@ def _prepare(
         if not (processes.sharded and i in chosen):  # those move block by block
             learner.to(processes.device)
         learner.move_frozen(processes.device)
+    if resume is not None:
+        load_frozen(imagen, resume)
     imagen.text_encoder.to(processes.device)
 
 
