@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import merged, train_preset
+from benchmarks.presets import merged, sets_of, train_preset
 from benchmarks.real_data import SETS as REAL
-from benchmarks.real_data import available, emoji_folder, folder
+from benchmarks.real_data import emoji_folder, folder
 from minimagen.autoencoders.build import load
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.reading import stack_images
@@ -94,10 +94,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if answer(arguments, measure):
         return []
     cases: list[Case] = []
-    for name in arguments.sets.split(","):
-        if name != "shapes" and not available():
-            print(f"{name}: skipped, the real data is not at {folder()}")
-            continue
+    for name in sets_of(arguments.sets):
         for kind in arguments.kinds.split(","):
             changes = {
                 "autoencoder_0": merged(KINDS[kind], json.loads(arguments.changes)),

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import merged, train_preset
-from benchmarks.real_data import available, emoji_rows, folder
+from benchmarks.presets import merged, sets_of, train_preset
+from benchmarks.real_data import emoji_rows, folder
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import load_dataset
 from minimagen.draws import rng
@@ -158,10 +158,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if answer(arguments, measure):
         return []
     cases: list[Case] = []
-    for name in arguments.sets.split(","):
-        if name != "shapes" and not available():
-            print(f"{name}: skipped, the real data is not at {folder()}")
-            continue
+    for name in sets_of(arguments.sets):
         for seed in map(int, arguments.seeds.split(",")):
             clip = merged(CHANGES.get(name, {}), json.loads(arguments.changes))
             changes = {"clip": clip, "training": json.loads(arguments.training)}

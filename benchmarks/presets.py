@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import ROOT, Case, Row
+from benchmarks.real_data import available, folder
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 
 Changes = Mapping[str, Mapping[str, Any]]
@@ -52,3 +53,14 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         both = isinstance(change, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], change) if both else change
     return result
+
+
+def sets_of(given: str) -> list[str]:
+    """Return the named sets; real ones are left out, with a notice, where their data is missing."""
+    names = []
+    for name in given.split(","):
+        if name == "shapes" or available():
+            names.append(name)
+        else:
+            print(f"{name}: skipped, the real data is not at {folder()}")
+    return names

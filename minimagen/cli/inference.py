@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -20,6 +20,9 @@ from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
 from minimagen.progress import tqdm
 from minimagen.storage.files import read_lines
+
+if TYPE_CHECKING:
+    from minimagen.storage.image_files import ImageFolder
 
 OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".text", ".caption", ".xlsx"}
 
@@ -129,7 +132,7 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
     from minimagen.imagen import Imagen
     from minimagen.images import to_pil
     from minimagen.storage.directory import new_output, read_parameter_values
-    from minimagen.storage.image_files import GRID_IMAGES, ImageFolder
+    from minimagen.storage.image_files import ImageFolder
     from minimagen.training.interruption import Interrupted, StopSignals
 
     device = resolve_device(arguments.DEVICE)
@@ -176,13 +179,21 @@ def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[st
             bar.update(len(images[-1]))
     for note in (*imagen.text_encoder.notes(), *(n for s in imagen.stages for n in s.notes())):
         print(note)
-    stopped = f"interrupted: {folder.written} of " if folder.written < len(wanted) else ""
-    print(f"{stopped}{len(wanted)} images (seed {seed}): {folder.images}")
+    stopped = folder.written < len(wanted)
+    _print_written(folder, len(wanted), seed)
+    return 128 + (signals.received or 0) if stopped else 0
+
+
+def _print_written(folder: "ImageFolder", wanted: int, seed: int) -> None:
+    """Print how many images there are, and where; write the grid."""
+    from minimagen.storage.image_files import GRID_IMAGES
+
+    stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
+    print(f"{stopped}{wanted} images (seed {seed}): {folder.images}")
     if folder.written:
         width, height = folder.size
         first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""
         print(f"{width} x {height} px; grid{first}: {folder.write_grid()}")
-    return 128 + (signals.received or 0) if stopped else 0
 
 
 entry = partial(run, main)

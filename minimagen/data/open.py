@@ -68,13 +68,7 @@ def load_dataset(
     name = str(name_or_path)
     condition = None if where is None else Where(where)
     if is_embedded(name):
-        kind = name.partition(":")[0]
-        if where is not None:
-            raise UserError(f"{kind} are drawn, not read: `where` needs images of your own")
-        if size[0] != size[1]:
-            raise UserError(f"{kind} are square: {size[0]} x {size[1]} needs images of your own")
-        if buckets:
-            raise UserError(f"{kind} are square: aspect buckets need images of your own")
+        _check_drawn(name.partition(":")[0], size, buckets, where)
         name = f"shapes:{level}" if name == "shapes" else name
         stream = {"size": size[0], "seed": seed, "epoch_size": epoch_size}
         return embedded(name, caption_column=caption_column, **stream)
@@ -85,13 +79,23 @@ def load_dataset(
     opener = _Opener(
         Framing(size, crop, flip, tuple(buckets)), caption_column, streaming, condition
     )
-    dataset = opener.open(str(name_or_path))
+    dataset = opener.open(name)
     dataset.description = {
-        "dataset": _absolute(str(name_or_path)), "caption_column": caption_column,
+        "dataset": _absolute(name), "caption_column": caption_column,
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
         "where": where,
     }  # fmt: skip
     return bucketed(dataset) if buckets and dataset.repeatable else dataset
+
+
+def _check_drawn(kind: str, size: Size, buckets: Sequence[Size], where: str | None) -> None:
+    """Raise a UserError for what only images of the user's own can have."""
+    if where is not None:
+        raise UserError(f"{kind} are drawn, not read: `where` needs images of your own")
+    if size[0] != size[1]:
+        raise UserError(f"{kind} are square: {size[0]} x {size[1]} needs images of your own")
+    if buckets:
+        raise UserError(f"{kind} are square: aspect buckets need images of your own")
 
 
 def _checked_size(size: Size | int) -> Size:

@@ -236,31 +236,22 @@ class ShapesDataset(DrawnDataset):
 class DigitsDataset(DrawnDataset):
     """A digit in a color on a solid or textured background; see ``shapes/digits.py``."""
 
-    def __init__(
-        self,
-        split: str = "train",
-        files: str = "",
-        size: int = 64,
-        seed: int = 0,
-        epoch_size: int = 20_000,
-        caption_column: str = "text",
-    ) -> None:
+    def __init__(self, split: str = "train", files: str = "", **options: Any) -> None:
         """Describe the stream, and read its files.
 
         Args:
-            split, size, seed, epoch_size, caption_column: Those of ``DrawnDataset``.
+            split: "train", "tune" or "heldout".
             files: Of real digits and materials, ``mnist=FILE,textures=FILE``; both are drawn by
                 default.
+            options: Others of ``DrawnDataset``: size, seed, epoch_size, caption_column.
 
         Raises:
             UserError: an option is not valid, or a file not usable.
         """
-        name = f"digits:{files}" if files else "digits"
         drawing = Digits.of(files)
+        name = f"digits:{files}" if files else "digits"
         content = f"digits {drawing.content}" if files else ""
-        super().__init__(
-            drawing, name, "digits", split, size, seed, epoch_size, caption_column, content
-        )
+        super().__init__(drawing, name, "digits", split, content=content, **options)
 
 
 def embedded(name: str, **options: Any) -> DrawnDataset:
