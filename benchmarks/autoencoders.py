@@ -29,7 +29,8 @@ from minimagen.evaluation.reconstruct import reconstruct
 from minimagen.images import to_model_space, to_pil
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.image_files import contact_sheet, save_png
+from minimagen.storage.image_files import contact_sheet
+from minimagen.storage.metadata import save_png
 
 SETS = ("shapes", "emoji", "flowers")
 KINDS: dict[str, dict[str, Any]] = {

@@ -46,7 +46,8 @@ from minimagen.evaluation.metrics import wilson_interval
 from minimagen.images import resize_clamped, to_model_space, to_pil, to_uint8
 from minimagen.sample import Sample
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.storage.image_files import contact_sheet, save_png
+from minimagen.storage.image_files import contact_sheet
+from minimagen.storage.metadata import save_png
 
 BUNDLED = ("emoji", "scenes")
 COUNT, QUICK_COUNT = 500, 4

@@ -36,7 +36,8 @@ from minimagen import Imagen
 from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.storage.image_files import contact_sheet, save_png
+from minimagen.storage.image_files import contact_sheet
+from minimagen.storage.metadata import save_png
 
 ON_SHEET = 64
 SAMPLED_AT_ONCE = 50

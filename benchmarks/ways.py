@@ -33,7 +33,8 @@ from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.networks.unet import count_parameters
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.image_files import contact_sheet, save_png
+from minimagen.storage.image_files import contact_sheet
+from minimagen.storage.metadata import save_png
 
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
 ON_SHEET = 48

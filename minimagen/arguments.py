@@ -27,6 +27,8 @@ class Options:
             with as many pixels. A cascade learns it with ``aspect_buckets``.
         batch_size: Images sampled at once.
         precision: ``auto``, ``fp32`` or ``bf16``.
+        tokens: The captions are padded to at least so many tokens. The bits of an image depend on
+            that, as on its batch's size.
         callback: Called after each step.
         device: Where to sample with one stage on the device at a time, each sent back after its
             turn, such as ``"cuda"``; by default the stages sample where they are.
@@ -37,12 +39,14 @@ class Options:
     aspect_ratio: float | None = None
     batch_size: int = 64
     precision: str = "auto"
+    tokens: int = 0
     callback: Callback | None = None
     device: torch.device | str | None = None
 
     def __post_init__(self) -> None:
         whole_number("batch_size", self.batch_size, least=1)
         whole_number("first", self.first, least=0)
+        whole_number("tokens", self.tokens, least=0)
         if (self.first > 0) != (self.low_res is not None):
             raise UserError(
                 f"first is {self.first}: give low_res for a later stage than 0, and then only"

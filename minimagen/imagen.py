@@ -70,7 +70,8 @@ class Imagen(nn.Module):
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
-            text = encode_batch(self.text_encoder.to(how.visited or self.device), captions[rows])
+            encoder = self.text_encoder.to(how.visited or self.device)
+            text = encode_batch(encoder, captions[rows], how.tokens)
             images = [] if how.low_res is None else [how.low_res[rows]]
             for i, sampling in enumerate(samplings, how.first):
                 with visiting(self.stages[i], how.visited) as here, autocast(here, how.precision):

@@ -20,7 +20,7 @@ LAYERS = [
     {"autoencoders", "text"},
     {"data", "stages"},
     {"imagen"},
-    {"training"},
+    {"generating", "training"},
     {"evaluation"},
     {"cli"},
 ]

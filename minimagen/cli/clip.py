@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import TEMPLATES, evaluate_clip, held_out, similarity_image
     from minimagen.storage.directory import read_parameters
-    from minimagen.storage.image_files import save_png
+    from minimagen.storage.metadata import save_png
     from minimagen.text.build import load_clip
 
     folder = Path(arguments.dir)

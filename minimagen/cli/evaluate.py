@@ -152,7 +152,8 @@ def _write_sheet(
 ) -> None:
     """Write the first 50 images, each with its caption and the judge's wrong answers."""
     from minimagen.images import to_model_space, to_pil
-    from minimagen.storage.image_files import contact_sheet, save_png
+    from minimagen.storage.image_files import contact_sheet
+    from minimagen.storage.metadata import save_png
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in images]
     verdicts = judge(images[-1][:50])

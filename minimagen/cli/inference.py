@@ -1,107 +1,138 @@
 """``inference.py``: a caption, or a file of captions -> images."""
 
 import argparse
-import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
+from minimagen.cli.captions import (
+    ASPECT_RATIO,
+    IMAGES_PER_CAPTION,
+    NEGATIVE,
+    SEED,
+    Caption,
+    read_captions,
+)
 from minimagen.cli.options import Option
 from minimagen.cli.settings import BUNDLED
 from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
-from minimagen.progress import tqdm
-from minimagen.storage.files import read_lines
+from minimagen.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from minimagen.storage.image_files import ImageFolder
+    from minimagen.imagen import Imagen
+    from minimagen.storage.directory import TrainingDirectory
 
-OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".text", ".caption", ".xlsx"}
+REQUEST = "request.json"
+"""What an output directory was asked for, for --CONTINUE."""
 
 
-def aspect_ratio(text: str) -> float:
-    """Return width : height, given as such or as one number."""
-    width, _, height = text.partition(":")
-    try:
-        ratio = float(width) / float(height or 1)
-    except (ValueError, ZeroDivisionError):
-        ratio = 0.0
-    if not 0 < ratio < float("inf"):
-        raise ValueError("must be width:height, such as 3:2")
-    return ratio
+def seed_list(text: str) -> tuple[int, ...]:
+    """Return the seeds of a list with ranges: ``1,5,10-20``."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError("must be seeds and ranges of seeds, such as 1,5,10-20")
+        if dash and not 0 <= int(last) - int(first) < 1_000_000:
+            raise ValueError("must have ranges from low to high, of less than a million seeds")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(seeds)
 
 
 OPTIONS = {
     "what to sample": (
         options.TRAINING_DIRECTORY.but(shown="the newest one here, else pretrained/emoji"),
         options.WEIGHTS,
-        Option("CAPTIONS", "c", "Caption, or .txt file with one caption per line",
+        Option("CAPTIONS", "c", "Caption, or a .txt file with one per line (a line may end with "
+               "options of its own: a red star --seed 7 --guidance 4), .csv or .jsonl",
                shown="the sample sheet's", also=("prompt", "prompts", "text")),
-        Option("IMAGES_PER_CAPTION", "n", "Images of each caption", PositiveInt, 1,
-               also=("num_images", "num_samples")),
-        Option("SEED", "sd", "Seed; image i has SEED + i", Annotated[int, Field(ge=0)],
-               shown="a fresh one"),
+        NEGATIVE,
+        IMAGES_PER_CAPTION,
+        SEED,
+        Option("SEEDS", "sds", "Seeds of each caption's images, such as 1,5,10-20",
+               Annotated[Any, BeforeValidator(seed_list)], shown="none"),
+        Option("FROM_IMAGE", "fi", "PNG that this program made: generate it again; what else is "
+               "given is changed", Path),
+        Option("CONTINUE", "co", "Output directory of a stopped run: sample what is missing", Path),
         Option("BEST_OF", "bo", "Candidates of each image, of which the one nearest to the caption "
                "in a CLIP is kept", PositiveInt, 1),
         Option("CLIP", "cl", "For --BEST_OF: training directory with a CLIP, not the one that "
                "conditions", Path),
-        Option("ASPECT_RATIO", "ar", "Width:height of the images",
-               Annotated[float, BeforeValidator(aspect_ratio)], shown="the cascade's own"),
+        ASPECT_RATIO,
     ),
-    "sampling": options.SAMPLING,
+    "sampling": (
+        *options.SAMPLING,
+        Option("STOP_STAGE", "ss", "The last stage that samples, from 0: small images, soon",
+               Annotated[int, Field(ge=0)], shown="the last one"),
+    ),
     "run": (
         options.DEVICE,
         options.PRECISION,
         Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
         Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
         Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
+        Option("NO_METADATA", "nm", "Do not write into the PNG files how they were made", bool),
     ),
 }  # fmt: skip
 EXAMPLES = """  python inference.py -c "a red apple, noto style, on a blue background"
   python inference.py --CAPTIONS "a large red star on a blue background"
   python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
-  python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7"""
-
-
-def read_captions(given: str) -> list[str]:
-    """Return the captions of a ``.txt`` file (blank lines skipped), or the caption itself.
-
-    Words are separated by single spaces, so that each caption is one line of captions.txt.
-
-    Raises:
-        UserError: If the file is missing, empty, of another kind or not UTF-8, or the caption is
-            blank.
-    """
-    kind = Path(given).suffix.lower()
-    if kind != ".txt" and (kind in OTHER_FILES or os.path.isfile(given)):
-        raise UserError(
-            f"--CAPTIONS {given} is a file, but captions are read from .txt files only; "
-            "write one caption per line into such a file"
-        )
-    lines = read_lines(Path(given)) if kind == ".txt" else [given]
-    captions = [" ".join(line.split()) for line in lines if line.strip()]
-    if not captions:
-        where = f"{given} has no captions" if kind == ".txt" else "is blank"
-        raise UserError(f"--CAPTIONS {where}; give a caption or a .txt file with one per line")
-    return captions
+  python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7
+  python inference.py --FROM_IMAGE image_0.png -g 4"""
+GOES_WITH_CONTINUE = {"CONTINUE", "DEVICE", "OFFLOAD", "TRAINING_DIRECTORY"}
 
 
 def main(argv: Sequence[str]) -> int:
     """Sample; return the exit code."""
     arguments = Parser("inference.py", __doc__ or "", EXAMPLES, OPTIONS).parse(argv)
+    _check_together(arguments)
+    if arguments.CONTINUE is not None:
+        return go_on(arguments)
+    if arguments.FROM_IMAGE is not None:
+        return again(arguments)
+    captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
+    directory = _directory(arguments)
+    if captions is None:
+        captions = read_captions(str(directory.sample_captions))
+        print(f"captions: those of the sample sheet, {directory.sample_captions}")
+    return sample(arguments, directory, captions)
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
     if (arguments.BEST_OF > 1) != (arguments.CLIP is not None):
         raise UserError(
             "--BEST_OF and --CLIP belong together: how many candidates, and who chooses"
         )
-    captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
+    if arguments.SEEDS is not None and (
+        arguments.SEED is not None or arguments.IMAGES_PER_CAPTION > 1
+    ):
+        raise UserError(
+            "--SEEDS gives each caption one image for each seed; leave out --SEED and "
+            "--IMAGES_PER_CAPTION"
+        )
+    if arguments.FROM_IMAGE is not None and (arguments.SEEDS or arguments.BEST_OF > 1):
+        raise UserError("--FROM_IMAGE is one image; leave out --SEEDS and --BEST_OF")
+    if arguments.CONTINUE is not None:
+        every = [option for group in OPTIONS.values() for option in group]
+        given = {
+            o.name for o in every if getattr(arguments, o.name) != o.keywords.get("default", False)
+        }
+        if others := sorted(given - GOES_WITH_CONTINUE):
+            raise UserError(
+                f"--CONTINUE samples what was asked for then; leave out --{', --'.join(others)}"
+            )
+
+
+def _directory(arguments: argparse.Namespace) -> "TrainingDirectory":
+    """Return the training directory that is given or found; a UserError if it makes no images."""
     from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 
     given = arguments.TRAINING_DIRECTORY
@@ -115,85 +146,85 @@ def main(argv: Sequence[str]) -> int:
             f"{directory} has no stage that makes images: see python -m minimagen clip, or "
             "reconstruct for an autoencoder"
         )
-    if captions is None:
-        captions = read_captions(str(directory.sample_captions))
-        print(f"captions: those of the sample sheet, {directory.sample_captions}")
-    return sample(arguments, directory.path, captions)
+    return directory
 
 
-def sample(arguments: argparse.Namespace, directory: Path, captions: Sequence[str]) -> int:
-    """Sample ``captions`` and write each batch as soon as it is done; return the exit code.
-
-    A first Ctrl-C is obeyed after the sampling step that it meets, so what is written is whole.
-    """
+def _load(arguments: argparse.Namespace, directory: Path) -> "Imagen":
+    """Return the trained cascade, on its device unless one stage at a time is."""
     use_free_cores()  # before torch is imported
     from minimagen.device import resolve_device
-    from minimagen.evaluation.choice import Choice
     from minimagen.imagen import Imagen
-    from minimagen.images import to_pil
-    from minimagen.storage.directory import new_output, read_parameter_values
-    from minimagen.storage.image_files import ImageFolder
-    from minimagen.training.interruption import Interrupted, StopSignals
 
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory, weights=arguments.WEIGHTS)
-    if not arguments.OFFLOAD:
-        imagen.to(device)
-    trained_on = read_parameter_values(directory / "parameters").get("data", {})
+    return imagen if arguments.OFFLOAD else imagen.to(device)
+
+
+def sample(
+    arguments: argparse.Namespace, directory: "TrainingDirectory", captions: Sequence[Caption]
+) -> int:
+    """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
+    imagen = _load(arguments, directory.path)
+    from minimagen.cli.sampling import Asked, requests_of, write_images
+    from minimagen.storage.directory import new_output, read_parameter_values
+
+    trained_on = read_parameter_values(directory.parameters).get("data", {})
     if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
-    samplings = imagen.samplings(**options.sampling_changes(arguments))
-    settings = {"stages": [sampling.model_dump(mode="json") for sampling in samplings]}
-    choice = Choice(arguments.BEST_OF, arguments.CLIP, imagen, device)
-    folder = ImageFolder(new_output(arguments.OUTPUT, "generated_images"), directory, settings)
-    seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
-    wanted = [c for c in captions for _ in range(arguments.IMAGES_PER_CAPTION)]
-    captions = [c for c in wanted for _ in range(arguments.BEST_OF)]
-    seeds = range(seed, seed + len(captions))
-    with (
-        StopSignals() as signals,
-        tqdm(total=len(captions), unit=" images", mininterval=1.0, miniters=0) as bar,
-        suppress(Interrupted),
-    ):
-
-        def step_done(stage: int, step: int, steps: int, _: object) -> None:
-            bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
-            bar.update(0)
-            if signals.received:
-                raise Interrupted(signals.received, "")
-
-        for images in imagen.sample_batches(
-            captions,
-            samplings,
-            seeds,
-            aspect_ratio=arguments.ASPECT_RATIO,
-            batch_size=arguments.BATCH_SIZE,
-            precision=arguments.PRECISION,
-            callback=step_done,
-            device=device if arguments.OFFLOAD else None,
-        ):
-            for image in to_pil(images[-1]):
-                if (chosen := choice.add(captions[choice.seen], image)) is not None:
-                    number, image = chosen
-                    folder.write(captions[number], seeds[number], image)
-            bar.update(len(images[-1]))
-    for note in (*imagen.text_encoder.notes(), *(n for s in imagen.stages for n in s.notes())):
-        print(note)
-    stopped = folder.written < len(wanted)
-    _print_written(folder, len(wanted), seed)
-    return 128 + (signals.received or 0) if stopped else 0
+    requests = requests_of(arguments, imagen, captions)
+    asked = Asked.of(arguments, directory, requests)
+    output = new_output(arguments.OUTPUT, "generated_images")
+    write_json(output / REQUEST, asked.model_dump(mode="json"))
+    return write_images(arguments, imagen, asked, output)
 
 
-def _print_written(folder: "ImageFolder", wanted: int, seed: int) -> None:
-    """Print how many images there are, and where; write the grid."""
-    from minimagen.storage.image_files import GRID_IMAGES
+def go_on(arguments: argparse.Namespace) -> int:
+    """Sample what a stopped run has left; return the exit code."""
+    from minimagen.cli.sampling import Asked, write_images
+    from minimagen.storage.directory import TrainingDirectory
+    from minimagen.storage.model_hash import model_hash
 
-    stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
-    print(f"{stopped}{wanted} images (seed {seed}): {folder.images}")
-    if folder.written:
-        width, height = folder.size
-        first = f" (the first {GRID_IMAGES} images)" if folder.written > GRID_IMAGES else ""
-        print(f"{width} x {height} px; grid{first}: {folder.write_grid()}")
+    output = arguments.CONTINUE
+    if not (output / REQUEST).is_file():
+        raise UserError(
+            f"--CONTINUE {output} has no {REQUEST}; give the output directory of a stopped run"
+        )
+    asked = Asked.read(read_json(output / REQUEST), str(output / REQUEST))
+    directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY or asked.directory)
+    arguments.WEIGHTS = asked.weights
+    if model_hash(directory, asked.weights) != asked.model:
+        raise UserError(
+            f"the weights of {directory} are not those that {output} was begun with; sample anew "
+            "without --CONTINUE"
+        )
+    return write_images(arguments, _load(arguments, directory.path), asked, output)
+
+
+def again(arguments: argparse.Namespace) -> int:
+    """Sample the image of ``--FROM_IMAGE`` again, with what else is given; return the exit code."""
+    from minimagen.cli.sampling import Asked, requests_again, write_images
+    from minimagen.storage.directory import TrainingDirectory, new_output
+    from minimagen.storage.metadata import read_generation
+    from minimagen.storage.model_hash import find_model
+
+    made = read_generation(arguments.FROM_IMAGE)
+    if made.edit is not None:
+        raise UserError(
+            f"{arguments.FROM_IMAGE} was made of another image, which it does not carry; give that "
+            "one as --INIT_IMAGE, with --CAPTIONS and --SEED"
+        )
+    if arguments.TRAINING_DIRECTORY is None:
+        directory = find_model(made.model, made.weights, Path(), [BUNDLED])
+        print(f"training directory: {directory} (it has the weights of the image)")
+        arguments.WEIGHTS = made.weights
+    else:
+        directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY)
+    imagen = _load(arguments, directory.path)
+    requests = requests_again(arguments, imagen, made)
+    asked = Asked.of(arguments, directory, requests, made)
+    output = new_output(arguments.OUTPUT, "generated_images")
+    write_json(output / REQUEST, asked.model_dump(mode="json"))
+    return write_images(arguments, imagen, asked, output)
 
 
 entry = partial(run, main)

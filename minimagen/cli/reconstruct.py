@@ -50,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.evaluation.reconstruct import reconstruct
     from minimagen.images import to_model_space, to_pil
     from minimagen.storage.directory import read_parameters
-    from minimagen.storage.image_files import contact_sheet, save_png
+    from minimagen.storage.image_files import contact_sheet
+    from minimagen.storage.metadata import save_png
 
     autoencoder = load(arguments.dir).to(resolve_device(arguments.DEVICE))
     if arguments.DIFFUSERS is not None and isinstance(autoencoder, DiscreteAutoencoder):

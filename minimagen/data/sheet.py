@@ -9,7 +9,8 @@ from PIL import Image
 from minimagen.data.dataset import BadSampleError, Dataset, IndexedDataset
 from minimagen.errors import UserError
 from minimagen.sample import Sample
-from minimagen.storage.image_files import contact_sheet, save_png
+from minimagen.storage.image_files import contact_sheet
+from minimagen.storage.metadata import save_png
 
 IMAGES = 64  # on a sheet
 

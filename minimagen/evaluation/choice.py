@@ -16,37 +16,23 @@ from minimagen.text.clip_encoder import ClipEncoder
 
 
 class Choice:
-    """Takes images one by one; says of each group which one is nearest to its caption.
+    """Says which of several images is nearest to their caption.
 
     Args:
-        count: Images of a group.
         directory: Training directory of the CLIP; None where there is nothing to choose.
         imagen: What generates the images.
         device: Where the CLIP computes.
-
-    Attributes:
-        seen: Images so far.
 
     Raises:
         UserError: The CLIP is the one that conditions the images: it would judge itself.
     """
 
-    def __init__(
-        self, count: int, directory: Path | None, imagen: Imagen, device: torch.device
-    ) -> None:
-        self.seen, self._count = 0, count
+    def __init__(self, directory: Path | None, imagen: Imagen, device: torch.device) -> None:
         self._clip = None if directory is None else independent_clip(directory, imagen).to(device)
-        self._group: list[Image.Image] = []
 
-    def add(self, caption: str, image: Image.Image) -> tuple[int, Image.Image] | None:
-        """Take an image; where it ends its group, return number and image of the best one."""
-        self.seen += 1
-        self._group.append(image)
-        if len(self._group) < self._count:
-            return None
-        group, self._group = self._group, []
-        best = 0 if self._clip is None else int(similarity(self._clip, caption, group).argmax())
-        return self.seen - self._count + best, group[best]
+    def best(self, caption: str, images: list[Image.Image]) -> int:
+        """Return the number of the image nearest to the caption, 0 where there is no CLIP."""
+        return 0 if self._clip is None else int(similarity(self._clip, caption, images).argmax())
 
 
 def independent_clip(directory: Path, imagen: Imagen) -> Clip:

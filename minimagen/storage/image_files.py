@@ -5,12 +5,11 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from minimagen.storage.files import cannot_write, replacing
+from minimagen.storage.files import cannot_write, read_lines, replacing
+from minimagen.storage.metadata import Generation, save_png
 
 MARGIN, LINE, FONT_SIZE = 4, 12, 10
 MAX_LINES = 6  # of a caption; a longer one ends in [...]
@@ -22,9 +21,9 @@ class ImageFolder:
     """``generated_images_<time>/``: each image is on disk, with its lines, once it is written.
 
     Args:
-        path: The directory to write.
+        path: The directory to write; one that has images is gone on with.
         training_directory: Where the weights came from, kept in a text file.
-        settings: How the images are sampled: goes into the metadata of each.
+        metadata: Whether each PNG carries how it was made.
 
     Attributes:
         images: The folder of the PNG files.
@@ -32,29 +31,51 @@ class ImageFolder:
         size: (width, height) of the last one.
     """
 
-    def __init__(self, path: Path, training_directory: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, training_directory: Path, metadata: bool = True) -> None:
         self.path, self.images = path, path / "generated_images"
-        self.written, self.size = 0, (0, 0)
-        self._training_directory, self._settings = training_directory, settings
+        self.size = (0, 0)
+        self._training_directory, self._metadata = training_directory, metadata
         self._first: list[tuple[str, Image.Image]] = []
+        self.written = self._kept()
 
-    def write(self, caption: str, seed: int, image: Image.Image) -> None:
-        """Write ``image_<i>.png`` with its metadata, then its line of captions and images.jsonl.
+    def _kept(self) -> int:
+        """Return how many images are whole; lines of others, of a killed run, are dropped."""
+        path = self.path / "images.jsonl"
+        if not path.is_file():
+            return 0
+        lines = read_lines(path)[:-1]  # what follows the last line break was cut off
+        rows = [json.loads(line) for line in lines]
+        for name, kept in (("images.jsonl", lines), ("captions.txt", [r["text"] for r in rows])):
+            with replacing(self.path / name) as part:
+                part.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        for row in rows[:GRID_IMAGES]:
+            with Image.open(self.images / row["file_name"]) as image:
+                self._first.append((row["text"], image.convert("RGB")))
+                self.size = image.size
+        return len(rows)
+
+    def write(self, image: Image.Image, generation: Generation) -> Path:
+        """Write ``image_<i>.png``, then its line of captions.txt and images.jsonl; return its path.
 
         Raises:
             UserError: If it cannot be written (disk full, no permission).
         """
-        name = f"image_{self.written}.png"
-        values = {"file_name": name, "text": caption, "seed": seed, "size": image.size}
-        line = json.dumps(values | self._settings, ensure_ascii=False)
+        path = self.images / f"image_{self.written}.png"
+        row = {"file_name": path.name} | generation.model_dump(mode="json")
         if self.written == 0:
             self._append("imagen_training_directory.txt", str(self._training_directory))
-        save_png(self.images / name, image, line)
-        self._append("captions.txt", caption + "\n")
-        self._append("images.jsonl", line + "\n")
+        save_png(path, image, generation if self._metadata else None)
+        self._append("captions.txt", " ".join(generation.text.split()) + "\n")
+        self._append("images.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
         self.written, self.size = self.written + 1, image.size
         if self.written <= GRID_IMAGES:
-            self._first.append((caption, image))
+            self._first.append((generation.text, image))
+        return path
+
+    @property
+    def shown(self) -> int:
+        """Return how many images the grid shows."""
+        return len(self._first)
 
     def write_grid(self) -> Path:
         """Write ``grid.png`` with the first ``GRID_IMAGES`` images; return its path."""
@@ -69,19 +90,6 @@ class ImageFolder:
                 file.write(text)
         except OSError as error:
             raise cannot_write(self.path / name, error) from None
-
-
-def save_png(path: Path, image: Image.Image, parameters: str | None = None) -> None:
-    """Write an RGB image as PNG, all of it or nothing; ``parameters`` is a text chunk's content.
-
-    Raises:
-        UserError: If it cannot be written (disk full, no permission).
-    """
-    text = PngInfo()
-    if parameters is not None:
-        text.add_itxt("parameters", parameters)
-    with replacing(path) as part:
-        image.save(part, format="PNG", pnginfo=text)
 
 
 def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image]]) -> Image.Image:

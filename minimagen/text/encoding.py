@@ -73,9 +73,9 @@ class TextEncoder(Protocol):
         ...
 
 
-def encode_batch(encoder: TextEncoder, captions: Sequence[str]) -> TextEncoding:
-    """Return the encodings of ``captions`` as one padded batch on the CPU."""
-    return pad_and_stack(encoder.encode(captions))
+def encode_batch(encoder: TextEncoder, captions: Sequence[str], tokens: int = 0) -> TextEncoding:
+    """Return the encodings of ``captions`` as one batch on the CPU, of ``tokens`` or more."""
+    return pad_and_stack(encoder.encode(captions), tokens)
 
 
 BUCKETS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -88,7 +88,7 @@ def bucket(length: int) -> int:
     return next(fitting, -(-length // BUCKETS[-1]) * BUCKETS[-1])
 
 
-def pad_and_stack(embeds: Sequence[Tensor]) -> TextEncoding:
+def pad_and_stack(embeds: Sequence[Tensor], tokens: int = 0) -> TextEncoding:
     """Stack sequences of different lengths into one batch, zeros behind the shorter ones.
 
     All text reaches the networks through here, in training and in sampling. Few lengths mean few
@@ -97,9 +97,11 @@ def pad_and_stack(embeds: Sequence[Tensor]) -> TextEncoding:
 
     Args:
         embeds: one ``[n_i, d]`` tensor per caption, ``n_i >= 1``, all of one width.
+        tokens: the least ``n``.
 
     Returns:
-        The encoding, float32 with the precision of bfloat16, ``n`` = ``bucket`` of the longest.
+        The encoding, float32 with the precision of bfloat16, ``n`` = ``bucket`` of the longest or
+        ``tokens``, if that is more.
 
     Raises:
         ValueError: there is no sequence, or one of them is empty: attention over a row without a
@@ -112,7 +114,7 @@ def pad_and_stack(embeds: Sequence[Tensor]) -> TextEncoding:
     if len(lengths) == 0 or int(lengths.min()) == 0:
         raise ValueError("every caption needs at least one token, and there must be a caption")
     padded = pad_sequence([sequence.to(torch.bfloat16) for sequence in embeds], batch_first=True)
-    size = bucket(padded.shape[1])
+    size = max(tokens, bucket(padded.shape[1]))
     padded = torch.nn.functional.pad(padded, (0, 0, 0, size - padded.shape[1])).float()
     mask = torch.arange(size) < lengths[:, None]
     return TextEncoding(padded, mask.to(padded.device))

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from minimagen.config.training import UNKNOWN
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.storage.image_files import save_png
+from minimagen.storage.metadata import save_png
 
 
 class TensorBoard:

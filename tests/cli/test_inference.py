@@ -14,9 +14,11 @@ import pytest
 from PIL.Image import Image
 
 from minimagen.cli import inference
+from minimagen.cli.captions import Caption
 from minimagen.imagen import Imagen
 from minimagen.storage import image_files
 from minimagen.storage.files import read_lines
+from minimagen.storage.metadata import Generation
 
 Refused = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,16 +29,14 @@ NEITHER_N_NOR_R = [c for c in SPLITS if c not in "\r\n"]
 
 @pytest.fixture
 def before_each_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Let a function run before each batch is sampled, and after the last."""
+    """Let a function run before each batch is sampled."""
 
     def set_up(act: Callable[[], None]) -> None:
         sample_batches = Imagen.sample_batches
 
         def spy(self: Imagen, *arguments: Any, **named: Any) -> Iterator[Any]:
             act()
-            for batch in sample_batches(self, *arguments, **named):
-                yield batch
-                act()
+            yield from sample_batches(self, *arguments, **named)
 
         monkeypatch.setattr(Imagen, "sample_batches", spy)
 
@@ -49,7 +49,7 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 def written(output: Path) -> tuple[int, int, int]:
     """How many images, captions and lines of images.jsonl there are, all of them whole."""
-    if not output.exists():
+    if not (output / "images.jsonl").exists():
         return 0, 0, 0
     names = [row["file_name"] for row in rows(output)]
     files = sorted(path.name for path in (output / "generated_images").iterdir())
@@ -93,9 +93,10 @@ def test_images_are_on_disk_as_soon_as_their_batch_is_done(
     found = []
     before_each_batch(lambda: found.append(written(Path("out"))))
     assert inference.entry(argv(trained, 5, 2)) == 0
-    assert found == [(n, n, n) for n in (0, 2, 4, 5)]
+    assert found == [(n, n, n) for n in (0, 2, 4)]
+    assert written(Path("out")) == (5, 5, 5)
     printed = capsys.readouterr()
-    assert "5 images (seed 3)" in printed.out and "/5 [" in printed.err  # the progress bar
+    assert "seed: 3\n5 images: " in printed.out and "/5 [" in printed.err  # the progress bar
     assert [row["seed"] for row in rows(Path("out"))] == [3, 4, 5, 6, 7]
 
 
@@ -109,7 +110,9 @@ def test_a_stopped_run_keeps_what_is_done(
     before_each_batch(lambda: next(batches) == done and os.kill(os.getpid(), signum))  # type: ignore[arg-type]
     assert inference.entry(argv(trained, 6, 2)) == code
     assert written(Path("out")) == (2 * done,) * 3
-    assert f"interrupted: {2 * done} of 6 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"interrupted: {2 * done} of 6 images" in printed
+    assert "python inference.py --CONTINUE out" in printed
     assert Path("out/grid.png").exists() == (done > 0)
 
 
@@ -121,15 +124,15 @@ def test_memory_holds_one_batch_and_the_grid(
     alive: list[int] = []
     write = image_files.ImageFolder.write
 
-    def spy(self: Any, caption: str, seed: int, image: Image) -> None:
+    def spy(self: Any, image: Image, generation: Generation) -> Path:
         images.append(weakref.ref(image))
-        write(self, caption, seed, image)
+        return write(self, image, generation)
 
     monkeypatch.setattr(image_files.ImageFolder, "write", spy)
     monkeypatch.setattr(image_files, "GRID_IMAGES", 3)
     before_each_batch(lambda: alive.append(sum(image() is not None for image in images)))
     assert inference.entry(argv(trained, 12, 2)) == 0
-    assert len(alive) == 7 and max(alive) <= 3 + 2
+    assert len(alive) == 6 and max(alive) <= 3 + 2
 
 
 def test_the_grid_says_when_it_does_not_show_all(
@@ -141,7 +144,7 @@ def test_the_grid_says_when_it_does_not_show_all(
 
 
 @pytest.mark.parametrize(
-    "name", ["prompts.csv", "my prompts.tsv", "a.jsonl", "p.parquet", "A.CSV", "x", "p.txt.bak"]
+    "name", ["prompts.json", "my prompts.tsv", "p.parquet", "A.MD", "x", "p.txt.bak"]
 )
 def test_a_file_that_is_no_text_file_is_not_a_caption(
     refused: Refused, here: Path, name: str
@@ -152,7 +155,7 @@ def test_a_file_that_is_no_text_file_is_not_a_caption(
 
 @pytest.mark.parametrize("name", ["prompts.csv", "nowhere/my prompts.jsonl"])
 def test_the_name_of_a_missing_table_is_not_a_caption(refused: Refused, name: str) -> None:
-    refused(inference.entry, ["-c", name], f"--CAPTIONS {name} is a file", ".txt")
+    refused(inference.entry, ["-c", name], f"cannot read {name}: No such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -160,11 +163,12 @@ def test_the_name_of_a_missing_table_is_not_a_caption(refused: Refused, name: st
 )
 def test_a_caption_is_not_taken_for_a_file(here: Path, caption: str) -> None:
     Path("a folder").mkdir()
-    assert inference.read_captions(caption) == [caption]
+    assert inference.read_captions(caption) == [Caption(caption)]
 
 
 def test_only_the_three_line_ends_of_text_files_end_a_caption(here: Path) -> None:
     assert len(NEITHER_N_NOR_R) >= 8
     for c in NEITHER_N_NOR_R:
         Path("c.txt").write_bytes(f"a{c}b\r\nc\rd\ne{c}".encode())
-        assert inference.read_captions("c.txt") == ["a b", "c", "d", "e"]
+        texts = [caption.text for caption in inference.read_captions("c.txt")]
+    assert texts == ["a b", "c", "d", "e"]

@@ -66,7 +66,7 @@ def test_inference_and_evaluate_sample_from_the_chosen_weights(
     images = {}
     for name, flags in {"default": [], "final": ["-w", "final"], "first": ["-w", "1"],
                         "own": ["--WEIGHTS", "3,final"]}.items():  # fmt: skip
-        assert inference.entry([*argv, *flags, "-o", name]) == 0
+        assert inference.entry([*argv, *flags, "--NO_METADATA", "-o", name]) == 0
         images[name] = contents(here / name / "generated_images")[
             here / name / "generated_images" / "image_0.png"
         ]

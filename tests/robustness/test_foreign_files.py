@@ -130,7 +130,7 @@ def _read_captions(folder: Path) -> None:
     from minimagen.cli.inference import read_captions
 
     captions = read_captions(str(folder / "captions.txt"))
-    assert captions and all(caption.strip() for caption in captions)
+    assert captions and all(caption.text.strip() for caption in captions)
 
 
 def _image(folder: Path, kind: str) -> list[Path]:

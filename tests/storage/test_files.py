@@ -18,7 +18,7 @@ from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.checkpoint import save_checkpoint, save_weights
 from minimagen.storage.files import cannot_write, locked, read_json, replacing, write_json
-from minimagen.storage.image_files import save_png
+from minimagen.storage.metadata import save_png
 from tests.checkpoints import load_checkpoint
 from tests.platforms import behave_as_windows
 

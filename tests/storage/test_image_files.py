@@ -9,28 +9,31 @@ from PIL import Image
 from minimagen.errors import UserError
 from minimagen.storage import image_files
 from minimagen.storage.files import read_lines
-from minimagen.storage.image_files import LARGEST, ImageFolder, contact_sheet, save_png
+from minimagen.storage.image_files import LARGEST, ImageFolder, contact_sheet
+from minimagen.storage.metadata import Generation, read_generation, save_png
 
 
 def image(number: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
     return Image.new("RGB", size, (number, 2 * number % 256, 0))
 
 
+def made(caption: str, seed: int) -> Generation:
+    return Generation(text=caption, seed=seed, size=(8, 8), stages=({"timesteps": 4},))
+
+
 def test_each_image_is_whole_on_disk_with_its_lines_once_written(tmp_path: Path) -> None:
-    folder = ImageFolder(tmp_path / "out", Path("training_mine"), {"stages": [{"timesteps": 4}]})
+    folder = ImageFolder(tmp_path / "out", Path("training_mine"))
     captions = ["a red star", "ein grüner Kreis"]
     for i, caption in enumerate(captions):
-        folder.write(caption, 40 + i, image(i))
+        folder.write(image(i), made(caption, 40 + i))
         rows = [json.loads(line) for line in read_lines(tmp_path / "out/images.jsonl")[:-1]]
         assert [row["text"] for row in rows] == captions[: i + 1]
         assert read_lines(tmp_path / "out/captions.txt")[i] == caption
         with Image.open(tmp_path / "out/generated_images" / rows[i]["file_name"]) as saved:
             assert saved.tobytes() == image(i).tobytes()
-            assert json.loads(saved.text["parameters"]) == rows[i]  # type: ignore[attr-defined]
-    assert rows[1] == {
-        "file_name": "image_1.png", "text": captions[1], "seed": 41, "size": [8, 8],
-        "stages": [{"timesteps": 4}],
-    }  # fmt: skip
+        path = tmp_path / "out/generated_images" / rows[i].pop("file_name")
+        assert path.name == f"image_{i}.png"
+        assert Generation.read(rows[i], "row") == read_generation(path) == made(caption, 40 + i)
     assert (tmp_path / "out/imagen_training_directory.txt").read_text() == "training_mine"
 
 
@@ -40,9 +43,9 @@ def test_the_grid_shows_the_first_images_only(
     monkeypatch.setattr(image_files, "GRID_IMAGES", 4)
     grids = []
     for count in (4, 9):
-        folder = ImageFolder(tmp_path / str(count), Path("t"), {})
+        folder = ImageFolder(tmp_path / str(count), Path("t"))
         for i in range(count):
-            folder.write("a star", i, image(20 * i))
+            folder.write(image(20 * i), made("a star", i))
         grids.append(folder.write_grid().read_bytes())
     assert grids[0] == grids[1]
 

@@ -72,6 +72,7 @@ def test_blank_captions_are_none_at_all() -> None:
 
 
 def test_captions_to_paint_are_one_line(tmp_path: Path) -> None:
-    assert read_captions(BROKEN) == [WHOLE]
+    assert [caption.text for caption in read_captions(BROKEN)] == [WHOLE]
     (tmp_path / "c.txt").write_text("a  red\tstar\r\n\r\n blue \n", newline="")
-    assert read_captions(str(tmp_path / "c.txt")) == ["a red star", "blue"]
+    captions = read_captions(str(tmp_path / "c.txt"))
+    assert [caption.text for caption in captions] == ["a red star", "blue"]

@@ -1,0 +1,225 @@
+"""Sampling as it was asked for: requests, batches, progress, what is written."""
+
+import argparse
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from minimagen.checked import Config, per_stage
+from minimagen.cli import options
+from minimagen.cli.captions import Caption
+from minimagen.device import resolve_device
+from minimagen.errors import UserError
+from minimagen.evaluation.choice import Choice
+from minimagen.generating import Generator, Request, batches_of, encoded, request_of
+from minimagen.imagen import Imagen
+from minimagen.progress import tqdm
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config
+from minimagen.storage.image_files import ImageFolder
+from minimagen.storage.metadata import Generation, Place
+from minimagen.storage.model_hash import model_hash
+from minimagen.training.interruption import Interrupted, StopSignals
+
+
+class Asked(Config):
+    """All that a run of ``inference.py`` was asked for."""
+
+    directory: str
+    model: str
+    """Hash of the weights."""
+    weights: tuple[str | int, ...]
+    batch_size: int
+    precision: str
+    best_of: int = 1
+    clip: str | None = None
+    metadata: bool = True
+    images: tuple[dict[str, Any], ...]
+    """Every candidate, see ``Request.values``."""
+    place: Place | None = None
+    """Where in its batch the only image was, if it is made again."""
+
+    @classmethod
+    def of(
+        cls,
+        arguments: argparse.Namespace,
+        directory: TrainingDirectory,
+        requests: Sequence[Request],
+        made: Generation | None = None,
+    ) -> "Asked":
+        """Return what was typed; ``made`` is the image to make again, if there is one."""
+        stages = read_imagen_config(directory.parameters).stages
+        weights = per_stage("`weights`", arguments.WEIGHTS, len(stages))
+        precision = arguments.PRECISION or (made.precision if made else "auto")
+        return cls(
+            directory=str(directory),
+            model=model_hash(directory, weights),
+            weights=tuple(weights),
+            batch_size=arguments.BATCH_SIZE,
+            precision=precision,
+            best_of=arguments.BEST_OF,
+            clip=None if arguments.CLIP is None else str(arguments.CLIP),
+            metadata=not arguments.NO_METADATA,
+            images=tuple(request.values() for request in requests),
+            place=made.batch if made and len(requests) == 1 else None,
+        )
+
+
+def requests_of(
+    arguments: argparse.Namespace, imagen: Imagen, captions: Sequence[Caption]
+) -> list[Request]:
+    """Return a request for every candidate: image i of all has the seed ``SEED + i``."""
+    seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
+    numbers, requests = count(), []
+    print(f"seed: {seed}" if arguments.SEEDS is None else f"seeds: {len(arguments.SEEDS)}")
+    for caption in captions:
+        request = _request(arguments, imagen, caption)
+        own = caption.own.get("IMAGES_PER_CAPTION", arguments.IMAGES_PER_CAPTION)
+        seeds = _seeds(arguments, caption.own, own * arguments.BEST_OF)
+        for each in range(own * arguments.BEST_OF) if seeds is None else seeds:
+            number = next(numbers)
+            requests.append(request(seed + number if seeds is None else each))
+    return requests
+
+
+def _seeds(
+    arguments: argparse.Namespace, own: Mapping[str, Any], candidates: int
+) -> Sequence[int] | None:
+    """Return the seeds that a caption's images are given; None where they are counted."""
+    if "SEED" in own:
+        return range(own["SEED"], own["SEED"] + candidates)
+    if arguments.SEEDS is None:
+        return None
+    return [seed + i for seed in arguments.SEEDS for i in range(arguments.BEST_OF)]
+
+
+def _request(arguments: argparse.Namespace, imagen: Imagen, caption: Caption) -> Any:
+    """Return a function from a seed to the request of a caption."""
+    typed = {option.name: getattr(arguments, option.name) for option in options.SAMPLING}
+    settings = argparse.Namespace(**{**typed, **caption.own})
+    samplings = _until(imagen.samplings(**options.sampling_changes(settings)), arguments)
+    negative = caption.own.get("NEGATIVE", arguments.NEGATIVE)
+    ratio = caption.own.get("ASPECT_RATIO", arguments.ASPECT_RATIO)
+    return lambda seed: Request(caption.text, seed, samplings, negative, ratio)
+
+
+def _until(samplings: list[Any], arguments: argparse.Namespace) -> tuple[Any, ...]:
+    last = len(samplings) - 1
+    if arguments.STOP_STAGE is not None and arguments.STOP_STAGE > last:
+        raise UserError(f"--STOP_STAGE {arguments.STOP_STAGE}: the last stage is {last}")
+    return tuple(samplings[: None if arguments.STOP_STAGE is None else arguments.STOP_STAGE + 1])
+
+
+def requests_again(
+    arguments: argparse.Namespace, imagen: Imagen, made: Generation
+) -> list[Request]:
+    """Return the requests of the image that was made so, with what else is typed."""
+    if made.first + len(made.stages) > len(imagen.stages):
+        raise UserError(f"the image was made by {len(made.stages)} stages, which are not here")
+    base = request_of(imagen, made.model_dump(mode="json"))
+    changes = {k: v for k, v in options.sampling_changes(arguments).items() if v is not None}
+    changed = imagen.samplings(**changes)[: len(base.samplings)]
+    default = imagen.samplings()
+    samplings = tuple(
+        own.replace(**{k: getattr(new, k) for k in changes if getattr(new, k) != getattr(old, k)})
+        for own, new, old in zip(base.samplings, changed, default, strict=False)
+    )
+    text = made.text
+    if arguments.CAPTIONS is not None:
+        text = " ".join(arguments.CAPTIONS.split())
+    seed = made.seed if arguments.SEED is None else arguments.SEED
+    print(f"seed: {seed}")
+    return [
+        Request(
+            text,
+            seed + i,
+            _until([*samplings], arguments),
+            made.negative if arguments.NEGATIVE is None else arguments.NEGATIVE,
+            made.aspect_ratio if arguments.ASPECT_RATIO is None else arguments.ASPECT_RATIO,
+        )
+        for i in range(arguments.IMAGES_PER_CAPTION)
+    ]
+
+
+def write_images(arguments: argparse.Namespace, imagen: Imagen, asked: Asked, output: Path) -> int:
+    """Sample what was asked for and is not in ``output`` yet; return the exit code.
+
+    Each batch is written as soon as it is done. A first Ctrl-C is obeyed after the sampling step
+    that it meets, so what is written is whole.
+    """
+    device = resolve_device(arguments.DEVICE)
+    requests = [request_of(imagen, values) for values in asked.images]
+    imagen.text_encoder.to(device)
+    clip = None if asked.clip is None else Path(asked.clip)
+    choice = Choice(clip, imagen, device)
+    text = encoded(imagen, requests)
+    imagen.text_encoder = text  # the encoder's memory is free from here on
+    folder = ImageFolder(output, Path(asked.directory), asked.metadata)
+    done = folder.written * asked.best_of
+    with (
+        StopSignals() as signals,
+        tqdm(total=len(requests), initial=done, unit=" images", mininterval=1.0, miniters=0) as bar,
+    ):
+
+        def step_done(stage: int, step: int, steps: int, _: object) -> None:
+            bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
+            bar.update(0)
+            if signals.received:
+                raise Interrupted(signals.received, "")
+
+        options_ = {
+            "precision": asked.precision,
+            "callback": step_done,
+            "device": device if arguments.OFFLOAD else None,
+        }
+        generator = Generator(imagen, text, asked.model, asked.weights, options_)
+        group = []
+        with suppress(Interrupted):
+            for image, generation in _candidates(generator, requests, asked, done):
+                group.append((image, generation))
+                if len(group) == asked.best_of:
+                    best = choice.best(generation.text, [candidate for candidate, _ in group])
+                    folder.write(*group[best])
+                    group = []
+                bar.update(1)
+    wanted = len(requests) // asked.best_of
+    _print_notes(imagen)
+    _print_written(folder, wanted)
+    return 128 + (signals.received or 0) if folder.written < wanted else 0
+
+
+def _candidates(
+    generator: Generator, requests: Sequence[Request], asked: Asked, done: int
+) -> Iterator[tuple[Image.Image, Generation]]:
+    """Yield the candidates from number ``done`` on; the batches are those of an unstopped run."""
+    if asked.place is not None:
+        if done == 0:
+            batch = [requests[0]] * asked.place.size
+            yield generator.sample(batch, asked.place.tokens)[asked.place.index]
+        return
+    end = 0
+    for batch in batches_of(requests, asked.batch_size):
+        end += len(batch)
+        if end > done:
+            yield from generator.sample(batch)[max(0, done - end + len(batch)) :]
+
+
+def _print_notes(imagen: Imagen) -> None:
+    for note in (*imagen.text_encoder.notes(), *(n for s in imagen.stages for n in s.notes())):
+        print(note)
+
+
+def _print_written(folder: ImageFolder, wanted: int) -> None:
+    """Print how many images there are, and where; write the grid."""
+    stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
+    print(f"{stopped}{wanted} images: {folder.images}")
+    if stopped:
+        print(f"sample the others: python inference.py --CONTINUE {folder.path}")
+    if folder.written:
+        width, height = folder.size
+        shown = f" (the first {folder.shown} images)" if folder.written > folder.shown else ""
+        print(f"{width} x {height} px; grid{shown}: {folder.write_grid()}")

@@ -1,0 +1,132 @@
+"""Many images, batch by batch: what is asked for, which images share a batch, how each was made."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from PIL import Image
+
+from minimagen.imagen import Imagen
+from minimagen.images import to_pil
+from minimagen.storage.directory import Choice
+from minimagen.storage.metadata import Generation, Place
+from minimagen.text.encoded import EncodedCaptions
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image that is asked for.
+
+    Attributes:
+        text: Its caption.
+        seed: Of all its noise.
+        samplings: The settings of each stage that runs.
+        negative: What guidance leads away from, instead of from no caption.
+        aspect_ratio: Width : height, where it is not the cascade's own.
+    """
+
+    text: str
+    seed: int
+    samplings: tuple[Any, ...]
+    negative: str | None = None
+    aspect_ratio: float | None = None
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """Return what is the same for all images of a batch."""
+        return self.samplings, self.aspect_ratio, self.negative is None
+
+    def values(self) -> dict[str, Any]:
+        """Return it as JSON has it, see ``request_of``."""
+        stages = [sampling.model_dump(mode="json") for sampling in self.samplings]
+        return {
+            "text": self.text,
+            "seed": self.seed,
+            "stages": stages,
+            "negative": self.negative,
+            "aspect_ratio": self.aspect_ratio,
+        }
+
+
+def request_of(imagen: Imagen, values: dict[str, Any], first: int = 0) -> Request:
+    """Return the request that has these ``values``; a UserError where the cascade has no such."""
+    stages = imagen.stages[first : first + len(values["stages"])]
+    own = tuple(
+        stage.settings(**each) for stage, each in zip(stages, values["stages"], strict=True)
+    )
+    return Request(values["text"], values["seed"], own, values["negative"], values["aspect_ratio"])
+
+
+def batches_of(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:
+    """Yield the requests in order, at most ``size`` at a time, those of a batch alike."""
+    for _, group in groupby(requests, key=lambda request: request.shared):
+        alike = list(group)
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Samples batches of requests.
+
+    Attributes:
+        imagen: The cascade.
+        text: What is asked for, encoded.
+        model: Hash of its weights.
+        weights: Which they are.
+        options: Of ``Imagen.sample_batches``.
+    """
+
+    imagen: Imagen
+    text: EncodedCaptions
+    model: str
+    weights: tuple[Choice, ...]
+    options: dict[str, Any]
+
+    def sample(
+        self, batch: Sequence[Request], tokens: int = 0
+    ) -> list[tuple[Image.Image, Generation]]:
+        """Return the images of a batch, and how each was made.
+
+        Args:
+            batch: Requests that share what ``Request.shared`` says.
+            tokens: At least so many are the captions padded to.
+        """
+        shared, captions = batch[0], [request.text for request in batch]
+        tokens = max(tokens, self.text.tokens(captions))
+        negatives = [request.negative for request in batch if request.negative is not None]
+        (stages,) = self.imagen.sample_batches(
+            captions,
+            list(shared.samplings),
+            [request.seed for request in batch],
+            **self.options,
+            **({"negative": negatives} if negatives else {}),
+            aspect_ratio=shared.aspect_ratio,
+            batch_size=len(batch),
+            tokens=tokens,
+        )
+        return [
+            (
+                image,
+                self._generation(request, image, Place(size=len(batch), index=i, tokens=tokens)),
+            )
+            for i, (request, image) in enumerate(zip(batch, to_pil(stages[-1]), strict=True))
+        ]
+
+    def _generation(self, request: Request, image: Image.Image, place: Place) -> Generation:
+        return Generation(
+            **request.values(),
+            size=image.size,
+            model=self.model,
+            weights=self.weights,
+            first=self.options.get("first", 0),
+            precision=self.options.get("precision", "auto"),
+            batch=place,
+        )
+
+
+def encoded(imagen: Imagen, requests: Sequence[Request]) -> EncodedCaptions:
+    """Return all captions of some requests, encoded once."""
+    negatives = [request.negative for request in requests if request.negative is not None]
+    return EncodedCaptions(imagen.text_encoder, [*(r.text for r in requests), *negatives])

@@ -1,0 +1,153 @@
+"""What a PNG carries of how it was made: the text that other programs read, and exact JSON."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import Field, model_validator
+
+import minimagen
+from minimagen.checked import Config, PositiveInt
+from minimagen.errors import UserError
+from minimagen.storage.files import replacing
+
+TEXT, EXACT = "parameters", "minimagen"
+"""The text chunks: what AUTOMATIC1111's page began and others read, and our own."""
+
+
+class Place(Config):
+    """Where in its batch an image was sampled: the same shapes give the same bits."""
+
+    size: PositiveInt = 1
+    index: Annotated[int, Field(ge=0)] = 0
+    tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens that the captions were padded to."""
+
+    @model_validator(mode="after")
+    def _index_is_inside(self) -> "Place":
+        if self.index >= self.size:
+            raise ValueError(f"index {self.index} is not inside a batch of {self.size}")
+        return self
+
+
+class Generation(Config):
+    """How an image was made. No paths, and nothing of the user or the machine."""
+
+    text: str
+    """Its caption."""
+    negative: str | None = None
+    """What guidance leads away from, instead of from no caption."""
+    seed: Annotated[int, Field(ge=0)]
+    size: tuple[PositiveInt, PositiveInt]
+    """(width, height) in px."""
+    model: str = ""
+    """Of the weights, see ``directory.model_hash``; empty where it is unknown."""
+    weights: tuple[str | int, ...] = ("final",)
+    """Which averaged weights: of all stages, or one each."""
+    first: Annotated[int, Field(ge=0)] = 0
+    """The stage that sampling began with."""
+    stages: tuple[dict[str, Any], ...]
+    """The sampling settings of each stage that ran."""
+    aspect_ratio: float | None = None
+    """Width : height that was asked for, where it is not the cascade's own."""
+    precision: str = "auto"
+    batch: Place = Place()
+    edit: dict[str, Any] | None = None
+    """What was done to a given image, where there was one."""
+    version: str = minimagen.__version__
+
+
+def parameters_text(generation: Generation) -> str:
+    """Return the text that readers of AUTOMATIC1111's images know: captions, then settings."""
+    negative = [f"Negative prompt: {generation.negative}"] if generation.negative else []
+    pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in _pairs(generation).items())
+    return "\n".join([generation.text, *negative, pairs])
+
+
+def _pairs(generation: Generation) -> dict[str, str]:
+    stages, width, height = generation.stages, *generation.size
+    first = stages[0] if stages else {}
+    values = {
+        "Steps": first.get("timesteps"),
+        "Sampler": first.get("sampler"),
+        "CFG scale": first.get("guidance_scale"),
+        "Seed": generation.seed,
+        "Size": f"{width}x{height}",
+        "Model hash": generation.model[:10] or None,
+    }
+    several = {
+        "Stage steps": "timesteps",
+        "Stage CFG": "guidance_scale",
+        "SR noise level": "aug_level",
+    }
+    for name, key in several.items():
+        if len(stages) > 1 and any(key in stage for stage in stages):
+            values[name] = ",".join(
+                f"{stage.get(key, '-'):g}" if isinstance(stage.get(key), int | float) else "-"
+                for stage in stages
+            )
+    values["Version"] = f"minimagen-cascade {generation.version}"
+    return {key: _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _quoted(value: str) -> str:
+    """Return a value in JSON's quotes where it holds what separates values."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(',:\n"') else value
+
+
+def save_png(path: Path, image: Image.Image, generation: Generation | None = None) -> None:
+    """Write an RGB image as PNG, all of it or nothing, with how it was made where that is given.
+
+    Raises:
+        UserError: If it cannot be written (disk full, no permission).
+    """
+    text = PngInfo()
+    if generation is not None:
+        text.add_itxt(TEXT, parameters_text(generation))
+        text.add_itxt(EXACT, generation.model_dump_json())
+    with replacing(path) as part:
+        image.save(part, format="PNG", pnginfo=text)
+
+
+def read_text(path: str | Path) -> dict[str, str]:
+    """Return the text chunks of an image; empty where it has none.
+
+    Raises:
+        UserError: It is no image, or is unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not an image that can be read: {_first_line(error)}") from None
+
+
+def read_generation(path: str | Path) -> Generation:
+    """Return how an image was made.
+
+    Raises:
+        UserError: It is no image, or does not carry that.
+    """
+    text = read_text(path).get(EXACT)
+    if text is None:
+        raise UserError(
+            f"{path} does not say how it was made: give a PNG of inference.py, as it was written "
+            "(not edited, not sent through a program that drops its text)"
+        )
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: its text {EXACT!r} is not JSON") from None
+    return Generation.read(values, f"{path}: its text {EXACT!r}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
