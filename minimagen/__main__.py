@@ -1,4 +1,4 @@
-"""``python -m minimagen <train|inference|demo|evaluate|clip|reconstruct|data> ...``."""
+"""``python -m minimagen <train|inference|demo|export|evaluate|clip|reconstruct|data> ...``."""
 
 import sys
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a cascade (train.py)",
     "inference": "sample images of captions (inference.py)",
     "demo": "train the demo cascade and sample with it (main.py)",
+    "export": "write weights, configuration and a card: a folder to publish",
     "evaluate": "measure how often the images show what their captions say",
     "clip": "measure what a trained CLIP knows of images it has not seen",
     "reconstruct": "measure what a trained autoencoder leaves of images",

@@ -1,19 +1,36 @@
 """Arguments of ``Imagen.sample``, checked: whatever is given, the result or one clear line."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from minimagen.checked import whole_number
 from minimagen.device import resolve_device
-from minimagen.errors import UserError
+from minimagen.errors import Stopped, UserError
+from minimagen.images import to_pil
+from minimagen.progress import tqdm
 
-Callback = Callable[[int, int, int, Tensor], None]
-"""Called after each step with (stage, step, number of steps, the estimate of the images)."""
+Callback = Callable[[int, int, int, Tensor], bool | None]
+"""Called after each step with (stage, step, number of steps, the estimate of the images). Sampling
+ends with ``Stopped`` where it returns True."""
+OutputType = Literal["pil", "np", "pt"]
+FOREIGN = {
+    "prompt": "captions",
+    "num_inference_steps": "timesteps",
+    "negative_prompt": "negative",
+    "generator": "seed",
+    "num_images_per_prompt": "num_images_per_caption",
+    "callback_on_step_end": "callback",
+    "width": "aspect_ratio",
+    "height": "aspect_ratio",
+}
+"""What other programs call an argument of ``Imagen.sample``."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,18 @@ class Options:
                 f"first is {self.first}: give low_res for a later stage than 0, and then only"
             )
 
+    def report(self, stage: int) -> Callable[[int, int, Tensor], None] | None:
+        """Return the callback of a stage; it raises ``Stopped`` where the user's returns True."""
+        callback = self.callback
+        if callback is None:
+            return None
+
+        def report(step: int, steps: int, x_0_hat: Tensor) -> None:
+            if callback(stage, step, steps, x_0_hat):
+                raise Stopped(f"stopped after step {step + 1} of {steps} of stage {stage}")
+
+        return report
+
     @property
     def visited(self) -> torch.device | None:
         """Return the device that one stage at a time is sent to, if there is one.
@@ -84,6 +113,12 @@ def captions_of(captions: Any) -> list[str]:
     return texts
 
 
+def repeated(captions: list[str], count: Any) -> list[str]:
+    """Return each caption ``count`` times; a UserError unless that is a whole number above 0."""
+    count = whole_number("num_images_per_caption", count, least=1)
+    return [caption for caption in captions for _ in range(count)]
+
+
 def seeds_of(seed: Any, seeds: Any, count: int) -> list[int]:
     """Return a seed for each of ``count`` images: ``seed + i``, or ``seeds`` themselves.
 
@@ -96,8 +131,52 @@ def seeds_of(seed: Any, seeds: Any, count: int) -> list[int]:
     if seed is not None:
         raise UserError("seed and seeds contradict each other; give one of them")
     if not isinstance(seeds, Iterable):
-        raise UserError(f"seeds is {seeds!r}; give one whole number for each caption")
+        raise UserError(f"seeds is {seeds!r}; give one whole number for each image")
     own = [whole_number("seeds", each, least=0) for each in seeds]
     if len(own) != count:
-        raise UserError(f"{len(own)} seeds for {count} captions; give one each")
+        raise UserError(f"{len(own)} seeds for {count} images; give one each")
     return own
+
+
+def refuse_foreign(names: Iterable[str]) -> None:
+    """Raise a UserError for an argument that has another name here; it says which."""
+    for name in names:
+        if name in FOREIGN:
+            raise UserError(f"there is no argument {name!r}; give `{FOREIGN[name]}` instead")
+
+
+def output_of(images: Tensor, kind: OutputType) -> Any:
+    """Return images, [n 3 h w] in [-1, 1], as a list, or all in one array.
+
+    Args:
+        images: In model space.
+        kind: ``pil``: PIL images; ``np``: float32 [n h w 3] in [0, 1]; ``pt``: the same as a tensor
+            [n 3 h w].
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    if kind not in get_args(OutputType):
+        raise UserError(f"`output_type` is {kind!r}; give one of {', '.join(get_args(OutputType))}")
+    if kind == "pil":
+        return to_pil(images)
+    unit = (images.float() / 2 + 0.5).clamp(0.0, 1.0)
+    return unit if kind == "pt" else rearrange(unit, "n c h w -> n h w c").numpy()
+
+
+@contextmanager
+def shown(callback: Callback | None, on: bool) -> Iterator[Callback | None]:
+    """Yield a callback that moves a progress bar too, if it is ``on``."""
+    if not on:
+        yield callback
+        return
+    with tqdm(unit=" steps", leave=False) as bar:
+
+        def report(stage: int, step: int, steps: int, x_0_hat: Tensor) -> bool | None:
+            bar.set_description(f"stage {stage}", refresh=False)
+            bar.total = steps
+            bar.n = step + 1
+            bar.refresh()
+            return callback(stage, step, steps, x_0_hat) if callback else None
+
+        yield report

@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """Sampling was stopped by its callback. Batches that were finished before are kept."""
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """Return ``"; did you mean 'X'?"`` for the valid name nearest to ``given``, or ``""``."""
     nearest = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.6)

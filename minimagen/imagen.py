@@ -12,7 +12,6 @@ on the text and on the image before, noised a little, so that they learn to repa
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minimagen.arguments import Options, captions_of, seeds_of
+from minimagen.arguments import (
+    Options,
+    OutputType,
+    captions_of,
+    output_of,
+    refuse_foreign,
+    repeated,
+    seeds_of,
+    shown,
+)
 from minimagen.config import ImagenConfig
 from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
@@ -31,10 +39,11 @@ from minimagen.stages.build import build_parts
 from minimagen.stages.stage import Condition, Stage, settings_of
 from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
 from minimagen.storage.pretrained import Identified, PartIdentity, load_learners
+from minimagen.storage.sharing import Shared
 from minimagen.text.encoding import TextEncoder, encode_batch
 
 
-class Imagen(nn.Module):
+class Imagen(nn.Module, Shared):
     """A text encoder and a cascade of stages.
 
     Args:
@@ -80,7 +89,7 @@ class Imagen(nn.Module):
                         text.embeds.to(here), text.mask.to(here), low_res, sizes[i]
                     )
                     noise = SeededNoise(seeds[rows], i)
-                    report = partial(how.callback, i) if how.callback else None
+                    report = how.report(i)
                     sampled = self.stages[i].sample(condition, noise, sampling, callback=report)
                     images.append(sampled.cpu())
             yield images[-len(samplings) :]
@@ -96,25 +105,36 @@ class Imagen(nn.Module):
         self,
         captions: str | Iterable[str],
         *,
+        num_images_per_caption: int = 1,
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
+        output_type: OutputType = "pil",
+        progress: bool = True,
         **settings: Any,
     ) -> Any:
-        """Return the image of a caption, or a list with one image for each of several captions.
+        """Return the image of a caption, or a list of those of several captions.
 
         Args:
             captions: What to sample.
+            num_images_per_caption: Above 1, or for several captions, the result is a list, caption
+                by caption.
             seed: Image i gets the seed ``seed + i``; a fresh one by default.
-            seeds: One for each caption, instead of ``seed``.
+            seeds: One for each image, instead of ``seed``.
+            output_type: ``pil``, ``np`` or ``pt``, see ``output_of``.
+            progress: Whether a bar shows stage and step.
             settings: Options such as ``batch_size`` (see ``Options``), and changes to sampling such
                 as ``guidance_scale`` (see ``samplings``); what is not valid is a UserError.
         """
-        texts = captions_of(captions)
+        refuse_foreign(settings)
+        texts = repeated(captions_of(captions), num_images_per_caption)
         options = {name: settings.pop(name) for name in Options.names() & settings.keys()}
         own_seeds = seeds_of(seed, seeds, len(texts))
         samplings = self.samplings(**settings)[options.get("first", 0) :]
-        images = self.sample_stages(texts, samplings, own_seeds, **options)[-1] if texts else []
-        return images[0] if isinstance(captions, str) else images
+        with shown(options.pop("callback", None), progress) as callback:
+            batches = self.sample_batches(texts, samplings, own_seeds, callback=callback, **options)
+            finals = [stages[-1] for stages in batches]
+        images = output_of(torch.cat(finals), output_type) if finals else []
+        return images[0] if isinstance(captions, str) and len(texts) == 1 else images
 
     def samplings(self, **settings: Any) -> list[Any]:
         """Return each stage's ``SamplingConfig``, fields changed for all stages or one each."""
@@ -134,7 +154,11 @@ class Imagen(nn.Module):
 
     @classmethod
     def from_directory(
-        cls, path: str | Path, text_encoder: TextEncoder | None = None, weights: Choices = "final"
+        cls,
+        path: str | Path,
+        text_encoder: TextEncoder | None = None,
+        *,
+        weights: Choices = "final",
     ) -> "Imagen":
         """Return the trained cascade of a directory; ``weights`` are those of ``load_learners``."""
         directory = TrainingDirectory.open(path)

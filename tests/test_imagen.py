@@ -194,7 +194,7 @@ def test_a_stage_is_sent_back_before_the_next_one_is_sent(imagen, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": [1]}, "1 seeds for 2 captions"),
+        ({"seeds": [1]}, "1 seeds for 2 images"),
         ({"guidance_scale": (1.0, 2.0, 3.0)}, "3 values for 2 stages"),
         ({"sampler": "ddmp"}, "sampler"),
         ({"timesteps": 0}, "timesteps"),
@@ -209,7 +209,7 @@ def test_a_stage_is_sent_back_before_the_next_one_is_sent(imagen, monkeypatch):
         ({"seed": 1, "seeds": [1, 2]}, "seed and seeds contradict each other"),
         ({"seed": "x"}, "`seed` is 'x'; give a whole number"),
         ({"seeds": ["x", 1]}, "`seeds` is 'x'; give a whole number"),
-        ({"seeds": 3}, "seeds is 3; give one whole number for each caption"),
+        ({"seeds": 3}, "seeds is 3; give one whole number for each image"),
         ({"guidance": 2.0}, "unknown key 'guidance'"),
         ({"aspect_ratio": "3:2"}, "aspect_ratio '3:2' is not a number above 0"),
         ({"first": 1}, "first is 1: give low_res"),

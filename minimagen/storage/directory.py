@@ -171,19 +171,24 @@ def stamped(prefix: str) -> Path:
 
 def write_parameters(folder: Path, parameters: Parameters) -> None:
     """Write the full configuration: imagen.json, one file per learner, training.json, data.json."""
-    imagen = parameters.imagen.model_dump(mode="json")
+    write_imagen(folder, parameters.imagen)
+    write_json(folder / "training.json", parameters.training.model_dump(mode="json"))
+    write_json(folder / "data.json", parameters.data.model_dump(mode="json"))
+
+
+def write_imagen(folder: Path, config: ImagenConfig) -> None:
+    """Write the configuration of a cascade: imagen.json, and one file per learner."""
+    imagen = config.model_dump(mode="json")
     if (clip := imagen.pop("clip")) is not None:
         write_json(folder / "clip.json", clip)
     for i, autoencoder in enumerate(imagen.pop("autoencoders")):
         write_json(folder / f"autoencoder_{i}.json", autoencoder)
     if not imagen["labels"]:
         del imagen["labels"]
-    names = parameters.imagen.learner_names[parameters.imagen.first_stage :]
+    names = config.learner_names[config.first_stage :]
     for name, stage in zip(names, imagen.pop("stages"), strict=True):
         write_json(folder / f"{name}.json", stage)
     write_json(folder / "imagen.json", imagen)
-    write_json(folder / "training.json", parameters.training.model_dump(mode="json"))
-    write_json(folder / "data.json", parameters.data.model_dump(mode="json"))
 
 
 def read_parameter_values(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""``python -m minimagen export``: a training directory -> a folder to publish."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minimagen.cli import options
+from minimagen.cli.arguments import Parser, run
+from minimagen.cli.options import Option
+from minimagen.errors import UserError
+from minimagen.storage.card import NO_DATA, NO_FIGURES, Facts, figures_table
+from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+from minimagen.storage.files import read_json, read_lines
+
+OPTIONS = {
+    "what to export": (
+        options.WEIGHTS,
+        Option("PUSH", "p", "Repository of the Hugging Face hub to upload it to, owner/name; it is "
+               "private unless --PUBLIC is given", shown="none"),
+        Option("PUBLIC", "pu", "With --PUSH: for all to see", bool),
+    )
+}  # fmt: skip
+EXAMPLES = """  python -m minimagen export training_20261120_220000 my_model
+  python -m minimagen export training_20261120_220000 my_model --PUSH me/my_model"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write weights, configuration and a card; return the exit code."""
+    arguments = Parser(
+        "python -m minimagen export", __doc__ or "", EXAMPLES, OPTIONS,
+        DIR="training directory", OUT="folder to write, new or empty",
+    ).parse(argv)  # fmt: skip
+    if arguments.PUSH is not None and arguments.PUSH.count("/") != 1:
+        raise UserError(f"--PUSH {arguments.PUSH} must be owner/name")
+    directory = TrainingDirectory.open(arguments.dir)
+    facts, own = facts_of(directory), directory.path / "README.md"
+    from minimagen.imagen import Imagen
+
+    imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS)
+    name = arguments.PUSH or Path(arguments.out).resolve().name
+    card = own.read_text("utf-8") if own.is_file() else imagen.card(name, facts)
+    out = imagen.save_pretrained(arguments.out, card)
+    print(f"{out}: weights, parameters and README.md; read it before you publish it")
+    print(f'generate with it: python inference.py -d {out} -c "{facts.caption}"')
+    if arguments.PUSH is not None:
+        print(imagen.push_to_hub(arguments.PUSH, private=not arguments.PUBLIC, readme=card))
+    return 0
+
+
+def facts_of(directory: TrainingDirectory) -> Facts:
+    """Return what a training directory says of its data, training and figures."""
+    values = read_parameter_values(directory.parameters)
+    captions = directory.sample_captions
+    first = [line for line in read_lines(captions) if line.strip()] if captions.is_file() else []
+    return Facts(
+        caption=first[0].strip() if first else "a caption",
+        data=_data(values.get("data")),
+        training=_training(directory, values.get("training")),
+        figures=_figures(directory.path / "evaluation.json"),
+    )
+
+
+def _data(values: dict[str, Any] | None) -> str:
+    if values is None:
+        return NO_DATA
+    name = Path(str(values.get("dataset"))).name  # no path of this machine
+    return f"`{name}`, captions from `{values.get('caption_column')}`."
+
+
+def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> str:
+    if values is None:
+        return NO_DATA
+    rows = [json.loads(line) for line in _whole_lines(directory.metrics)]
+    steps: dict[str, int] = {}
+    for row in rows:
+        if isinstance(row.get("step"), int):
+            name = row.get("learner", f"stage {row.get('stage')}")
+            steps[name] = max(row["step"], steps.get(name, 0))
+    done = ", ".join(f"{number:,} steps of {name}" for name, number in steps.items())
+    return f"Batches of {values.get('batch_size')} images{': ' if done else ''}{done}."
+
+
+def _whole_lines(path: Path) -> list[str]:
+    return read_lines(path)[:-1] if path.is_file() else []
+
+
+def _figures(path: Path) -> str:
+    if not path.is_file():
+        return NO_FIGURES
+    values = read_json(path)
+    rows = values.get("figures") if isinstance(values, dict) else None
+    if not isinstance(rows, list):
+        raise UserError(f"{path} has no figures; write it again with python -m minimagen evaluate")
+    return figures_table(rows)
+
+
+entry = partial(run, main)

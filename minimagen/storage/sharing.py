@@ -1,0 +1,140 @@
+"""Cascades that are shared: a folder, or a repository of the hub, of weights and configuration."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+from minimagen.config import ImagenConfig
+from minimagen.errors import UserError
+from minimagen.storage.card import NO_FACTS, Facts, card
+from minimagen.storage.checkpoint import save_weights
+from minimagen.storage.directory import Choices, TrainingDirectory, new_output, write_imagen
+from minimagen.storage.files import replacing
+from minimagen.storage.pretrained import Identified
+
+KEPT = ("parameters/*.json", "state_dicts/*.safetensors", "README.md")
+"""All that is published and fetched: no pickles, no code."""
+
+
+class Shared:
+    """What is saved to a folder or the hub, and loaded from there.
+
+    Attributes:
+        config: The whole cascade.
+        learners: All that is trained, in order.
+    """
+
+    config: ImagenConfig
+    text_encoder: Any
+    learners: list[Identified]
+
+    @classmethod
+    def from_directory(cls, path: str | Path, *, weights: Choices = "final") -> Self:
+        """Return the cascade of a training directory, or of a published folder."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path, readme: str | None = None) -> Path:
+        """Write weights, configuration and a model card; return the folder.
+
+        Args:
+            folder: New or empty.
+            readme: The model card; one of what the weights show, by default.
+
+        Raises:
+            UserError: The folder has files, or a part of the cascade is a path of this machine.
+        """
+        path = new_output(folder, "model")
+        for named in _named(self.config):
+            if Path(named).exists():
+                raise UserError(
+                    f"the cascade is made of {named}, which is a path of this machine: publish that "
+                    "one on the hub, and name it so in the parameters"
+                )
+        write_imagen(path / "parameters", self.config)
+        directory = TrainingDirectory(path)
+        for learner in self.learners:
+            identity = learner.identity(self.config, self.text_encoder)
+            save_weights(
+                directory.weights(learner.name),
+                learner.state_dict(),
+                {"stage": identity.model_dump(mode="json")},
+            )
+        with replacing(path / "README.md") as part:
+            part.write_text(self.card(path.resolve().name) if readme is None else readme, "utf-8")
+        return path
+
+    def card(self, name: str, facts: Facts = NO_FACTS) -> str:
+        """Return a model card; ``facts`` is what the weights do not show."""
+        count = sum(p.numel() for learner in self.learners for p in learner.parameters())
+        return card(name, self.config, count, facts)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, weights: Choices = "final"
+    ) -> Self:
+        """Return the cascade of a folder, or of a repository of the Hugging Face hub.
+
+        Args:
+            name: A folder that ``save_pretrained`` or ``train.py`` made, or ``owner/name``.
+            revision: Branch, tag or commit of the repository.
+            weights: ``final``, ``best`` or a step.
+
+        Raises:
+            UserError: It is neither, or cannot be fetched.
+        """
+        if Path(name).exists() or str(name).count("/") != 1:
+            return cls.from_directory(name, weights=weights)
+        return cls.from_directory(fetched(str(name), revision), weights=weights)
+
+    def push_to_hub(
+        self, repository: str, *, private: bool = True, readme: str | None = None
+    ) -> str:
+        """Upload what ``save_pretrained`` writes; return the URL. The token is that of the login.
+
+        Raises:
+            UserError: The hub refuses, or is not reached.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.save_pretrained(Path(folder) / repository.rpartition("/")[2], readme)
+            try:
+                api.create_repo(repository, private=private, exist_ok=True)
+                done = api.upload_folder(
+                    repo_id=repository, folder_path=path, allow_patterns=list(KEPT)
+                )
+            except (HfHubHTTPError, OSError, ValueError) as error:
+                raise UserError(
+                    f"cannot push to {repository}: {_first_line(error)}; log in with `hf auth "
+                    "login` or HF_TOKEN"
+                ) from None
+        return str(done)
+
+
+def fetched(name: str, revision: str | None = None) -> Path:
+    """Return the local copy of a repository's weights and configuration.
+
+    Raises:
+        UserError: There is none, here or on the hub.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(name, revision=revision, allow_patterns=list(KEPT))
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
+        raise UserError(
+            f"{name} is no folder here and cannot be fetched from the hub: {_first_line(error)}"
+        ) from None
+    return Path(found)
+
+
+def _named(config: ImagenConfig) -> list[str]:
+    """Return the parts that are named by a path or a hub id instead of being in the cascade."""
+    autoencoders = [stage.autoencoder for stage in config.stages]
+    return [name for name in (config.text_encoder_name, *autoencoders) if isinstance(name, str)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
