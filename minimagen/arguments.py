@@ -1,7 +1,7 @@
 """Arguments of ``Imagen.sample``, checked: whatever is given, the result or one clear line."""
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -11,8 +11,11 @@ from einops import rearrange
 from torch import Tensor
 
 from minimagen.checked import whole_number
+from minimagen.config import Size
 from minimagen.device import resolve_device
+from minimagen.draws import Noise, SeededNoise
 from minimagen.errors import Stopped, UserError
+from minimagen.given import Given
 from minimagen.images import to_pil
 from minimagen.progress import tqdm
 
@@ -40,8 +43,17 @@ class Options:
     Attributes:
         first: The stage to begin with; a later one than 0 enlarges ``low_res``.
         low_res: One image for each caption, [n 3 h w] in [-1, 1]; see ``first``.
+        init_images: Images to edit, one for each caption, [n 3 h w] in [-1, 1]: every stage begins
+            with them, at its own size.
+        strength: The time in (0, 1] that ``init_images`` are noised to: 1 keeps nothing of them.
+        mask: [n 1 h w], like ``init_images``: 1 where they are sampled anew, 0 where they are kept.
+        resample: How often each step is taken, with a ``mask``.
+        negative: What guidance leads away from, instead of from no caption: one caption for all
+            images, or one each. Without guidance it changes nothing.
         aspect_ratio: Width : height of the images; the nearest is taken that the cascade can sample
             with as many pixels. A cascade learns it with ``aspect_buckets``.
+        encoder: Encodes the captions, instead of the cascade's own text encoder.
+        noise: Returns the noise of images with some seeds in a stage.
         batch_size: Images sampled at once.
         precision: ``auto``, ``fp32`` or ``bf16``.
         tokens: The captions are padded to at least so many tokens. The bits of an image depend on
@@ -53,7 +65,14 @@ class Options:
 
     first: int = 0
     low_res: Tensor | None = None
+    init_images: Tensor | None = None
+    strength: float = 1.0
+    mask: Tensor | None = None
+    resample: int = 1
+    negative: str | Sequence[str] | None = None
     aspect_ratio: float | None = None
+    encoder: Any = None
+    noise: Callable[[Sequence[int], int], Noise] = SeededNoise
     batch_size: int = 64
     precision: str = "auto"
     tokens: int = 0
@@ -64,10 +83,44 @@ class Options:
         whole_number("batch_size", self.batch_size, least=1)
         whole_number("first", self.first, least=0)
         whole_number("tokens", self.tokens, least=0)
+        whole_number("resample", self.resample, least=1)
+        if not (isinstance(self.strength, int | float) and 0.0 < self.strength <= 1.0):
+            raise UserError(f"`strength` is {self.strength!r}; give a number above 0, at most 1")
+        if self.init_images is None and (self.mask is not None or self.strength != 1.0):
+            raise UserError("`mask` and `strength` are of an image: give `init_image` too")
+        if self.mask is not None and self.init_images is not None:
+            if self.mask.shape[-2:] != self.init_images.shape[-2:]:
+                sizes = [
+                    f"{w} x {h}" for h, w in (self.mask.shape[-2:], self.init_images.shape[-2:])
+                ]
+                raise UserError(
+                    f"the `mask` is {sizes[0]}, the image {sizes[1]} pixels: they must match"
+                )
+            if not self.mask.any():
+                raise UserError(
+                    "the `mask` is black everywhere: what is white in it is sampled anew"
+                )
         if (self.first > 0) != (self.low_res is not None):
             raise UserError(
                 f"first is {self.first}: give low_res for a later stage than 0, and then only"
             )
+
+    def given(self, rows: slice, size: Size) -> Given | None:
+        """Return what the images ``rows`` of a batch are edited from, at a stage's size."""
+        if self.init_images is None:
+            return None
+        mask = None if self.mask is None else self.mask[rows]
+        return Given(self.init_images[rows], self.strength, mask, self.resample).at(size)
+
+    def negatives(self, rows: slice, count: int) -> list[str] | None:
+        """Return the negative captions of the images ``rows`` of ``count``."""
+        if self.negative is None:
+            return None
+        several = not isinstance(self.negative, str) and isinstance(self.negative, Iterable)
+        each: list[Any] = [*self.negative] if several else [self.negative] * count
+        if len(each) != count or not all(isinstance(text, str) for text in each):
+            raise UserError(f"`negative` is {self.negative!r}; give one caption, or {count}")
+        return each[rows]
 
     def report(self, stage: int) -> Callable[[int, int, Tensor], None] | None:
         """Return the callback of a stage; it raises ``Stopped`` where the user's returns True."""
@@ -94,6 +147,18 @@ class Options:
     def names(cls) -> set[str]:
         """Return the names of all options."""
         return {field.name for field in fields(cls)}
+
+
+def _check_mask(mask: Tensor, images: Tensor) -> None:
+    """Raise a UserError for a mask of another size, or one that leaves all as it is."""
+    if mask.shape[-2:] != images.shape[-2:]:
+        (height, width), (rows, columns) = mask.shape[-2:], images.shape[-2:]
+        raise UserError(
+            f"the `mask` is {width} x {height}, the image {columns} x {rows} pixels; give one of "
+            "the image's size"
+        )
+    if not mask.any():
+        raise UserError("the `mask` is black everywhere; what is white in it is sampled anew")
 
 
 def captions_of(captions: Any) -> list[str]:

@@ -1,11 +1,12 @@
 """Many images, batch by batch: what is asked for, which images share a batch, how each was made."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
@@ -67,6 +68,40 @@ def batches_of(requests: Sequence[Request], size: int) -> Iterator[list[Request]
 
 
 @dataclass(frozen=True)
+class Edit:
+    """An image that is given, and what is done to it; see ``Options``. One for all images.
+
+    Attributes:
+        init_images: [1 3 h w].
+        mask: [1 1 h w].
+        low_res: [1 3 h w], what stage ``first`` enlarges.
+    """
+
+    init_images: Tensor | None = None
+    mask: Tensor | None = None
+    strength: float = 1.0
+    resample: int = 1
+    low_res: Tensor | None = None
+    first: int = 0
+
+    def options(self, count: int) -> dict[str, Any]:
+        """Return the options of a batch of ``count`` images."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return what is kept with the images: not the image itself."""
+        if self.low_res is not None:
+            return {"kind": "upscale"}
+        kind = "image to image" if self.mask is None else "inpainting"
+        return {"kind": kind, "strength": self.strength, "resample": self.resample}
+
+
+@dataclass(frozen=True)
 class Generator:
     """Samples batches of requests.
 
@@ -76,6 +111,7 @@ class Generator:
         model: Hash of its weights.
         weights: Which they are.
         options: Of ``Imagen.sample_batches``.
+        edit: The image that is given, if there is one.
     """
 
     imagen: Imagen
@@ -83,6 +119,7 @@ class Generator:
     model: str
     weights: tuple[Choice, ...]
     options: dict[str, Any]
+    edit: Edit | None = None
 
     def sample(
         self, batch: Sequence[Request], tokens: int = 0
@@ -101,6 +138,7 @@ class Generator:
             list(shared.samplings),
             [request.seed for request in batch],
             **self.options,
+            **(self.edit.options(len(batch)) if self.edit else {}),
             **({"negative": negatives} if negatives else {}),
             aspect_ratio=shared.aspect_ratio,
             batch_size=len(batch),
@@ -120,7 +158,8 @@ class Generator:
             size=image.size,
             model=self.model,
             weights=self.weights,
-            first=self.options.get("first", 0),
+            first=self.edit.first if self.edit else 0,
+            edit=self.edit.described if self.edit else None,
             precision=self.options.get("precision", "auto"),
             batch=place,
         )

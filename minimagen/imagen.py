@@ -13,7 +13,6 @@ on the text and on the image before, noised a little, so that they learn to repa
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,12 +32,10 @@ from minimagen.arguments import (
 from minimagen.config import ImagenConfig
 from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
-from minimagen.draws import SeededNoise
 from minimagen.images import to_pil
 from minimagen.stages.build import build_parts
 from minimagen.stages.stage import Condition, Stage, settings_of
-from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
-from minimagen.storage.pretrained import Identified, PartIdentity, load_learners
+from minimagen.storage.pretrained import Identified, PartIdentity
 from minimagen.storage.sharing import Shared
 from minimagen.text.encoding import TextEncoder, encode_batch
 
@@ -79,17 +76,21 @@ class Imagen(nn.Module, Shared):
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
-            encoder = self.text_encoder.to(how.visited or self.device)
+            encoder = how.encoder or self.text_encoder.to(how.visited or self.device)
             text = encode_batch(encoder, captions[rows], how.tokens)
+            against = how.negatives(rows, len(captions))
+            negative = None if against is None else encode_batch(encoder, against)
             images = [] if how.low_res is None else [how.low_res[rows]]
             for i, sampling in enumerate(samplings, how.first):
                 with visiting(self.stages[i], how.visited) as here, autocast(here, how.precision):
-                    low_res = images[-1].to(here) if images else None
                     condition = Condition(
-                        text.embeds.to(here), text.mask.to(here), low_res, sizes[i]
+                        *text.to(here).pair,
+                        low_res=images[-1].to(here) if images else None,
+                        size=sizes[i],
+                        negative=negative and negative.to(here),
+                        given=how.given(rows, sizes[i]),
                     )
-                    noise = SeededNoise(seeds[rows], i)
-                    report = how.report(i)
+                    noise, report = how.noise(seeds[rows], i), how.report(i)
                     sampled = self.stages[i].sample(condition, noise, sampling, callback=report)
                     images.append(sampled.cpu())
             yield images[-len(samplings) :]
@@ -144,27 +145,6 @@ class Imagen(nn.Module, Shared):
     def device(self) -> torch.device:
         """Return where the first stage is."""
         return next([*self.stages, *self.frozen][0].parameters()).device
-
-    @classmethod
-    def from_parameters(
-        cls, folder: str | Path, text_encoder: TextEncoder | None = None, seed: int = 0
-    ) -> "Imagen":
-        """Return an untrained cascade from a parameters directory."""
-        return cls(read_imagen_config(Path(folder)), text_encoder, seed)
-
-    @classmethod
-    def from_directory(
-        cls,
-        path: str | Path,
-        text_encoder: TextEncoder | None = None,
-        *,
-        weights: Choices = "final",
-    ) -> "Imagen":
-        """Return the trained cascade of a directory; ``weights`` are those of ``load_learners``."""
-        directory = TrainingDirectory.open(path)
-        imagen = cls(read_imagen_config(directory.parameters), text_encoder)
-        load_learners(imagen, directory, weights)
-        return imagen.eval()
 
     def identity(self, i: int) -> PartIdentity:
         """Return what weights of learner ``i`` depend on."""

@@ -1,6 +1,7 @@
 """``inference.py``: a caption, or a file of captions -> images."""
 
 import argparse
+import secrets
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
-from minimagen.cli import options
+from minimagen.cli import editing, options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.captions import (
     ASPECT_RATIO,
@@ -72,6 +73,7 @@ OPTIONS = {
         Option("STOP_STAGE", "ss", "The last stage that samples, from 0: small images, soon",
                Annotated[int, Field(ge=0)], shown="the last one"),
     ),
+    "a given image, images that belong together": editing.OPTIONS,
     "run": (
         options.DEVICE,
         options.PRECISION,
@@ -120,6 +122,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
         )
     if arguments.FROM_IMAGE is not None and (arguments.SEEDS or arguments.BEST_OF > 1):
         raise UserError("--FROM_IMAGE is one image; leave out --SEEDS and --BEST_OF")
+    editing.check(arguments)
     if arguments.CONTINUE is not None:
         every = [option for group in OPTIONS.values() for option in group]
         given = {
@@ -165,6 +168,9 @@ def sample(
 ) -> int:
     """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
     imagen = _load(arguments, directory.path)
+    edit = editing.edit_of(arguments, imagen)
+    if any(getattr(arguments, name) for name in editing.ALONE):
+        return _together(arguments, imagen, captions)
     from minimagen.cli.sampling import Asked, requests_of, write_images
     from minimagen.storage.directory import new_output, read_parameter_values
 
@@ -174,8 +180,20 @@ def sample(
     requests = requests_of(arguments, imagen, captions)
     asked = Asked.of(arguments, directory, requests)
     output = new_output(arguments.OUTPUT, "generated_images")
-    write_json(output / REQUEST, asked.model_dump(mode="json"))
-    return write_images(arguments, imagen, asked, output)
+    if edit is None:  # else --CONTINUE would need the image too
+        write_json(output / REQUEST, asked.model_dump(mode="json"))
+    return write_images(arguments, imagen, asked, output, edit)
+
+
+def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption]) -> int:
+    """Write images that belong together; return the exit code."""
+    from minimagen.storage.directory import new_output
+
+    if arguments.SEED is None:
+        arguments.SEED = secrets.randbits(32)
+        print(f"seed: {arguments.SEED}")
+    output = new_output(arguments.OUTPUT, "generated_images")
+    return editing.belong_together(arguments, imagen, captions, output)
 
 
 def go_on(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ class Option:
         path: Of the configuration value that it sets; ``"*"`` stands for every stage.
         also: Other names of it, in Python or in other programs; for hints.
         alone: Its value where it is given without one; None where that is an error.
+        several: Whether it takes several values, with spaces between them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Option:
     path: KeyPath = ()
     also: tuple[str, ...] = ()
     alone: Any = None
+    several: bool = False
 
     but = dataclasses.replace
 
@@ -61,6 +63,8 @@ class Option:
         kind = _plain(self.type)
         letters = {int: "N", float: "X", Path: "PATH"}
         values = f"{{{','.join(get_args(kind))}}}" if get_args(kind) else letters.get(kind, "TEXT")
+        if self.several:
+            common |= {"nargs": "+"}
         if self.alone is not None:
             common |= {"nargs": "?", "const": self.alone}
         return common | {"metavar": values, "default": self.default, "type": self.parse}

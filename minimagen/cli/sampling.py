@@ -16,7 +16,7 @@ from minimagen.cli.captions import Caption
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
 from minimagen.evaluation.choice import Choice
-from minimagen.generating import Generator, Request, batches_of, encoded, request_of
+from minimagen.generating import Edit, Generator, Request, batches_of, encoded, request_of
 from minimagen.imagen import Imagen
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
@@ -101,13 +101,15 @@ def _request(arguments: argparse.Namespace, imagen: Imagen, caption: Caption) ->
     """Return a function from a seed to the request of a caption."""
     typed = {option.name: getattr(arguments, option.name) for option in options.SAMPLING}
     settings = argparse.Namespace(**{**typed, **caption.own})
-    samplings = _until(imagen.samplings(**options.sampling_changes(settings)), arguments)
+    first = 0 if arguments.UPSCALE is None else arguments.START_STAGE
+    changes = options.sampling_changes(settings)
+    samplings = _until(imagen.samplings(**changes), arguments)[first:]
     negative = caption.own.get("NEGATIVE", arguments.NEGATIVE)
     ratio = caption.own.get("ASPECT_RATIO", arguments.ASPECT_RATIO)
     return lambda seed: Request(caption.text, seed, samplings, negative, ratio)
 
 
-def _until(samplings: list[Any], arguments: argparse.Namespace) -> tuple[Any, ...]:
+def _until(samplings: Sequence[Any], arguments: argparse.Namespace) -> tuple[Any, ...]:
     last = len(samplings) - 1
     if arguments.STOP_STAGE is not None and arguments.STOP_STAGE > last:
         raise UserError(f"--STOP_STAGE {arguments.STOP_STAGE}: the last stage is {last}")
@@ -120,14 +122,13 @@ def requests_again(
     """Return the requests of the image that was made so, with what else is typed."""
     if made.first + len(made.stages) > len(imagen.stages):
         raise UserError(f"the image was made by {len(made.stages)} stages, which are not here")
-    base = request_of(imagen, made.model_dump(mode="json"))
-    changes = {k: v for k, v in options.sampling_changes(arguments).items() if v is not None}
-    changed = imagen.samplings(**changes)[: len(base.samplings)]
-    default = imagen.samplings()
-    samplings = tuple(
-        own.replace(**{k: getattr(new, k) for k in changes if getattr(new, k) != getattr(old, k)})
-        for own, new, old in zip(base.samplings, changed, default, strict=False)
-    )
+    values = made.model_dump(mode="json")
+    for name, value in options.sampling_changes(arguments).items():
+        each = per_stage(name, value, len(imagen.stages))[made.first :]
+        for stage, own in zip(values["stages"], each, strict=False):
+            if own is not None and name in stage:
+                stage[name] = own
+    samplings = request_of(imagen, values, made.first).samplings
     text = made.text
     if arguments.CAPTIONS is not None:
         text = " ".join(arguments.CAPTIONS.split())
@@ -137,7 +138,7 @@ def requests_again(
         Request(
             text,
             seed + i,
-            _until([*samplings], arguments),
+            _until(samplings, arguments),
             made.negative if arguments.NEGATIVE is None else arguments.NEGATIVE,
             made.aspect_ratio if arguments.ASPECT_RATIO is None else arguments.ASPECT_RATIO,
         )
@@ -145,14 +146,21 @@ def requests_again(
     ]
 
 
-def write_images(arguments: argparse.Namespace, imagen: Imagen, asked: Asked, output: Path) -> int:
+def write_images(
+    arguments: argparse.Namespace,
+    imagen: Imagen,
+    asked: Asked,
+    output: Path,
+    edit: Edit | None = None,
+) -> int:
     """Sample what was asked for and is not in ``output`` yet; return the exit code.
 
     Each batch is written as soon as it is done. A first Ctrl-C is obeyed after the sampling step
     that it meets, so what is written is whole.
     """
     device = resolve_device(arguments.DEVICE)
-    requests = [request_of(imagen, values) for values in asked.images]
+    first = edit.first if edit else 0
+    requests = [request_of(imagen, values, first) for values in asked.images]
     imagen.text_encoder.to(device)
     clip = None if asked.clip is None else Path(asked.clip)
     choice = Choice(clip, imagen, device)
@@ -176,7 +184,7 @@ def write_images(arguments: argparse.Namespace, imagen: Imagen, asked: Asked, ou
             "callback": step_done,
             "device": device if arguments.OFFLOAD else None,
         }
-        generator = Generator(imagen, text, asked.model, asked.weights, options_)
+        generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
         group = []
         with suppress(Interrupted):
             for image, generation in _candidates(generator, requests, asked, done):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,19 +16,22 @@ from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import DiffusionConfig, LossConfig, SamplingConfig, Size
 from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.guidance import Overshoot, guided, thresholded
+from minimagen.diffusion.inpainting import Resampled, inpainted
 from minimagen.diffusion.loss import loss_weight, per_example_error, training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import Denoiser, Step, build_step, integrate
 from minimagen.diffusion.schedule import Cosine, Level, build_schedule, level_at, sampling_times
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
+from minimagen.given import shrunk
 from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
 from minimagen.networks.embeddings import TextContext
 from minimagen.networks.unet import UNet
 from minimagen.stages.coded import CodedStage
 from minimagen.stages.crop import crop_together
-from minimagen.stages.stage import Callback, Condition, Start
+from minimagen.stages.stage import Callback, Condition, Start, guidance_text
+from minimagen.text.encoding import TextEncoding
 
 ERROR_TIMES = (0.2, 0.4, 0.6, 0.8)
 
@@ -163,7 +167,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         return x_0, low_res.enlarged(size_of(x_0))
 
     @torch.no_grad()
-    def _encoded(self, images: Tensor, moments: Tensor | None, draws: Draws) -> Tensor:
+    def _encoded(self, images: Tensor, moments: Tensor | None, draws: Draws | None) -> Tensor:
         """Return what is denoised of images, of which ``moments`` may be known already."""
         with self._exactly():
             moments = self.autoencoder.moments(images) if moments is None else moments
@@ -219,22 +223,50 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
     ) -> Tensor:
         """Return one image per row of ``condition``: [b 3 h w] in [-1, 1]; see ``Stage.sample``.
 
-        The noise is called "start", "aug" (of low-resolution images) and by the steps' numbers.
+        The noise is called "start", "aug" (of low-resolution images), by the steps' numbers, and
+        "again" and a number where steps are repeated.
         """
         height, width = condition.size or self.size
         factor = self.autoencoder.factor
         shape = (self.autoencoder.channels, height // factor, width // factor)
-        x_t, t = start or Start(noise("start", shape).to(self.device), 1.0)
+        step, denoise = self._step(sampling), self._denoiser(condition, noise, shape, sampling)
+        given = None if condition.given is None else condition.given.to(self.device)
+        start = start or Start(noise("start", shape).to(self.device), 1.0)
+        if given is not None:
+            x_0 = self._encoded(given.images, None, None)
+            start = self._noised(x_0, start.x_t, self.nearest_time(given.strength))
+            if given.mask is not None:
+                denoise = inpainted(denoise, x_0, shrunk(given.mask, shape[1:]))
+                again = partial(self._again, noise, shape)
+                step = Resampled(step, self.schedule, given.resample, again)
+        x_t, t = start
         latents = integrate(
-            self._step(sampling),
-            self._denoiser(condition, noise, shape, sampling),
+            step,
+            denoise,
             x_t,
             sampling_times(max(1, round(t * sampling.timesteps)), t, sampling.time_power),
             lambda i: noise(i, shape).to(self.device),
             callback,
         )
+        images = self.preview(latents)
+        return images if given is None else given.pasted(images)
+
+    @torch.inference_mode()
+    def preview(self, estimate: Tensor) -> Tensor:
+        """Return the images of an estimate of x_0, [b 3 h w] in [-1, 1]."""
         with self._exactly():
-            return self.autoencoder.decode(latents.float()).clamp(-1.0, 1.0)
+            return self.autoencoder.decode(estimate.float()).clamp(-1.0, 1.0)
+
+    def nearest_time(self, t: float) -> float:
+        """Return the time nearest to ``t`` that sampling may begin at."""
+        return t
+
+    def _again(self, noise: Noise, shape: Sequence[int], number: int) -> Tensor:
+        return noise(f"again {number}", shape).to(self.device)
+
+    def _noised(self, x_0: Tensor, eps: Tensor, t: float) -> Start:
+        level = level_at(self.schedule, torch.tensor(t, dtype=torch.float64))
+        return Start(add_noise(x_0, eps, level).to(x_0.dtype), t)
 
     def _step(self, sampling: SamplingConfig) -> Step:
         if callable(sampling.sampler):
@@ -252,7 +284,8 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
             low_res = augment(
                 condition.low_res, aug_level.to(self.device), numbers, self.aug_schedule
             ).enlarged((shape[-2], shape[-1]))
-        return self.denoiser(condition.text_embeds, condition.text_mask, low_res, sampling)
+        text = condition.text_embeds, condition.text_mask
+        return self.denoiser(*text, low_res, sampling, condition.negative)
 
     def denoiser(
         self,
@@ -260,6 +293,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         text_mask: Tensor,
         low_res: NoisedImages | None,
         sampling: SamplingConfig,
+        negative: TextEncoding | None = None,
     ) -> Denoiser:
         """Return network, guidance and thresholding as one denoiser.
 
@@ -269,12 +303,11 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
             low_res: For super-resolution the noised images of the stage before, enlarged to this
                 stage's size [b c h w].
             sampling: Guidance and thresholding.
+            negative: What guidance leads away from, instead of from no caption.
         """
-        rows, scale = len(text_embeds), sampling.guidance_scale
+        scale = sampling.guidance_scale
         copies = 1 if scale == 1.0 else 2  # the second copy of the rows is without captions
-        drop = torch.arange(copies * rows, device=self.device) >= rows
-        text = text_embeds.repeat(copies, 1, 1), text_mask.repeat(copies, 1)
-        context = self.unet.encode_text(*text, drop)
+        context = self.unet.encode_text(*guidance_text(text_embeds, text_mask, copies, negative))
         if low_res is not None:
             low_res = low_res.repeat(copies)
 

@@ -45,6 +45,10 @@ class DistilledStage(DiffusionStage):
         """Return None: it learns from its teacher, and knows the times of its steps only."""
         return None
 
+    def nearest_time(self, t: float) -> float:
+        """Return the time of the step nearest to ``t``, at least the last one's: it knows these."""
+        return max(1, round(t * self.steps)) / self.steps
+
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the loss of every example, float32 [b].
 

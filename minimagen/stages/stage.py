@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, Size
 from minimagen.draws import Noise
+from minimagen.given import Given
 from minimagen.storage.pretrained import Identified, Identity, Named
+from minimagen.text.encoding import TextEncoding, padded
 
 Sampling = TypeVar("Sampling")
 """The sampling settings of a kind of stage."""
@@ -31,12 +34,38 @@ class Condition:
         text_mask: bool [b n], True = real token.
         low_res: The previous stage's images in model space [b 3 h w]; None for the first stage.
         size: (height, width) of the images to sample, where they are not the stage's own.
+        negative: What guidance leads away from, instead of from no caption.
+        given: What is edited, where something is.
     """
 
     text_embeds: Tensor
     text_mask: Tensor
     low_res: Tensor | None = None
     size: Size | None = None
+    negative: TextEncoding | None = None
+    given: Given | None = None
+
+    def text(self, copies: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return embeddings, mask and which rows are without caption, for guidance.
+
+        Args:
+            copies: 1, or 2: then the second copy of the rows has the negative captions, or none.
+        """
+        return guidance_text(self.text_embeds, self.text_mask, copies, self.negative)
+
+
+def guidance_text(
+    embeds: Tensor, mask: Tensor, copies: int, negative: TextEncoding | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return embeddings, mask and dropped rows of ``copies`` of a batch; see ``Condition.text``."""
+    rows = len(embeds)
+    if copies == 1 or negative is None:
+        dropped = torch.arange(copies * rows, device=embeds.device) >= rows
+        return embeds.repeat(copies, 1, 1), mask.repeat(copies, 1), dropped
+    length = max(embeds.shape[1], negative.embeds.shape[1])
+    both = [padded(TextEncoding(embeds, mask), length), padded(negative, length)]
+    dropped = torch.zeros(2 * rows, dtype=torch.bool, device=embeds.device)
+    return torch.cat([each.embeds for each in both]), torch.cat([e.mask for e in both]), dropped
 
 
 class Start(NamedTuple):
@@ -68,6 +97,10 @@ class Stage(Identified, Generic[Sampling]):
         Raises:
             UserError: There is no such setting, or a value is not valid.
         """
+
+    def preview(self, estimate: Tensor) -> Tensor:
+        """Return the images, [b 3 h w] in [-1, 1], of what the callback of ``sample`` is given."""
+        return estimate
 
     def notes(self) -> list[str]:
         """Return lines for the user on what was sampled since the last call."""

@@ -125,9 +125,17 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         if condition.size not in (None, self.size) or start is not None:
             height, width = self.size
             raise UserError(f"stage {self.index} samples tokens of {height} x {width} pixels only")
+        if condition.given is not None:
+            raise UserError(f"stage {self.index} samples tokens one by one: it edits no images")
         # In float32: bfloat16 rounds differently in another batch, and one token changes all later.
         with torch.autocast(self.device.type, enabled=False):
             codes = self._sample_codes(condition, noise, sampling, callback)
+        return self.preview(codes)
+
+    @torch.inference_mode()
+    def preview(self, estimate: Tensor) -> Tensor:
+        """Return the images of codes, [b k]; those that are missing are 0."""
+        codes = F.pad(estimate, (0, self.gpt.length - estimate.shape[1]))
         grid = rearrange(codes, "b (h w) -> b h w", h=self.gpt.grid[0])
         return self.autoencoder.detokenize(grid).clamp(-1.0, 1.0)
 
@@ -138,11 +146,9 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         sampling: TokenSamplingConfig,
         callback: Callback | None,
     ) -> Tensor:
-        rows, scale = len(condition.text_embeds), sampling.guidance_scale
+        scale = sampling.guidance_scale
         copies = 1 if scale == 1.0 else 2  # the second copy of the rows is without captions
-        drop = torch.arange(copies * rows, device=self.device) >= rows
-        text = condition.text_embeds.repeat(copies, 1, 1), condition.text_mask.repeat(copies, 1)
-        decoding, codes = self.gpt.begin(self.gpt.prefix(*text, drop)), None
+        decoding, codes = self.gpt.begin(self.gpt.prefix(*condition.text(copies))), None
         found: list[Tensor] = []
         for i in range(self.gpt.length):
             logits = decoding.next_logits(codes).double()

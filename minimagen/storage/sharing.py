@@ -8,9 +8,15 @@ from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
 from minimagen.storage.card import NO_FACTS, Facts, card
 from minimagen.storage.checkpoint import save_weights
-from minimagen.storage.directory import Choices, TrainingDirectory, new_output, write_imagen
+from minimagen.storage.directory import (
+    Choices,
+    TrainingDirectory,
+    new_output,
+    read_imagen_config,
+    write_imagen,
+)
 from minimagen.storage.files import replacing
-from minimagen.storage.pretrained import Identified
+from minimagen.storage.pretrained import Identified, Part, load_learners
 
 KEPT = ("parameters/*.json", "state_dicts/*.safetensors", "README.md")
 """All that is published and fetched: no pickles, no code."""
@@ -27,11 +33,29 @@ class Shared:
     config: ImagenConfig
     text_encoder: Any
     learners: list[Identified]
+    frozen: list[Part]
+
+    def __init__(self, config: ImagenConfig, text_encoder: Any = None, seed: int = 0) -> None:
+        raise NotImplementedError
+
+    def eval(self) -> Self:
+        """Return the cascade, ready to sample."""
+        raise NotImplementedError
 
     @classmethod
-    def from_directory(cls, path: str | Path, *, weights: Choices = "final") -> Self:
-        """Return the cascade of a training directory, or of a published folder."""
-        raise NotImplementedError
+    def from_parameters(cls, folder: str | Path, text_encoder: Any = None, seed: int = 0) -> Self:
+        """Return an untrained cascade from a parameters directory."""
+        return cls(read_imagen_config(Path(folder)), text_encoder, seed)
+
+    @classmethod
+    def from_directory(
+        cls, path: str | Path, text_encoder: Any = None, *, weights: Choices = "final"
+    ) -> Self:
+        """Return the trained cascade of a directory; ``weights`` are those of ``load_learners``."""
+        directory = TrainingDirectory.open(path)
+        imagen = cls(read_imagen_config(directory.parameters), text_encoder)
+        load_learners(imagen, directory, weights)
+        return imagen.eval()
 
     def save_pretrained(self, folder: str | Path, readme: str | None = None) -> Path:
         """Write weights, configuration and a model card; return the folder.
@@ -47,8 +71,8 @@ class Shared:
         for named in _named(self.config):
             if Path(named).exists():
                 raise UserError(
-                    f"the cascade is made of {named}, which is a path of this machine: publish that "
-                    "one on the hub, and name it so in the parameters"
+                    f"the cascade is made of {named}, a path of this machine; publish that on the "
+                    "hub, and name it so in the parameters"
                 )
         write_imagen(path / "parameters", self.config)
         directory = TrainingDirectory(path)

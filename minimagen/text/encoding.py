@@ -23,6 +23,11 @@ class TextEncoding:
     embeds: Tensor
     mask: Tensor
 
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return embeddings and mask."""
+        return self.embeds, self.mask
+
     def to(self, device: torch.device | str) -> TextEncoding:
         """Return the same encoding on ``device``."""
         return TextEncoding(self.embeds.to(device), self.mask.to(device))
@@ -76,6 +81,14 @@ class TextEncoder(Protocol):
 def encode_batch(encoder: TextEncoder, captions: Sequence[str], tokens: int = 0) -> TextEncoding:
     """Return the encodings of ``captions`` as one batch on the CPU, of ``tokens`` or more."""
     return pad_and_stack(encoder.encode(captions), tokens)
+
+
+def padded(text: TextEncoding, length: int) -> TextEncoding:
+    """Return a batch padded to ``length`` tokens, at least as many as it has."""
+    from torch.nn.functional import pad
+
+    more = length - text.mask.shape[1]
+    return TextEncoding(pad(text.embeds, (0, 0, 0, more)), pad(text.mask, (0, more)))
 
 
 BUCKETS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)

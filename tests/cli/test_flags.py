@@ -43,6 +43,7 @@ def example(option: Option) -> str:
         "scenes",
         "muon",
         "static",
+        "steps=1,2",
     ):
         try:
             option.parse(text)

@@ -1,0 +1,224 @@
+"""What ``inference.py`` does with a given image, and images that belong together."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from minimagen.checked import PositiveInt
+from minimagen.cli import options
+from minimagen.cli.captions import ALIASES, Caption
+from minimagen.cli.options import Option
+from minimagen.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from minimagen.generating import Edit
+    from minimagen.imagen import Imagen
+
+CELLS = 400  # of a sweep at most
+
+
+def axis(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return name and values of ``guidance=1,2,4``."""
+    name, equals, values = text.partition("=")
+    if not equals or not name or not all(values.split(",")):
+        raise ValueError("must be setting=value,value, such as guidance=1,2,4")
+    return name, tuple(values.split(","))
+
+
+OPTIONS = (
+    Option("INIT_IMAGE", "ii", "Image to begin with: its shapes and colors stay as far as "
+           "--STRENGTH lets them", Path, shown="none", also=("init_img", "image", "img2img")),
+    Option("STRENGTH", "sn", "How much of --INIT_IMAGE is sampled anew: the time that it is noised "
+           "to, above 0, at most 1", Annotated[float, Field(gt=0.0, le=1.0)],
+           shown="0.6, with --MASK 1", also=("denoising_strength",)),
+    Option("MASK", "mk", "Of --INIT_IMAGE: what is white is sampled anew, all else is kept", Path,
+           shown="none", also=("mask_image",)),
+    Option("RESAMPLE", "re", "With --MASK: how often each step is taken", PositiveInt, 1),
+    Option("UPSCALE", "up", "Small image that the super-resolution stages enlarge", Path,
+           shown="none"),
+    Option("START_STAGE", "s0", "With --UPSCALE: the stage to begin with", PositiveInt, 1),
+    Option("VARIATIONS", "va", "Images that begin with --INIT_IMAGE, each with its own seed",
+           PositiveInt, shown="none"),
+    Option("INTERPOLATE", "ip", "From the first of two --CAPTIONS to the second, or between two "
+           "--SEEDS of one, in --FRAMES images: a strip, .gif and .webp", bool),
+    Option("FRAMES", "fr", "Images of --INTERPOLATE", Annotated[int, Field(ge=2, le=1000)], 9),
+    Option("FILM", "fm", "The estimate of the image after every step: a strip, .gif and .webp",
+           bool),
+    Option("SWEEP", "sw", "An image for each value of one setting, or of two, as a sheet with "
+           "labels: guidance=1,2,4 steps=8,16,32",
+           Annotated[Any, BeforeValidator(axis)], shown="none", several=True),
+    Option("STAGES_SHEET", "sh", "Also write stages.png: what each stage makes of each image, "
+           "beside the first stage's image enlarged", bool),
+)  # fmt: skip
+ALONE = ("INTERPOLATE", "FILM", "SWEEP", "STAGES_SHEET")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    needs = {"MASK": "INIT_IMAGE", "STRENGTH": "INIT_IMAGE", "VARIATIONS": "INIT_IMAGE"}
+    for name, other in needs.items():
+        if getattr(arguments, name) is not None and getattr(arguments, other) is None:
+            raise UserError(f"--{name} belongs to --{other}: give that too")
+    if arguments.INIT_IMAGE is not None and arguments.UPSCALE is not None:
+        raise UserError("--INIT_IMAGE and --UPSCALE exclude each other; give one")
+    if arguments.VARIATIONS is not None:
+        if arguments.IMAGES_PER_CAPTION > 1 or arguments.SEEDS is not None:
+            raise UserError("--VARIATIONS is the number of images; leave out other numbers")
+        arguments.IMAGES_PER_CAPTION = arguments.VARIATIONS
+    chosen = [name for name in ALONE if getattr(arguments, name)]
+    given = [name for name in ("INIT_IMAGE", "UPSCALE") if getattr(arguments, name) is not None]
+    if len(chosen) > 1 or (chosen and given):
+        raise UserError(f"--{' and --'.join([*chosen, *given])} exclude each other; give one")
+
+
+def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
+    """Return what is done to the image that is given, if one is."""
+    from minimagen.editing import as_mask, as_tensor
+    from minimagen.generating import Edit
+
+    sizes = imagen.config.image_sizes
+    if arguments.UPSCALE is not None:
+        first = arguments.START_STAGE
+        if first >= len(sizes):
+            raise UserError(
+                f"--UPSCALE begins with stage {first}, and the last one is {len(sizes) - 1}: take "
+                "a cascade with super-resolution"
+            )
+        return Edit(low_res=as_tensor([opened(arguments.UPSCALE)], sizes[first - 1]), first=first)
+    if arguments.INIT_IMAGE is None:
+        return None
+    image, mask = opened(arguments.INIT_IMAGE), None
+    if arguments.MASK is not None:
+        mask = opened(arguments.MASK)
+        if mask.size != image.size:
+            raise UserError(
+                f"--MASK {arguments.MASK} is {mask.width} x {mask.height} pixels, the image "
+                f"{image.width} x {image.height}; give one of the image's size"
+            )
+    strength = arguments.STRENGTH or (0.6 if mask is None else 1.0)
+    return Edit(
+        init_images=as_tensor([image], sizes[-1]),
+        mask=None if mask is None else as_mask([mask], sizes[-1]),
+        strength=strength,
+        resample=arguments.RESAMPLE,
+    )
+
+
+def opened(path: Path) -> "Image.Image":
+    """Return the image of a file.
+
+    Raises:
+        UserError: It is missing, no image, or too large.
+    """
+    from PIL import Image, ImageOps
+
+    from minimagen.editing import LARGEST
+
+    try:
+        with Image.open(path) as image:
+            if max(image.size) > LARGEST:
+                raise UserError(
+                    f"{path} is {image.width} x {image.height} pixels; give an image of at most "
+                    f"{LARGEST} x {LARGEST}"
+                )
+            return ImageOps.exif_transpose(image).copy()
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = (str(error).splitlines() or ["it is damaged"])[0]
+        raise UserError(f"{path} is not an image that can be read: {reason}") from None
+
+
+def belong_together(
+    arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption], output: Path
+) -> int:
+    """Write the images of ``--INTERPOLATE``, ``--FILM``, ``--SWEEP`` or ``--STAGES_SHEET``."""
+    from minimagen import editing
+    from minimagen.storage.animation import save_animations, save_strip
+
+    settings: dict[str, Any] = {
+        "precision": arguments.PRECISION or "auto",
+        **{k: v for k, v in options.sampling_changes(arguments).items() if v is not None},
+    }
+    if arguments.NEGATIVE is not None:
+        settings["negative"] = arguments.NEGATIVE
+    texts = [caption.text for caption in captions]
+    if arguments.INTERPOLATE:
+        frames = _between(arguments, imagen, texts, settings)
+        name = "interpolation"
+    elif arguments.FILM:
+        frames = [f.image for f in editing.film(imagen, texts[0], seed=arguments.SEED, **settings)]
+        name = "film"
+    else:
+        return _sheet(arguments, imagen, texts, settings, output)
+    for path in (save_strip(output, name, frames), *save_animations(output, name, frames)):
+        print(path)
+    return 0
+
+
+def _between(
+    arguments: argparse.Namespace, imagen: "Imagen", texts: list[str], settings: dict[str, Any]
+) -> "list[Image.Image]":
+    from minimagen.editing import interpolate_captions, interpolate_seeds
+
+    count, seeds = arguments.FRAMES, arguments.SEEDS
+    if seeds is not None and len(seeds) == 2 and len(texts) == 1:
+        return interpolate_seeds(imagen, texts[0], seeds[0], seeds[1], count, **settings)
+    if seeds is None and len(texts) == 2:
+        seed = arguments.SEED
+        return interpolate_captions(imagen, texts[0], texts[1], count, seed=seed, **settings)
+    raise UserError(
+        "--INTERPOLATE goes from one caption to another, or between two seeds of one: there are "
+        f"{len(texts)} captions and {len(seeds or ())} seeds; give a file with two captions, or "
+        "one caption with --SEEDS 1,2"
+    )
+
+
+def _sheet(
+    arguments: argparse.Namespace,
+    imagen: "Imagen",
+    texts: list[str],
+    settings: dict[str, Any],
+    output: Path,
+) -> int:
+    """Write the sheet of a sweep, or of what each stage makes."""
+    from minimagen import editing
+    from minimagen.storage.image_files import contact_sheet
+    from minimagen.storage.metadata import save_png
+
+    if arguments.STAGES_SHEET:
+        stages = editing.by_stage(imagen, texts, seed=arguments.SEED, **settings)
+        labels, name = texts, "stages.png"
+    else:
+        axes = {name: values for name, values in map(_axis_values, arguments.SWEEP)}
+        cells = 1
+        for values in axes.values():
+            cells *= len(values)
+        if cells > CELLS:
+            raise UserError(f"--SWEEP asks for {cells} images; give at most {CELLS}")
+        print(f"{cells} images")
+        found = editing.sweep(imagen, texts[0], axes, **({"seed": arguments.SEED} | settings))
+        labels = [", ".join(f"{k} {v}" for k, v in cell.items()) for cell, _ in found]
+        stages, name = [[image for _, image in found]], "sweep.png"
+    save_png(output / name, contact_sheet(labels, stages))
+    print(output / name)
+    return 0
+
+
+def _axis_values(given: tuple[str, tuple[str, ...]]) -> tuple[str, list[Any]]:
+    """Return a setting's name in Python, and its values."""
+    name, texts = given
+    key = name.replace("-", "_").upper()
+    key = ALIASES.get(key, key)
+    known = {option.name: option for option in options.SAMPLING}
+    if key == "SEED":
+        return "seed", [int(text) for text in texts if text.isdecimal()]
+    if key not in known:
+        names = ", ".join(["seed", *(option.lower() for option in known)])
+        raise UserError(f"--SWEEP {name}: there is no such setting (valid: {names})")
+    return str(known[key].path[-1]), [known[key].parse(text) for text in texts]

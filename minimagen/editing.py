@@ -1,0 +1,265 @@
+"""What else a trained cascade can do: short functions over ``Imagen.sample``.
+
+``settings`` are the keyword arguments of ``Imagen.sample``: seeds, options, sampling settings.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from minimagen.arguments import Options
+from minimagen.checked import whole_number
+from minimagen.config import Size
+from minimagen.draws import SeededNoise
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.images import resize_clamped, to_model_space, to_pil
+from minimagen.text.encoding import TextEncoder
+
+LARGEST = 4096  # px: the longer side of an image to edit
+Images = Sequence[Image.Image]
+
+
+def image_to_image(
+    imagen: Imagen,
+    captions: str | Sequence[str],
+    images: Images,
+    strength: float = 0.6,
+    **settings: Any,
+) -> Any:
+    """Return images that begin with given ones (SDEdit, arXiv 2108.01073).
+
+    Args:
+        imagen: The cascade.
+        captions: What they should show.
+        images: One for each caption; of any size.
+        strength: The time in (0, 1] that they are noised to; 1 keeps nothing.
+        settings: See above.
+    """
+    given = as_tensor(images, imagen.config.image_sizes[-1])
+    return imagen.sample(captions, init_images=given, strength=strength, **settings)
+
+
+def inpaint(
+    imagen: Imagen,
+    captions: str | Sequence[str],
+    images: Images,
+    masks: Images,
+    strength: float = 1.0,
+    **settings: Any,
+) -> Any:
+    """Return images that are sampled anew where the mask is white, and kept to the bit elsewhere.
+
+    Args:
+        imagen: The cascade.
+        captions: What the images should show.
+        images: One for each caption.
+        masks: Of the sizes of ``images``.
+        strength: As in ``image_to_image``, of what is sampled anew.
+        settings: See above; ``resample`` repeats each step.
+    """
+    size = imagen.config.image_sizes[-1]
+    for image, mask in zip(images, masks, strict=True):
+        if image.size != mask.size:
+            raise UserError(
+                f"the `mask` is {mask.width} x {mask.height}, the image {image.width} x "
+                f"{image.height} pixels; give one of the image's size"
+            )
+    given, new = as_tensor(images, size), as_mask(masks, size)
+    return imagen.sample(captions, init_images=given, mask=new, strength=strength, **settings)
+
+
+def upscale(imagen: Imagen, captions: str | Sequence[str], images: Images, **settings: Any) -> Any:
+    """Return images enlarged by the super-resolution stages, from ``first`` (1) on.
+
+    Raises:
+        UserError: The cascade has none.
+    """
+    first = settings.pop("first", 1)
+    if first >= len(imagen.stages):
+        raise UserError(
+            f"the cascade has {len(imagen.stages)} stage{'s' * (len(imagen.stages) > 1)}: none "
+            "enlarges images; take one with super-resolution"
+        )
+    low_res = as_tensor(images, imagen.config.image_sizes[first - 1])
+    return imagen.sample(captions, first=first, low_res=low_res, **settings)
+
+
+def variations(
+    imagen: Imagen,
+    caption: str,
+    image: Image.Image,
+    count: int,
+    strength: float = 0.6,
+    **settings: Any,
+) -> list[Image.Image]:
+    """Return ``count`` images that begin with one, each with its own seed."""
+    count = whole_number("count", count, least=1)
+    captions = [caption] * count
+    return [*image_to_image(imagen, captions, [image] * count, strength, **settings)]
+
+
+def interpolate_captions(
+    imagen: Imagen, first: str, last: str, count: int, *, seed: int = 0, **settings: Any
+) -> list[Image.Image]:
+    """Return images from one caption to another, all with the same noise.
+
+    The embeddings are mixed linearly, token by token: their lengths mean something to the network,
+    and those of T5 are not of one length. The shorter caption is padded with zeros.
+    """
+    count = whole_number("count", count, least=2)
+    encoder = BetweenCaptions(imagen.text_encoder, first, last, count)
+    frames = [str(i) for i in range(count)]
+    return [*imagen.sample(frames, seeds=[seed] * count, encoder=encoder, **settings)]
+
+
+def interpolate_seeds(
+    imagen: Imagen, caption: str, first: int, last: int, count: int, **settings: Any
+) -> list[Image.Image]:
+    """Return images of a caption from the noise of one seed to that of another."""
+    count = whole_number("count", count, least=2)
+    noise = partial(BetweenSeeds, first, last, count)
+    return [*imagen.sample([caption] * count, seeds=range(count), noise=noise, **settings)]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An estimate on the way to an image."""
+
+    stage: int
+    step: int
+    image: Image.Image
+
+
+def film(imagen: Imagen, caption: str, **settings: Any) -> list[Frame]:
+    """Return the estimate of x_0 after every step of every stage, and the image at last."""
+    frames: list[Frame] = []
+
+    def take(stage: int, step: int, steps: int, x_0_hat: Tensor) -> None:
+        (image,) = to_pil(imagen.stages[stage].preview(x_0_hat))
+        frames.append(Frame(stage, step, image))
+
+    final = imagen.sample([caption], callback=take, **settings)[0]
+    return [*frames, Frame(len(imagen.stages) - 1, frames[-1].step + 1, final)]
+
+
+def sweep(
+    imagen: Imagen, caption: str, axes: Mapping[str, Sequence[Any]], **settings: Any
+) -> list[tuple[dict[str, Any], Image.Image]]:
+    """Return an image for each combination of settings, the last axis changing fastest.
+
+    Args:
+        imagen: The cascade.
+        caption: Of all images.
+        axes: Values of settings by name, of sampling settings, or of ``seed``.
+        settings: What all have.
+    """
+    names, values = tuple(axes), tuple(axes.values())
+    cells = [dict(zip(names, each, strict=True)) for each in product(*values)]
+    return [(cell, imagen.sample(caption, **{**settings, **cell})) for cell in cells]
+
+
+def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[Images]:
+    """Return the images of every stage, those of the first one enlarged by interpolation beside."""
+    seed = settings.pop("seed", 0)
+    options = {name: settings.pop(name) for name in Options.names() & settings.keys()}
+    seeds = [seed + i for i in range(len(captions))]
+    stages = imagen.sample_stages(captions, imagen.samplings(**settings), seeds, **options)
+    height, width = imagen.config.image_sizes[-1]
+    bicubic = [image.resize((width, height), Image.Resampling.BICUBIC) for image in stages[0]]
+    return [stages[0], bicubic, *stages[1:]] if len(stages) > 1 else [*stages]
+
+
+class BetweenCaptions:
+    """Encodes "0" ... "n - 1" as what lies between two captions."""
+
+    def __init__(self, encoder: TextEncoder, first: str, last: str, count: int) -> None:
+        self._ends = encoder.encode([first, last])
+        self._count = count
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        """Return an embedding for each number of a frame."""
+        return [self._at(int(number) / (self._count - 1)) for number in captions]
+
+    def _at(self, share: float) -> Tensor:
+        first, last = self._ends
+        if share in (0.0, 1.0):
+            return last if share else first
+        length = max(len(first), len(last))
+        a, b = (torch.cat([e, e.new_zeros(length - len(e), e.shape[1])]) for e in self._ends)
+        return torch.lerp(a, b, share)
+
+
+class BetweenSeeds:
+    """Noise between that of two seeds, on the sphere: cos(p) a + sin(p) b is standard normal too.
+
+    Args:
+        first: Of frame 0.
+        last: Of the last frame.
+        count: Frames.
+        frames: Which of them the rows are.
+        stage: Whose noise it is.
+    """
+
+    def __init__(
+        self, first: int, last: int, count: int, frames: Sequence[int], stage: int
+    ) -> None:
+        self._shares = [frame / (count - 1) for frame in frames]
+        self._ends = [SeededNoise((seed,), stage) for seed in (first, last)]
+
+    def __call__(self, name: int | str, shape: Sequence[int]) -> Tensor:
+        """Return the numbers called ``name``, [b, *shape]."""
+        first, last = (noise(name, shape)[0] for noise in self._ends)
+        return torch.stack([self._mixed(first, last, share) for share in self._shares])
+
+    def _mixed(self, first: Tensor, last: Tensor, share: float) -> Tensor:
+        if share in (0.0, 1.0):
+            return last if share else first
+        return math.cos(share * math.pi / 2) * first + math.sin(share * math.pi / 2) * last
+
+
+def as_tensor(images: Images, size: Size) -> Tensor:
+    """Return images as [n 3 h w] in [-1, 1]: on white, their middle in the shape of ``size``.
+
+    Raises:
+        UserError: One is not an image, or is too large.
+    """
+    return torch.cat([_fitted(_checked(image), size) for image in images])
+
+
+def as_mask(masks: Images, size: Size) -> Tensor:
+    """Return masks as [n 1 h w], 1 where they are at least half white, as ``as_tensor`` cuts."""
+    white = as_tensor([mask.convert("L").convert("RGB") for mask in map(_checked, masks)], size)
+    return (white[:, :1] >= 0.0).float()
+
+
+def _checked(image: Any) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        raise UserError(f"an image is a {type(image).__name__}; give a PIL image")
+    if max(image.size) > LARGEST:
+        raise UserError(
+            f"the image is {image.width} x {image.height} pixels; give one of at most {LARGEST}"
+        )
+    return image
+
+
+def _fitted(image: Image.Image, size: Size) -> Tensor:
+    """Return an image [1 3 h w], its middle cut out in the shape of ``size``."""
+    on_white = Image.new("RGBA", image.size, "white")
+    on_white.alpha_composite(image.convert("RGBA"))
+    pixels = np.asarray(on_white.convert("RGB"))
+    x = to_model_space(rearrange(torch.from_numpy(pixels.copy()), "h w c -> 1 c h w"))
+    (rows, columns), (height, width) = x.shape[-2:], size
+    part = min(rows / height, columns / width)
+    cut = max(1, round(height * part)), max(1, round(width * part))
+    top, left = (rows - cut[0]) // 2, (columns - cut[1]) // 2
+    return resize_clamped(x[..., top : top + cut[0], left : left + cut[1]], size)

@@ -1,0 +1,250 @@
+"""Editing: closed forms where there are some, and what must be equal to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minimagen import editing
+from minimagen.diffusion.inpainting import Resampled, inpainted
+from minimagen.diffusion.samplers import build_step, integrate
+from minimagen.diffusion.schedule import Cosine, level_at, sampling_times
+from minimagen.draws import SeededNoise, generator
+from minimagen.editing import BetweenCaptions, BetweenSeeds
+from minimagen.errors import Stopped, UserError
+from minimagen.given import shrunk
+from minimagen.imagen import Imagen
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread_in_module")
+QUICK = {"timesteps": 3, "progress": False, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def imagen() -> Imagen:
+    """Two stages, 16 and 32 px, trained a little."""
+    return Imagen.from_directory(ROOT / "tests" / "golden" / "trained")
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    pixels = torch.randint(0, 256, (32, 32, 3), generator=generator("edited"), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def difference(a: Image.Image, b: Image.Image) -> float:
+    one, other = (np.asarray(each, np.float64) for each in (a, b))
+    return float(np.abs(one - other).mean())
+
+
+def test_strength_says_how_far_an_image_is_left() -> None:
+    """A trained cascade: a hundredth of the scale at most at 0.02, and further with every step."""
+    emoji = Imagen.from_directory(ROOT / "pretrained" / "emoji")
+    caption = "a grinning face, noto style, on a pink background"
+    before = emoji.sample(caption, seed=0, progress=False)
+    distances = [
+        difference(
+            before,
+            editing.image_to_image(emoji, caption, [before], strength, seed=1, progress=False),
+        )
+        for strength in (0.02, 0.3, 0.6, 1.0)
+    ]
+    assert distances == sorted(distances) and distances[0] <= 3.0 and distances[-1] > 6.0
+
+
+def test_a_tiny_strength_still_takes_one_step_of_every_stage(
+    imagen: Imagen, image: Image.Image
+) -> None:
+    steps: list[tuple[int, int, int]] = []
+
+    def note(stage: int, step: int, of: int, _: Tensor) -> None:
+        steps.append((stage, step, of))
+
+    editing.image_to_image(imagen, "a star", [image], 0.001, seed=1, callback=note, **QUICK)
+    assert steps == [(0, 0, 1), (1, 0, 1)]
+
+
+def test_what_is_not_masked_is_kept_to_the_bit(imagen: Imagen, image: Image.Image) -> None:
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (5, 7, 20, 22))
+    new = editing.inpaint(imagen, "a star", [image], [mask], seed=3, resample=2, **QUICK)
+    where = np.asarray(mask) > 0
+    before, after = np.asarray(image), np.asarray(new)
+    assert (before[~where] == after[~where]).all()
+    assert (before[where] != after[where]).mean() > 0.5
+
+
+def test_a_pixel_is_kept_at_a_smaller_size_only_where_all_it_covers_is_kept() -> None:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 3, 5] = 1.0
+    small = shrunk(mask, (2, 2))
+    assert small.tolist() == [[[[0.0, 1.0], [0.0, 0.0]]]]
+
+
+def gaussian_denoiser(mean: Tensor, cov: Tensor) -> object:
+    """E[x_0 | x_t] of a Gaussian x_0, [b 1 1 d]."""
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        now = level_at(Cosine(), t[0])
+        gain = (
+            now.alpha
+            * cov
+            @ torch.linalg.inv(
+                now.alpha**2 * cov + now.sigma**2 * torch.eye(len(mean), dtype=torch.float64)
+            )
+        )
+        return mean + (x_t - now.alpha * mean) @ gain.T
+
+    return denoise
+
+
+@pytest.mark.parametrize(("resample", "tolerance"), [(1, 0.6), (30, 0.08)])
+def test_inpainting_approaches_the_conditional_mean_of_a_gaussian(
+    resample: int, tolerance: float
+) -> None:
+    """x = (a, b) with correlation 0.8: E[b | a = 1.5] = 1.2. Repeated steps come closer to it."""
+    mean, cov = torch.zeros(2, dtype=torch.float64), torch.tensor([[1.0, 0.8], [0.8, 1.0]]).double()
+    count = 4000
+    known = torch.tensor([1.5, 0.0], dtype=torch.float64).expand(count, 1, 1, 2)
+    mask = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(1, 1, 1, 2)
+    random = generator("inpainting")
+
+    def draw(_: int) -> Tensor:
+        return torch.randn(count, 1, 1, 2, generator=random, dtype=torch.float64)
+
+    step = Resampled(build_step("ddim", Cosine(), 1.0), Cosine(), resample, draw)
+    denoise = inpainted(gaussian_denoiser(mean, cov), known, mask)  # type: ignore[arg-type]
+    x = integrate(step, denoise, draw(0), sampling_times(24), draw)
+    assert x[..., 0].sub(1.5).abs().max() < 1e-9
+    assert abs(float(x[..., 1].mean()) - 1.2) < tolerance
+
+
+def test_noising_back_gives_the_distribution_of_the_time_before() -> None:
+    """q(x_t | x_s) of x_s = alpha_s x_0 + sigma_s eps has the moments of x_t."""
+    t, s = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    random = generator("back")
+
+    def draw(_: int) -> Tensor:
+        return torch.randn(200_000, generator=random, dtype=torch.float64)
+
+    again = Resampled(build_step("ddim", Cosine()), Cosine(), 2, draw)
+    then, now = level_at(Cosine(), s), level_at(Cosine(), t)
+    x_t = again._noised_back(then.alpha * 0.9 + then.sigma * draw(0), t, s)
+    assert float(x_t.mean()) == pytest.approx(float(now.alpha * 0.9), abs=0.01)
+    assert float(x_t.std()) == pytest.approx(float(now.sigma), rel=0.01)
+
+
+def test_interpolation_between_seeds_ends_at_them_and_stays_standard_normal(
+    imagen: Imagen,
+) -> None:
+    frames = editing.interpolate_seeds(imagen, "a red star", 3, 8, 5, batch_size=1, **QUICK)
+    for frame, seed in ((frames[0], 3), (frames[-1], 8)):
+        alone = imagen.sample("a red star", seed=seed, **QUICK)
+        assert frame.tobytes() == alone.tobytes()
+    noise = BetweenSeeds(3, 8, 5, range(5), 0)("start", (200_000,))
+    assert noise.std(1).sub(1.0).abs().max() < 0.01
+    ends = SeededNoise((3, 8), 0)("start", (200_000,))
+    assert noise[0].equal(ends[0]) and noise[-1].equal(ends[1])
+
+
+def test_interpolation_between_captions_ends_at_them(imagen: Imagen) -> None:
+    first, last = "a red star", "a large blue ring on a green background"
+    frames = editing.interpolate_captions(imagen, first, last, 3, seed=2, batch_size=1, **QUICK)
+    for frame, caption in ((frames[0], first), (frames[-1], last)):
+        assert frame.tobytes() == imagen.sample(caption, seed=2, **QUICK).tobytes()
+    encoder = BetweenCaptions(imagen.text_encoder, first, last, 3)
+    a, b = imagen.text_encoder.encode([first, last])
+    (middle,) = encoder.encode(["1"])
+    assert torch.allclose(middle[: len(a)], (a + b[: len(a)]) / 2)
+    assert torch.allclose(middle[len(a) :], b[len(a) :] / 2)
+
+
+def test_a_film_ends_with_the_image(imagen: Imagen) -> None:
+    frames = editing.film(imagen, "a red star", seed=1, **QUICK)
+    assert [(f.stage, f.step) for f in frames] == [(0, 0), (0, 1), (0, 2)] + [
+        (1, step) for step in range(4)
+    ]
+    assert frames[-1].image.tobytes() == imagen.sample("a red star", seed=1, **QUICK).tobytes()
+
+
+def test_a_sweep_has_a_cell_for_each_combination(imagen: Imagen) -> None:
+    cells = editing.sweep(
+        imagen, "a star", {"guidance_scale": [1.0, 3.0], "timesteps": [1, 2]}, seed=4,
+        progress=False, precision="fp32",
+    )  # fmt: skip
+    assert [tuple(cell.values()) for cell, _ in cells] == [(1.0, 1), (1.0, 2), (3.0, 1), (3.0, 2)]
+    quick = {"progress": False, "precision": "fp32"}
+    alone = imagen.sample("a star", seed=4, guidance_scale=3.0, timesteps=1, **quick)
+    assert cells[2][1].tobytes() == alone.tobytes()
+
+
+def test_upscaling_begins_with_the_image_as_the_cascade_would(imagen: Imagen) -> None:
+    """The base's own image, given back, gives what the cascade makes of it."""
+    seeds, samplings = [5], imagen.samplings(timesteps=3)
+    small, large = imagen.sample_stages(["a red star"], samplings, seeds, precision="fp32")
+    again = editing.upscale(imagen, "a red star", small, seed=5, **QUICK)
+    assert difference(again, large[0]) < 1  # between the stages it was rounded to 8 bits
+
+
+def test_a_negative_caption_acts_through_guidance_alone(imagen: Imagen) -> None:
+    def sampled(**settings: object) -> bytes:
+        return imagen.sample("a red star", seed=1, **QUICK, **settings).tobytes()
+
+    assert sampled(guidance_scale=1) == sampled(guidance_scale=1, negative="a blue star")
+    assert sampled(guidance_scale=4) != sampled(guidance_scale=4, negative="a blue star")
+    # leading away from the caption itself is no guidance at all
+    own = imagen.sample("a red star", seed=1, guidance_scale=4, negative="a red star", **QUICK)
+    plain = imagen.sample("a red star", seed=1, guidance_scale=1, **QUICK)
+    assert difference(own, plain) < 0.1
+
+
+def test_a_callback_stops_sampling(imagen: Imagen) -> None:
+    seen = []
+
+    def stop(stage: int, step: int, steps: int, _: Tensor) -> bool:
+        seen.append((stage, step))
+        return (stage, step) == (1, 0)
+
+    with pytest.raises(Stopped, match="step 1 of 3 of stage 1"):
+        imagen.sample("a star", callback=stop, **QUICK)
+    assert seen == [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
+WIDE = Image.new("RGB", (5000, 4))
+BLACK, WHITE = (Image.new("L", (32, 32), level) for level in (0, 255))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"strength": 0.0}, "`strength` is 0.0"),
+        ({"strength": 1.5}, "`strength` is 1.5"),
+        ({"masks": [BLACK]}, "black everywhere"),
+        ({"masks": [WHITE.resize((8, 8))]}, "mask` is 8 x 8, the image 32 x 32"),
+        ({"resample": 0}, "`resample` is 0"),
+        (
+            {"images": [Image.new("RGB", (5000, 4))], "masks": [Image.new("L", (5000, 4))]},
+            "5000 x 4",
+        ),
+        ({"negative": 3}, "`negative` is 3"),
+    ],
+)
+def test_what_cannot_be_edited_is_one_line(
+    imagen: Imagen, image: Image.Image, change: dict[str, object], words: str
+) -> None:
+    given = {"images": [image], "masks": [WHITE]} | change
+    with pytest.raises(UserError, match=words) as error:
+        editing.inpaint(imagen, "a star", **QUICK, **given)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_a_cascade_without_super_resolution_enlarges_nothing(imagen: Imagen) -> None:
+    with pytest.raises(UserError, match="none enlarges images"):
+        editing.upscale(imagen, "a star", [WHITE], first=2, **QUICK)
+    with pytest.raises(UserError, match="an image is a str"):
+        editing.image_to_image(imagen, "a star", ["x.png"], **QUICK)  # type: ignore[list-item]
+    with pytest.raises(UserError, match="give `init_image` too"):
+        imagen.sample("a star", strength=0.5, **QUICK)
