@@ -1,4 +1,4 @@
-"""``python -m minimagen <train|inference|demo|export|evaluate|clip|reconstruct|data> ...``."""
+"""``python -m minimagen <train|inference|demo|export|evaluate|clip|reconstruct|ui|data> ...``."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure how often the images show what their captions say",
     "clip": "measure what a trained CLIP knows of images it has not seen",
     "reconstruct": "measure what a trained autoencoder leaves of images",
+    "ui": "a page in the browser: generate, edit, look at runs",
     "data": "check, fetch or encode your own data, or write the embedded one",
 }
 

@@ -143,6 +143,7 @@ class Generator:
             aspect_ratio=shared.aspect_ratio,
             batch_size=len(batch),
             tokens=tokens,
+            encoder=self.text,
         )
         return [
             (

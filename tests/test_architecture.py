@@ -23,6 +23,7 @@ LAYERS = [
     {"imagen"},
     {"editing", "generating", "training"},
     {"evaluation"},
+    {"ui"},
     {"cli"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -154,11 +154,11 @@ def new_output(given: str | Path | None, prefix: str) -> Path:
     return path
 
 
-def stamped(prefix: str) -> Path:
-    """Make ``<prefix>_<YYYYMMDD_HHMMSS>`` (local time) here, with a suffix where it exists."""
+def stamped(prefix: str, where: Path = Path()) -> Path:
+    """Make ``<prefix>_<YYYYMMDD_HHMMSS>`` (local time) in a folder, with a suffix if it exists."""
     name = f"{prefix}_{time.strftime('%Y%m%d_%H%M%S')}"
     for number in itertools.count(1):
-        path = Path(name if number == 1 else f"{name}_{number}")
+        path = where / (name if number == 1 else f"{name}_{number}")
         try:
             path.mkdir()  # not exists(): two runs in the same second must not share it
         except FileExistsError:

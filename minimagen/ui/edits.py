@@ -1,0 +1,130 @@
+"""The tabs that begin with an image, or go from one to another."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from minimagen.editing import as_mask, as_tensor
+from minimagen.errors import UserError
+from minimagen.generating import Edit
+from minimagen.imagen import Imagen
+from minimagen.ui.parts import Controls, Outputs, streamed, toasted
+from minimagen.ui.studio import Studio
+
+
+def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
+    """Lay out image to image, inpainting and enlarging."""
+    with gr.Tab("Image to image"):
+        _image_to_image(studio, controls, history)
+    with gr.Tab("Inpaint"):
+        _inpaint(studio, controls, history)
+    with gr.Tab("Upscale"):
+        _upscale(studio, controls, history)
+
+
+def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        return gr.Button(name, variant="primary"), gr.Button("Cancel", variant="stop")
+
+
+def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> None:
+    image = gr.Image(label="Image to begin with", type="pil", height=260)
+    strength = gr.Slider(0.02, 1.0, value=0.6, step=0.02, label="Strength",
+                         info="how much is sampled anew")  # fmt: skip
+    go, cancel = _buttons("Change it")
+    outputs = Outputs.build()
+
+    def change(*values: Any) -> Iterator[Any]:
+        given, much = values[-2:]
+        if given is None:
+            raise UserError("There is no image to begin with: give one.")
+
+        def edit(imagen: Imagen) -> Edit:
+            size = imagen.config.image_sizes[-1]
+            return Edit(init_images=as_tensor([given], size), strength=float(much))
+
+        yield from streamed(studio.generate(controls.form(*values), edit))
+
+    inputs = [*controls.all, image, strength]
+    event = outputs.when(go.click, toasted(change), inputs, history, "image_to_image")
+    cancel.click(None, cancels=[event], api_visibility="private")
+
+
+def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
+    gr.Markdown("Draw over what is to be sampled anew, or give a mask in which that is white.")
+    editor = gr.ImageEditor(
+        label="Image to inpaint", type="pil", height=380, transforms=(), layers=False,
+        sources=("upload", "clipboard"), format="png",
+        brush=gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=24),
+    )  # fmt: skip
+    mask = gr.Image(label="Mask, instead of drawing", type="pil", height=160)
+    resample = gr.Slider(1, 10, value=2, step=1, label="Times each step is taken",
+                         info="more often: new and old fit better")  # fmt: skip
+    go, cancel = _buttons("Inpaint")
+    outputs = Outputs.build()
+
+    def change(*values: Any) -> Iterator[Any]:
+        drawn, given_mask, times = values[-3:]
+        image, new = _drawn(drawn, given_mask)
+
+        def edit(imagen: Imagen) -> Edit:
+            size = imagen.config.image_sizes[-1]
+            return Edit(as_tensor([image], size), as_mask([new], size), resample=int(times))
+
+        yield from streamed(studio.generate(controls.form(*values), edit))
+
+    inputs = [*controls.all, editor, mask, resample]
+    event = outputs.when(go.click, toasted(change), inputs, history, "inpaint")
+    cancel.click(None, cancels=[event], api_visibility="private")
+
+
+def _drawn(
+    drawn: dict[str, Any] | None, mask: Image.Image | None
+) -> tuple[Image.Image, Image.Image]:
+    """Return the image and its mask: what is drawn over, or the mask that is given.
+
+    Raises:
+        UserError: There is no image, or nothing to sample anew.
+    """
+    image = None if drawn is None else drawn.get("background")
+    if drawn is None or image is None:
+        raise UserError("There is no image to inpaint: give one.")
+    if mask is not None:
+        if mask.size != image.size:
+            raise UserError(
+                f"The mask is {mask.width} x {mask.height}, the image {image.width} x "
+                f"{image.height} pixels: give one of the image's size."
+            )
+        return image, mask
+    layers = [np.asarray(layer.convert("RGBA"))[..., 3] > 0 for layer in drawn.get("layers") or []]
+    drawn_over = np.any(layers, axis=0) if layers else np.zeros(1, bool)
+    if not drawn_over.any():
+        raise UserError("Nothing is drawn over: draw over what is to be sampled anew.")
+    return image, Image.fromarray(drawn_over.astype(np.uint8) * 255)
+
+
+def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
+    gr.Markdown("Super-resolution enlarges an image: the model needs two stages or more.")
+    image = gr.Image(label="Small image", type="pil", height=260)
+    go, cancel = _buttons("Upscale")
+    outputs = Outputs.build()
+
+    def change(*values: Any) -> Iterator[Any]:
+        given = values[-1]
+        if given is None:
+            raise UserError("There is no image to enlarge: give one.")
+
+        def edit(imagen: Imagen) -> Edit:
+            sizes = imagen.config.image_sizes
+            if len(sizes) < 2:
+                raise UserError("This model has one stage, which enlarges nothing: choose another.")
+            return Edit(low_res=as_tensor([given], sizes[0]), first=1)
+
+        yield from streamed(studio.generate(controls.form(*values), edit))
+
+    inputs = [*controls.all, image]
+    event = outputs.when(go.click, toasted(change), inputs, history, "upscale")
+    cancel.click(None, cancels=[event], api_visibility="private")

@@ -1,0 +1,211 @@
+"""The layout of the page: tabs, controls, what happens when one is pressed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from minimagen.checked import whole_number
+from minimagen.errors import UserError
+from minimagen.ui.edits import edit_tabs
+from minimagen.ui.parts import Controls, Outputs, streamed, toasted
+from minimagen.ui.runs import curves, log_lines, newest_sheet
+from minimagen.ui.studio import MOST, Studio, numbers
+
+QUEUE = 16  # requests that wait at most
+FONTS = ["system-ui", "sans-serif"]
+THEME = gr.themes.Soft(font=FONTS, font_mono=["ui-monospace", "monospace"])  # none from a network
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: auto; }
+footer { display: none !important; }
+.pixels img { image-rendering: pixelated; }
+"""
+CTRL_ENTER = """
+<script>
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey && event.key === "Enter") document.querySelector("#generate")?.click();
+});
+</script>
+"""
+INTRO = """# MinImagen
+A caption goes through a text encoder; stages of a diffusion cascade make an image of it, small at
+first, then larger."""
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """Return the page."""
+    with gr.Blocks(title="MinImagen", analytics_enabled=False) as page:
+        gr.Markdown(INTRO)
+        history = gr.State([])
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=300):
+                controls = Controls.build(studio)
+            with gr.Column(scale=3, min_width=300), gr.Tabs():
+                with gr.Tab("Generate"):
+                    _generate_tab(studio, controls, history)
+                edit_tabs(studio, controls, history)
+                with gr.Tab("Sweep"):
+                    _sweep_tab(studio, controls, history)
+                with gr.Tab("Image info"):
+                    _info_tab(controls)
+                with gr.Tab("History"):
+                    _history_tab(history)
+                with gr.Tab("Training"):
+                    _training_tab(studio)
+    return page
+
+
+def serve(page: gr.Blocks, studio: Studio, port: int, wait: bool = True) -> str:
+    """Serve the page on this machine alone; return its URL."""
+    page.queue(max_size=QUEUE, default_concurrency_limit=1)
+    _, url, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        share=False,
+        quiet=not wait,
+        prevent_thread_lock=not wait,
+        allowed_paths=[str(studio.root)],
+        theme=THEME,
+        css=CSS,
+        head=CTRL_ENTER,
+        footer_links=["api"],
+        ssr_mode=False,
+        max_file_size="30mb",
+    )
+    return str(url)
+
+
+def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
+    with gr.Row():
+        go = gr.Button("Generate", variant="primary", elem_id="generate")
+        cancel = gr.Button("Cancel", variant="stop")
+    outputs = Outputs.build()
+
+    def generate(*values: Any) -> Iterator[Any]:
+        yield from streamed(studio.generate(controls.form(*values)))
+
+    event = outputs.when(go.click, toasted(generate), controls.all, history, "generate")
+    cancel.click(lambda: "Stopped. Images of finished batches are kept.", None, outputs.status,
+                 cancels=[event], api_visibility="private", queue=False)  # fmt: skip
+    controls.reuse.click(lambda seed: seed, outputs.seed, controls.seed, api_visibility="private")
+
+
+def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
+    names = ["guidance_scale", "timesteps", "sampler", "aug_level", "seed"]
+    gr.Markdown("One image for each value of a setting, or for each pair of values of two.")
+    with gr.Row():
+        first = gr.Dropdown(names, value="guidance_scale", label="Setting 1")
+        first_values = gr.Textbox("1,2,4", label="Its values, with commas")
+    with gr.Row():
+        second = gr.Dropdown(["none", *names], value="none", label="Setting 2")
+        second_values = gr.Textbox("", label="Its values, with commas")
+    total = gr.Markdown("3 images")
+    axes = [first, first_values, second, second_values]
+    gr.on(
+        [first.change, first_values.change, second.change, second_values.change],
+        _total, axes, total, api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
+    with gr.Row():
+        go, cancel = gr.Button("Sweep", variant="primary"), gr.Button("Cancel", variant="stop")
+    outputs = Outputs.build()
+
+    def sweep(*values: Any) -> Iterator[Any]:
+        given = values[len(controls.all) :]
+        yield from streamed(studio.sweep(controls.form(*values), _axes(*given)))
+
+    event = outputs.when(go.click, toasted(sweep), [*controls.all, *axes], history, "sweep")
+    cancel.click(None, cancels=[event], api_visibility="private")
+
+
+def _axes(first: str, first_values: str, second: str, second_values: str) -> dict[str, list[Any]]:
+    """Return the values of each setting.
+
+    Raises:
+        UserError: There are none, a value is not valid, or both settings are the same.
+    """
+    if first == second:
+        raise UserError("Both settings are the same: choose another one, or none.")
+    axes: dict[str, list[Any]] = {}
+    for name, text in ((first, first_values), (second, second_values)):
+        if name == "none":
+            continue
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts:
+            raise UserError(f"{name} has no values: give some, with commas.")
+        axes[name] = parts if name == "sampler" else [numbers(name, part) for part in parts]
+        if name == "seed":
+            axes[name] = [whole_number("seed", each, least=0) for each in axes[name]]
+    return axes
+
+
+def _total(*given: str) -> str:
+    try:
+        count = 1
+        for values in _axes(*given).values():
+            count *= len(values)
+    except UserError as error:
+        return str(error)
+    many = f": too many, at most {MOST}" if count > MOST else ""
+    return f"{count} image{'s' * (count != 1)}{many}"
+
+
+def _info_tab(controls: Controls) -> None:
+    from minimagen.storage.metadata import read_generation, read_text
+
+    gr.Markdown("What an image says of how it was made.")
+    file = gr.File(label="PNG file", file_types=[".png"], type="filepath")
+    text = gr.Textbox(label="Parameters", lines=5, interactive=False, buttons=["copy"])
+    exact = gr.JSON(label="Exact parameters")
+    use = gr.Button("Use these")
+
+    def show(path: str | None) -> tuple[str, Any]:
+        if path is None:
+            return "", None
+        chunks = read_text(path)
+        return chunks.get("parameters", "This image does not say how it was made."), (
+            read_generation(path).model_dump(mode="json") if "minimagen" in chunks else None
+        )
+
+    def fill(path: str | None) -> list[Any]:
+        if path is None:
+            raise UserError("There is no image: give a PNG file first.")
+        return controls.filled(read_generation(path))
+
+    file.change(toasted(show), file, [text, exact], api_visibility="private")
+    use.click(toasted(fill), file, controls.fillable, api_visibility="private")
+
+
+def _history_tab(history: gr.State) -> None:
+    gr.Markdown("The images of this session, the newest first.")
+    gallery = gr.Gallery(label="History", columns=4, object_fit="contain", format="png")
+    history.change(lambda paths: paths[::-1], history, gallery, api_visibility="private")
+
+
+def _training_tab(studio: Studio) -> None:
+    import pandas as pd
+
+    names = list(studio.runs())
+    with gr.Row():
+        run = gr.Dropdown(names, value=names[0] if names else None, label="Training run")
+        refresh = gr.Button("Look for runs", scale=0, min_width=140)
+    plot = gr.LinePlot(pd.DataFrame(columns=["step", "loss", "curve"]), x="step", y="loss",
+                       color="curve", label="Loss", height=280)  # fmt: skip
+    sheet = gr.Image(label="Newest samples", type="filepath", format="png", interactive=False)
+    log = gr.Textbox(label="Log", lines=8, interactive=False)
+
+    def show(name: str | None) -> tuple[Any, Any, str]:
+        path = studio.runs().get(name or "")
+        if path is None:
+            return pd.DataFrame(columns=["step", "loss", "curve"]), None, "No run is chosen."
+        newest = newest_sheet(path)
+        rows = pd.DataFrame(curves(path), columns=["step", "loss", "curve"])
+        return rows, None if newest is None else str(newest), log_lines(path)
+
+    shown = [plot, sheet, log]
+    run.change(show, run, shown, api_visibility="private", show_progress="hidden")
+    gr.Timer(5.0).tick(
+        show, run, shown, api_visibility="private", show_progress="hidden", concurrency_limit=None
+    )
+    refresh.click(
+        lambda: gr.Dropdown(choices=list(studio.runs())), None, run, api_visibility="private"
+    )

@@ -1,0 +1,206 @@
+"""What the tabs share: the controls on the left, what is shown while and after sampling."""
+
+import functools
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gradio as gr
+
+from minimagen.checked import whole_number
+from minimagen.config.stages import SamplerName
+from minimagen.errors import UserError
+from minimagen.storage.metadata import Generation
+from minimagen.ui.studio import Form, Progress, Result, Stream, Studio
+
+OWN = "the model's own"
+EACH = "one number, or one per stage: 8,2"
+
+
+def toasted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its user errors as toasts, without a traceback."""
+
+    @functools.wraps(function)
+    def each(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    @functools.wraps(function)
+    def every(*arguments: Any) -> Iterator[Any]:
+        try:
+            yield from function(*arguments)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    import inspect
+
+    return every if inspect.isgeneratorfunction(function) else each
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What says how to sample, for all tabs."""
+
+    model: gr.Dropdown
+    caption: gr.Textbox
+    negative: gr.Textbox
+    seed: gr.Number
+    count: gr.Slider
+    steps: gr.Textbox
+    guidance: gr.Textbox
+    sampler: gr.Dropdown
+    aug_level: gr.Textbox
+    reuse: gr.Button
+
+    @classmethod
+    def build(cls, studio: Studio) -> "Controls":
+        """Lay the controls out."""
+        models = list(studio.models())
+        model = gr.Dropdown(models, value=models[0], label="Model")
+        caption = gr.Textbox(label="Caption", lines=2, placeholder=_placeholder(studio, models[0]))
+        negative = gr.Textbox(label="Negative caption", placeholder="what it should not show")
+        with gr.Row():
+            seed = gr.Number(label="Seed", precision=0, value=-1, min_width=120,
+                             info="-1: a fresh one")  # fmt: skip
+            count = gr.Slider(1, 16, value=1, step=1, label="Images", min_width=120)
+        with gr.Row():
+            dice = gr.Button("Dice", min_width=80, size="sm")
+            reuse = gr.Button("Reuse seed", min_width=80, size="sm")
+        with gr.Row():
+            steps = gr.Textbox(label="Steps", placeholder=OWN, info=EACH, min_width=120)
+            guidance = gr.Textbox(label="Guidance", placeholder=OWN, info=EACH, min_width=120)
+        with gr.Row():
+            sampler = gr.Dropdown(
+                [(OWN, ""), *((name, name) for name in get_args(SamplerName))],
+                value="", label="Sampler", min_width=120,
+            )  # fmt: skip
+            aug_level = gr.Textbox(label="Noise of small images", placeholder=OWN,
+                                   info="aug_level, 0 to 1", min_width=120)  # fmt: skip
+        dice.click(lambda: secrets.randbits(32), None, seed, api_visibility="private")
+        model.change(
+            lambda name: gr.Textbox(placeholder=_placeholder(studio, name)), model, caption,
+            api_visibility="private",
+        )  # fmt: skip
+        return cls(
+            model, caption, negative, seed, count, steps, guidance, sampler, aug_level, reuse
+        )
+
+    @property
+    def all(self) -> list[Any]:
+        """Return the inputs, in the order of ``form``."""
+        return [self.model, self.caption, self.negative, self.seed, self.count, self.steps,
+                self.guidance, self.sampler, self.aug_level]  # fmt: skip
+
+    @property
+    def fillable(self) -> list[Any]:
+        """Return what ``filled`` fills."""
+        return self.all[1:]
+
+    def form(self, *values: Any) -> Form:
+        """Return what is filled in; ``values`` are those of ``all``, and others after them."""
+        model, caption, negative, seed, count, steps, guidance, sampler, aug_level = values[:9]
+        fresh = seed is None or seed == -1
+        whole = None if fresh else whole_number("seed", seed, least=0)
+        return Form(model, caption or "", negative or "", whole, int(count), steps or "",
+                    guidance or "", sampler or "", aug_level or "")  # fmt: skip
+
+    def filled(self, made: Generation) -> list[Any]:
+        """Return the values of ``fillable`` that an image was made with."""
+
+        def each(name: str) -> str:
+            values = [stage[name] for stage in made.stages if name in stage]
+            return ",".join(f"{value:g}" for value in values)
+
+        samplers = {stage.get("sampler", "") for stage in made.stages}
+        sampler = samplers.pop() if len(samplers) == 1 else ""
+        return [made.text, made.negative or "", made.seed, 1, each("timesteps"),
+                each("guidance_scale"), sampler, each("aug_level")]  # fmt: skip
+
+
+def _placeholder(studio: Studio, name: str) -> str:
+    """Return a caption that a model was trained on."""
+    path = studio.models().get(name)
+    file = None if path is None else path / "samples" / "captions.txt"
+    if file is None or not file.is_file():
+        return "what the image should show"
+    return file.read_text("utf-8").strip().split("\n")[0][:200]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is shown while sampling and after it."""
+
+    status: gr.Markdown
+    preview: gr.Image
+    gallery: gr.Gallery
+    sheet: gr.Image
+    parameters: gr.Textbox
+    files: gr.File
+    seed: gr.Number
+
+    @classmethod
+    def build(cls) -> "Outputs":
+        """Lay the outputs out."""
+        status = gr.Markdown("Ready.", elem_classes="status")
+        preview = gr.Image(label="Preview: the estimate so far", interactive=False, visible=False,
+                           height=256, format="png", buttons=[])  # fmt: skip
+        gallery = gr.Gallery(label="Images", columns=3, height=420, object_fit="contain",
+                             format="png", elem_classes="pixels")  # fmt: skip
+        with gr.Accordion("Parameters and files", open=False):
+            parameters = gr.Textbox(label="Parameters of the first image", lines=4,
+                                    interactive=False, buttons=["copy"])  # fmt: skip
+            files = gr.File(label="PNG files with their parameters", file_count="multiple",
+                            interactive=False)  # fmt: skip
+            sheet = gr.Image(label="Sheet", interactive=False, type="filepath", format="png")
+            seed = gr.Number(label="Seed of the first image", interactive=False, precision=0)
+        return cls(status, preview, gallery, sheet, parameters, files, seed)
+
+    def when(
+        self,
+        event: Callable[..., Any],
+        function: Callable[..., Any],
+        inputs: list[Any],
+        history: gr.State,
+        name: str,
+    ) -> Any:
+        """Run ``function`` at an event, as the endpoint ``/name``; return the event's handle."""
+        shown = [self.status, self.preview, self.gallery, self.sheet, self.parameters, self.files,
+                 self.seed]  # fmt: skip
+        handle = event(function, inputs, shown, api_name=name, concurrency_id="device",
+                       concurrency_limit=1, show_progress="hidden")  # fmt: skip
+        handle.success(
+            lambda files, past: past + [file for file in files or [] if file not in past],
+            [self.files, history], history, api_visibility="private", queue=False,
+        )  # fmt: skip
+        return handle
+
+
+def streamed(stream: Stream) -> Iterator[Any]:
+    """Yield what the outputs show, step by step."""
+    yield (
+        "Waiting for the model ...",
+        gr.skip(),
+        gr.skip(),
+        gr.skip(),
+        gr.skip(),
+        gr.skip(),
+        gr.skip(),
+    )
+    for item in stream:
+        if isinstance(item, Progress):
+            yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 5)
+        else:
+            yield _finished(item)
+
+
+def _finished(result: Result) -> tuple[Any, ...]:
+    paths = [str(path) for path in result.paths]
+    count = len(paths)
+    folder = result.paths[0].parents[1].name
+    status = f"{count} image{'s' * (count > 1)}, seed {result.seed}, kept in `{folder}`."
+    sheet = None if result.sheet is None else str(result.sheet)
+    return (status, gr.Image(None, visible=False), paths, sheet, result.parameters, paths,
+            result.seed)  # fmt: skip

@@ -1,0 +1,43 @@
+"""What the page shows of a training run, also while it trains."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from minimagen.storage.directory import TrainingDirectory
+
+LINES = 12  # of the log that are shown
+
+
+def curves(path: Path) -> list[dict[str, Any]]:
+    """Return one row for each loss in the log: step, loss, curve ("stage 0", "... validation")."""
+    file = TrainingDirectory(path).metrics
+    if not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text("utf-8").split("\n")[:-1]:  # the last one may be cut off
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a line that a crash cut off, and that is followed by others
+        name = row.get("learner", f"stage {row.get('stage')}")
+        for key, suffix in (("loss", ""), ("valid_loss", ", validation")):
+            if isinstance(row.get(key), int | float) and isinstance(row.get("step"), int):
+                rows.append({"step": row["step"], "loss": row[key], "curve": name + suffix})
+    return rows
+
+
+def newest_sheet(path: Path) -> Path | None:
+    """Return the newest sheet of samples."""
+    sheets = [*TrainingDirectory(path).samples.rglob("*.png")]
+    return max(sheets, key=lambda sheet: sheet.stat().st_mtime, default=None)
+
+
+def log_lines(path: Path) -> str:
+    """Return the last lines of the log, without control characters."""
+    file = TrainingDirectory(path).progress
+    if not file.is_file():
+        return "This run has not begun."
+    lines = file.read_text("utf-8", errors="replace").strip().split("\n")[-LINES:]
+    return re.sub(r"[^\x20-\x7e\n\u00a0-\uffff]", "", "\n".join(lines))
