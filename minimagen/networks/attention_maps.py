@@ -47,7 +47,8 @@ def shares(layer: Attention, x: Tensor, context: TextContext) -> Tensor:
     pixels = rearrange(layer.norm(x), "b c h w -> b (h w) c")
     queries = split_heads(layer.to_q(pixels), layer.heads, layer.q_norm).float()
     keys = context.keys_values[layer.text_index][0].float()
-    logits = queries @ keys.mT / math.sqrt(keys.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        logits = queries @ keys.mT / math.sqrt(keys.shape[-1])
     mask = rearrange(context.mask, "b n -> b 1 1 n")
     weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1).mean(dim=1)
     return rearrange(weights, "b (h w) n -> b n h w", h=height)

@@ -17,7 +17,7 @@ from minimagen.text.files import cannot_fetch, find_file
 from minimagen.text.fingerprint import fingerprint_of
 from minimagen.text.names import HUB_ENCODERS, find_source
 from minimagen.text.network import choose_dtype, embed_dim_of, load_network, positions_of
-from minimagen.text.tokenizer import Tokenizer, load_tokenizer
+from minimagen.text.tokenizer import BLANK, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -128,6 +128,10 @@ class PretrainedEncoder:
     def tokenize(self, captions: Sequence[str]) -> list[list[int]]:
         """Return each caption's token ids, uncut; the last one ends the sequence."""
         return self._loaded_tokenizer().encode(list(captions))
+
+    def pieces(self, caption: str) -> list[str]:
+        """Return the tokens of a caption as text, uncut; the space before a word is left out."""
+        return [each.removeprefix(BLANK) for each in self._loaded_tokenizer().pieces(caption)]
 
     def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
         """Return how each caption is cut into tokens; needs the tokenizer only."""

@@ -28,6 +28,8 @@ class Tokenizer(NamedTuple):
     """The token of everything that is not in the vocabulary; None where there is no such token."""
     silent: frozenset[int]
     """Tokens that say nothing of a caption: begin, end, a word boundary alone."""
+    pieces: Callable[[str], list[str]]
+    """From a caption to its tokens as text, uncut."""
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -55,6 +57,7 @@ def load_tokenizer(source: str) -> Tokenizer:
         lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))],
         unknown,
         frozenset(silent - {unknown, None}),
+        lambda caption: tokenizer.encode(caption).tokens,
     )
 
 
@@ -71,6 +74,7 @@ def _sentencepiece(path: Path, vocab_size: int | None) -> Tokenizer:
         lambda captions: processor.encode(list(captions), add_eos=True),
         processor.unk_id(),
         frozenset({processor.eos_id(), processor.piece_to_id(BLANK)}),
+        lambda caption: processor.id_to_piece(processor.encode(caption, add_eos=True)),
     )
 
 

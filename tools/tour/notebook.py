@@ -1,0 +1,96 @@
+# ruff: noqa: D100, D103, E501
+# The cells of examples/demo.ipynb; `python tools/make_tour.py DIR` writes it.
+# %% [markdown]
+# # From noise to an image
+#
+# The story of [docs/tour.md](../docs/tour.md), to run and to change. It takes less than a minute on two CPU cores. The
+# cascade is `pretrained/emoji`: one stage of 64 x 64 pixels, trained for an hour on emoji. Any other directory that
+# `main.py` or `train.py` has made can be named in the next cell.
+# %%
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from minimagen import Imagen
+from minimagen.editing import film, sweep
+from minimagen.images import to_pil
+from minimagen.networks.attention_maps import observed_attention
+
+DIRECTORY = Path(os.environ.get("DIRECTORY", "../pretrained/emoji"))
+CAPTION = "a red apple, noto style, on a blue background"
+imagen = Imagen.from_directory(DIRECTORY)
+
+
+def show(images, labels):
+    figure, axes = plt.subplots(1, len(images), figsize=(1.3 * len(images), 1.7), squeeze=False)
+    for axis, image, label in zip(axes[0], images, labels, strict=True):
+        axis.imshow(image)
+        axis.set_title(label, fontsize=8)
+        axis.axis("off")
+    plt.show()
+
+
+# %% [markdown]
+# ## A caption in, an image out
+#
+# The same seed gives the same image. Without one, each call draws a new seed.
+# %%
+images = imagen.sample([CAPTION] * 4, seed=0, progress=False)
+show(images, ["seed 0", "seed 1", "seed 2", "seed 3"])
+# %% [markdown]
+# ## What noise does
+#
+# x_t = alpha x_0 + sigma eps. At t = 0 all is image, at t = 1 all is noise. The network is trained to guess x_0 from x_t.
+# %%
+x_0 = 2 * imagen.sample([CAPTION], seed=0, output_type="pt", progress=False) - 1
+eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+times = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+alpha, sigma, log_snr = imagen.stages[0].schedule.level(times)
+noised = [to_pil(a * x_0 + s * eps)[0] for a, s in zip(alpha, sigma, strict=True)]
+show(noised, [f"t = {t:.1f}\nlog-SNR {snr:.1f}" for t, snr in zip(times, log_snr, strict=True)])
+# %% [markdown]
+# ## A film of the denoising
+#
+# In each step the network guesses the whole image. The first guess is an average of all that the caption could mean.
+# %%
+frames = film(imagen, CAPTION, seed=0, timesteps=8, progress=False)
+show(
+    [frame.image for frame in frames], [f"step {frame.step + 1}" for frame in frames[:-1]] + ["end"]
+)
+# %% [markdown]
+# ## Guidance
+#
+# Each guess is made twice, with and without the caption, and the difference is exaggerated: 1 is off, 0 ignores the
+# caption. `guidance_interval=(0, 1)` guides at all times.
+# %%
+settings = {"seed": 1, "guidance_interval": (0.0, 1.0), "progress": False}
+cells = sweep(imagen, CAPTION, {"guidance_scale": [0.0, 1.0, 2.0, 4.0, 8.0]}, **settings)
+show([image for _, image in cells], [f"guidance {cell['guidance_scale']:g}" for cell, _ in cells])
+# %% [markdown]
+# ## Thresholding
+#
+# Strong guidance leaves the range of colors. Static thresholding clips every guess; dynamic thresholding divides it by
+# its largest values: colors do not burn, and white turns gray.
+# %%
+settings |= {"guidance_scale": 8.0}
+cells = sweep(imagen, CAPTION, {"thresholding": ["none", "static", "dynamic"]}, **settings)
+show([image for _, image in cells], [cell["thresholding"] for cell, _ in cells])
+# %% [markdown]
+# ## Where the network looks
+#
+# For each token, the share of attention that each place of the image pays to it, at the finest layers that read text.
+# %%
+with observed_attention(imagen.stages[0]) as maps:
+    image = imagen.sample(CAPTION, seed=0, guidance_scale=1.0, progress=False)
+finest = max(each.shape[-1] for each in maps)
+mean = torch.stack([each[0] for each in maps if each.shape[-1] == finest]).mean(0)
+pieces = imagen.text_encoder.pieces(CAPTION)
+show([image, *mean[: len(pieces)]], ["image", *pieces])
+# %% [markdown]
+# ## Further
+#
+# `imagen.sample` takes everything that [docs/sampling.md](../docs/sampling.md) lists, and
+# `minimagen/editing.py` begins with images instead of noise. The words are in
+# [docs/glossary.md](../docs/glossary.md).
