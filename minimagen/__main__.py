@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-import minimagen
 from minimagen.cli.arguments import run
 from minimagen.errors import UserError, did_you_mean
 
@@ -26,9 +25,6 @@ def dispatch(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m minimagen COMMAND ... (COMMAND --help for its flags)\n")
         print("\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items()))
-        return 0
-    if argv[0] == "--version":
-        print(f"minimagen-cascade {minimagen.__version__}")
         return 0
     if argv[0] not in COMMANDS:
         raise UserError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from typing import NoReturn
 
+import minimagen
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
 from minimagen.errors import UserError
 
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             description=description,
-            epilog=f"examples:\n{examples}",
+            epilog=f"examples:\n{examples}\n\n--version prints the version.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             usage=" ".join(["%(prog)s", *positional, "[options]"]),
@@ -66,8 +67,8 @@ class Parser(argparse.ArgumentParser):
         names = {
             other.upper(): option.name
             for option in self.options
-            for other in (option.short, *option.also, option.name)
-        }
+            for other in (option.short, *option.also)
+        } | {option.name: option.name for option in self.options}
         key = given.partition("=")[0].lstrip("-").replace("-", "_").upper()
         nearest = [key] if key in names else difflib.get_close_matches(key, names, n=1)
         return f"; did you mean '--{names[nearest[0]]}'?" if nearest else ""
@@ -115,9 +116,13 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     # Threads that spin while they wait take the core from those they wait for: one busy process
     # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    typed = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            return main(list(sys.argv[1:] if argv is None else argv))
+            if "--version" in map(str.lower, typed):
+                print(f"minimagen-cascade {minimagen.__version__}")
+                return 0
+            return main(typed)
         finally:
             sys.stdout.flush()
     except UserError as error:

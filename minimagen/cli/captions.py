@@ -41,7 +41,8 @@ def aspect_ratio(text: str) -> float:
 
 IMAGES_PER_CAPTION = Option(
     "IMAGES_PER_CAPTION", "n", "Images of each caption", PositiveInt, 1,
-    also=("num_images", "num_samples", "num_images_per_prompt", "num_images_per_caption"),
+    also=("num_images", "num_samples", "num_images_per_prompt", "num_images_per_caption",
+          "n_iter", "batch_count"),
 )  # fmt: skip
 SEED = Option(
     "SEED", "sd", "Seed; image i has SEED + i", Annotated[int, Field(ge=0)],
@@ -54,6 +55,7 @@ NEGATIVE = Option(
 ASPECT_RATIO = Option(
     "ASPECT_RATIO", "ar", "Width:height of the images",
     Annotated[float, BeforeValidator(aspect_ratio)], shown="the cascade's own",
+    also=("width", "height"),
 )  # fmt: skip
 PER_CAPTION = tuple(
     option.but(default=None)

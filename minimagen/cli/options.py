@@ -168,5 +168,5 @@ def sampling_changes(arguments: Any) -> dict[str, Any]:
 
 IMG_SIDE_LEN = Option(
     "IMG_SIDE_LEN", "s", "Longer side of the final images in px; all stages scale with it",
-    PositiveInt, also=("image_sizes", "image_size", "resolution"),
+    PositiveInt, also=("image_sizes", "image_size", "resolution", "width", "height"),
 )  # fmt: skip

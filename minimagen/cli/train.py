@@ -29,25 +29,30 @@ from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.config.data import is_embedded
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, read_imagen_config
+from minimagen.storage.files import read_lines
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
            shown="the demo's"),
     Option("TESTING", "test", "Everything once, in under a minute; tiny cascade by default", bool),
     Option("RESTART_DIRECTORY", "rd", "Training directory to resume from", Path,
-           also=("resume", "resume_from", "checkpoint")),
+           also=("resume", "resume_from", "resume_from_checkpoint", "checkpoint")),
     Option("IN_PLACE", "ip", "Resume in RESTART_DIRECTORY itself instead of a new one", bool),
     Option("DISTILL", "di", "Training directory whose stages learn to sample in TIMESTEPS", Path,
            also=("teacher",)),
     Option("FROM", "fr", "Training directory whose weights and parameters a new training starts "
-           "from, on any data", Path, also=("source", "finetune", "init_from", "pretrained")),
+           "from, on any data", Path, also=("source", "finetune", "init_from",
+           "pretrained", "pretrained_model_name_or_path")),
     WEIGHTS.but(help=f"For --FROM. {WEIGHTS.help}", default=None, shown="final"),
     Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
            tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
     Option("LEARNERS", "le", "What to train, by name: clip, unet_0 ...; instead of --STAGES",
            tuple[str, ...], shown="all"),
     Option("OUTPUT", "o", "Training directory to make", Path, shown="training_<time>",
-           also=("output_dir",)),
+           also=("output_dir", "outdir", "logging_dir")),
+    Option("SAMPLE_CAPTIONS", "sc", "Text file, one caption per line, of the sample sheets", Path,
+           shown="validation captions", also=("sample_prompts", "validation_prompts",
+           "validation_prompt")),
     DEVICE,
     Option("FSDP", "fs", "Networks sharded over all ranks (FSDP2), which needs adamw", bool),
     Option("DRY_RUN", "dr", "Print sizes, memory and FLOPs of the cascade, and stop", bool),
@@ -137,6 +142,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         for each in LENGTHS:
             settings.set(CONFIGURED[each].path, None, f"--{name}")
         settings.set(("training", "revisions"), (), f"--{name}")
+    if arguments.SAMPLE_CAPTIONS is not None:
+        captions = _sheet_captions(arguments.SAMPLE_CAPTIONS)
+        settings.set(("training", "sample_captions"), captions, "--SAMPLE_CAPTIONS")
     for name, path in given.items():
         settings.set(path, getattr(arguments, name), f"--{name}")
     if "BATCH_SIZE" in given:
@@ -154,6 +162,14 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             place = ("imagen", "autoencoders", i, "image_size")
             settings.set(place, list(autoencoder.image_size), "--IMG_SIDE_LEN")
     return settings
+
+
+def _sheet_captions(path: Path) -> list[str]:
+    """Return the lines of a file; a UserError unless it has some."""
+    captions = [" ".join(line.split()) for line in read_lines(path) if line.strip()]
+    if not captions:
+        raise UserError(f"--SAMPLE_CAPTIONS {path} has no captions; write one per line")
+    return captions
 
 
 def _add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:

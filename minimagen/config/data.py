@@ -20,15 +20,17 @@ def is_embedded(dataset: str) -> bool:
 class DataConfig(Config):
     """What a cascade trains on."""
 
-    dataset: Annotated[str, Flag("ds", also=("data", "data_dir"))] = "shapes"
+    dataset: Annotated[
+        str, Flag("ds", also=("data", "data_dir", "train_data_dir", "dataset_name"))
+    ] = "shapes"
     """Training data: shapes, shapes:scenes, digits, a folder, a file or a hub id (docs/data.md)."""
-    caption_column: Annotated[str, Flag("cc")] = "text"
+    caption_column: Annotated[str, Flag("cc", also=("text_column",))] = "text"
     """Column of the captions, in data with columns; of the embedded data an attribute."""
     crop: Annotated[Literal["centre", "random"], Flag("cr")] = "centre"
     """Crop of training images whose aspect ratio is not that of the last stage."""
-    aspect_buckets: Annotated[bool, Flag("ab")] = False
+    aspect_buckets: Annotated[bool, Flag("ab", also=("enable_bucket",))] = False
     """Images keep (nearly) their aspect ratios; each batch has one size."""
-    flip: Annotated[bool, Flag("fl")] = False
+    flip: Annotated[bool, Flag("fl", also=("random_flip", "flip_aug"))] = False
     """Every second training image is mirrored; captions must not say left or right."""
     streaming: Annotated[bool, Flag("sr")] = False
     """Parquet files and the hub are read while training, not before."""
@@ -43,3 +45,4 @@ class DataConfig(Config):
     max_samples: PositiveInt | None = None
     """Train on so many images only, drawn at random; all by default."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the train/validation split and of what ``max_samples`` draws."""

@@ -57,16 +57,22 @@ class LossConfig(Config):
 class SamplingConfig(Config):
     """How a diffusion stage samples; ``Imagen.sample`` can change everything here per call."""
 
-    sampler: Annotated[SamplerName | Callable[..., Any], Flag("sa")] = "dpm++"
+    sampler: Annotated[
+        SamplerName | Callable[..., Any], Flag("sa", also=("scheduler", "sampler_name"))
+    ] = "dpm++"
     """Sampler."""
-    timesteps: Annotated[PositiveInt, Flag("t", also=("num_inference_steps", "sample_steps"))] = 20
+    timesteps: Annotated[
+        PositiveInt, Flag("t", also=("num_inference_steps", "sample_steps", "steps"))
+    ] = 20
     """Sampling steps; training does not depend on them."""
     time_power: Annotated[float, Field(gt=0.0)] = 1.0
     """The times of n steps are 1 - (i / n)^(1 / this): 1 makes steps equal, above 1 they are larger
     in noise."""
     eta: Fraction = 0.0
     """DDIM's noise: 0 = deterministic, 1 = the variance of DDPM. Only ddim reads it."""
-    guidance_scale: Annotated[float, Field(ge=0.0), Flag("g", also=("cond_scale", "cfg"))] = 1.0
+    guidance_scale: Annotated[
+        float, Field(ge=0.0), Flag("g", also=("cond_scale", "cfg", "cfg_scale"))
+    ] = 1.0
     """Imagen's w: 1 = no guidance."""
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Guidance acts at times t inside this interval; outside, the conditional half is used."""

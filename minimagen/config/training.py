@@ -16,14 +16,18 @@ class LearnerTrainingConfig(Config):
     """Images per optimizer step, instead of the run's."""
     optimizer: Annotated[Literal["muon", "adamw"], Flag("op")] = "muon"
     """Optimizer; muon trains the hidden matrices of a network with Muon and the rest with AdamW."""
-    optim_lr: Annotated[float, Field(gt=0.0), Flag("lr", also=("learning_rate",))] = 1e-3
+    optim_lr: Annotated[float, Field(gt=0.0), Flag("lr", also=("learning_rate", "rate"))] = 1e-3
     """Peak learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Optimizer steps in which the learning rate rises to its peak."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Of the weights of matrices, per unit of learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     """AdamW's; the first is Muon's momentum too."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients with a larger norm are scaled down to it."""
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Of the averaged weights, which sample: the part that each step keeps."""
     share: Annotated[float, Field(gt=0.0)] = 1.0
     """This learner's share of MINUTES, relative to the others."""
 
@@ -71,16 +75,21 @@ class SourceConfig(Config):
 class TrainingConfig(Config):
     """How a cascade trains. Exactly one of epochs, steps and minutes is given."""
 
-    batch_size: Annotated[PositiveInt, Flag("b")] = 32
+    batch_size: Annotated[PositiveInt, Flag("b", also=("train_batch_size", "bs"))] = 32
     """Images per optimizer step, of all ranks and micro-batches together."""
-    accum_iter: Annotated[PositiveInt, Flag("ai")] = 1
+    accum_iter: Annotated[
+        PositiveInt, Flag("ai", also=("gradient_accumulation_steps", "gradient_accumulate_every"))
+    ] = 1
     """Micro-batches per optimizer step."""
-    epochs: Annotated[PositiveInt | None, Flag("e")] = None
+    epochs: Annotated[
+        PositiveInt | None, Flag("e", also=("num_train_epochs", "max_train_epochs"))
+    ] = None
     """Passes over the training set, instead of steps or minutes."""
     steps: Annotated[
-        PositiveInt | tuple[PositiveInt, ...] | None, Flag("st", also=("max_steps", "iterations"))
+        PositiveInt | tuple[PositiveInt, ...] | None,
+        Flag("st", also=("max_train_steps", "num_train_steps", "max_steps", "iterations")),
     ] = None
-    """Optimizer steps of every learner, or one number each."""
+    """Optimizer steps of every learner, or one number each, such as 700,150."""
     minutes: Annotated[Minutes | tuple[Minutes, ...] | None, Flag("m")] = None
     """Time for all learners, or for each; on resume it is added to what is left."""
     revisions: tuple[tuple[Revision, ...], ...] = ()
@@ -90,25 +99,36 @@ class TrainingConfig(Config):
     """One entry per learner, in the order of training: CLIP, autoencoders, stages."""
     seed: Annotated[int, Field(ge=0), Flag("sd")] = 0
     """Seed of the weights, the data and all noise."""
-    precision: Annotated[Precision, Flag("pr")] = "auto"
+    precision: Annotated[Precision, Flag("pr", also=("mixed_precision", "dtype"))] = "auto"
     """Arithmetic of the networks; auto is bf16 where that is native."""
     num_workers: Annotated[
-        Annotated[int, Field(ge=0)] | Literal["auto"], Flag("n", also=("workers",))
+        Annotated[int, Field(ge=0)] | Literal["auto"],
+        Flag("n", also=("workers", "dataloader_num_workers", "max_data_loader_n_workers")),
     ] = "auto"
     """Data loader workers of each rank; auto chooses by the device, the cores and the data."""
-    activation_checkpointing: Annotated[bool, Flag("ac")] = False
+    activation_checkpointing: Annotated[bool, Flag("ac", also=("gradient_checkpointing",))] = False
     """Activations are computed again in the backward pass: less memory, a third more time."""
     compile: Annotated[bool, Flag("co", also=("torch_compile",))] = False
     """Networks' blocks are compiled (torch.compile): faster steps on a GPU, a slow first one."""
-    tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag("tr")] = "none"
+    tracker: Annotated[
+        Literal["none", "tensorboard", "wandb"], Flag("tr", also=("report_to", "log_with"))
+    ] = "none"
     """Where curves and sample sheets are shown beside the run's own logs."""
-    chckpt_num: Annotated[PositiveInt, Flag("cn")] = 500
-    """Optimizer steps between checkpoints."""
-    keep_checkpoints: Annotated[PositiveInt | Literal["all"], Flag("kc")] = 2
+    chckpt_num: Annotated[
+        PositiveInt, Flag("cn", also=("checkpointing_steps", "save_every_n_steps", "save_steps"))
+    ] = 500
+    """Optimizer steps between checkpoints, each with a validation."""
+    keep_checkpoints: Annotated[
+        PositiveInt | Literal["all"],
+        Flag("kc", also=("checkpoints_total_limit", "save_total_limit", "save_last_n_steps")),
+    ] = 2
     """Checkpoints that are kept of each learner, the newest ones, or all."""
-    sample_num: PositiveInt = 500
+    sample_num: Annotated[
+        PositiveInt, Flag("sn", also=("sample_every_n_steps", "validation_steps", "sample_every"))
+    ] = 500
     """Optimizer steps between sample sheets."""
     sample_captions: tuple[str, ...] = ()
+    """Captions of the sample sheets; some of the validation images' where there are none."""
     source: SourceConfig | None = None
     """What the run started from, where that is no random weights; the run itself sets it."""
 
@@ -173,7 +193,7 @@ class TrainingConfig(Config):
         if isinstance(self.minutes, tuple):
             if len(self.minutes) != len(self.learners):
                 raise UserError(
-                    f"minutes has {len(self.minutes)} entries for {len(self.learners)} learners"
+                    f"`minutes` has {len(self.minutes)} entries for {len(self.learners)} learners"
                 )
             return self.minutes
         together = sum(self.learners[i].share for i in chosen)

@@ -27,7 +27,7 @@ def _steps_of(plan: Plan) -> tuple[int, ...]:
     if isinstance(config.steps, tuple):
         if len(config.steps) != len(learners):
             names = ", ".join(plan.imagen.config.learner_names)
-            raise UserError(f"steps has {len(config.steps)} entries for {len(learners)}: {names}")
+            raise UserError(f"`steps` has {len(config.steps)} entries for {len(learners)}: {names}")
         return config.steps
     if config.steps is not None:
         return (config.steps,) * len(learners)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import minimagen
+from minimagen.__main__ import main as run_command
 from minimagen.cli import data, evaluate, inference, train
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import CONFIGURED, Option
@@ -124,6 +126,21 @@ def test_a_flag_sets_the_field_that_it_was_made_from() -> None:
         ("inference", "--percentile", "DYNAMIC_THRESHOLDING_PERCENTILE"),
         ("inference", "BATCH_SIZE", "BATCH_SIZE"),
         ("evaluate", "--t", "TIMESTEPS"),
+        ("train", "--output_dir", "OUTPUT"),
+        ("train", "--num_train_epochs", "EPOCHS"),
+        ("train", "--max_train_steps", "STEPS"),
+        ("train", "--width", "IMG_SIDE_LEN"),
+        ("train", "--gradient_accumulation_steps", "ACCUM_ITER"),
+        ("train", "--mixed_precision", "PRECISION"),
+        ("train", "--resume_from_checkpoint", "RESTART_DIRECTORY"),
+        ("train", "--validation_prompts", "SAMPLE_CAPTIONS"),
+        ("train", "--checkpoints_total_limit", "KEEP_CHECKPOINTS"),
+        ("inference", "--steps", "TIMESTEPS"),
+        ("inference", "--num_inference_steps", "TIMESTEPS"),
+        ("inference", "--negative_prompt", "NEGATIVE"),
+        ("inference", "--cfg_scale", "GUIDANCE_SCALE"),
+        ("inference", "--num_images_per_prompt", "IMAGES_PER_CAPTION"),
+        ("inference", "--width", "ASPECT_RATIO"),
     ],
 )
 def test_another_name_of_an_option_is_answered_with_the_option(
@@ -131,6 +148,30 @@ def test_another_name_of_an_option_is_answered_with_the_option(
 ) -> None:
     with pytest.raises(UserError, match=f"did you mean '--{meant}'"):
         parsed(command, [typed, "3"])
+
+
+@pytest.mark.parametrize("command", [["train"], ["inference"], ["demo"], ["data", "check"], []])
+def test_every_command_prints_the_version(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([*command, "--version"]) == 0
+    assert capsys.readouterr().out == f"minimagen-cascade {minimagen.__version__}\n"
+
+
+def test_sheets_take_the_captions_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("a red  star\n\na blue moon\n", "utf-8")
+    parameters, rows = settings(["--SAMPLE_CAPTIONS", str(file), "--SAMPLE_NUM", "70"])
+    assert parameters.training.sample_captions == ("a red star", "a blue moon")
+    assert parameters.training.sample_num == 70
+    assert rows["training.sample_captions"][1] == "--SAMPLE_CAPTIONS"
+    file.write_text("\n \n")
+    with pytest.raises(UserError, match=r"captions\.txt has no captions"):
+        settings(["--SAMPLE_CAPTIONS", str(file)])
+
+
+def test_each_learner_has_its_own_steps() -> None:
+    assert settings(["--STEPS", "700,150"])[0].training.steps == (700, 150)
 
 
 def settings(argv: list[str]) -> tuple[Any, dict[str, tuple[str, str]]]:

@@ -36,7 +36,7 @@ def test_minutes_are_divided_among_the_chosen_stages(lengths):
     assert lengths(minutes=4).minutes == (3.0, 1.0)
     assert lengths(minutes=3, chosen=(0,)).minutes == (3.0, 1.0)  # 1: for a later run
     assert lengths(minutes=(2, 5), chosen=(0,)).minutes == (2.0, 5.0)
-    with pytest.raises(UserError, match="minutes has 3 entries for 2 learners"):
+    with pytest.raises(UserError, match="`minutes` has 3 entries for 2 learners"):
         lengths(minutes=(1, 2, 3))
 
 
