@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from minimagen import Imagen
 from minimagen.diffusion.schedule import LOG_SNR_LIMIT
 from minimagen.text.pretrained import PretrainedEncoder
-from tools.tour.chapters import CHAPTERS
+from tools.tour.chapters import CHAPTERS, Tour
 from tools.tour.page import FOLDER, notebook
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,13 @@ def test_the_page_shows_every_chapter_in_few_bytes() -> None:
     files = list((ROOT / "docs" / "tour").iterdir())
     assert sorted(file.stem for file in files) == sorted(CHAPTERS)
     assert sum(file.stat().st_size for file in files) <= 1_500_000
+
+
+def test_every_chapter_is_made_by_a_cascade_of_two_stages(one_thread) -> None:
+    tour = Tour(Imagen.from_parameters(ROOT / "parameters" / "testing").eval())
+    with torch.inference_mode():
+        sizes = {name: make(tour).size for name, make in CHAPTERS.items()}
+    assert len(set(sizes.values())) > 5 and min(min(size) for size in sizes.values()) > 150
 
 
 @pytest.mark.parametrize(
