@@ -16,6 +16,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.setenv("CLIP_STEPS", "2")
     monkeypatch.setenv("STAGE_STEPS", "2")
+    monkeypatch.setenv("STEPS", "2")
     monkeypatch.setenv("DIRECTORY", str(ROOT / "pretrained" / "emoji"))
     monkeypatch.setenv("PARAMETERS", str(ROOT / "parameters"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

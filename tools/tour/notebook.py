@@ -19,6 +19,7 @@ from minimagen.images import to_pil
 from minimagen.networks.attention_maps import observed_attention
 
 DIRECTORY = Path(os.environ.get("DIRECTORY", "../pretrained/emoji"))
+STEPS = int(os.environ.get("STEPS", 16))  # fewer are faster, and blurred
 CAPTION = "a red apple, noto style, on a blue background"
 imagen = Imagen.from_directory(DIRECTORY)
 
@@ -37,14 +38,14 @@ def show(images, labels):
 #
 # The same seed gives the same image. Without one, each call draws a new seed.
 # %%
-images = imagen.sample([CAPTION] * 4, seed=0, progress=False)
+images = imagen.sample([CAPTION] * 4, seed=0, timesteps=STEPS, progress=False)
 show(images, ["seed 0", "seed 1", "seed 2", "seed 3"])
 # %% [markdown]
 # ## What noise does
 #
 # x_t = alpha x_0 + sigma eps. At t = 0 all is image, at t = 1 all is noise. The network is trained to guess x_0 from x_t.
 # %%
-x_0 = 2 * imagen.sample([CAPTION], seed=0, output_type="pt", progress=False) - 1
+x_0 = 2 * imagen.sample([CAPTION], seed=0, timesteps=STEPS, output_type="pt", progress=False) - 1
 eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
 times = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
 alpha, sigma, log_snr = imagen.stages[0].schedule.level(times)
@@ -55,7 +56,7 @@ show(noised, [f"t = {t:.1f}\nlog-SNR {snr:.1f}" for t, snr in zip(times, log_snr
 #
 # In each step the network guesses the whole image. The first guess is an average of all that the caption could mean.
 # %%
-frames = film(imagen, CAPTION, seed=0, timesteps=8, progress=False)
+frames = film(imagen, CAPTION, seed=0, timesteps=STEPS // 2, progress=False)
 show(
     [frame.image for frame in frames], [f"step {frame.step + 1}" for frame in frames[:-1]] + ["end"]
 )
@@ -65,7 +66,7 @@ show(
 # Each guess is made twice, with and without the caption, and the difference is exaggerated: 1 is off, 0 ignores the
 # caption. `guidance_interval=(0, 1)` guides at all times.
 # %%
-settings = {"seed": 1, "guidance_interval": (0.0, 1.0), "progress": False}
+settings = {"seed": 1, "timesteps": STEPS, "guidance_interval": (0.0, 1.0), "progress": False}
 cells = sweep(imagen, CAPTION, {"guidance_scale": [0.0, 1.0, 2.0, 4.0, 8.0]}, **settings)
 show([image for _, image in cells], [f"guidance {cell['guidance_scale']:g}" for cell, _ in cells])
 # %% [markdown]
@@ -81,9 +82,10 @@ show([image for _, image in cells], [cell["thresholding"] for cell, _ in cells])
 # ## Where the network looks
 #
 # For each token, the share of attention that each place of the image pays to it, at the finest layers that read text.
+# Each map has its own colors: yellow is its largest share, violet its least. "red" lies on the apple.
 # %%
 with observed_attention(imagen.stages[0]) as maps:
-    image = imagen.sample(CAPTION, seed=0, guidance_scale=1.0, progress=False)
+    image = imagen.sample(CAPTION, seed=0, timesteps=STEPS, guidance_scale=1.0, progress=False)
 finest = max(each.shape[-1] for each in maps)
 mean = torch.stack([each[0] for each in maps if each.shape[-1] == finest]).mean(0)
 pieces = imagen.text_encoder.pieces(CAPTION)
