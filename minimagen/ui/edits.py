@@ -50,7 +50,7 @@ def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> No
 
     inputs = [*controls.all, image, strength]
     event = outputs.when(go.click, toasted(change), inputs, history, "image_to_image")
-    cancel.click(None, cancels=[event], api_visibility="private")
+    outputs.stopped_by(cancel, event)
 
 
 def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -78,7 +78,7 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
 
     inputs = [*controls.all, editor, mask, resample]
     event = outputs.when(go.click, toasted(change), inputs, history, "inpaint")
-    cancel.click(None, cancels=[event], api_visibility="private")
+    outputs.stopped_by(cancel, event)
 
 
 def _drawn(
@@ -127,4 +127,4 @@ def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
 
     inputs = [*controls.all, image]
     event = outputs.when(go.click, toasted(change), inputs, history, "upscale")
-    cancel.click(None, cancels=[event], api_visibility="private")
+    outputs.stopped_by(cancel, event)

@@ -18,7 +18,7 @@ THEME = gr.themes.Soft(font=FONTS, font_mono=["ui-monospace", "monospace"])  # n
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: auto; }
 footer { display: none !important; }
-.pixels img { image-rendering: pixelated; }
+.pixels img { image-rendering: pixelated; object-fit: contain !important; }
 """
 CTRL_ENTER = """
 <script>
@@ -51,7 +51,8 @@ def build(studio: Studio) -> gr.Blocks:
                 with gr.Tab("History"):
                     _history_tab(history)
                 with gr.Tab("Training"):
-                    _training_tab(studio)
+                    show, run, shown = _training_tab(studio)
+        page.load(show, run, shown, api_visibility="private", show_progress="hidden")
     return page
 
 
@@ -85,8 +86,7 @@ def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None
         yield from streamed(studio.generate(controls.form(*values)))
 
     event = outputs.when(go.click, toasted(generate), controls.all, history, "generate")
-    cancel.click(lambda: "Stopped. Images of finished batches are kept.", None, outputs.status,
-                 cancels=[event], api_visibility="private", queue=False)  # fmt: skip
+    outputs.stopped_by(cancel, event)
     controls.reuse.click(lambda seed: seed, outputs.seed, controls.seed, api_visibility="private")
 
 
@@ -114,7 +114,7 @@ def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
         yield from streamed(studio.sweep(controls.form(*values), _axes(*given)))
 
     event = outputs.when(go.click, toasted(sweep), [*controls.all, *axes], history, "sweep")
-    cancel.click(None, cancels=[event], api_visibility="private")
+    outputs.stopped_by(cancel, event)
 
 
 def _axes(first: str, first_values: str, second: str, second_values: str) -> dict[str, list[Any]]:
@@ -181,7 +181,8 @@ def _history_tab(history: gr.State) -> None:
     history.change(lambda paths: paths[::-1], history, gallery, api_visibility="private")
 
 
-def _training_tab(studio: Studio) -> None:
+def _training_tab(studio: Studio) -> tuple[Any, gr.Dropdown, list[Any]]:
+    """Lay out the view of a run; return what fills it, from what, and where."""
     import pandas as pd
 
     names = list(studio.runs())
@@ -209,3 +210,4 @@ def _training_tab(studio: Studio) -> None:
     refresh.click(
         lambda: gr.Dropdown(choices=list(studio.runs())), None, run, api_visibility="private"
     )
+    return show, run, shown

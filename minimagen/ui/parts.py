@@ -14,8 +14,9 @@ from minimagen.errors import UserError
 from minimagen.storage.metadata import Generation
 from minimagen.ui.studio import Form, Progress, Result, Stream, Studio
 
-OWN = "the model's own"
-EACH = "one number, or one per stage: 8,2"
+OWN = "as trained"
+STOPPED = "Stopped. Images of finished batches are kept."
+EACH = "one, or one per stage: 8,2"
 
 
 def toasted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,8 +78,8 @@ class Controls:
                 [(OWN, ""), *((name, name) for name in get_args(SamplerName))],
                 value="", label="Sampler", min_width=120,
             )  # fmt: skip
-            aug_level = gr.Textbox(label="Noise of small images", placeholder=OWN,
-                                   info="aug_level, 0 to 1", min_width=120)  # fmt: skip
+            aug_level = gr.Textbox(label="Augmentation", placeholder=OWN,
+                                   info="noise on small images", min_width=120)  # fmt: skip
         dice.click(lambda: secrets.randbits(32), None, seed, api_visibility="private")
         model.change(
             lambda name: gr.Textbox(placeholder=_placeholder(studio, name)), model, caption,
@@ -176,6 +177,14 @@ class Outputs:
             [self.files, history], history, api_visibility="private", queue=False,
         )  # fmt: skip
         return handle
+
+    def stopped_by(self, cancel: gr.Button, event: Any) -> None:
+        """Let a button end an event: sampling stops after the step that it is at."""
+        click = cancel.click(None, cancels=[event], api_visibility="private")
+        click.then(
+            lambda: (STOPPED, gr.Image(None, visible=False)), None, [self.status, self.preview],
+            api_visibility="private", queue=False,
+        )  # fmt: skip
 
 
 def streamed(stream: Stream) -> Iterator[Any]:

@@ -1,0 +1,125 @@
+"""What the page does, without the page."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("gradio")
+
+from minimagen.errors import UserError
+from minimagen.generating import Edit
+from minimagen.storage.metadata import read_generation
+from minimagen.ui.runs import curves, log_lines
+from minimagen.ui.studio import Form, Progress, Result, Studio, numbers
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    """The cascade of the golden tests: two stages, 16 and 32 px."""
+    return Studio(tmp_path, [ROOT / "tests" / "golden" / "trained"], "cpu")
+
+
+def last(items: Iterator[Progress | Result]) -> Result:
+    *_, result = items
+    assert isinstance(result, Result)
+    return result
+
+
+FORM = Form("trained", "a  red\nstar", seed=3, count=2, steps="2", guidance="2,1")
+
+
+def test_images_are_on_disk_with_their_parameters(studio: Studio) -> None:
+    result = last(iter(studio.generate(FORM)))
+    made = [read_generation(path) for path in result.paths]
+    assert [(m.text, m.seed) for m in made] == [("a red star", 3), ("a red star", 4)]
+    assert [stage["guidance_scale"] for stage in made[0].stages] == [2.0, 1.0]
+    again = last(iter(studio.generate(FORM)))
+    assert [p.read_bytes() for p in again.paths] == [p.read_bytes() for p in result.paths]
+    assert again.paths[0].parent != result.paths[0].parent  # nothing is overwritten
+
+
+def test_progress_shows_stage_and_step_in_order(studio: Studio) -> None:
+    *steps, result = studio.generate(FORM)
+    texts = [item.text for item in steps if isinstance(item, Progress)]
+    assert isinstance(result, Result) and texts == sorted(texts)
+    assert texts[0].startswith("Stage 0: step 1 of 2") and len(texts) >= 2
+
+
+def test_closing_the_stream_stops_sampling_and_the_next_one_works(studio: Studio) -> None:
+    items = iter(studio.generate(Form("trained", "a star", seed=1, steps="200")))
+    assert isinstance(next(items), Progress)
+    items.close()  # type: ignore[attr-defined]  # a generator
+    assert not list(studio.root.rglob("image_*.png"))
+    assert last(iter(studio.generate(FORM))).paths
+
+
+def test_an_image_to_begin_with_is_described_in_the_parameters(studio: Studio) -> None:
+    def edit(_: object) -> Edit:
+        return Edit(init_images=torch.zeros(1, 3, 32, 32), strength=0.5)
+
+    result = last(iter(studio.generate(FORM, edit)))
+    assert read_generation(result.paths[0]).edit == {
+        "kind": "image to image", "strength": 0.5, "resample": 1,
+    }  # fmt: skip
+
+
+def test_a_sweep_is_a_sheet_of_all_combinations(studio: Studio) -> None:
+    axes = {"guidance_scale": [1, 3], "timesteps": [1, 2, 3]}
+    result = last(iter(studio.sweep(FORM, axes)))
+    assert len(result.paths) == 6 and result.sheet is not None
+    made = [read_generation(path) for path in result.paths]
+    assert [m.stages[0]["timesteps"] for m in made] == [1, 2, 3, 1, 2, 3]
+    assert len({m.seed for m in made}) == 1
+    with pytest.raises(UserError, match="100 images; give values for 1 to 64"):
+        studio.sweep(FORM, {"seed": list(range(100))})
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (Form("trained", " \n"), "caption is empty"),
+        (Form("trained", "x" * 100_000), "100000 characters"),
+        (Form("../trained", "a star"), "no model '../trained'"),
+        (Form("trained", "a star", count=1000), "give 1 to 64"),
+        (Form("trained", "a star", steps="many"), "'many'; give numbers"),
+        (Form("trained", "a star", steps="0"), "timesteps"),
+        (Form("trained", "a star", steps="1,2,3"), "3 values for 2 stages"),
+    ],
+)
+def test_what_is_not_valid_is_one_line(studio: Studio, form: Form, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        list(studio.generate(form))
+    assert "\n" not in str(error.value)
+    assert not list(studio.root.rglob("*.png"))
+
+
+@pytest.mark.parametrize("caption", ["<script>alert(1)</script>", "\x1b[31m\x00", "' --seed 7"])
+def test_hostile_captions_are_captions(studio: Studio, caption: str) -> None:
+    form = Form("trained", caption, seed=1, steps="1")
+    result = last(iter(studio.generate(form)))
+    assert read_generation(result.paths[0]).text == " ".join(caption.split())
+
+
+def test_numbers_are_one_or_a_list() -> None:
+    assert numbers("x", "8") == 8 and numbers("x", "2.5, 1") == [2.5, 1]
+
+
+def test_a_run_in_progress_is_readable(tmp_path: Path) -> None:
+    rows = [{"stage": 0, "step": 2, "loss": 0.5, "valid_loss": 0.6}, {"learner": "clip", "step": 1}]
+    lines = "\n".join(map(json.dumps, rows)) + '\n{"stage": 0, "st'
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    (tmp_path / "training_progress.txt").write_text("begun\n\x1b[31mred")
+    assert curves(tmp_path) == [
+        {"step": 2, "loss": 0.5, "curve": "stage 0"},
+        {"step": 2, "loss": 0.6, "curve": "stage 0, validation"},
+    ]
+    assert log_lines(tmp_path) == "begun\n[31mred"
+    assert curves(tmp_path / "none") == []
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
