@@ -1,7 +1,6 @@
 """How good generated images of a real data set are: figures beside those of real images."""
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +11,15 @@ from torch import Tensor
 from benchmarks.judges import load_judge, recognized
 from benchmarks.real_data import Images, RealSet, balanced
 from minimagen.evaluation.judge import Judge
-from minimagen.evaluation.metrics import frechet_distance, kernel_distance, wilson_interval
-from minimagen.images import resize_clamped, to_model_space
+from minimagen.evaluation.memorization import find_copies, small_pixels
+from minimagen.evaluation.metrics import (
+    frechet_distance,
+    kernel_distance,
+    spread,
+    wilson_interval,
+)
 
 RING = 3  # px from the border: where the background is measured
-COPIED = 1 / 3  # of the distance to the second nearest: nearer is a copy (arXiv 2212.03860)
-PIXELS = 8  # side of the images whose pixels are compared to find copies
 
 
 def asked(real: RealSet) -> Images:
@@ -94,18 +96,10 @@ def diversity(judge: Judge, generated: Tensor, truth: Images) -> dict[str, float
 
     In the judge's features; {} where each caption has one image.
     """
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, caption in enumerate(truth.captions):
-        rows[caption].append(row)
-    groups = [group for group in rows.values() if len(group) > 1]
-    if not groups:
-        return {}
-
-    def spread(images: Tensor) -> float:
-        features = judge.features(images)
-        return _mean([torch.pdist(features[group]).mean().item() for group in groups])
-
-    return {"diversity": spread(generated) / spread(truth.images)}
+    made, real = (
+        spread(judge.features(images), truth.captions) for images in (generated, truth.images)
+    )
+    return {} if made is None or real is None else {"diversity": made / real}
 
 
 def copies(real: RealSet, generated: Tensor, training: Images) -> dict[str, float]:
@@ -116,18 +110,8 @@ def copies(real: RealSet, generated: Tensor, training: Images) -> dict[str, floa
     """
     held_out = real.held_out_images()
     chosen = random.Random(2).sample(range(len(held_out)), min(len(held_out), len(generated)))
-    known = _small(training.images)
-
-    def share(images: Tensor) -> float:
-        nearest = torch.cdist(_small(images), known).topk(2, largest=False).values
-        return (nearest[:, 0] < COPIED * nearest[:, 1]).float().mean().item()
-
-    return {"copies": share(generated), "copies_held_out": share(held_out.images[chosen])}
-
-
-def _small(images: Tensor) -> Tensor:
-    parts = [resize_clamped(to_model_space(x), (PIXELS, PIXELS)) for x in images.split(2000)]
-    return torch.cat(parts).flatten(1)
+    found = find_copies(generated, held_out.images[chosen], training.images, small_pixels)
+    return {"copies": found.made.copies, "copies_held_out": found.held_out.copies}
 
 
 def _share(right: Sequence[bool]) -> float:

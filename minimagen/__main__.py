@@ -1,4 +1,4 @@
-"""``python -m minimagen <train|inference|demo|export|evaluate|clip|reconstruct|ui|data> ...``."""
+"""``python -m minimagen COMMAND ...``; ``COMMANDS`` lists them."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ COMMANDS = {
     "inference": "sample images of captions (inference.py)",
     "demo": "train the demo cascade and sample with it (main.py)",
     "export": "write weights, configuration and a card: a folder to publish",
-    "evaluate": "measure how often the images show what their captions say",
+    "evaluate": "measure how good a cascade is, beside real images",
+    "report": "write one HTML page about a run, also while it is going on",
+    "compare": "show several runs side by side: what differs, curves, sheets, figures",
+    "plot": "draw the curves of a run as a PNG",
     "clip": "measure what a trained CLIP knows of images it has not seen",
     "reconstruct": "measure what a trained autoencoder leaves of images",
     "ui": "a page in the browser: generate, edit, look at runs",

@@ -1,6 +1,7 @@
-"""``python -m minimagen evaluate``: how often do the images show what their captions say?"""
+"""``python -m minimagen evaluate``: how good is a cascade, beside real images?"""
 
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import Option
 from minimagen.cli.table import table
+from minimagen.config import DataConfig
 from minimagen.config.data import ShapesSplit, is_embedded
 from minimagen.errors import UserError
 
@@ -18,13 +20,18 @@ if TYPE_CHECKING:
 
     from minimagen.evaluation.evaluate import Evaluation
     from minimagen.evaluation.judge import Judge
+    from minimagen.evaluation.sets import Sets
+    from minimagen.evaluation.study import Study
     from minimagen.imagen import Imagen
     from minimagen.sample import Sample
+    from minimagen.storage.directory import TrainingDirectory
 
+BATCH = 50  # images sampled at once
 OPTIONS = {
     "what to sample": (
         options.TRAINING_DIRECTORY,
         options.WEIGHTS,
+        Option("DATASET", "ds", "Data to evaluate on", shown="the training's"),
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
         options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
@@ -44,10 +51,26 @@ OPTIONS = {
             shown="none",
         ),
     ),
+    "measuring": (
+        Option(
+            "FEATURES",
+            "fe",
+            "Network for distances: folder or hub id of a vision transformer, such as "
+            "facebook/dinov2-small",
+            shown="a bundled judge",
+        ),
+    ),
     "sampling": options.SAMPLING,
     "run": (
         options.DEVICE,
         options.PRECISION,
+        Option(
+            "OUTPUT",
+            "out",
+            "Folder for evaluation.json and report.html",
+            Path,
+            shown="the training directory",
+        ),
         Option("SHEET", "o", "PNG for the first 50 images with verdicts", Path),
     ),
 }
@@ -57,47 +80,89 @@ EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate; return the exit code."""
-    program = "python -m minimagen evaluate"
-    arguments = Parser(program, __doc__ or "", EXAMPLES, OPTIONS).parse(argv)
+    parser = Parser("python -m minimagen evaluate", __doc__ or "", EXAMPLES, OPTIONS)
+    arguments = parser.parse(options.with_directory(argv))
     if arguments.SHEET is not None and arguments.SHEET.suffix.lower() != ".png":
         raise UserError(f"--SHEET {arguments.SHEET}: the sheet is a PNG; end its name in .png")
     from minimagen.device import resolve_device
-    from minimagen.evaluation.evaluate import evaluate
-    from minimagen.evaluation.judge import Judge
     from minimagen.imagen import Imagen
-    from minimagen.shapes.dataset import embedded
-    from minimagen.storage.directory import TrainingDirectory, read_parameters
+    from minimagen.storage.directory import TrainingDirectory
 
     given = arguments.TRAINING_DIRECTORY
     directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
-    parameters = read_parameters(directory.parameters)
-    name, column = parameters.data.dataset, parameters.data.caption_column
-    if not parameters.imagen.stages:
-        raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
-    if not is_embedded(name):
-        raise UserError(f"{directory} was trained on {name}: only the embedded data has a judge")
+    data, started = _data(directory, arguments.DATASET), time.perf_counter()
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
-    height, width = imagen.config.image_sizes[-1]
-    assert height == width, "the embedded data is square"
-    split, count = arguments.SPLIT, arguments.COUNT
-    options_of = {"split": split, "size": height, "seed": arguments.SEED, "epoch_size": count}
-    options_of |= {"caption_column": column}
-    dataset = embedded(name, **options_of)
-    samples = list(dataset)
-    judge = Judge.load(dataset.key, arguments.JUDGE)
-    samplings = imagen.samplings(**options.sampling_changes(arguments))
-    precision, started = arguments.PRECISION, time.perf_counter()
-    result, images = evaluate(imagen, samples, judge, split, samplings, precision=precision)
-    print(f"{directory}: {count} {split} captions, {time.perf_counter() - started:.0f} s")
+    result, sets = _studied(imagen, data, arguments)
+    seconds = time.perf_counter() - started
+    print(f"{directory}: {arguments.COUNT} {sets.split} captions, {seconds:.0f} s")
     for note in (note for stage in imagen.stages for note in stage.notes()):
         print(note)
-    print(text_of(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
-    if arguments.CLIP is not None:
-        _print_alignment(arguments.CLIP, imagen, samples, images[-1])
-    if arguments.SHEET is not None:
-        _write_sheet(arguments.SHEET, samples, images, judge)
+    print(_text(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
+    if arguments.SHEET is not None and result.judged is not None:
+        _write_sheet(arguments.SHEET, sets.held_out, result.images, _judge(sets, arguments))
+    _write(directory, arguments.OUTPUT or directory.path, result)
     return 0
+
+
+def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
+    """Return what to evaluate on: the training's data, or another set with the defaults."""
+    from minimagen.storage.directory import read_parameter_values
+
+    values = read_parameter_values(directory.parameters)
+    if not values["imagen"]["stages"]:
+        raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
+    if "data" not in values and name is None:
+        raise UserError(f"{directory} does not say what it was trained on; give --DATASET")
+    own = DataConfig.read(values.get("data", {}), str(directory.parameters / "data.json"))
+    return own if name in (None, own.dataset) else DataConfig(dataset=name)
+
+
+def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple[Study, Sets]":
+    """Open the data, sample and measure."""
+    from minimagen.evaluation.choice import independent_clip
+    from minimagen.evaluation.features import open_features
+    from minimagen.evaluation.measure import Sampler
+    from minimagen.evaluation.sets import drawn_sets, read_sets
+    from minimagen.evaluation.study import study
+
+    samplings = imagen.samplings(**options.sampling_changes(arguments))
+    size, count = imagen.config.image_sizes[-1], arguments.COUNT
+    if is_embedded(data.dataset):
+        sets = drawn_sets(data, arguments.SPLIT, size[1], count, arguments.SEED)
+    else:
+        sets = read_sets(data, size, count)
+    features = open_features(arguments.FEATURES, sets.level, imagen.device)
+    clip = None if arguments.CLIP is None else independent_clip(arguments.CLIP, imagen)
+    judge = _judge(sets, arguments) if sets.level else None
+    how = {"batch_size": BATCH, "precision": arguments.PRECISION}
+    return study(Sampler(imagen, samplings, 0, how), sets, features, judge, clip), sets
+
+
+def _judge(sets: "Sets", arguments: Namespace) -> "Judge":
+    from minimagen.evaluation.judge import Judge
+
+    return Judge.load(sets.level, arguments.JUDGE)
+
+
+def _text(result: "Study", sizes: Sequence[str]) -> str:
+    """Return everything that was found as text."""
+    from minimagen.evaluation.figures import HEADINGS, cells
+
+    judged = [text_of(result.judged, sizes)] if result.judged else []
+    figures = table([HEADINGS, *cells(result.record.figures)])
+    features = f"distances in features of {result.record.features}"
+    return "\n".join([*judged, figures, features, *result.record.verdicts])
+
+
+def _write(directory: "TrainingDirectory", out: Path, result: "Study") -> None:
+    """Write evaluation.json, its sheets and the report."""
+    from minimagen.evaluation.figures import write_record, write_sheets
+    from minimagen.evaluation.report import write_report
+
+    write_record(out, result.record)
+    write_sheets(out, result.found.sheets)
+    print(f"{out / 'evaluation.json'}, {write_report(directory, out)}")
 
 
 def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
@@ -124,27 +189,6 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
             f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
     return "\n".join(lines)
-
-
-def _print_alignment(
-    directory: Path, imagen: "Imagen", samples: "Sequence[Sample]", images: "Tensor"
-) -> None:
-    """Print what a CLIP says of the images, and of real ones of the same captions."""
-    from minimagen.evaluation.choice import independent_clip
-    from minimagen.evaluation.clip import alignment, caption_vectors, image_vectors, vectors_of
-
-    clip = independent_clip(directory, imagen)
-    captions = [sample.caption for sample in samples]
-    texts = caption_vectors(clip, captions)
-    for name, vectors in (
-        ("generated", vectors_of(clip, images)),
-        ("real", image_vectors(clip, samples)),
-    ):
-        found = alignment(vectors, texts, captions)
-        print(
-            f"{name} images in {directory}: alignment {found['alignment']:.3f}, R-precision "
-            f"{100 * found['r_precision']:.1f} % (n {len(samples)})"
-        )
 
 
 def _write_sheet(

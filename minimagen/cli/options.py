@@ -1,7 +1,7 @@
 """What one may type: options, those of configuration fields generated from the fields."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -164,6 +164,11 @@ SAMPLING = tuple(
 def sampling_changes(arguments: Any) -> dict[str, Any]:
     """Return the sampling settings that were typed, as ``Imagen.samplings`` takes them."""
     return {str(option.path[-1]): getattr(arguments, option.name) for option in SAMPLING}
+
+
+def with_directory(argv: Sequence[str]) -> list[str]:
+    """Return arguments with ``-d`` before the first one, where that is a directory by itself."""
+    return ["-d", *argv] if argv and not argv[0].startswith("-") else [*argv]
 
 
 IMG_SIDE_LEN = Option(

@@ -11,7 +11,13 @@ from torch import Tensor
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import Judge, score
-from minimagen.evaluation.metrics import color_shift, grain, kernel_distance, wilson_interval
+from minimagen.evaluation.metrics import (
+    color_shift,
+    grain,
+    kernel_distance,
+    ssim,
+    wilson_interval,
+)
 from minimagen.imagen import Imagen
 from minimagen.images import psnr, resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
@@ -69,12 +75,26 @@ def evaluate(
         result.looks.append(look(judge, stage, resize_clamped(images, size)))
     correct = round(result.stages[-1]["all"] * len(samples))
     result.interval = wilson_interval(correct, len(samples))
-    for i in range(1, len(sampled)):
-        result.super_resolution.append(
-            faithfulness(sampled[i], sampled[i - 1])
-            | against_truth(imagen, i, samples, samplings[i], **options)
-        )
+    result.super_resolution = enlarging(imagen, sampled, samples, samplings, **options)
     return result, [to_uint8(stage) for stage in sampled]
+
+
+def enlarging(
+    imagen: Imagen,
+    sampled: Sequence[Tensor],
+    samples: Sequence[Sample],
+    samplings: Sequence[SamplingConfig],
+    **options: Any,
+) -> list[Scores]:
+    """Return ``faithfulness`` and ``against_truth`` of every stage but the first.
+
+    ``sampled`` are the images of every stage, [n 3 h w] in [-1, 1].
+    """
+    return [
+        faithfulness(sampled[i], sampled[i - 1])
+        | against_truth(imagen, i, samples, samplings[i], **options)
+        for i in range(1, len(sampled))
+    ]
 
 
 def look(judge: Judge, images: Tensor, real: Tensor) -> Scores:
@@ -116,7 +136,8 @@ def against_truth(
     ``Imagen.sample_batches``.
 
     Returns:
-        ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB.
+        ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB; likewise
+        ``ssim_truth`` and ``ssim_bicubic``.
     """
     sampling = sampling.replace(guidance_scale=1.0, aug_level=0.0)
     images = to_model_space(stack_images(samples))
@@ -127,7 +148,10 @@ def against_truth(
         captions, [sampling], seeds, first=i, low_res=low_res, **options
     )
     enlarged = torch.cat([batch[0] for batch in batches])
+    bicubic = resize_clamped(low_res, size)
     return {
         "psnr_truth": float(psnr(enlarged, truth).mean()),
-        "psnr_bicubic": float(psnr(resize_clamped(low_res, size), truth).mean()),
+        "psnr_bicubic": float(psnr(bicubic, truth).mean()),
+        "ssim_truth": float(ssim(enlarged, truth).mean()),
+        "ssim_bicubic": float(ssim(bicubic, truth).mean()),
     }

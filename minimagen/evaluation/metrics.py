@@ -1,8 +1,15 @@
 """How close images are to each other. Images are float [b 3 h w] in model space, [-1, 1]."""
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from minimagen.draws import generator
+
+RESAMPLES = 30  # of the bootstrap
 
 
 def color_shift(a: Tensor, b: Tensor) -> Tensor:
@@ -70,3 +77,73 @@ def grain(images: Tensor, window: int = 5) -> Tensor:
     mean, square = (F.avg_pool2d(each, window, 1) for each in (x, x.square()))
     deviation = (square - mean.square()).clamp(min=0.0).sqrt().mean(1)
     return deviation.flatten(1).quantile(0.25, dim=1)
+
+
+def precision_recall(a: Tensor, real: Tensor, k: int = 3) -> tuple[float, float]:
+    """Return precision and recall of features [n d] against those of real images [m d].
+
+    Precision is the share of ``a`` that lies in the manifold of the real ones: nearer to one of
+    them than its ``k``-th nearest real neighbor. Recall is the same with both exchanged
+    (arXiv 1904.06991, eq. 1 and 2). n, m > k.
+    """
+    return _inside(a, real, k), _inside(real, a, k)
+
+
+def _inside(a: Tensor, manifold: Tensor, k: int) -> float:
+    a, manifold = a.double(), manifold.double()
+    own = torch.cdist(manifold, manifold, compute_mode="donot_use_mm_for_euclid_dist")
+    radius = own.kthvalue(k + 1, dim=1).values  # the first is the point itself
+    between = torch.cdist(a, manifold, compute_mode="donot_use_mm_for_euclid_dist")
+    return float((between <= radius).any(1).double().mean())
+
+
+def ssim(a: Tensor, b: Tensor, sigma: float = 1.5) -> Tensor:
+    """Return the structural similarity of every pair [b], at most 1 (Wang et al., 2004, eq. 13).
+
+    The window is a Gaussian of 11 x 11 px; the range of the values is 2.
+    """
+    x = torch.arange(-5, 6, dtype=torch.float64)
+    line = torch.exp(-x.square() / (2 * sigma**2))
+    window = torch.outer(line, line) / line.sum() ** 2
+    weight = window.expand(a.shape[1], 1, -1, -1)
+
+    def mean(images: Tensor) -> Tensor:
+        return F.conv2d(images, weight, groups=images.shape[1])
+
+    a, b = a.double().cpu(), b.double().cpu()
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    cov = mean(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    similar = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+    similar = similar / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return similar.flatten(1).mean(1)
+
+
+def bootstrap_interval(
+    distance: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of a distance of two sets of features.
+
+    It is the distance plus and minus 1.96 standard deviations over resampled sets: repeated rows
+    move the distances themselves, so their quantiles would be off.
+    """
+    draws, found = generator(seed, "bootstrap"), []
+    for _ in range(RESAMPLES):
+        rows = (torch.randint(len(each), (len(each),), generator=draws) for each in (a, b))
+        found.append(distance(*(each[row] for each, row in zip((a, b), rows, strict=True))))
+    half = 1.96 * float(torch.tensor(found, dtype=torch.float64).std())
+    value = distance(a, b)
+    return value - half, value + half
+
+
+def spread(features: Tensor, captions: Sequence[str]) -> float | None:
+    """Return the mean distance of features [n d] of one caption; None where each has one image."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, caption in enumerate(captions):
+        rows[caption].append(row)
+    groups = [group for group in rows.values() if len(group) > 1]
+    if not groups:
+        return None
+    means = [float(torch.pdist(features[group].double()).mean()) for group in groups]
+    return sum(means) / len(means)

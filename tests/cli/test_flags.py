@@ -10,7 +10,7 @@ import pytest
 
 import minimagen
 from minimagen.__main__ import main as run_command
-from minimagen.cli import data, evaluate, inference, train
+from minimagen.cli import compare, data, evaluate, inference, plot, report, train
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import CONFIGURED, Option
 from minimagen.errors import UserError
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 TESTING = ROOT / "parameters" / "testing"
 COMMANDS = {
     "train": train.options(), "inference": inference.OPTIONS, "evaluate": evaluate.OPTIONS,
+    "report": report.OPTIONS, "compare": compare.OPTIONS, "plot": plot.OPTIONS,
     **{name: {"flags": action.options} for name, action in data.ACTIONS.items()},
 }  # fmt: skip
 OPTIONS = {

@@ -87,7 +87,9 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
-def test_own_data_has_no_judge(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_cannot_be_opened_again_is_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What was trained on is known from the data set itself, whoever opened it."""
 
     class MyImages:
@@ -102,7 +104,7 @@ def test_own_data_has_no_judge(trained: Path, capsys: pytest.CaptureFixture[str]
     config = parameters.training.replace(steps=1)
     run_training(Imagen(parameters.imagen), MyImages(), config, output="mine", device="cpu")
     error = refused(["-d", "mine"], capsys)
-    assert "MyImages" in error and "only the embedded data has a judge" in error
+    assert "no data set" in error and "MyImages" in error
 
 
 def test_what_cannot_be_evaluated_is_one_line(

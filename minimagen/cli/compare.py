@@ -1,0 +1,37 @@
+"""``python -m minimagen compare``: several runs side by side, as a table and an HTML page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minimagen.cli import options
+from minimagen.cli.arguments import Parser
+from minimagen.cli.options import Option
+from minimagen.cli.table import table
+from minimagen.errors import UserError
+
+OPTIONS = {
+    "what to compare": (
+        Option("TRAINING_DIRECTORIES", "d", "Directories that train.py made, two or more", Path,
+               several=True),
+        Option("OUTPUT", "o", "HTML file to write", Path, Path("comparison.html")),
+    )
+}  # fmt: skip
+EXAMPLES = "  python -m minimagen compare training_20261120_220000 training_20261121_090000"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compare; return the exit code."""
+    parser = Parser("python -m minimagen compare", __doc__ or "", EXAMPLES, OPTIONS)
+    arguments = parser.parse(options.with_directory(argv))
+    given = arguments.TRAINING_DIRECTORIES or []
+    if len(given) < 2:
+        raise UserError(f"{len(given)} directories: name two or more, such as compare ONE OTHER")
+    from minimagen.evaluation.comparison import comparable, read_runs, text_of, write_comparison
+    from minimagen.storage.directory import TrainingDirectory
+
+    runs = read_runs([TrainingDirectory.open(path) for path in given])
+    print(table(text_of(runs)))
+    if warning := comparable(runs):
+        print(warning)
+    print(write_comparison(runs, arguments.OUTPUT))
+    return 0

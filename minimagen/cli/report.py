@@ -1,0 +1,30 @@
+"""``python -m minimagen report``: one HTML page about a run, also while it is going on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minimagen.cli import options
+from minimagen.cli.arguments import Parser
+from minimagen.cli.options import Option
+
+OPTIONS = {
+    "what to report": (
+        options.TRAINING_DIRECTORY,
+        Option("OUTPUT", "o", "Folder for report.html, with the evaluation that is to be shown",
+               Path, shown="the training directory"),
+    )
+}  # fmt: skip
+EXAMPLES = "  python -m minimagen report training_20261120_220000"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the report; return the exit code."""
+    parser = Parser("python -m minimagen report", __doc__ or "", EXAMPLES, OPTIONS)
+    arguments = parser.parse(options.with_directory(argv))
+    from minimagen.evaluation.report import write_report
+    from minimagen.storage.directory import TrainingDirectory
+
+    given = arguments.TRAINING_DIRECTORY
+    directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
+    print(write_report(directory, arguments.OUTPUT))
+    return 0

@@ -1,0 +1,142 @@
+"""What an evaluation found: figures with their intervals and floors, as one JSON file."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from minimagen.checked import Config
+from minimagen.storage.files import read_json, write_json
+from minimagen.storage.metadata import save_png
+
+FILE, SHEETS = "evaluation.json", "evaluation_sheets"
+
+
+class Figure(Config):
+    """One measured number."""
+
+    group: str
+    """What it belongs to, a heading."""
+    name: str
+    value: float
+    unit: str = ""
+    n: int
+    """Images."""
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval."""
+    real: float | None = None
+    """The same of real images: the floor of a distance, the ceiling of an accuracy."""
+
+    @property
+    def interval(self) -> str:
+        """Return the interval as text."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{shown(self.low)} to {shown(self.high)}"
+
+
+class Record(Config):
+    """The whole of ``evaluation.json``."""
+
+    date: str
+    device: str
+    dataset: str
+    split: str
+    features: str
+    seed: int
+    """Of image 0; image i has seed + i."""
+    sampling: tuple[dict[str, Any], ...]
+    """Of each stage."""
+    figures: tuple[Figure, ...]
+    verdicts: tuple[str, ...]
+    """Findings in words: copies of training images, limits."""
+
+
+def shown(value: float) -> str:
+    """Return a number with about three digits that count."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(abs(value)))))}f}"
+
+
+def rounded(value: float) -> float:
+    """Return a number to five digits that count."""
+    return float(f"{value:.5g}")
+
+
+def figure(
+    group: str,
+    name: str,
+    value: float,
+    n: int,
+    interval: Sequence[float] | None = None,
+    real: float | None = None,
+    unit: str = "",
+) -> Figure:
+    """Return a figure, its numbers rounded."""
+    low, high = map(rounded, interval) if interval else (None, None)
+    floor = None if real is None else rounded(real)
+    return Figure(
+        group=group, name=name, value=rounded(value), unit=unit, n=n, low=low, high=high, real=floor
+    )
+
+
+def share(group: str, name: str, value: float, n: int, real: float | None = None) -> Figure:
+    """Return a share in [0, 1] as per cent, with Wilson's interval."""
+    from minimagen.evaluation.metrics import wilson_interval
+
+    interval = [100 * end for end in wilson_interval(round(value * n), n)]
+    floor = None if real is None else 100 * real
+    return figure(group, name, 100 * value, n, interval, floor, "%")
+
+
+def cells(figures: Iterable[Figure]) -> list[list[str]]:
+    """Return rows of text: name, value, interval, real images, n."""
+    return [
+        [
+            f"{each.group}: {each.name}",
+            f"{shown(each.value)} {each.unit}".strip(),
+            each.interval,
+            "" if each.real is None else shown(each.real),
+            str(each.n),
+        ]
+        for each in figures
+    ]
+
+
+HEADINGS = ["figure", "generated", "95 % interval", "real images", "n"]
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write ``evaluation.json``."""
+    write_json(folder / FILE, record.model_dump(mode="json"))
+
+
+def write_sheets(folder: Path, sheets: Mapping[str, Image.Image]) -> None:
+    """Write sheets in place of those of an earlier evaluation; ``sheets.json`` has their titles."""
+    where = folder / SHEETS
+    where.mkdir(parents=True, exist_ok=True)
+    names = {f"sheet_{i}.png": title for i, title in enumerate(sheets)}
+    for name, image in zip(names, sheets.values(), strict=True):
+        save_png(where / name, image)
+    write_json(where / "sheets.json", names)
+
+
+def read_sheets(folder: Path) -> dict[str, Path]:
+    """Return the sheets of the last evaluation by title."""
+    path = folder / SHEETS / "sheets.json"
+    names = read_json(path) if path.is_file() else {}
+    return {title: path.parent / Path(name).name for name, title in names.items()}
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return what ``evaluation.json`` of a folder says, None where there is none.
+
+    Raises:
+        UserError: It is not such a file.
+    """
+    path = folder / FILE
+    return Record.read(read_json(path), str(path)) if path.is_file() else None

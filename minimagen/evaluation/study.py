@@ -1,0 +1,95 @@
+"""A whole evaluation: samples captions that were trained on and others, and measures everything."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from minimagen.data.loading.reading import stack_images
+from minimagen.evaluation.clip import alignment, caption_vectors, vectors_of
+from minimagen.evaluation.evaluate import Evaluation, enlarging, evaluate
+from minimagen.evaluation.features import Features
+from minimagen.evaluation.figures import Figure, Record, figure, share
+from minimagen.evaluation.judge import Judge
+from minimagen.evaluation.measure import Found, Sampler, attributes, measure, super_resolution
+from minimagen.evaluation.sets import Sets
+from minimagen.images import to_model_space, to_uint8
+from minimagen.text.clip import Clip
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was sampled and found.
+
+    Attributes:
+        record: What ``evaluation.json`` gets.
+        found: The same, with sheets of images.
+        images: Every stage's images of the held-out captions, uint8 [n 3 h w].
+        judged: What the judge says, where there is one.
+    """
+
+    record: Record
+    found: Found
+    images: Sequence[Tensor]
+    judged: Evaluation | None
+
+
+def study(
+    sampler: Sampler,
+    sets: Sets,
+    features: Features,
+    judge: Judge | None = None,
+    clip: Clip | None = None,
+) -> Study:
+    """Sample and measure; the judge is that of the embedded data."""
+    held_out, seen = list(sets.held_out), sampler([sample.caption for sample in sets.seen])
+    figures: list[Figure] = []
+    result, options = None, sampler.options
+    if judge is None:
+        made = sampler([sample.caption for sample in held_out])
+        images = [to_uint8(stage) for stage in made]
+        enlarged = enlarging(sampler.imagen, made, held_out, sampler.samplings, **options)
+    else:
+        result, images = evaluate(
+            sampler.imagen, held_out, judge, sets.split, sampler.samplings, **options
+        )
+        made, enlarged = [to_model_space(stage) for stage in images], result.super_resolution
+        figures += attributes(judge, images[-1], held_out, sets.split)
+        figures += attributes(judge, to_uint8(seen[-1]), sets.seen, "seen in training")
+    found = measure(sampler, sets, features, made, seen)
+    sizes = sampler.imagen.config.image_sizes[1:]
+    figures += [*found.figures, *super_resolution(enlarged, sizes, len(held_out))]
+    if clip is not None:
+        figures += aligned(clip, images[-1], sets)
+    found.figures = figures
+    return Study(record_of(sampler, sets, features, found), found, images, result)
+
+
+def aligned(clip: Clip, images: Tensor, sets: Sets) -> list[Figure]:
+    """Return the alignment and R-precision of uint8 images [n 3 h w] by a CLIP."""
+    captions = [sample.caption for sample in sets.held_out]
+    texts = caption_vectors(clip, captions)
+    made, real = (
+        alignment(vectors_of(clip, each), texts, captions)
+        for each in (images, stack_images(sets.held_out))
+    )
+    return [
+        figure("CLIP", "alignment", made["alignment"], len(images), None, real["alignment"]),
+        share("CLIP", "R-precision", made["r_precision"], len(images), real["r_precision"]),
+    ]
+
+
+def record_of(sampler: Sampler, sets: Sets, features: Features, found: Found) -> Record:
+    """Return what ``evaluation.json`` says."""
+    return Record(
+        date=time.strftime("%Y-%m-%d %H:%M"),
+        device=str(sampler.imagen.device),
+        dataset=sets.name,
+        split=sets.split,
+        features=features.name,
+        seed=sampler.seed,
+        sampling=tuple(each.model_dump(mode="json") for each in sampler.samplings),
+        figures=tuple(found.figures),
+        verdicts=tuple(found.verdicts),
+    )
