@@ -60,6 +60,21 @@ def visiting(module: nn.Module, device: torch.device | None) -> Iterator[torch.d
         module.to(home)
 
 
+def device_name(device: torch.device) -> str:
+    """Return what people call ``device``: the name of a GPU, or cpu with the number of threads."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
+
+
+def resolved_precision(device: torch.device, precision: Precision) -> str:
+    """Return ``fp32`` or ``bf16``: what ``precision`` means on ``device``."""
+    if precision == "auto":
+        return "bf16" if has_native_bf16(device) else "fp32"
+    return precision
+
+
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
     """Return the context that networks run in: bf16 autocast, or nothing (fp32).
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from minimagen.advice import few_images
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
+from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
 from minimagen.cli.recipe import follow_recipe, has_recipe
 from minimagen.cli.settings import (
@@ -28,7 +29,7 @@ from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.config.data import is_embedded
 from minimagen.errors import UserError
-from minimagen.storage.directory import Parameters, read_imagen_config
+from minimagen.storage.directory import Parameters, TrainingDirectory, read_imagen_config
 from minimagen.storage.files import read_lines
 
 RUN = (
@@ -225,7 +226,10 @@ def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Name
 
 def main(argv: Sequence[str]) -> int:
     """Train; return the exit code."""
-    return train_as_asked(parse_flags(argv))[0]
+    code, directory = train_as_asked(parse_flags(argv))
+    if directory is not None:
+        print_next(TrainingDirectory(directory))
+    return code
 
 
 def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
@@ -258,7 +262,6 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.data.labels import labels_of
     from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
-    from minimagen.storage.directory import TrainingDirectory
     from minimagen.training.finetuning import Source
     from minimagen.training.interruption import Interrupted
     from minimagen.training.learner_run import OutOfMemory
@@ -296,8 +299,11 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             teacher=None if teacher is None else TrainingDirectory.open(teacher),
             source=None if source is None else Source(TrainingDirectory.open(source), weights),
             processes=processes,
+            wording=with_flags,
         )
     except Interrupted as stop:
+        if processes.rank == 0 and stop.directory is not None:
+            print(f"continue: {continuing(stop.directory, arguments)}")
         return 128 + stop.signum, None
     except NonFiniteLossError:
         return 1, None

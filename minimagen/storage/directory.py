@@ -59,6 +59,7 @@ class TrainingDirectory:
         self.teacher = self.path / "teacher"
         self.progress = self.path / "training_progress.txt"
         self.metrics = self.path / "metrics.jsonl"
+        self.environment = self.path / "environment.json"
         self.sample_captions = self.samples / "captions.txt"
 
     def __str__(self) -> str:

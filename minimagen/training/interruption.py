@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self, TypeVar
 
@@ -9,11 +10,11 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and everything is saved. ``signum`` says by what."""
+    """The run was asked to stop, and all is saved in ``directory``; ``signum`` says by what."""
 
-    def __init__(self, signum: int, message: str) -> None:
+    def __init__(self, signum: int, message: str, directory: Path | None = None) -> None:
         super().__init__(message)
-        self.signum = signum
+        self.signum, self.directory = signum, directory
 
 
 class _Signaled(BaseException):

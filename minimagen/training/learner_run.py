@@ -14,6 +14,7 @@ from minimagen.draws import Draws
 from minimagen.images import to_pil
 from minimagen.storage.image_files import contact_sheet
 from minimagen.training.clock import StageClock
+from minimagen.training.forecast import Forecast, duration, length
 from minimagen.training.interruption import Interrupted, StopSignals
 from minimagen.training.plan import ON_SHEET, Plan
 from minimagen.training.saving import Keeper
@@ -37,6 +38,7 @@ class LearnerRun:
         keeper: Saves and restores.
         tracker: Reports.
         signals: Whether the run is to stop.
+        forecast: Knows how long the run takes.
         clock: What the steps follow, where they are not known.
     """
 
@@ -47,9 +49,10 @@ class LearnerRun:
         keeper: Keeper,
         tracker: Tracker,
         signals: StopSignals,
+        forecast: Forecast,
         clock: StageClock | None = None,
     ) -> None:
-        self.index, self.plan, self.clock = index, plan, clock
+        self.index, self.plan, self.clock, self.forecast = index, plan, clock, forecast
         self.learner = plan.imagen.learners[index]
         self.title = plan.imagen.config.title(index)
         self.keeper, self.tracker, self.signals = keeper, tracker, signals
@@ -58,6 +61,7 @@ class LearnerRun:
         self._look = 0  # the step after which the clock is looked at
         self._losses: list[Losses] = []  # at the checkpoints
         self._warned: set[str] = set()
+        self._expected = False
 
     def train(self) -> float:
         """Train from the newest checkpoint, or from the start, to the end.
@@ -96,7 +100,7 @@ class LearnerRun:
             place = f"after step {self.trainer.step} of {self.title}"
             message = f"interrupted {place}; everything is saved"
             self.tracker.log(message)
-            raise Interrupted(signum, message)
+            raise Interrupted(signum, message, self.tracker.directory.path)
         valid_loss = self._validated()
         self.tracker.log(f"{self.title} ended: validation {valid_loss:.4f}")
         self._save()
@@ -119,7 +123,8 @@ class LearnerRun:
         trainer, config, processes = self.trainer, self.plan.config, self.plan.processes
         batches = self.plan.batches(self.index, trainer.step, trainer.total_steps)
         losses: list[Tensor] = []
-        with self.tracker.bar(self.index, trainer.step, config.batch_size_of(self.index)) as bar:
+        size = config.batch_size_of(self.index)
+        with self.tracker.bar(self.index, trainer.step, size, self.forecast) as bar:
             for batch in processes.in_step(self.signals.until_stopped(batches)):
                 losses.append(trainer.train_step(batch))
                 if self.clock and trainer.step >= self._look:
@@ -159,6 +164,17 @@ class LearnerRun:
         if losses:
             bar.update(self.plan.processes.mean(torch.stack(losses)).tolist())
         losses.clear()
+        self._expect(bar)
+
+    def _expect(self, bar: Bar) -> None:
+        """Log once how long the learner and the run will take, when steps have been timed."""
+        if self._expected or self.trainer.done or (left := bar.left) is None:
+            return
+        self._expected = True
+        own, run = left
+        steps = length(self.plan, self.index, self.trainer.total_steps)
+        in_all = "" if run is None or run == own else f", {duration(run)} left in all"
+        self.tracker.log(f"{self.title}: {steps}, about {duration(own)}{in_all}")
 
     def _act(self, bar: Bar) -> None:
         """Do what is due after a step."""
@@ -172,6 +188,7 @@ class LearnerRun:
             self._checkpoint(bar)
         if self._due(config.sample_num):
             self._sheet_of_average()
+            self.tracker.log(f"{self.title}, step {trainer.step}: {self.tracker.newest_sheet}")
         if self._due(config.chckpt_num) or self._due(config.sample_num):
             self._follow_clock()
 

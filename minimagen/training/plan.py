@@ -10,7 +10,7 @@ from typing import Any
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.training import UNKNOWN, Revision
-from minimagen.data.dataset import Dataset, Samples
+from minimagen.data.dataset import Dataset, Samples, count_of
 from minimagen.data.loading.batches import encoded, good_samples, read_batches, training_batches
 from minimagen.data.loading.reading import RawBatch
 from minimagen.data.loading.workers import Workers, choose_workers, usable_cores
@@ -71,6 +71,11 @@ class Plan:
     def revisions(self, i: int) -> tuple[Revision, ...]:
         """Return those of the plan of learner ``i`` so far."""
         return self.config.revisions[i] if self.config.revisions else ()
+
+    @property
+    def images(self) -> int | None:
+        """Return the images of an epoch; None where there are no epochs."""
+        return None if self.training.endless else count_of(self.training)
 
     @property
     def parameters(self) -> Parameters:

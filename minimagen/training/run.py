@@ -1,7 +1,7 @@
 """train(): cascade + data + configuration -> training directory."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from minimagen.config import DataConfig, TrainingConfig
@@ -9,14 +9,17 @@ from minimagen.data.dataset import Dataset, Samples
 from minimagen.data.images.stream import PROMISE
 from minimagen.data.indexed import as_dataset
 from minimagen.data.words import words_of
+from minimagen.device import device_name, resolved_precision
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
 from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.environment import add_session, session
 from minimagen.storage.pretrained import load_frozen
 from minimagen.training.distillation import kept_teacher, learners_to_teach
 from minimagen.training.finetuning import Source, announce_start, start_from
+from minimagen.training.forecast import duration, forecast, length
 from minimagen.training.interruption import StopSignals
 from minimagen.training.learner_run import LearnerRun
 from minimagen.training.length import with_lengths
@@ -42,6 +45,7 @@ def train(
     teacher: TrainingDirectory | None = None,
     source: Source | None = None,
     processes: Processes | None = None,
+    wording: Callable[[str], str] = str,
 ) -> TrainingDirectory:
     """Train CLIP, autoencoders and stages one after the other; return the training directory.
 
@@ -60,6 +64,7 @@ def train(
         teacher: What distilled stages learn from; a resumed run has kept its own.
         source: The trained cascade whose weights the stages start from; not needed to resume.
         processes: Those that train together, by default ``launched(device)``: a launcher's, or one.
+        wording: Rewrites each line of the log: messages name parameters in back quotes.
 
     Raises:
         UserError: If a setting is not valid or nothing can be written.
@@ -81,10 +86,13 @@ def train(
     plan = with_lengths(plan)
     processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
+    processes.on_rank_0(_record_session, plan, directory)
     keeper = Keeper(plan, directory, resume is not None)
     keys = imagen.config.learner_keys
     with (
-        Tracker(directory, plan.steps, config.tracker, processes.rank == 0, keys) as tracker,
+        Tracker(
+            directory, plan.steps, config.tracker, processes.rank == 0, keys, wording
+        ) as tracker,
         StopSignals(processes.world > 1) as signals,
     ):
         begun = time.monotonic()
@@ -102,18 +110,20 @@ def _train_learners(
     Where they follow the clock, each ends when its minutes and those of the ones before it are
     spent: what one has left, or takes too long, is for the next one.
     """
-    available = 0.0
+    available, expected, started = 0.0, forecast(plan), time.monotonic()
     for i in range(len(plan.imagen.learners)):
         if i == plan.imagen.config.first_stage:
             cache_captions(plan.imagen, plan.training.endless)
         if i in plan.chosen:
             available += plan.seconds(i)
             clock = plan.clock(available, begun) if plan.follows_clock(i) else None
-            available -= LearnerRun(i, plan, keeper, tracker, signals, clock).train()
+            available -= LearnerRun(i, plan, keeper, tracker, signals, expected, clock).train()
             begun = begun if clock is None else time.monotonic()
         else:
             keeper.load_weights(i)
-    for note in (*plan.imagen.text_encoder.notes(), "training finished"):
+    sheet = f"; newest sheet: {tracker.newest_sheet}" if tracker.newest_sheet else ""
+    finished = f"training finished in {duration(time.monotonic() - started)}{sheet}"
+    for note in (*plan.imagen.text_encoder.notes(), finished):
         tracker.log(note)
 
 
@@ -155,6 +165,9 @@ def _announcements(
 ) -> Iterator[str]:
     """Yield lines on what is trained, on what, from what and where."""
     yield f"training directory: {directory}"
+    device = plan.processes.device
+    precision = resolved_precision(device, plan.config.precision)
+    yield f"device: {device_name(device)}, {precision}"
     if plan.processes.world > 1:
         yield f"{plan.processes}; the batch size is that of all ranks together"
     if resume:
@@ -163,13 +176,17 @@ def _announcements(
         yield f"the teacher is {teacher}"
     if resume is None:
         yield from announce_start(plan)
+    training, images = plan.training, plan.images
+    endless = "a stream" if images is None and not training.endless else "drawn without end"
+    valid = sum(len(batch.captions) for batch in plan.valid)
+    yield f"images: {endless if images is None else images} for training, {valid} for validation"
     for i, learner in enumerate(plan.imagen.learners):
         size = " x ".join(map(str, learner.image_sizes[0]))
         millions = count_parameters(learner) / 1e6
-        yield f"{plan.imagen.config.title(i)}: {size}, {millions:.2f} M parameters"
+        planned = f"; {_length(plan, i)}" if i in plan.chosen else ""
+        yield f"{plan.imagen.config.title(i)}: {size}, {millions:.2f} M parameters{planned}"
     if plan.config.num_workers == "auto":
         yield f"data loader workers: {plan.workers.number} ({plan.workers.reason})"
-    training = plan.training
     if not training.repeatable:
         yield PROMISE
     elif len(training.sizes) > 1:
@@ -177,3 +194,19 @@ def _announcements(
         yield f"images by size: {counts}"
     if plan.processes.rank == 0:
         yield from words_of(dataset, plan.imagen.text_encoder)
+
+
+def _length(plan: Plan, i: int) -> str:
+    """Return how long learner ``i`` is to train: its steps, or the time that it has."""
+    if plan.follows_clock(i):
+        return duration(plan.seconds(i))
+    steps = plan.config.steps_of(i)
+    return length(plan, i, steps) if steps else duration(plan.seconds(i))
+
+
+def _record_session(plan: Plan, directory: TrainingDirectory) -> None:
+    """Write what the run is made in."""
+    processes = plan.processes
+    precision = resolved_precision(processes.device, plan.config.precision)
+    now = session(device_name(processes.device), precision, processes.world)
+    add_session(directory.environment, now)

@@ -160,5 +160,7 @@ def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:
                 shutil.copytree(folder, target.tmp / folder.stem)
         for file in source.state_dicts.glob("*.safetensors"):
             shutil.copyfile(file, target.state_dicts / file.name)
+        if source.environment.is_file():
+            shutil.copyfile(source.environment, target.environment)
     except (OSError, shutil.Error) as error:
         raise cannot_write(target.path, error) from None

@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from minimagen.config.training import UNKNOWN
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.metadata import save_png
+from minimagen.training.forecast import Forecast, duration
 
 
 class TensorBoard:
@@ -70,6 +73,7 @@ class Tracker:
         board: ``none``, ``tensorboard`` or ``wandb``.
         enabled: False on all ranks but rank 0: nothing is written or printed.
         keys: Of each learner the stage's index, or its name; 0, 1 ... by default.
+        wording: Rewrites each line for people.
     """
 
     def __init__(
@@ -79,8 +83,11 @@ class Tracker:
         board: str,
         enabled: bool = True,
         keys: Sequence[int | str] = (),
+        wording: Callable[[str], str] = str,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
+        self.newest_sheet: Path | None = None
+        self._wording = wording
         self._keys = keys or range(len(steps))
         self.steps = list(steps)
         self._enabled = enabled
@@ -97,8 +104,9 @@ class Tracker:
         """Print a line and write it to the log for people."""
         if not self._enabled:
             return
+        line = self._wording(line)
         tqdm.write(line)
-        with self._directory.progress.open("a", encoding="utf-8") as file:
+        with self.directory.progress.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def record(self, i: int, step: int, **values: float) -> None:
@@ -107,7 +115,7 @@ class Tracker:
             return
         kind = "stage" if isinstance(self._keys[i], int) else "learner"
         line = {"time": time.time(), kind: self._keys[i], "step": step, **values}
-        with self._directory.metrics.open("a", encoding="utf-8") as file:
+        with self.directory.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board:
             named = {f"{self._name(i)}/{name}": value for name, value in values.items()}
@@ -115,7 +123,8 @@ class Tracker:
 
     def sheet(self, i: int, step: int, sheet: Image) -> None:
         """Write a sample sheet of learner ``i``, and show it on the board."""
-        save_png(self._directory.samples / f"{self._name(i)}_step_{step:08d}.png", sheet)
+        self.newest_sheet = self.directory.samples / f"{self._name(i)}_step_{step:08d}.png"
+        save_png(self.newest_sheet, sheet)
         if self._board:
             self._board.show(self._name(i), sheet, self._on_board(i, step))
 
@@ -127,8 +136,8 @@ class Tracker:
         return sum(_shown(steps) or 0 for steps in self.steps[:i]) + step
 
     @contextmanager
-    def bar(self, i: int, done: int, images_per_step: int) -> Iterator["Bar"]:
-        """Show the progress of learner ``i``, of which ``done`` steps are made."""
+    def bar(self, i: int, done: int, images_per_step: int, forecast: Forecast) -> Iterator["Bar"]:
+        """Show the progress of learner ``i``, of which ``done`` steps are made, and time left."""
         with tqdm(
             initial=done,
             total=_shown(self.steps[i]),
@@ -137,7 +146,8 @@ class Tracker:
             mininterval=1.0,
             disable=not self._enabled,
         ) as bar:
-            yield Bar(bar, images_per_step, lambda: _shown(self.steps[i]))
+            left = partial(forecast.left, i) if forecast.has_later else None
+            yield Bar(bar, images_per_step, lambda: _shown(self.steps[i]), left)
 
 
 def _shown(steps: int) -> int | None:
@@ -145,10 +155,21 @@ def _shown(steps: int) -> int | None:
 
 
 class Bar:
-    """A progress bar with the running mean of the loss; time left is tqdm's own."""
+    """A progress bar with the running mean of the loss.
 
-    def __init__(self, bar: Any, images_per_step: int, total: Callable[[], int | None]) -> None:
+    The learner's own time left is tqdm's, that of the run ``forecast``'s, given the learner's and
+    the seconds of a step.
+    """
+
+    def __init__(
+        self,
+        bar: Any,
+        images_per_step: int,
+        total: Callable[[], int | None],
+        forecast: Callable[[float, float], float | None] | None = None,
+    ) -> None:
         self._bar, self._images_per_step, self._total = bar, images_per_step, total
+        self._forecast = forecast
         self.loss = math.nan
 
     @property
@@ -156,10 +177,23 @@ class Bar:
         """Return the images per second."""
         return (self._bar.format_dict["rate"] or 0.0) * self._images_per_step
 
+    @property
+    def left(self) -> tuple[float, float | None] | None:
+        """Return the seconds left, the learner's and the run's; None before any was timed."""
+        rate, total = self._bar.format_dict["rate"], self._total()
+        if not rate or total is None:
+            return None
+        own = max(0.0, total - self._bar.n) / rate
+        return own, own if self._forecast is None else self._forecast(own, 1 / rate)
+
     def update(self, losses: Sequence[float]) -> None:
         """Count the steps that had these losses."""
         for loss in losses:
             self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
         self._bar.total = self._total()
-        self._bar.set_postfix_str(f"loss {self.loss:.4f}, {self.rate:.0f} images/s", refresh=False)
+        left = self.left if self._forecast else None
+        in_all = f", {duration(left[1])} left in all" if left and left[1] is not None else ""
+        self._bar.set_postfix_str(
+            f"loss {self.loss:.4f}, {self.rate:.0f} images/s{in_all}", refresh=False
+        )
         self._bar.update(len(losses))
