@@ -12,7 +12,9 @@ NOT_OURS = re.compile(
     re.IGNORECASE,
 )
 FOLDERS = ("minimagen", "benchmarks", "tools", "docs", "examples")
-KEPT = re.compile(r'"(centre|pictures?|picture of [^"]*)"')  # values, keys and captions on disk
+KEPT = re.compile(
+    r'["`](centre|pictures?|picture of [^"]*)["`]'
+)  # values, keys and captions on disk
 SKIPPED = {  # files whose subject is the words, and old names that are still read
     "CONTRIBUTING.md": "the table of words",
     "benchmarks/measuring.py": "earlier keys of rows",

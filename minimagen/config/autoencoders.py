@@ -23,18 +23,25 @@ class AutoencoderConfig(Config):
     block_out_channels: tuple[PositiveInt, ...] = Field(default=(32, 64, 64), min_length=1)
     """Channels of the levels, that of full size first; each halves the sides of the one before."""
     layers_per_block: PositiveInt = 1
+    """Residual blocks of each level."""
     latent_channels: PositiveInt = 4
     """Of kl and tiny; fsq has one for each of ``levels``, gumbel those of its codes."""
     norm_num_groups: PositiveInt = 8
+    """Groups of every group normalization."""
     mid_block_add_attention: bool = False
+    """Self-attention at the lowest resolution."""
     use_quant_conv: bool = False
+    """A 1 x 1 convolution after the encoder (kl)."""
     use_post_quant_conv: bool = False
+    """A 1 x 1 convolution before the decoder (kl)."""
     scaling_factor: Annotated[float, Field(gt=0.0)] = 1.0
     """Latents are (z - shift_factor) x this where there is no latents_std."""
     shift_factor: float | None = None
+    """Subtracted from latents before they are scaled."""
     latents_mean: tuple[float, ...] | None = None
     """Mean of each channel, measured at the end of the training; latents are (z - mean) / std."""
     latents_std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, measured with the mean."""
     kl_weight: Annotated[float, Field(ge=0.0)] = 1e-5
     """Of kl: of the KL divergence summed over latents, beside the absolute error summed over
     pixels. Of gumbel: of the mean KL divergence of a cell from the uniform choice."""

@@ -20,8 +20,11 @@ class ImageTowerConfig(AttentionConfig):
     patch_size: PositiveInt = 8
     """Of the vit, as the three below."""
     dim: PositiveInt = 192
+    """Width of the vit."""
     depth: PositiveInt = 6
+    """Transformer layers of the vit."""
     heads: PositiveInt = 3
+    """Heads of the vit's attention; they divide ``dim``."""
 
     @property
     def divisor(self) -> int:
@@ -40,9 +43,11 @@ class TextTowerConfig(AttentionConfig):
     max_length: PositiveInt = 64
     """Longest caption in tokens; longer ones are cut."""
     dim: PositiveInt = 128
+    """Width of the tower."""
     depth: Annotated[int, Field(ge=0)] = 2
     """Transformer layers before the pooling."""
     heads: PositiveInt = 4
+    """Heads of its attention; they divide ``dim``."""
 
 
 class ClipConfig(Config):

@@ -13,15 +13,21 @@ class UNetConfig(Config):
     dim: PositiveInt
     """Channels of the first level; level i has dim * dim_mults[i]."""
     dim_mults: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Channels of each level over ``dim``; each level halves the sides."""
     channels: PositiveInt = 3
+    """Of what it denoises: 3 of pixels, those of latents."""
     num_resnet_blocks: PositiveInt | tuple[PositiveInt, ...] = 1
+    """Residual blocks of each level."""
     layer_attns: bool | tuple[bool, ...] = False
     """Levels with self-attention."""
     layer_cross_attns: bool | tuple[bool, ...] = True
     """Levels with attention to the text; keys join the self-attention's where both are on."""
     attend_at_middle: bool = True
+    """Self-attention at the lowest resolution."""
     attn_heads: PositiveInt = 8
+    """Heads of every attention."""
     attn_head_dim: PositiveInt = 64
+    """Channels of a head."""
     cond_dim: PositiveInt | None = None
     """Width of the text tokens inside the network; ``dim`` by default."""
     memory_efficient: bool = False
@@ -29,6 +35,7 @@ class UNetConfig(Config):
     patch_size: PositiveInt = 1
     """Side of the pixel-unshuffle stem: the network works on (h / p) x (w / p)."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the channels of residual blocks that training drops."""
 
     @model_validator(mode="after")
     def _levels_agree(self) -> Self:
@@ -57,7 +64,9 @@ class AttentionConfig(Config):
     """A network with ``heads`` that divide its width ``dim``."""
 
     dim: PositiveInt
+    """Width of the network."""
     heads: PositiveInt
+    """Heads of every attention; they divide ``dim``."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -70,6 +79,10 @@ class GPTConfig(AttentionConfig):
     """A GPT over image tokens."""
 
     dim: PositiveInt = 256
+    """Width of the network."""
     depth: PositiveInt = 6
+    """Transformer layers."""
     heads: PositiveInt = 4
+    """Heads of every attention; they divide ``dim``."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the channels that training drops."""

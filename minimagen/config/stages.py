@@ -36,8 +36,12 @@ class LossConfig(Config):
     error: ErrorKind = "l2"
     """Squared, absolute, or Huber's: squared below ``huber_delta``, absolute above."""
     huber_delta: Annotated[float, Field(gt=0.0)] = 0.1
+    """Where Huber's error turns from squared to absolute."""
     weight: LossWeight = "simple"
+    """Weight over noise levels: simple weighs all alike in ``space``, min_snr the x_0 error by
+    min(snr, gamma) (arXiv 2303.09556), clamped_snr also by 1 at least."""
     min_snr_gamma: Annotated[float, Field(gt=0.0)] = 5.0
+    """The gamma of min_snr and clamped_snr."""
     times: TrainingTimes = "uniform"
     """How training's times are drawn: logit_normal is the sigmoid of a standard normal number
     (arXiv 2403.03206), half_normal is |N| / 3 (guided-diffusion-keras)."""
@@ -107,12 +111,14 @@ class DiffusionConfig(Config):
     """A diffusion stage: a network, a noise process, an objective, a sampler."""
 
     kind: Literal["diffusion"] = "diffusion"
+    """What kind of stage it is."""
     unet: UNetConfig
     autoencoder: Annotated[int, Field(ge=0)] | str | None = None
     """What it denoises the latents of: the number of an autoencoder of this cascade, a training
     directory, a folder of diffusers' or a hub id; None: pixels."""
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = "v"
+    """What the network's output is: eps, x_0, v = alpha eps - sigma x_0, or u = eps - x_0."""
     loss: LossConfig = LossConfig()
     cond_drop_prob: Fraction = 0.1
     """Share of captions replaced by the learned null token in training."""
@@ -177,6 +183,7 @@ class DistilledConfig(DiffusionConfig):
     """A stage that learns to sample in few steps what its trained self samples in many."""
 
     kind: Literal["distilled"] = "distilled"  # type: ignore[assignment]  # narrows the union's tag
+    """What kind of stage it is."""
     steps: PositiveInt
     """Sampling steps, its teacher's guidance folded in (docs/sampling.md)."""
 
@@ -238,6 +245,7 @@ class TokenConfig(Config):
     """A first stage that predicts the tokens of images one by one (arXiv 2102.12092)."""
 
     kind: Literal["tokens"] = "tokens"
+    """What kind of stage it is."""
     gpt: GPTConfig = GPTConfig()
     autoencoder: Annotated[int, Field(ge=0)] | str = 0
     """The discrete one between images and tokens: its number here, or a training directory."""

@@ -46,6 +46,7 @@ class Revision(Config):
     """The plan of a learner that follows the clock, as it was made after ``step`` steps."""
 
     step: Annotated[int, Field(ge=0)]
+    """The optimizer step after which it was made."""
     steps: PositiveInt
     """Those of the whole learner; equal to ``step`` once it has ended."""
     spent: Fraction
@@ -66,6 +67,7 @@ class SourceConfig(Config):
     """The trained cascade whose weights a run started from."""
 
     directory: str
+    """Its training directory, as it was typed."""
     fingerprint: str
     """SHA-256 of these weights."""
     stages: tuple[int, ...]

@@ -41,11 +41,6 @@ class Forecast:
         relative = (self._plan.steps[j] * self._costs[j] / self._costs[i] for j in later)
         return own + pace * sum(relative)
 
-    @property
-    def has_later(self) -> bool:
-        """Return whether there are several learners, so that the bar of one is not all."""
-        return len(self._plan.chosen) > 1
-
 
 def forecast(plan: Plan) -> Forecast:
     """Return the forecast of a run; it times two forward passes of each learner.

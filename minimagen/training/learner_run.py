@@ -124,7 +124,8 @@ class LearnerRun:
         batches = self.plan.batches(self.index, trainer.step, trainer.total_steps)
         losses: list[Tensor] = []
         size = config.batch_size_of(self.index)
-        with self.tracker.bar(self.index, trainer.step, size, self.forecast) as bar:
+        left = self._left if len(self.plan.chosen) > 1 or self.clock else None
+        with self.tracker.bar(self.index, trainer.step, size, left) as bar:
             for batch in processes.in_step(self.signals.until_stopped(batches)):
                 losses.append(trainer.train_step(batch))
                 if self.clock and trainer.step >= self._look:
@@ -170,11 +171,20 @@ class LearnerRun:
         """Log once how long the learner and the run will take, when steps have been timed."""
         if self._expected or self.trainer.done or (left := bar.left) is None:
             return
+        if self.clock and self.clock.seconds < self.clock.available / 4:
+            return
         self._expected = True
         own, run = left
         steps = length(self.plan, self.index, self.trainer.total_steps)
-        in_all = "" if run is None or run == own else f", {duration(run)} left in all"
-        self.tracker.log(f"{self.title}: {steps}, about {duration(own)}{in_all}")
+        about = f"{'about ' * bool(self.clock)}{steps}, {duration(own)} left"
+        in_all = "" if run is None or run == own else f"; {duration(run)} in all"
+        self.tracker.log(f"{self.title}: {about}{in_all}")
+
+    def _left(self, own: float, pace: float) -> float | None:
+        """Return the seconds that the run has left, given the learner's and those of a step."""
+        if self.clock:
+            own = max(0.0, self.clock.available - self.clock.seconds)
+        return self.forecast.left(self.index, own, pace)
 
     def _act(self, bar: Bar) -> None:
         """Do what is due after a step."""

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,10 @@ from minimagen.config.training import UNKNOWN
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.metadata import save_png
-from minimagen.training.forecast import Forecast, duration
+from minimagen.training.forecast import duration
+
+UNSTEADY = 10.0  # seconds in which steps are still slow
+Left = Callable[[float, float], float | None]
 
 
 class TensorBoard:
@@ -136,8 +138,13 @@ class Tracker:
         return sum(_shown(steps) or 0 for steps in self.steps[:i]) + step
 
     @contextmanager
-    def bar(self, i: int, done: int, images_per_step: int, forecast: Forecast) -> Iterator["Bar"]:
-        """Show the progress of learner ``i``, of which ``done`` steps are made, and time left."""
+    def bar(
+        self, i: int, done: int, images_per_step: int, left: Left | None = None
+    ) -> Iterator["Bar"]:
+        """Show the progress of learner ``i``, of which ``done`` steps are made.
+
+        ``left`` gives the time of the whole run, where that is not the learner's own.
+        """
         with tqdm(
             initial=done,
             total=_shown(self.steps[i]),
@@ -146,7 +153,6 @@ class Tracker:
             mininterval=1.0,
             disable=not self._enabled,
         ) as bar:
-            left = partial(forecast.left, i) if forecast.has_later else None
             yield Bar(bar, images_per_step, lambda: _shown(self.steps[i]), left)
 
 
@@ -157,8 +163,8 @@ def _shown(steps: int) -> int | None:
 class Bar:
     """A progress bar with the running mean of the loss.
 
-    The learner's own time left is tqdm's, that of the run ``forecast``'s, given the learner's and
-    the seconds of a step.
+    The learner's own time left is tqdm's, that of the run ``left``'s, given the learner's and the
+    seconds of a step.
     """
 
     def __init__(
@@ -166,10 +172,10 @@ class Bar:
         bar: Any,
         images_per_step: int,
         total: Callable[[], int | None],
-        forecast: Callable[[float, float], float | None] | None = None,
+        left: Left | None = None,
     ) -> None:
         self._bar, self._images_per_step, self._total = bar, images_per_step, total
-        self._forecast = forecast
+        self._left = left
         self.loss = math.nan
 
     @property
@@ -179,19 +185,19 @@ class Bar:
 
     @property
     def left(self) -> tuple[float, float | None] | None:
-        """Return the seconds left, the learner's and the run's; None before any was timed."""
+        """Return the seconds left, the learner's and the run's; None in the first seconds."""
         rate, total = self._bar.format_dict["rate"], self._total()
-        if not rate or total is None:
+        if not rate or total is None or self._bar.format_dict["elapsed"] < UNSTEADY:
             return None
         own = max(0.0, total - self._bar.n) / rate
-        return own, own if self._forecast is None else self._forecast(own, 1 / rate)
+        return own, own if self._left is None else self._left(own, 1 / rate)
 
     def update(self, losses: Sequence[float]) -> None:
         """Count the steps that had these losses."""
         for loss in losses:
             self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
         self._bar.total = self._total()
-        left = self.left if self._forecast else None
+        left = self.left if self._left else None
         in_all = f", {duration(left[1])} left in all" if left and left[1] is not None else ""
         self._bar.set_postfix_str(
             f"loss {self.loss:.4f}, {self.rate:.0f} images/s{in_all}", refresh=False
