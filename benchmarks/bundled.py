@@ -42,8 +42,9 @@ from minimagen import Imagen, Judge, ShapesDataset
 from minimagen.data.loading.reading import stack_images
 from minimagen.draws import rng
 from minimagen.evaluation.evaluate import evaluate
+from minimagen.evaluation.memorization import Nearest, nearest, small_pixels
 from minimagen.evaluation.metrics import wilson_interval
-from minimagen.images import resize_clamped, to_model_space, to_pil, to_uint8
+from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.sample import Sample
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.image_files import contact_sheet
@@ -52,7 +53,6 @@ from minimagen.storage.metadata import save_png
 BUNDLED = ("emoji", "scenes")
 COUNT, QUICK_COUNT = 500, 4
 KNOWN_SCENES, QUICK_KNOWN = 8192, 32  # training images that scenes are compared with
-COPIED, COPY_SIDE = 1 / 3, 8
 RING = 3  # px from the border: where the background is measured
 ON_SHEET = 48
 SCENES_SEED = 1  # of the captions, as in python -m minimagen evaluate
@@ -93,13 +93,13 @@ def score_emoji(imagen: Imagen, count: int, sheets: str | None) -> Row:
             "real": judged(judge, real, samples, everything),
             "shuffled": judged(judge, generated, shuffled, everything),
             "background": background(generated, samples, real),
-            "copies": copied(generated[on_white], known),
-            "copies_real": copied(real[on_white], known),
+            "copies": neighbors(generated[on_white], known).copies,
+            "copies_real": neighbors(real[on_white], known).copies,
         }
         write_sheet(sheets, f"emoji_{name}", samples, [real, generated])
         some = [samples[i] for i in on_white]
-        nearest = known[neighbors(generated[on_white], known)[1][:, 0]]
-        write_sheet(sheets, f"emoji_{name}_nearest", some, [generated[on_white], nearest])
+        closest = known[neighbors(generated[on_white], known).row]
+        write_sheet(sheets, f"emoji_{name}_nearest", some, [generated[on_white], closest])
     return row
 
 
@@ -138,16 +138,16 @@ def score_scenes(imagen: Imagen, count: int, sheets: str | None) -> Row:
     known = stack_images([training[i] for i in range(compared)])
     generated, real = images[-1], stack_images(samples)
     write_sheet(sheets, "scenes", samples, [real, generated])
-    nearest = known[neighbors(generated, known)[1][:, 0]]
-    write_sheet(sheets, "scenes_nearest", samples, [generated, nearest])
+    closest = known[neighbors(generated, known).row]
+    write_sheet(sheets, "scenes_nearest", samples, [generated, closest])
     row = {
         "n": count,
         "generated": result.stages[-1] | {"fully_correct": result.stages[-1]["all"]},
         "interval": list(result.interval),
         "real": result.real[-1] | {"fully_correct": result.real[-1]["all"]},
         "shuffled": result.shuffled | {"fully_correct": result.shuffled["all"]},
-        "copies": copied(generated, known),
-        "copies_real": copied(real, known),
+        "copies": neighbors(generated, known).copies,
+        "copies_real": neighbors(real, known).copies,
     }
     return {"held_out": row}
 
@@ -161,20 +161,9 @@ def generate(imagen: Imagen, samples: Sequence[Sample]) -> Tensor:
     return torch.cat([to_uint8(images[-1]) for images in batches])
 
 
-def neighbors(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Return distances [n 2] and rows [n 2] of the two nearest of ``known``, by pixels at 8 px."""
-    small = [
-        torch.cat([resize_clamped(to_model_space(x), (COPY_SIDE,) * 2) for x in each.split(1024)])
-        for each in (images, known)
-    ]
-    nearest = torch.cdist(small[0].flatten(1), small[1].flatten(1)).topk(2, largest=False)
-    return nearest.values, nearest.indices
-
-
-def copied(images: Tensor, known: Tensor) -> float:
-    """Return the share of images that are copies."""
-    distances, _ = neighbors(images, known)
-    return float((distances[:, 0] < COPIED * distances[:, 1]).float().mean())
+def neighbors(images: Tensor, known: Tensor) -> Nearest:
+    """Return the nearest of ``known``, by pixels at 8 px."""
+    return nearest(small_pixels(images), small_pixels(known))
 
 
 def first_image_seconds(directory: Path, caption: str) -> float:

@@ -1,0 +1,107 @@
+"""A whole evaluation of cascades that are known: by heart, healthy, and trained a little."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minimagen.__main__ import main
+from minimagen.config import SamplingConfig
+from minimagen.data.loading.reading import stack_images
+from minimagen.evaluation import measure
+from minimagen.evaluation.features import JudgeFeatures
+from minimagen.evaluation.measure import Sampler
+from minimagen.evaluation.sets import Sets
+from minimagen.evaluation.study import Study, study
+from minimagen.imagen import Imagen
+from minimagen.images import to_model_space
+from minimagen.sample import Sample
+from minimagen.shapes.dataset import ShapesDataset
+from tests.cli.conftest import QUICK
+
+COUNT = 24
+
+
+class Answers:
+    """Stands in for a cascade of one stage: ``images`` has what it answers a caption with."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        images = to_model_space(stack_images(samples))
+        self.images = {s.caption: image for s, image in zip(samples, images, strict=True)}
+        self.config = SimpleNamespace(image_sizes=((32, 32),))
+        self.device = torch.device("cpu")
+
+    def sample_batches(self, captions: Sequence[str], *_: Any, **__: Any) -> Iterator[list[Tensor]]:
+        yield [torch.stack([self.images[caption] for caption in captions])]
+
+
+def drawn(split: str, count: int, seed: int) -> list[Sample]:
+    return list(ShapesDataset(split, "simple", 32, seed=seed, epoch_size=count))
+
+
+def studied(answers: Sequence[Sample], sets: Sets, monkeypatch: pytest.MonkeyPatch) -> Study:
+    imagen = cast(Imagen, Answers(answers))
+    frames = [Image.new("RGB", (32, 32), (i, i, i)) for i in range(9)]
+    monkeypatch.setattr(measure, "interpolate_captions", lambda *_, **__: frames)
+    return study(Sampler(imagen, [SamplingConfig()]), sets, JudgeFeatures("simple"))
+
+
+def test_a_cascade_that_knows_eight_images_by_heart_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training, held_out = drawn("train", 8, 3), drawn("heldout", COUNT, 4)
+    sets = Sets("mine", "validation", held_out, training)
+    by_heart = [
+        Sample(training[i % 8].image, sample.caption)
+        for i, sample in enumerate([*training, *held_out])
+    ]
+    found = studied(by_heart, sets, monkeypatch).record
+    assert [v for v in found.verdicts if v.startswith("MEMORIZED: 100 %")]
+    shares = {f.name: f for f in found.figures if f.group == "memorization"}
+    assert shares["copies in pixels"].value == 100
+    assert cast(float, shares["copies in pixels"].real) < 10
+
+
+def test_a_cascade_that_draws_what_captions_say_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, held_out = drawn("train", 60, 3), drawn("heldout", COUNT, 4)
+    seen = [
+        Sample(other.image, sample.caption)
+        for sample, other in zip(training, drawn("train", 60, 5), strict=True)
+    ]
+    sets = Sets("mine", "validation", held_out, training)
+    result = studied([*seen, *held_out], sets, monkeypatch)
+    assert not any("MEMORIZED" in verdict for verdict in result.record.verdicts)
+    figures = {f.name: f for f in result.record.figures}
+    assert figures["nearer, own caption"].value == 100
+    assert figures["largest step / median step"].value == 1.0
+    diversity = figures["per caption, of real images' distance"]
+    assert diversity.value == 0.0  # one image for each caption, whatever the seed
+
+
+def test_images_of_ones_own_are_evaluated_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = tmp_path / "run", tmp_path / "mine"
+    for part, count, split in (("train", 12, "train"), ("validation", 10, "heldout")):
+        (data / part).mkdir(parents=True)
+        for i, sample in enumerate(drawn(split, count, 1)):
+            Image.fromarray(sample.image).save(data / part / f"{i}.png")
+            (data / part / f"{i}.txt").write_text(sample.caption)
+    assert main(["train", *QUICK, "--DATASET", str(data), "--OUTPUT", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "-n", "10", "-t", "1", "--DEVICE", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "10 validation captions" in printed and "attributes" not in printed
+    found = json.loads((run / "evaluation.json").read_text())
+    groups = {row["group"] for row in found["figures"]}
+    assert {"distance", "memorization", "diversity", "interpolation"} <= groups
+    assert {row["n"] for row in found["figures"] if row["group"] == "distance"} == {10}
+    assert found["verdicts"] == ["no more copies of 12 training images than among held-out ones"]
+    page = (run / "report.html").read_text("utf-8")
+    assert page.count("<img") >= 6 and "Frechet distance" in page
