@@ -74,7 +74,7 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
         if state["step"] > plan.steps[i]:
             raise UserError(
                 f"{title} of {resume} already has {state['step']} steps, more than the "
-                f"{plan.steps[i]} asked for; give more steps or epochs"
+                f"{plan.steps[i]} asked for; give more `steps` or `epochs`"
             )
 
 
