@@ -67,7 +67,7 @@ def test_a_resumed_run_finds_data_that_was_moved(here: Path) -> None:
 
 def test_a_resumed_run_that_is_past_its_end(refused: Refused, trained: Path) -> None:
     assert train.entry(["-rd", str(trained), "--IN_PLACE", "--STEPS", "2"]) == 0
-    refused(train.entry, ["-rd", trained, "--STEPS", "1"], "already has 2 steps", "more steps")
+    refused(train.entry, ["-rd", trained, "--STEPS", "1"], "already has 2 steps", "more --STEPS")
 
 
 def test_a_resumed_run_of_another_configuration(refused: Refused, trained: Path) -> None:
