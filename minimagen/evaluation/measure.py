@@ -180,7 +180,8 @@ class Measurement:
             found.sheets[title] = pair_sheet(self.made_seen, self.training, copies.made)
         if not found.verdicts:
             found.verdicts.append(
-                f"no more copies of {len(self.training)} training images than among held-out ones"
+                f"No more copies of {len(self.training)} training images of {self.sets.title} "
+                "than among held-out ones"
             )
         return found
 
@@ -241,7 +242,8 @@ def diversity(sampler: Sampler, measured: Measurement) -> Found:
     floor = None if own is None else own / max(apart, 1e-12)
     made = figure("diversity", "per caption, of real images' distance", value, len(images), None,
                   floor)  # fmt: skip
-    sheet = contact_sheet(repeated, [to_pil(to_model_space(images))])
+    columns = [to_pil(to_model_space(images[i::EACH])) for i in range(EACH)]
+    sheet = contact_sheet(captions, columns)
     return Found([made], [], {f"Diversity: {EACH} images of each caption": sheet})
 
 

@@ -113,7 +113,10 @@ def settings(values: dict[str, Any]) -> str:
     """Return every parameter, part by part, folded."""
     parts = []
     for name, content in values.items():
-        rows = [[key, value] for key, value in leaves(content)]
+        rows = [
+            [key, Path(value).name if Path(value).is_absolute() else value]  # a page to send on
+            for key, value in leaves(content)
+        ]
         table = html.table(["parameter", "value"], rows)
         parts.append(f"<details><summary>{escape(name)}</summary>{table}</details>")
     return "".join(parts)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 
 from minimagen.config import DataConfig
 from minimagen.data.dataset import BadSampleError, Dataset, IndexedDataset
@@ -33,6 +34,11 @@ class Sets:
     held_out: Sequence[Sample]
     training: Sequence[Sample]
     level: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return the name without the folders of this machine."""
+        return Path(self.name).name
 
     @property
     def seen(self) -> list[Sample]:

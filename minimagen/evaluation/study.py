@@ -85,7 +85,7 @@ def record_of(sampler: Sampler, sets: Sets, features: Features, found: Found) ->
     return Record(
         date=time.strftime("%Y-%m-%d %H:%M"),
         device=str(sampler.imagen.device),
-        dataset=sets.name,
+        dataset=sets.title,
         split=sets.split,
         features=features.name,
         seed=sampler.seed,

@@ -80,7 +80,7 @@ def test_a_run_that_learned_eight_images_by_heart_is_reported_and_a_healthy_one_
     by_heart = (training.repeat(5, 1, 1, 1) + noise).clamp(0, 255).to(torch.uint8)
     assert any("MEMORIZED: 100 %" in line for line in measured(by_heart, training, held_out))
     (line,) = measured(images(COUNT, 3), training, held_out)
-    assert line.startswith("no more copies of 8 training images")
+    assert line.startswith("No more copies of 8 training images of mine")
 
 
 def test_real_images_of_other_captions_are_healthy_in_every_figure() -> None:

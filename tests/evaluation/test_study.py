@@ -102,6 +102,9 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
     groups = {row["group"] for row in found["figures"]}
     assert {"distance", "memorization", "diversity", "interpolation"} <= groups
     assert {row["n"] for row in found["figures"] if row["group"] == "distance"} == {10}
-    assert found["verdicts"] == ["no more copies of 12 training images than among held-out ones"]
+    (verdict,) = found["verdicts"]
+    assert verdict.startswith("No more copies of 12 training images of mine")
+    assert found["dataset"] == "mine"
     page = (run / "report.html").read_text("utf-8")
     assert page.count("<img") >= 6 and "Frechet distance" in page
+    assert str(tmp_path) not in page  # nothing of this machine
