@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -114,7 +115,7 @@ def interpolate_captions(
     """Return images from one caption to another, all with the same noise.
 
     The embeddings are mixed linearly, token by token: their lengths mean something to the network,
-    and those of T5 are not of one length. The shorter caption is padded with zeros.
+    and those of T5 are not of one length. The shorter caption is stretched to as many tokens.
     """
     count = whole_number("count", count, least=2)
     encoder = BetweenCaptions(imagen.text_encoder, first, last, count)
@@ -195,8 +196,17 @@ class BetweenCaptions:
         if share in (0.0, 1.0):
             return last if share else first
         length = max(len(first), len(last))
-        a, b = (torch.cat([e, e.new_zeros(length - len(e), e.shape[1])]) for e in self._ends)
-        return torch.lerp(a, b, share)
+        return torch.lerp(stretched(first, length), stretched(last, length), share)
+
+
+def stretched(embedding: Tensor, length: int) -> Tensor:
+    """Return an embedding [n d] with ``length`` tokens, interpolated linearly between its own.
+
+    Attention to tokens that are repeated evenly is that to the tokens once; to padding with zeros
+    it is not, and images would jump where the padding begins.
+    """
+    longer = F.interpolate(embedding.T[None], length, mode="linear", align_corners=True)
+    return longer[0].T
 
 
 class BetweenSeeds:

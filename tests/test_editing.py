@@ -13,7 +13,7 @@ from minimagen.diffusion.inpainting import Resampled, inpainted
 from minimagen.diffusion.samplers import build_step, integrate
 from minimagen.diffusion.schedule import Cosine, level_at, sampling_times
 from minimagen.draws import SeededNoise, generator
-from minimagen.editing import BetweenCaptions, BetweenSeeds
+from minimagen.editing import BetweenCaptions, BetweenSeeds, stretched
 from minimagen.errors import Stopped, UserError
 from minimagen.given import shrunk
 from minimagen.imagen import Imagen
@@ -158,8 +158,10 @@ def test_interpolation_between_captions_ends_at_them(imagen: Imagen) -> None:
     encoder = BetweenCaptions(imagen.text_encoder, first, last, 3)
     a, b = imagen.text_encoder.encode([first, last])
     (middle,) = encoder.encode(["1"])
-    assert torch.allclose(middle[: len(a)], (a + b[: len(a)]) / 2)
-    assert torch.allclose(middle[len(a) :], b[len(a) :] / 2)
+    assert len(middle) == len(b) > len(a)
+    assert torch.allclose(middle[0], (a[0] + b[0]) / 2)
+    assert torch.allclose(middle[-1], (a[-1] + b[-1]) / 2)
+    assert stretched(a, 2 * len(a) - 1)[::2].sub(a).abs().max() < 1e-6
 
 
 def test_a_film_ends_with_the_image(imagen: Imagen) -> None:

@@ -1,6 +1,8 @@
 """What ``inference.py`` does with a given image, and images that belong together."""
 
 import argparse
+import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,7 +94,7 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
         return Edit(low_res=as_tensor([opened(arguments.UPSCALE)], sizes[first - 1]), first=first)
     if arguments.INIT_IMAGE is None:
         return None
-    image, mask = opened(arguments.INIT_IMAGE), None
+    image, mask, new = opened(arguments.INIT_IMAGE), None, None
     if arguments.MASK is not None:
         mask = opened(arguments.MASK)
         if mask.size != image.size:
@@ -100,10 +102,15 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
                 f"--MASK {arguments.MASK} is {mask.width} x {mask.height} pixels, the image "
                 f"{image.width} x {image.height}; give one of the image's size"
             )
+        new = as_mask([mask], sizes[-1])
+        if not new.any():
+            raise UserError(
+                f"--MASK {arguments.MASK} is black everywhere: what is white in it is sampled anew"
+            )
     strength = arguments.STRENGTH or (0.6 if mask is None else 1.0)
     return Edit(
         init_images=as_tensor([image], sizes[-1]),
-        mask=None if mask is None else as_mask([mask], sizes[-1]),
+        mask=new,
         strength=strength,
         resample=arguments.RESAMPLE,
     )
@@ -120,7 +127,7 @@ def opened(path: Path) -> "Image.Image":
     from minimagen.editing import LARGEST
 
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if max(image.size) > LARGEST:
                 raise UserError(
                     f"{path} is {image.width} x {image.height} pixels; give an image of at most "
@@ -193,21 +200,31 @@ def _sheet(
 
     if arguments.STAGES_SHEET:
         stages = editing.by_stage(imagen, texts, seed=arguments.SEED, **settings)
-        labels, name = texts, "stages.png"
+        labels, name, columns = texts, "stages.png", None
     else:
-        axes = {name: values for name, values in map(_axis_values, arguments.SWEEP)}
-        cells = 1
-        for values in axes.values():
-            cells *= len(values)
-        if cells > CELLS:
-            raise UserError(f"--SWEEP asks for {cells} images; give at most {CELLS}")
+        axes = _axes(arguments.SWEEP)
+        cells = math.prod(map(len, axes.values()))
         print(f"{cells} images")
         found = editing.sweep(imagen, texts[0], axes, **({"seed": arguments.SEED} | settings))
         labels = [", ".join(f"{k} {v}" for k, v in cell.items()) for cell, _ in found]
         stages, name = [[image for _, image in found]], "sweep.png"
-    save_png(output / name, contact_sheet(labels, stages))
+        columns = len([*axes.values()][-1])
+    save_png(output / name, contact_sheet(labels, stages, columns))
     print(output / name)
     return 0
+
+
+def _axes(given: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, list[Any]]:
+    """Return the values of one setting, or of two, by name in Python."""
+    axes = dict(map(_axis_values, given))
+    if len(given) > 2:
+        raise UserError(f"--SWEEP has {len(given)} settings; give one or two")
+    if len(axes) < len(given):
+        raise UserError(f"--SWEEP has {next(iter(axes))} twice; give each setting once")
+    cells = math.prod(map(len, axes.values()))
+    if cells > CELLS:
+        raise UserError(f"--SWEEP asks for {cells} images; give at most {CELLS}")
+    return axes
 
 
 def _axis_values(given: tuple[str, tuple[str, ...]]) -> tuple[str, list[Any]]:
@@ -217,7 +234,9 @@ def _axis_values(given: tuple[str, tuple[str, ...]]) -> tuple[str, list[Any]]:
     key = ALIASES.get(key, key)
     known = {option.name: option for option in options.SAMPLING}
     if key == "SEED":
-        return "seed", [int(text) for text in texts if text.isdecimal()]
+        if not all(text.isdecimal() for text in texts):
+            raise UserError(f"--SWEEP seed={','.join(texts)}: give whole numbers of at least 0")
+        return "seed", [int(text) for text in texts]
     if key not in known:
         names = ", ".join(["seed", *(option.lower() for option in known)])
         raise UserError(f"--SWEEP {name}: there is no such setting (valid: {names})")

@@ -92,8 +92,14 @@ class ImageFolder:
             raise cannot_write(self.path / name, error) from None
 
 
-def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Return a nearly square sheet, one cell per caption: its image from every stage, the caption.
+def contact_sheet(
+    captions: Sequence[str],
+    stages: Sequence[Sequence[Image.Image]],
+    columns: int | None = None,
+) -> Image.Image:
+    """Return a sheet, one cell per caption: its image from every stage, the caption.
+
+    It has as many ``columns``; by default it is nearly square.
 
     The images of a stage are of one aspect ratio. Small ones are enlarged to ``SMALLEST`` px
     without smoothing; large ones are shrunk where the sides of the sheet, captions not counted,
@@ -108,7 +114,8 @@ def contact_sheet(captions: Sequence[str], stages: Sequence[Sequence[Image.Image
     letters = max(8, cell_width // 6 - 1)
     texts = [textwrap.wrap(caption, letters, max_lines=MAX_LINES) for caption in captions]
     cell_height = height + max(1, *(len(lines) for lines in texts)) * LINE + 2 * MARGIN
-    columns = round(math.sqrt(len(captions) * cell_height / cell_width))
+    if columns is None:
+        columns = round(math.sqrt(len(captions) * cell_height / cell_width))
     columns = min(max(1, columns), len(captions))
     rows = math.ceil(len(captions) / columns)
     sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")

@@ -1,0 +1,101 @@
+"""Flags that edit images: what each writes, and bad input in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minimagen.cli import inference
+
+Refused = Callable[..., str]
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = ["-c", "a red star", "-t", "2", "--DEVICE", "cpu", "--SEED", "3"]
+
+
+@pytest.fixture
+def image(trained: Path) -> Path:
+    Image.linear_gradient("L").resize((32, 32)).convert("RGB").save("given.png")
+    return Path("given.png")
+
+
+@pytest.fixture
+def mask(trained: Path) -> Path:
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (8, 8, 20, 20))
+    mask.save("mask.png")
+    return Path("mask.png")
+
+
+def output(*argv: str) -> Path:
+    assert inference.entry([*QUICK, "-o", "out", *argv]) == 0
+    return Path("out")
+
+
+def frames(path: Path) -> int:
+    with Image.open(path) as animation:
+        return int(getattr(animation, "n_frames", 1))
+
+
+def test_a_film_is_a_strip_and_two_animations_with_a_frame_for_each_step(trained: Path) -> None:
+    made = output("--FILM")
+    assert frames(made / "film.webp") >= 4  # equal frames become one that is shown longer
+    with Image.open(made / "film.png") as strip, Image.open(made / "film.gif") as animation:
+        assert strip.width == 5 * strip.height  # two stages of two steps, and the image
+        assert animation.size == (strip.height, strip.height)
+
+
+def test_an_interpolation_between_seeds_has_as_many_frames_as_asked(trained: Path) -> None:
+    argv = ["-c", "a red star", "-t", "1", "--DEVICE", "cpu", "-o", "out", "--SEEDS", "1,2"]
+    assert inference.entry([*argv, "--INTERPOLATE", "--FRAMES", "3"]) == 0
+    assert frames(Path("out", "interpolation.webp")) == 3
+
+
+def test_a_sweep_of_two_settings_has_a_row_and_a_column_for_each_value(trained: Path) -> None:
+    made = output("--SWEEP", "steps=1,2", "guidance=1,2,4")
+    with Image.open(made / "sweep.png") as sheet:
+        assert sheet.width > sheet.height  # three columns, two rows
+
+
+def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask: Path) -> None:
+    made = output("--INIT_IMAGE", str(image), "--MASK", str(mask), "--RESAMPLE", "2")
+    (path,) = (made / "generated_images").glob("*.png")
+    with Image.open(path) as new, Image.open(image) as given, Image.open(mask) as where:
+        kept = np.asarray(where) == 0
+        assert new.size == given.size
+        assert (np.asarray(new)[kept] == np.asarray(given)[kept]).all()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--INIT_IMAGE", "given.png", "--STRENGTH", "0"], "--STRENGTH"),
+        (["--INIT_IMAGE", "given.png", "--STRENGTH", "2"], "--STRENGTH"),
+        (["--INIT_IMAGE", "training_mine"], "not an image"),
+        (["--INIT_IMAGE", "none.png"], "no such file"),
+        (["--INIT_IMAGE", "training_mine/parameters/imagen.json"], "not an image"),
+        (["--INIT_IMAGE", "given.png", "--MASK", "large.png"], "5000 x 4"),
+        (["--INIT_IMAGE", "given.png", "--MASK", "small.png"], "8 x 8"),
+        (["--INIT_IMAGE", "given.png", "--MASK", "black.png"], "black everywhere"),
+        (["--MASK", "given.png"], "--INIT_IMAGE"),
+        (["--UPSCALE", "given.png", "--START_STAGE", "2"], "super-resolution"),
+        (["--UPSCALE", "bomb.png"], "exceeds limit"),
+        (["--SWEEP", "nonsense=1,2"], "no such setting"),
+        (["--SWEEP", "seed=a,b"], "seed"),
+        (["--SWEEP", "guidance"], "guidance=1,2,4"),
+        (["--SWEEP", "steps=1,2", "timesteps=3"], "twice"),
+        (["--SWEEP", "seed=1", "steps=1", "guidance=1"], "two"),
+        (["--FILM", "--INIT_IMAGE", "given.png"], "exclude each other"),
+        (["--INTERPOLATE"], "two captions"),
+    ],
+)
+def test_what_cannot_be_edited_is_refused(
+    image: Path, refused: Refused, argv: list[str], words: str
+) -> None:
+    Image.new("RGB", (5000, 4)).save("large.png")
+    Image.new("L", (8, 8), 255).save("small.png")
+    Image.new("L", (32, 32)).save("black.png")
+    if "bomb.png" in argv:
+        Image.new("1", (20000, 20000)).save("bomb.png")
+    refused(inference.entry, ["-d", "training_mine", *QUICK, "-o", "out", *argv], words)
