@@ -174,7 +174,7 @@ class Outputs:
                        concurrency_limit=1, show_progress="hidden")  # fmt: skip
         handle.success(
             lambda files, past: past + [file for file in files or [] if file not in past],
-            [self.files, history], history, api_visibility="private", queue=False,
+            [self.files, history], history, api_visibility="private",
         )  # fmt: skip
         return handle
 
