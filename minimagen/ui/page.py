@@ -58,6 +58,7 @@ def build(studio: Studio) -> gr.Blocks:
 
 def serve(page: gr.Blocks, studio: Studio, port: int, wait: bool = True) -> str:
     """Serve the page on this machine alone; return its URL."""
+    studio.load_first()
     page.queue(max_size=QUEUE, default_concurrency_limit=1)
     _, url, _ = page.launch(
         server_name="127.0.0.1",

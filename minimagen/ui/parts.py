@@ -109,14 +109,22 @@ class Controls:
                     guidance or "", sampler or "", aug_level or "")  # fmt: skip
 
     def filled(self, made: Generation) -> list[Any]:
-        """Return the values of ``fillable`` that an image was made with."""
+        """Return the values of ``fillable`` that an image was made with.
+
+        Raises:
+            UserError: They are of another program, or were edited.
+        """
 
         def each(name: str) -> str:
             values = [stage[name] for stage in made.stages if name in stage]
-            return ",".join(f"{value:g}" for value in values)
+            if not all(isinstance(value, int | float) for value in values):
+                raise UserError(f"The image says {name} {values}, which are no numbers.")
+            return ",".join(map(str, values))
 
-        samplers = {stage.get("sampler", "") for stage in made.stages}
-        sampler = samplers.pop() if len(samplers) == 1 else ""
+        given = [stage.get("sampler", "") for stage in made.stages]
+        sampler = given[0] if given and all(each == given[0] for each in given) else ""
+        if sampler not in ("", *get_args(SamplerName)):
+            raise UserError(f"The image was made with the sampler {sampler!r}, which is not ours.")
         return [made.text, made.negative or "", made.seed, 1, each("timesteps"),
                 each("guidance_scale"), sampler, each("aug_level")]  # fmt: skip
 

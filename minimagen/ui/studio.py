@@ -1,5 +1,6 @@
 """What the page does, without the page: models, requests, images on disk, progress."""
 
+import contextlib
 import queue
 import secrets
 import threading
@@ -107,9 +108,9 @@ def numbers(name: str, text: str) -> Any:
     """Return one number, or a list of them where there are commas."""
     try:
         values = [float(part) for part in text.split(",")]
-    except ValueError:
+        whole = [int(value) if value == int(value) else value for value in values]
+    except (ValueError, OverflowError):  # no number; not a number, infinite
         raise UserError(f"{name} is {text!r}; give numbers such as 8 or 8,2") from None
-    whole = [int(value) if value == int(value) else value for value in values]
     return whole[0] if len(whole) == 1 else whole
 
 
@@ -155,6 +156,20 @@ class Studio:
             digest = model_hash(TrainingDirectory(models[name]))
             self._loaded = name, imagen, digest
         return self._loaded[1:]
+
+    def load_first(self) -> None:
+        """Load the model that the page opens on, and its text encoder, in the background.
+
+        The first image begins seconds sooner. What is wrong with it is said when it is used.
+        """
+
+        def load() -> None:
+            with self._lock, contextlib.suppress(UserError):
+                if self._loaded is None:
+                    imagen, _ = self.load(next(iter(self.models())))
+                    EncodedCaptions(imagen.text_encoder.to(self._device), [""])
+
+        threading.Thread(target=load, daemon=True).start()
 
     def generate(self, form: Form, edit: Callable[[Imagen], Edit] | None = None) -> "Stream":
         """Sample images of a form, begun with an image where ``edit`` gives one."""

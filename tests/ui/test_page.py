@@ -142,6 +142,8 @@ def test_a_caption_becomes_an_image_that_says_how_it_was_made(seen: Seen, root: 
     with seen.page.expect_download() as download:
         seen.page.locator(".file-preview a").locator("visible=true").first.click()
     assert read_text(download.value.path())["parameters"].startswith("a red star\nSteps: 3")
+    seen.open("History")
+    seen.page.locator("[role=tabpanel]:visible img").first.wait_for()
 
 
 def test_the_keyboard_alone_generates(seen: Seen) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("gradio")
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.storage.metadata import read_generation
+from minimagen.ui.parts import Controls
 from minimagen.ui.runs import curves, log_lines
 from minimagen.ui.studio import Form, Progress, Result, Studio, numbers
 
@@ -89,6 +90,8 @@ def test_a_sweep_is_a_sheet_of_all_combinations(studio: Studio) -> None:
         (Form("../trained", "a star"), "no model '../trained'"),
         (Form("trained", "a star", count=1000), "give 1 to 64"),
         (Form("trained", "a star", steps="many"), "'many'; give numbers"),
+        (Form("trained", "a star", steps="nan"), "'nan'; give numbers"),
+        (Form("trained", "a star", guidance="1,1e999"), "'1,1e999'; give numbers"),
         (Form("trained", "a star", steps="0"), "timesteps"),
         (Form("trained", "a star", steps="1,2,3"), "3 values for 2 stages"),
     ],
@@ -105,6 +108,30 @@ def test_hostile_captions_are_captions(studio: Studio, caption: str) -> None:
     form = Form("trained", caption, seed=1, steps="1")
     result = last(iter(studio.generate(form)))
     assert read_generation(result.paths[0]).text == " ".join(caption.split())
+
+
+@pytest.mark.filterwarnings("ignore")  # gradio under pandas 3
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"timesteps": "x"}, "timesteps"),
+        ({"aug_level": None}, "aug_level"),
+        ({"sampler": [1]}, "sampler"),
+        ({"sampler": "Euler a"}, "'Euler a', which is not ours"),
+    ],
+)
+def test_parameters_of_another_program_fill_nothing(
+    studio: Studio, changed: dict[str, object], words: str
+) -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        controls = Controls.build(studio)
+    made = read_generation(last(iter(studio.generate(FORM))).paths[0])
+    assert controls.filled(made)[4:6] == ["2,2", "2.0,1.0"]
+    foreign = made.model_copy(update={"stages": ({**made.stages[0], **changed},)})
+    with pytest.raises(UserError, match=words):
+        controls.filled(foreign)
 
 
 def test_numbers_are_one_or_a_list() -> None:
