@@ -117,8 +117,7 @@ class Imagen(nn.Module, Shared):
 
         Args:
             captions: What to sample.
-            num_images_per_caption: Above 1, or for several captions, the result is a list, caption
-                by caption.
+            num_images_per_caption: Above 1 the result is a list, caption by caption.
             seed: Image i gets the seed ``seed + i``; a fresh one by default.
             seeds: One for each image, instead of ``seed``.
             output_type: ``pil``, ``np`` or ``pt``, see ``output_of``.

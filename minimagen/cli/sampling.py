@@ -224,8 +224,8 @@ def _print_notes(imagen: Imagen) -> None:
 def _print_written(folder: ImageFolder, wanted: int) -> None:
     """Print how many images there are, and where; write the grid."""
     stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
-    print(f"{stopped}{wanted} images: {folder.images}")
-    if stopped:
+    print(f"{stopped}{wanted} image{'s' * (wanted != 1)}: {folder.images}")
+    if stopped and (folder.path / "request.json").is_file():  # not where an image was given
         print(f"sample the others: python inference.py --CONTINUE {folder.path}")
     if folder.written:
         width, height = folder.size
