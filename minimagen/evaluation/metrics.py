@@ -23,7 +23,7 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
     share, shrink = right / total, 1 + z**2 / total
     center = (share + z**2 / (2 * total)) / shrink
     half = z * ((share * (1 - share) + z**2 / (4 * total)) / total) ** 0.5 / shrink
-    return center - half, center + half
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def kid(a: Tensor, b: Tensor) -> float:
