@@ -23,6 +23,8 @@ def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
         _inpaint(studio, controls, history)
     with gr.Tab("Upscale"):
         _upscale(studio, controls, history)
+    with gr.Tab("Interpolate"):
+        _interpolate(studio, controls, history)
 
 
 def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
@@ -127,4 +129,20 @@ def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
 
     inputs = [*controls.all, image]
     event = outputs.when(go.click, toasted(change), inputs, history, "upscale")
+    outputs.stopped_by(cancel, event)
+
+
+def _interpolate(studio: Studio, controls: Controls, history: gr.State) -> None:
+    gr.Markdown("From the caption on the left to another one, with one seed.")
+    last = gr.Textbox(label="Last caption")
+    frames = gr.Slider(2, 33, value=9, step=1, label="Frames")
+    go, cancel = _buttons("Interpolate")
+    outputs = Outputs.build()
+
+    def change(*values: Any) -> Iterator[Any]:
+        end, count = values[-2:]
+        yield from streamed(studio.interpolate(controls.form(*values), end or "", int(count)))
+
+    inputs = [*controls.all, last, frames]
+    event = outputs.when(go.click, toasted(change), inputs, history, "interpolate")
     outputs.stopped_by(cancel, event)

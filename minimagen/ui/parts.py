@@ -213,10 +213,15 @@ def streamed(stream: Stream) -> Iterator[Any]:
             yield _finished(item)
 
 
+def _folder_of(result: Result) -> str:
+    """Return the name of the folder that everything lies in."""
+    return next(p.name for p in result.paths[0].parents if p.name.startswith("generated_images_"))
+
+
 def _finished(result: Result) -> tuple[Any, ...]:
     paths = [str(path) for path in result.paths]
     count = len(paths)
-    folder = result.paths[0].parents[1].name
+    folder = _folder_of(result)
     status = f"{count} image{'s' * (count > 1)}, seed {result.seed}, kept in `{folder}`."
     sheet = None if result.sheet is None else str(result.sheet)
     return (status, gr.Image(None, visible=False), paths, sheet, result.parameters, paths,

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.device import resolve_device
+from minimagen.editing import interpolate_captions
 from minimagen.errors import Stopped, UserError
 from minimagen.generating import Edit, Generator, Request, batches_of
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
+from minimagen.storage.animation import save_animations, save_strip
 from minimagen.storage.directory import TrainingDirectory, stamped
 from minimagen.storage.image_files import ImageFolder, contact_sheet
 from minimagen.storage.metadata import Generation, parameters_text, save_png
@@ -215,6 +217,27 @@ class Studio:
             images = [Image.open(path).convert("RGB") for path in result.paths]
             save_png(sheet, contact_sheet(labels, [images]))
             return Result(result.paths, sheet, result.made, seed)
+
+        return Stream(self, work)
+
+    def interpolate(self, form: Form, last: str, frames: int) -> "Stream":
+        """Sample images from the form's caption to another one, with one seed, and an animation."""
+        form, end = form.checked(), replace(form, caption=last).checked()
+
+        def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
+            imagen, _ = self.load(form.model)
+            seed = secrets.randbits(32) if form.seed is None else form.seed
+            images = interpolate_captions(
+                imagen, form.caption, end.caption, frames, seed=seed, callback=report,
+                progress=False, **form.changes(),
+            )  # fmt: skip
+            folder = stamped("generated_images", self.root)
+            paths = [folder / f"frame_{i}.png" for i in range(frames)]
+            for path, image in zip(paths, images, strict=True):
+                save_png(path, image)
+            animations = save_animations(folder, "interpolation", images)
+            strip = save_strip(folder, "interpolation", images)
+            return Result([*paths, *animations], strip, [], seed)
 
         return Stream(self, work)
 

@@ -82,6 +82,14 @@ def test_a_sweep_is_a_sheet_of_all_combinations(studio: Studio) -> None:
         studio.sweep(FORM, {"seed": list(range(100))})
 
 
+def test_an_interpolation_is_frames_a_strip_and_animations(studio: Studio) -> None:
+    result = last(iter(studio.interpolate(FORM, "a large blue ring", 3)))
+    assert [path.suffix for path in result.paths] == [".png"] * 3 + [".gif", ".webp"]
+    assert result.sheet is not None and all(path.is_file() for path in result.paths)
+    with pytest.raises(UserError, match="caption is empty"):
+        studio.interpolate(FORM, " ", 3)
+
+
 @pytest.mark.parametrize(
     ("form", "words"),
     [
