@@ -55,7 +55,7 @@ class PretrainedFeatures(Features):
             processor = AutoImageProcessor.from_pretrained(name, backend="pil")
         except (OSError, ValueError, ImportError) as error:
             why = " ".join(str(error).split())[:160]
-            raise UserError(f"--FEATURES {name}: {why}") from None
+            raise UserError(f"`features` {name}: {why}") from None
         crop = getattr(processor, "crop_size", None) or processor.size
         self._size = (crop["height"], crop["width"])
         self._mean = torch.tensor(processor.image_mean).view(3, 1, 1)

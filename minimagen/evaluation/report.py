@@ -18,7 +18,7 @@ LIMITS = (
     "Figures are of one run and of its data; another seed moves them by about their intervals.",
     "Distances depend on the network whose features they are taken in and on n: compare distances "
     "of one network and one n only. The bundled judges know drawn images; features of DINOv2 "
-    "(--FEATURES) say more about photographs.",
+    "(the option FEATURES of evaluate) say more about photographs.",
     "A copy is found by its pixels at 8 x 8 and by features. Parts of images that are copied, and "
     "images that differ from all training images by style alone, are not found.",
 )

@@ -145,5 +145,5 @@ def test_a_vision_transformer_of_a_folder_gives_features_without_torchvision(
 
 
 def test_features_that_are_not_there_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--FEATURES"):
+    with pytest.raises(UserError, match="`features`"):
         PretrainedFeatures(str(tmp_path), torch.device("cpu"))
