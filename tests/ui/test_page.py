@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's Chromium, headless, driven by Playwright."""
 
+import gc
 import os
 import re
 import shutil
@@ -55,6 +56,7 @@ def url(root: Path) -> Iterator[str]:
     page = build(studio)
     yield serve(page, studio, free_port(), wait=False)
     page.close()
+    gc.collect()  # what gradio leaves open is reported here, and not in another test
 
 
 @pytest.fixture(scope="module")
