@@ -89,17 +89,7 @@ class Options:
         if self.init_images is None and (self.mask is not None or self.strength != 1.0):
             raise UserError("`mask` and `strength` are of an image: give `init_image` too")
         if self.mask is not None and self.init_images is not None:
-            if self.mask.shape[-2:] != self.init_images.shape[-2:]:
-                sizes = [
-                    f"{w} x {h}" for h, w in (self.mask.shape[-2:], self.init_images.shape[-2:])
-                ]
-                raise UserError(
-                    f"the `mask` is {sizes[0]}, the image {sizes[1]} pixels: they must match"
-                )
-            if not self.mask.any():
-                raise UserError(
-                    "the `mask` is black everywhere: what is white in it is sampled anew"
-                )
+            _check_mask(self.mask, self.init_images)
         if (self.first > 0) != (self.low_res is not None):
             raise UserError(
                 f"first is {self.first}: give low_res for a later stage than 0, and then only"
@@ -144,9 +134,10 @@ class Options:
         return resolve_device(self.device) if isinstance(self.device, str) else self.device
 
     @classmethod
-    def names(cls) -> set[str]:
-        """Return the names of all options."""
-        return {field.name for field in fields(cls)}
+    def taken_from(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Take the options out of ``settings``; what is left are changes to sampling."""
+        names = [field.name for field in fields(cls) if field.name in settings]
+        return {name: settings.pop(name) for name in names}
 
 
 def _check_mask(mask: Tensor, images: Tensor) -> None:
@@ -154,11 +145,11 @@ def _check_mask(mask: Tensor, images: Tensor) -> None:
     if mask.shape[-2:] != images.shape[-2:]:
         (height, width), (rows, columns) = mask.shape[-2:], images.shape[-2:]
         raise UserError(
-            f"the `mask` is {width} x {height}, the image {columns} x {rows} pixels; give one of "
-            "the image's size"
+            f"the `mask` is {width} x {height}, the image {columns} x {rows} pixels: they must "
+            "match"
         )
     if not mask.any():
-        raise UserError("the `mask` is black everywhere; what is white in it is sampled anew")
+        raise UserError("the `mask` is black everywhere: what is white in it is sampled anew")
 
 
 def captions_of(captions: Any) -> list[str]:

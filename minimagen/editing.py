@@ -17,9 +17,10 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from minimagen.arguments import Options
+from minimagen.arguments import Options, seeds_of
 from minimagen.checked import whole_number
 from minimagen.config import Size
+from minimagen.data.images.decoding import to_rgb
 from minimagen.draws import SeededNoise
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -164,16 +165,23 @@ def sweep(
         axes: Values of settings by name, of sampling settings, or of ``seed``.
         settings: What all have.
     """
-    names, values = tuple(axes), tuple(axes.values())
-    cells = [dict(zip(names, each, strict=True)) for each in product(*values)]
-    return [(cell, imagen.sample(caption, **{**settings, **cell})) for cell in cells]
+    return [(cell, imagen.sample(caption, **{**settings, **cell})) for cell in cells_of(axes)]
+
+
+def cells_of(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return each combination of values by name, the last axis changing fastest."""
+    return [dict(zip(axes, each, strict=True)) for each in product(*axes.values())]
+
+
+def label_of(cell: Mapping[str, Any]) -> str:
+    """Return what stands below the image of a combination."""
+    return ", ".join(f"{name} {value}" for name, value in cell.items())
 
 
 def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[Images]:
     """Return the images of every stage, those of the first one enlarged by interpolation beside."""
-    seed = settings.pop("seed", 0)
-    options = {name: settings.pop(name) for name in Options.names() & settings.keys()}
-    seeds = [seed + i for i in range(len(captions))]
+    seeds = seeds_of(settings.pop("seed", 0), None, len(captions))
+    options = Options.taken_from(settings)
     stages = imagen.sample_stages(captions, imagen.samplings(**settings), seeds, **options)
     height, width = imagen.config.image_sizes[-1]
     bicubic = [image.resize((width, height), Image.Resampling.BICUBIC) for image in stages[0]]
@@ -264,9 +272,7 @@ def _checked(image: Any) -> Image.Image:
 
 def _fitted(image: Image.Image, size: Size) -> Tensor:
     """Return an image [1 3 h w], its middle cut out in the shape of ``size``."""
-    on_white = Image.new("RGBA", image.size, "white")
-    on_white.alpha_composite(image.convert("RGBA"))
-    pixels = np.asarray(on_white.convert("RGB"))
+    pixels = np.asarray(to_rgb(image))
     x = to_model_space(rearrange(torch.from_numpy(pixels.copy()), "h w c -> 1 c h w"))
     (rows, columns), (height, width) = x.shape[-2:], size
     part = min(rows / height, columns / width)

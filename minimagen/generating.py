@@ -139,7 +139,7 @@ class Generator:
             [request.seed for request in batch],
             **self.options,
             **(self.edit.options(len(batch)) if self.edit else {}),
-            **({"negative": negatives} if negatives else {}),
+            negative=negatives or None,
             aspect_ratio=shared.aspect_ratio,
             batch_size=len(batch),
             tokens=tokens,

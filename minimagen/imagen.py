@@ -40,7 +40,7 @@ from minimagen.storage.sharing import Shared
 from minimagen.text.encoding import TextEncoder, encode_batch
 
 
-class Imagen(nn.Module, Shared):
+class Imagen(Shared):
     """A text encoder and a cascade of stages.
 
     Args:
@@ -127,7 +127,7 @@ class Imagen(nn.Module, Shared):
         """
         refuse_foreign(settings)
         texts = repeated(captions_of(captions), num_images_per_caption)
-        options = {name: settings.pop(name) for name in Options.names() & settings.keys()}
+        options = Options.taken_from(settings)
         own_seeds = seeds_of(seed, seeds, len(texts))
         samplings = self.samplings(**settings)[options.get("first", 0) :]
         with shown(options.pop("callback", None), progress) as callback:

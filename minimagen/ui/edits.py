@@ -11,7 +11,8 @@ from minimagen.editing import as_mask, as_tensor
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.imagen import Imagen
-from minimagen.ui.parts import Controls, Outputs, streamed, toasted
+from minimagen.ui.form import form_of
+from minimagen.ui.parts import Controls, action, streamed
 from minimagen.ui.studio import Studio
 
 
@@ -27,17 +28,10 @@ def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
         _interpolate(studio, controls, history)
 
 
-def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
-    with gr.Row():
-        return gr.Button(name, variant="primary"), gr.Button("Cancel", variant="stop")
-
-
 def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> None:
     image = gr.Image(label="Image to begin with", type="pil", height=260)
     strength = gr.Slider(0.02, 1.0, value=0.6, step=0.02, label="Strength",
                          info="how much is sampled anew")  # fmt: skip
-    go, cancel = _buttons("Change it")
-    outputs = Outputs.build()
 
     def change(*values: Any) -> Iterator[Any]:
         given, much = values[-2:]
@@ -48,11 +42,9 @@ def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> No
             size = imagen.config.image_sizes[-1]
             return Edit(init_images=as_tensor([given], size), strength=float(much))
 
-        yield from streamed(studio.generate(controls.form(*values), edit))
+        yield from streamed(studio.generate(form_of(*values), edit))
 
-    inputs = [*controls.all, image, strength]
-    event = outputs.when(go.click, toasted(change), inputs, history, "image_to_image")
-    outputs.stopped_by(cancel, event)
+    action("Change it", "image_to_image", change, [*controls.all, image, strength], history)
 
 
 def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -65,8 +57,6 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
     mask = gr.Image(label="Mask, instead of drawing", type="pil", height=160)
     resample = gr.Slider(1, 10, value=2, step=1, label="Times each step is taken",
                          info="more often: new and old fit better")  # fmt: skip
-    go, cancel = _buttons("Inpaint")
-    outputs = Outputs.build()
 
     def change(*values: Any) -> Iterator[Any]:
         drawn, given_mask, times = values[-3:]
@@ -76,11 +66,9 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
             size = imagen.config.image_sizes[-1]
             return Edit(as_tensor([image], size), as_mask([new], size), resample=int(times))
 
-        yield from streamed(studio.generate(controls.form(*values), edit))
+        yield from streamed(studio.generate(form_of(*values), edit))
 
-    inputs = [*controls.all, editor, mask, resample]
-    event = outputs.when(go.click, toasted(change), inputs, history, "inpaint")
-    outputs.stopped_by(cancel, event)
+    action("Inpaint", "inpaint", change, [*controls.all, editor, mask, resample], history)
 
 
 def _drawn(
@@ -111,8 +99,6 @@ def _drawn(
 def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
     gr.Markdown("Super-resolution enlarges an image: the model needs two stages or more.")
     image = gr.Image(label="Small image", type="pil", height=260)
-    go, cancel = _buttons("Upscale")
-    outputs = Outputs.build()
 
     def change(*values: Any) -> Iterator[Any]:
         given = values[-1]
@@ -125,24 +111,18 @@ def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
                 raise UserError("This model has one stage, which enlarges nothing: choose another.")
             return Edit(low_res=as_tensor([given], sizes[0]), first=1)
 
-        yield from streamed(studio.generate(controls.form(*values), edit))
+        yield from streamed(studio.generate(form_of(*values), edit))
 
-    inputs = [*controls.all, image]
-    event = outputs.when(go.click, toasted(change), inputs, history, "upscale")
-    outputs.stopped_by(cancel, event)
+    action("Upscale", "upscale", change, [*controls.all, image], history)
 
 
 def _interpolate(studio: Studio, controls: Controls, history: gr.State) -> None:
     gr.Markdown("From the caption on the left to another one, with one seed.")
     last = gr.Textbox(label="Last caption")
     frames = gr.Slider(2, 33, value=9, step=1, label="Frames")
-    go, cancel = _buttons("Interpolate")
-    outputs = Outputs.build()
 
     def change(*values: Any) -> Iterator[Any]:
         end, count = values[-2:]
-        yield from streamed(studio.interpolate(controls.form(*values), end or "", int(count)))
+        yield from streamed(studio.interpolate(form_of(*values), end or "", int(count)))
 
-    inputs = [*controls.all, last, frames]
-    event = outputs.when(go.click, toasted(change), inputs, history, "interpolate")
-    outputs.stopped_by(cancel, event)
+    action("Interpolate", "interpolate", change, [*controls.all, last, frames], history)

@@ -1,5 +1,6 @@
 """The layout of the page: tabs, controls, what happens when one is pressed."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,9 +9,10 @@ import gradio as gr
 from minimagen.checked import whole_number
 from minimagen.errors import UserError
 from minimagen.ui.edits import edit_tabs
-from minimagen.ui.parts import Controls, Outputs, streamed, toasted
+from minimagen.ui.form import MOST, fields_of, form_of, numbers
+from minimagen.ui.parts import Controls, action, streamed, toasted
 from minimagen.ui.runs import curves, log_lines, newest_sheet
-from minimagen.ui.studio import MOST, Studio, numbers
+from minimagen.ui.studio import Studio
 
 QUEUE = 16  # requests that wait at most
 FONTS = ["system-ui", "sans-serif"]
@@ -56,16 +58,14 @@ def build(studio: Studio) -> gr.Blocks:
     return page
 
 
-def serve(page: gr.Blocks, studio: Studio, port: int, wait: bool = True) -> str:
-    """Serve the page on this machine alone; return its URL."""
+def serve(page: gr.Blocks, studio: Studio, port: int) -> None:
+    """Serve the page on this machine alone, until Ctrl-C."""
     studio.load_first()
     page.queue(max_size=QUEUE, default_concurrency_limit=1)
-    _, url, _ = page.launch(
+    page.launch(
         server_name="127.0.0.1",
         server_port=port,
         share=False,
-        quiet=not wait,
-        prevent_thread_lock=not wait,
         allowed_paths=[str(studio.root)],
         theme=THEME,
         css=CSS,
@@ -74,20 +74,13 @@ def serve(page: gr.Blocks, studio: Studio, port: int, wait: bool = True) -> str:
         ssr_mode=False,
         max_file_size="30mb",
     )
-    return str(url)
 
 
 def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
-    with gr.Row():
-        go = gr.Button("Generate", variant="primary", elem_id="generate")
-        cancel = gr.Button("Cancel", variant="stop")
-    outputs = Outputs.build()
-
     def generate(*values: Any) -> Iterator[Any]:
-        yield from streamed(studio.generate(controls.form(*values)))
+        yield from streamed(studio.generate(form_of(*values)))
 
-    event = outputs.when(go.click, toasted(generate), controls.all, history, "generate")
-    outputs.stopped_by(cancel, event)
+    outputs = action("Generate", "generate", generate, controls.all, history)
     controls.reuse.click(lambda seed: seed, outputs.seed, controls.seed, api_visibility="private")
 
 
@@ -106,16 +99,12 @@ def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
         [first.change, first_values.change, second.change, second_values.change],
         _total, axes, total, api_visibility="private", show_progress="hidden",
     )  # fmt: skip
-    with gr.Row():
-        go, cancel = gr.Button("Sweep", variant="primary"), gr.Button("Cancel", variant="stop")
-    outputs = Outputs.build()
 
     def sweep(*values: Any) -> Iterator[Any]:
         given = values[len(controls.all) :]
-        yield from streamed(studio.sweep(controls.form(*values), _axes(*given)))
+        yield from streamed(studio.sweep(form_of(*values), _axes(*given)))
 
-    event = outputs.when(go.click, toasted(sweep), [*controls.all, *axes], history, "sweep")
-    outputs.stopped_by(cancel, event)
+    action("Sweep", "sweep", sweep, [*controls.all, *axes], history)
 
 
 def _axes(first: str, first_values: str, second: str, second_values: str) -> dict[str, list[Any]]:
@@ -141,9 +130,7 @@ def _axes(first: str, first_values: str, second: str, second_values: str) -> dic
 
 def _total(*given: str) -> str:
     try:
-        count = 1
-        for values in _axes(*given).values():
-            count *= len(values)
+        count = math.prod(map(len, _axes(*given).values()))
     except UserError as error:
         return str(error)
     many = f": too many, at most {MOST}" if count > MOST else ""
@@ -170,7 +157,7 @@ def _info_tab(controls: Controls) -> None:
     def fill(path: str | None) -> list[Any]:
         if path is None:
             raise UserError("There is no image: give a PNG file first.")
-        return controls.filled(read_generation(path))
+        return fields_of(read_generation(path))
 
     file.change(toasted(show), file, [text, exact], api_visibility="private")
     use.click(toasted(fill), file, controls.fillable, api_visibility="private")

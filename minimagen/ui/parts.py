@@ -1,6 +1,7 @@
 """What the tabs share: the controls on the left, what is shown while and after sampling."""
 
 import functools
+import inspect
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,11 +9,9 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from minimagen.checked import whole_number
 from minimagen.config.stages import SamplerName
 from minimagen.errors import UserError
-from minimagen.storage.metadata import Generation
-from minimagen.ui.studio import Form, Progress, Result, Stream, Studio
+from minimagen.ui.studio import Progress, Result, Stream, Studio
 
 OWN = "as trained"
 STOPPED = "Stopped. Images of finished batches are kept."
@@ -35,8 +34,6 @@ def toasted(function: Callable[..., Any]) -> Callable[..., Any]:
             yield from function(*arguments)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-
-    import inspect
 
     return every if inspect.isgeneratorfunction(function) else each
 
@@ -91,42 +88,14 @@ class Controls:
 
     @property
     def all(self) -> list[Any]:
-        """Return the inputs, in the order of ``form``."""
+        """Return the inputs, in the order of ``form_of``."""
         return [self.model, self.caption, self.negative, self.seed, self.count, self.steps,
                 self.guidance, self.sampler, self.aug_level]  # fmt: skip
 
     @property
     def fillable(self) -> list[Any]:
-        """Return what ``filled`` fills."""
+        """Return what ``fields_of`` fills."""
         return self.all[1:]
-
-    def form(self, *values: Any) -> Form:
-        """Return what is filled in; ``values`` are those of ``all``, and others after them."""
-        model, caption, negative, seed, count, steps, guidance, sampler, aug_level = values[:9]
-        fresh = seed is None or seed == -1
-        whole = None if fresh else whole_number("seed", seed, least=0)
-        return Form(model, caption or "", negative or "", whole, int(count), steps or "",
-                    guidance or "", sampler or "", aug_level or "")  # fmt: skip
-
-    def filled(self, made: Generation) -> list[Any]:
-        """Return the values of ``fillable`` that an image was made with.
-
-        Raises:
-            UserError: They are of another program, or were edited.
-        """
-
-        def each(name: str) -> str:
-            values = [stage[name] for stage in made.stages if name in stage]
-            if not all(isinstance(value, int | float) for value in values):
-                raise UserError(f"The image says {name} {values}, which are no numbers.")
-            return ",".join(map(str, values))
-
-        given = [stage.get("sampler", "") for stage in made.stages]
-        sampler = given[0] if given and all(each == given[0] for each in given) else ""
-        if sampler not in ("", *get_args(SamplerName)):
-            raise UserError(f"The image was made with the sampler {sampler!r}, which is not ours.")
-        return [made.text, made.negative or "", made.seed, 1, each("timesteps"),
-                each("guidance_scale"), sampler, each("aug_level")]  # fmt: skip
 
 
 def _placeholder(studio: Studio, name: str) -> str:
@@ -167,45 +136,46 @@ class Outputs:
             seed = gr.Number(label="Seed of the first image", interactive=False, precision=0)
         return cls(status, preview, gallery, sheet, parameters, files, seed)
 
-    def when(
-        self,
-        event: Callable[..., Any],
-        function: Callable[..., Any],
-        inputs: list[Any],
-        history: gr.State,
-        name: str,
-    ) -> Any:
-        """Run ``function`` at an event, as the endpoint ``/name``; return the event's handle."""
-        shown = [self.status, self.preview, self.gallery, self.sheet, self.parameters, self.files,
-                 self.seed]  # fmt: skip
-        handle = event(function, inputs, shown, api_name=name, concurrency_id="device",
-                       concurrency_limit=1, show_progress="hidden")  # fmt: skip
-        handle.success(
-            lambda files, past: past + [file for file in files or [] if file not in past],
-            [self.files, history], history, api_visibility="private",
-        )  # fmt: skip
-        return handle
+    @property
+    def all(self) -> list[Any]:
+        """Return them in the order of what ``streamed`` yields."""
+        return [self.status, self.preview, self.gallery, self.sheet, self.parameters, self.files,
+                self.seed]  # fmt: skip
 
-    def stopped_by(self, cancel: gr.Button, event: Any) -> None:
-        """Let a button end an event: sampling stops after the step that it is at."""
-        click = cancel.click(None, cancels=[event], api_visibility="private")
-        click.then(
-            lambda: (STOPPED, gr.Image(None, visible=False)), None, [self.status, self.preview],
-            api_visibility="private", queue=False,
-        )  # fmt: skip
+
+def action(
+    label: str, name: str, function: Callable[..., Any], inputs: list[Any], history: gr.State
+) -> Outputs:
+    """Lay out a button that samples, one that stops it, and what is shown; return the latter.
+
+    Args:
+        label: On the button.
+        name: The endpoint is ``/name``, the button's id ``name``.
+        function: Takes the values of ``inputs``, and yields those of ``Outputs.all``.
+        inputs: What it depends on.
+        history: Takes the files.
+    """
+    with gr.Row():
+        go = gr.Button(label, variant="primary", elem_id=name)
+        cancel = gr.Button("Cancel", variant="stop")
+    outputs = Outputs.build()
+    event = go.click(toasted(function), inputs, outputs.all, api_name=name, concurrency_id="device",
+                     concurrency_limit=1, show_progress="hidden")  # fmt: skip
+    event.success(
+        lambda files, past: past + [file for file in files or [] if file not in past],
+        [outputs.files, history], history, api_visibility="private",
+    )  # fmt: skip
+    click = cancel.click(None, cancels=[event], api_visibility="private")
+    click.then(  # sampling stops after the step that it is at
+        lambda: (STOPPED, gr.Image(None, visible=False)), None, [outputs.status, outputs.preview],
+        api_visibility="private", queue=False,
+    )  # fmt: skip
+    return outputs
 
 
 def streamed(stream: Stream) -> Iterator[Any]:
     """Yield what the outputs show, step by step."""
-    yield (
-        "Waiting for the model ...",
-        gr.skip(),
-        gr.skip(),
-        gr.skip(),
-        gr.skip(),
-        gr.skip(),
-        gr.skip(),
-    )
+    yield "Waiting for the model ...", *[gr.skip()] * 6
     for item in stream:
         if isinstance(item, Progress):
             yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 5)

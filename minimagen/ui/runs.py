@@ -1,10 +1,10 @@
 """What the page shows of a training run, also while it trains."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from minimagen.evaluation.history import read_history
 from minimagen.storage.directory import TrainingDirectory
 
 LINES = 12  # of the log that are shown
@@ -12,20 +12,13 @@ LINES = 12  # of the log that are shown
 
 def curves(path: Path) -> list[dict[str, Any]]:
     """Return one row for each loss in the log: step, loss, curve ("stage 0", "... validation")."""
-    file = TrainingDirectory(path).metrics
-    if not file.is_file():
-        return []
-    rows = []
-    for line in file.read_text("utf-8").split("\n")[:-1]:  # the last one may be cut off
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a line that a crash cut off, and that is followed by others
-        name = row.get("learner", f"stage {row.get('stage')}")
-        for key, suffix in (("loss", ""), ("valid_loss", ", validation")):
-            if isinstance(row.get(key), int | float) and isinstance(row.get("step"), int):
-                rows.append({"step": row["step"], "loss": row[key], "curve": name + suffix})
-    return rows
+    history = read_history(TrainingDirectory(path)).curves
+    return [
+        {"step": step, "loss": loss, "curve": name + suffix}
+        for key, suffix in (("loss", ""), ("valid_loss", ", validation"))
+        for name, points in history.get(key, {}).items()
+        for step, loss in points
+    ]
 
 
 def newest_sheet(path: Path) -> Path | None:

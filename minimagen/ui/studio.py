@@ -1,8 +1,8 @@
 """What the page does, without the page: models, requests, images on disk, progress."""
 
 import contextlib
+import math
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.device import resolve_device
-from minimagen.editing import interpolate_captions
+from minimagen.editing import cells_of, interpolate_captions, label_of
 from minimagen.errors import Stopped, UserError
-from minimagen.generating import Edit, Generator, Request, batches_of
+from minimagen.generating import Edit, Generator, Request, batches_of, encoded
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
 from minimagen.storage.animation import save_animations, save_strip
@@ -25,9 +25,8 @@ from minimagen.storage.image_files import ImageFolder, contact_sheet
 from minimagen.storage.metadata import Generation, parameters_text, save_png
 from minimagen.storage.model_hash import model_hash
 from minimagen.text.encoded import EncodedCaptions
+from minimagen.ui.form import MOST, Form
 
-MOST = 64  # images, or cells of a sweep, at a time
-LONGEST = 2000  # characters of a caption
 PREVIEW = 256  # px
 
 
@@ -66,56 +65,6 @@ class Result:
         return parameters_text(self.made[0]) if self.made else ""
 
 
-@dataclass(frozen=True)
-class Form:
-    """What is filled in; texts of numbers have one for all stages, or one each, with commas."""
-
-    model: str
-    caption: str
-    negative: str = ""
-    seed: int | None = None
-    count: int = 1
-    steps: str = ""
-    guidance: str = ""
-    sampler: str = ""
-    aug_level: str = ""
-
-    def changes(self) -> dict[str, Any]:
-        """Return the sampling settings that are filled in.
-
-        Raises:
-            UserError: A text is no number.
-        """
-        texts = {
-            "timesteps": self.steps,
-            "guidance_scale": self.guidance,
-            "aug_level": self.aug_level,
-        }
-        changes = {name: numbers(name, text) for name, text in texts.items() if text.strip()}
-        return changes | ({"sampler": self.sampler} if self.sampler else {})
-
-    def checked(self) -> "Form":
-        """Return the form; a UserError unless a caption is there, and not too much is asked for."""
-        if not self.caption.strip():
-            raise UserError("The caption is empty: write what the image should show.")
-        for text in (self.caption, self.negative):
-            if len(text) > LONGEST:
-                raise UserError(f"A caption has {len(text)} characters; at most {LONGEST} fit.")
-        if not 1 <= self.count <= MOST:
-            raise UserError(f"The number of images is {self.count}; give 1 to {MOST}.")
-        return self
-
-
-def numbers(name: str, text: str) -> Any:
-    """Return one number, or a list of them where there are commas."""
-    try:
-        values = [float(part) for part in text.split(",")]
-        whole = [int(value) if value == int(value) else value for value in values]
-    except (ValueError, OverflowError):  # no number; not a number, infinite
-        raise UserError(f"{name} is {text!r}; give numbers such as 8 or 8,2") from None
-    return whole[0] if len(whole) == 1 else whole
-
-
 class Studio:
     """The models under one folder, one of them loaded, and what is sampled with it.
 
@@ -133,15 +82,17 @@ class Studio:
 
     def models(self) -> dict[str, Path]:
         """Return the trained cascades by name, the newest first."""
-        found = [p for p in self.root.iterdir() if p.is_dir() and _is_model(p)]
-        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        found = [p for p in self._newest_first() if _is_model(p)]
         return {path.name: path for path in [*found, *filter(_is_model, self._bundled)]}
 
     def runs(self) -> dict[str, Path]:
         """Return the training directories by name, the newest first, trained or not."""
+        return {path.name: path for path in self._newest_first()}
+
+    def _newest_first(self) -> list[Path]:
+        """Return the directories under the root that have parameters."""
         found = [p for p in self.root.iterdir() if (p / "parameters" / "imagen.json").is_file()]
-        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        return {path.name: path for path in found}
+        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def load(self, name: str) -> tuple[Imagen, str]:
         """Return a cascade and the hash of its weights; the one before is given up.
@@ -181,11 +132,8 @@ class Studio:
             imagen, digest = self.load(form.model)
             given = edit(imagen) if edit else None
             first = given.first if given else 0
-            samplings = tuple(imagen.samplings(**form.changes())[first:])
-            seed = secrets.randbits(32) if form.seed is None else form.seed
-            negative = form.negative.strip() or None
-            caption = " ".join(form.caption.split())
-            requests = [Request(caption, seed + i, samplings, negative) for i in range(form.count)]
+            samplings = imagen.samplings(**form.changes())[first:]
+            requests = [form.request(seed, samplings) for seed in form.seeds(form.count)]
             return self._sampled(imagen, digest, requests, report, given)
 
         return Stream(self, work)
@@ -193,29 +141,22 @@ class Studio:
     def sweep(self, form: Form, axes: dict[str, list[Any]]) -> "Stream":
         """Sample one image for each combination of values, with one seed, as a sheet."""
         form = form.checked()
-        total = 1
-        for values in axes.values():
-            total *= len(values)
+        total = math.prod(map(len, axes.values()))
         if not 1 <= total <= MOST:
             raise UserError(f"The sweep has {total} images; give values for 1 to {MOST}.")
 
         def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
-            from itertools import product
-
             imagen, digest = self.load(form.model)
-            seed = secrets.randbits(32) if form.seed is None else form.seed
-            cells = [dict(zip(axes, each, strict=True)) for each in product(*axes.values())]
-            caption, negative = " ".join(form.caption.split()), form.negative.strip() or None
+            (seed,), cells = form.seeds(), cells_of(axes)
             requests = []
             for cell in cells:
                 changes = form.changes() | {k: v for k, v in cell.items() if k != "seed"}
-                own = tuple(imagen.samplings(**changes))
-                requests.append(Request(caption, int(cell.get("seed", seed)), own, negative))
+                own = imagen.samplings(**changes)
+                requests.append(form.request(int(cell.get("seed", seed)), own))
             result = self._sampled(imagen, digest, requests, report, None)
-            labels = [", ".join(f"{k} {v}" for k, v in cell.items()) for cell in cells]
             sheet = result.paths[0].parents[1] / "sweep.png"
             images = [Image.open(path).convert("RGB") for path in result.paths]
-            save_png(sheet, contact_sheet(labels, [images]))
+            save_png(sheet, contact_sheet([*map(label_of, cells)], [images]))
             return Result(result.paths, sheet, result.made, seed)
 
         return Stream(self, work)
@@ -226,7 +167,7 @@ class Studio:
 
         def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
             imagen, _ = self.load(form.model)
-            seed = secrets.randbits(32) if form.seed is None else form.seed
+            (seed,) = form.seeds()
             images = interpolate_captions(
                 imagen, form.caption, end.caption, frames, seed=seed, callback=report,
                 progress=False, **form.changes(),
@@ -250,8 +191,8 @@ class Studio:
         edit: Edit | None,
     ) -> Result:
         """Sample batch by batch, each on disk as soon as it is done."""
-        texts = [r.text for r in requests] + [r.negative for r in requests if r.negative]
-        text = EncodedCaptions(imagen.text_encoder.to(self._device), texts)
+        imagen.text_encoder.to(self._device)
+        text = encoded(imagen, requests)
         weights = ("final",) * len(imagen.stages)
         generator = Generator(imagen, text, digest, weights, {"callback": report}, edit)
         folder = ImageFolder(stamped("generated_images", self.root), Path(self._name()))

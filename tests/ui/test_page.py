@@ -1,10 +1,11 @@
 """The page in a real browser: Debian's Chromium, headless, driven by Playwright."""
 
-import gc
 import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,8 +26,6 @@ with warnings.catch_warnings():
     from gradio_client import Client, handle_file
 
     from minimagen.storage.metadata import read_generation, read_text
-    from minimagen.ui.page import build, serve
-    from minimagen.ui.studio import Studio
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -52,11 +51,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(root: Path) -> Iterator[str]:
-    studio = Studio(root, [], "cpu")
-    page = build(studio)
-    yield serve(page, studio, free_port(), wait=False)
-    page.close()
-    gc.collect()  # what gradio leaves open is reported here, and not in another test
+    """The page, served by the command, in a process of its own: gradio leaves sockets open."""
+    port = free_port()
+    command = ["ui", "--ROOT", str(root), "--PORT", str(port), "--DEVICE", "cpu"]
+    server = subprocess.Popen([sys.executable, "-m", "minimagen", *command], cwd=ROOT)
+    try:
+        answers(server, port)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def answers(server: "subprocess.Popen[bytes]", port: int) -> None:
+    """Wait until the page is served."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the command has ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("no answer in 60 seconds")
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
                 image.draft(None, (at_least, at_least))
             image.load()
             turn = TURNS.get(_orientation(image))
-            return _to_rgb(image if turn is None else image.transpose(turn))
+            return to_rgb(image if turn is None else image.transpose(turn))
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
         raise BadImageError(f"{name}: not an image ({kinds} are read)") from None
@@ -137,7 +137,12 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
         raise BadImageError(f"{name}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB: 16 bits scaled to 8, transparency on white.
+
+    Raises:
+        ValueError: Its pixels are floating-point numbers.
+    """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grays, which Pillow itself would clip at 255
