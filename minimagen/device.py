@@ -68,7 +68,7 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
 
 
-def resolved_precision(device: torch.device, precision: Precision) -> str:
+def resolved_precision(device: torch.device, precision: str) -> str:
     """Return ``fp32`` or ``bf16``: what ``precision`` means on ``device``."""
     if precision == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"
@@ -86,6 +86,6 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     if precision not in get_args(Precision):
         valid = ", ".join(get_args(Precision))
         raise UserError(f"precision {precision!r} is not one of {valid}")
-    if precision == "bf16" or (precision == "auto" and has_native_bf16(device)):
+    if resolved_precision(device, precision) == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()

@@ -16,6 +16,11 @@ class Stopped(Exception):
     """Sampling was stopped by its callback. Batches that were finished before are kept."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """Return ``"; did you mean 'X'?"`` for the valid name nearest to ``given``, or ``""``."""
     nearest = difflib.get_close_matches(given, list(valid), n=1, cutoff=0.6)

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,12 +90,12 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
                 f"--UPSCALE begins with stage {first}, and the last one is {len(sizes) - 1}: take "
                 "a cascade with super-resolution"
             )
-        return Edit(low_res=as_tensor([opened(arguments.UPSCALE)], sizes[first - 1]), first=first)
+        return Edit(low_res=as_tensor([image_of(arguments.UPSCALE)], sizes[first - 1]), first=first)
     if arguments.INIT_IMAGE is None:
         return None
-    image, mask, new = opened(arguments.INIT_IMAGE), None, None
+    image, mask, new = image_of(arguments.INIT_IMAGE), None, None
     if arguments.MASK is not None:
-        mask = opened(arguments.MASK)
+        mask = image_of(arguments.MASK)
         if mask.size != image.size:
             raise UserError(
                 f"--MASK {arguments.MASK} is {mask.width} x {mask.height} pixels, the image "
@@ -116,29 +115,24 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
     )
 
 
-def opened(path: Path) -> "Image.Image":
+def image_of(path: Path) -> "Image.Image":
     """Return the image of a file.
 
     Raises:
         UserError: It is missing, no image, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     from minimagen.editing import LARGEST
+    from minimagen.storage.metadata import opened
 
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            if max(image.size) > LARGEST:
-                raise UserError(
-                    f"{path} is {image.width} x {image.height} pixels; give an image of at most "
-                    f"{LARGEST} x {LARGEST}"
-                )
-            return ImageOps.exif_transpose(image).copy()
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = (str(error).splitlines() or ["it is damaged"])[0]
-        raise UserError(f"{path} is not an image that can be read: {reason}") from None
+    with opened(path) as image:
+        if max(image.size) > LARGEST:
+            raise UserError(
+                f"{path} is {image.width} x {image.height} pixels; give an image of at most "
+                f"{LARGEST} x {LARGEST}"
+            )
+        return ImageOps.exif_transpose(image).copy()
 
 
 def belong_together(
@@ -206,7 +200,7 @@ def _sheet(
         cells = math.prod(map(len, axes.values()))
         print(f"{cells} images")
         found = editing.sweep(imagen, texts[0], axes, **({"seed": arguments.SEED} | settings))
-        labels = [", ".join(f"{k} {v}" for k, v in cell.items()) for cell, _ in found]
+        labels = [editing.label_of(cell) for cell, _ in found]
         stages, name = [[image for _, image in found]], "sweep.png"
         columns = len([*axes.values()][-1])
     save_png(output / name, contact_sheet(labels, stages, columns))

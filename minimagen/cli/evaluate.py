@@ -88,8 +88,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
 
-    given = arguments.TRAINING_DIRECTORY
-    directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
+    directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
     data, started = _data(directory, arguments.DATASET), time.perf_counter()
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)

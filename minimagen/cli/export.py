@@ -1,6 +1,5 @@
 """``python -m minimagen export``: a training directory -> a folder to publish."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
-from minimagen.storage.card import NO_DATA, NO_FIGURES, Facts, figures_table
+from minimagen.storage.card import NO_DATA, Facts, figures_table
 from minimagen.storage.directory import TrainingDirectory, read_parameter_values
-from minimagen.storage.files import read_json, read_lines
+from minimagen.storage.files import read_lines
 
 OPTIONS = {
     "what to export": (
@@ -58,7 +57,7 @@ def facts_of(directory: TrainingDirectory) -> Facts:
         caption=first[0].strip() if first else "a caption",
         data=_data(values.get("data")),
         training=_training(directory, values.get("training")),
-        figures=_figures(directory.path / "evaluation.json"),
+        figures=_figures(directory),
     )
 
 
@@ -72,28 +71,18 @@ def _data(values: dict[str, Any] | None) -> str:
 def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> str:
     if values is None:
         return NO_DATA
-    rows = [json.loads(line) for line in _whole_lines(directory.metrics)]
-    steps: dict[str, int] = {}
-    for row in rows:
-        if isinstance(row.get("step"), int):
-            name = row.get("learner", f"stage {row.get('stage')}")
-            steps[name] = max(row["step"], steps.get(name, 0))
+    from minimagen.evaluation.history import read_history
+
+    steps = read_history(directory).steps
     done = ", ".join(f"{number:,} steps of {name}" for name, number in steps.items())
     return f"Batches of {values.get('batch_size')} images{': ' if done else ''}{done}."
 
 
-def _whole_lines(path: Path) -> list[str]:
-    return read_lines(path)[:-1] if path.is_file() else []
+def _figures(directory: TrainingDirectory) -> str:
+    from minimagen.evaluation.figures import read_record
 
-
-def _figures(path: Path) -> str:
-    if not path.is_file():
-        return NO_FIGURES
-    values = read_json(path)
-    rows = values.get("figures") if isinstance(values, dict) else None
-    if not isinstance(rows, list):
-        raise UserError(f"{path} has no figures; write it again with python -m minimagen evaluate")
-    return figures_table(rows)
+    record = read_record(directory.path)
+    return figures_table([] if record is None else record.model_dump()["figures"])
 
 
 entry = partial(run, main)

@@ -24,7 +24,6 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.evaluation.report import write_report
     from minimagen.storage.directory import TrainingDirectory
 
-    given = arguments.TRAINING_DIRECTORY
-    directory = TrainingDirectory.open(given) if given else TrainingDirectory.newest()
+    directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
     print(write_report(directory, arguments.OUTPUT))
     return 0

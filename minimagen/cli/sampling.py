@@ -1,7 +1,6 @@
 """Sampling as it was asked for: requests, batches, progress, what is written."""
 
 import argparse
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from minimagen.arguments import seeds_of
 from minimagen.checked import Config, per_stage
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
@@ -73,7 +73,7 @@ def requests_of(
     arguments: argparse.Namespace, imagen: Imagen, captions: Sequence[Caption]
 ) -> list[Request]:
     """Return a request for every candidate: image i of all has the seed ``SEED + i``."""
-    seed = secrets.randbits(32) if arguments.SEED is None else arguments.SEED
+    (seed,) = seeds_of(arguments.SEED, None, 1)
     numbers, requests = count(), []
     print(f"seed: {seed}" if arguments.SEEDS is None else f"seeds: {len(arguments.SEEDS)}")
     for caption in captions:

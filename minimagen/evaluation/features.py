@@ -1,6 +1,7 @@
 """What distances of images are measured in: features of a network that ships, or of DINOv2."""
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,17 +14,17 @@ AT_ONCE = 64
 GENERAL = "scenes"  # the judge whose features serve for data without one of its own
 
 
-class Features:
+class Features(Protocol):
     """Images -> features, with a name that says which network it is."""
 
     name: str
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map uint8 [n 3 h w] of any size to float32 [n d] on the CPU."""
-        raise NotImplementedError
+        ...
 
 
-class JudgeFeatures(Features):
+class JudgeFeatures:
     """The penultimate features of a bundled judge."""
 
     def __init__(self, level: str = GENERAL) -> None:
@@ -35,7 +36,7 @@ class JudgeFeatures(Features):
         return self._judge.features(images).float()
 
 
-class PretrainedFeatures(Features):
+class PretrainedFeatures:
     """What a vision transformer of the `transformers` library, such as DINOv2, sees.
 
     Args:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from minimagen.storage.files import replacing
 from minimagen.storage.image_files import SMALLEST
+from minimagen.storage.metadata import save_png
 
 MILLISECONDS = 120  # that a frame is shown
 LAST = 1200  # that the last one is
@@ -49,6 +50,5 @@ def save_strip(folder: Path, name: str, frames: Sequence[Image.Image]) -> Path:
         strip.paste(frame.resize((width, height), Image.Resampling.NEAREST), (x, 0))
         x += width
     path = folder / f"{name}.png"
-    with replacing(path) as part:
-        strip.save(part, format="PNG")
+    save_png(path, strip)
     return path

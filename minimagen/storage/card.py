@@ -70,19 +70,14 @@ def card(name: str, config: ImagenConfig, parameters: int, facts: Facts) -> str:
     )
 
 
-def _name(row: dict[str, Any]) -> str:
-    unit = f", {row['unit']}" if row.get("unit") else ""
-    return f"{row['group']}: {row['name']}{unit}" if "group" in row else f"{row['name']}{unit}"
-
-
-def _real(row: dict[str, Any]) -> str:
-    return "" if row.get("real") is None else str(row["real"])
+def _cells(row: dict[str, Any]) -> str:
+    unit = f", {row['unit']}" if row["unit"] else ""
+    real = "" if row["real"] is None else row["real"]
+    return f"| {row['group']}: {row['name']}{unit} | {row['value']} | {row['n']} | {real} |"
 
 
 def figures_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return figures as a Markdown table; each has a name, a value, and n, the number of images."""
-    lines = [
-        f"| {_name(row)} | {row['value']} | {row.get('n', '')} | {_real(row)} |" for row in rows
-    ]
+    """Return the figures of an ``evaluation.json`` as a Markdown table."""
+    lines = [_cells(row) for row in rows]
     head = ["| | generated | n | real images |", "|---|---|---|---|"]
     return "\n".join([*head, *lines]) if lines else NO_FIGURES

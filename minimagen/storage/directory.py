@@ -108,6 +108,11 @@ class TrainingDirectory:
             )
         return cls.open(found[-1])
 
+    @classmethod
+    def chosen(cls, given: str | Path | None) -> "TrainingDirectory":
+        """Return the one that is given, or the newest one here; a UserError as in both."""
+        return cls.newest() if given is None else cls.open(given)
+
     @property
     def is_trained(self) -> bool:
         """Whether there are weights of every learner."""

@@ -1,6 +1,9 @@
 """What a PNG carries of how it was made: the text that other programs read, and exact JSON."""
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +13,7 @@ from pydantic import Field, model_validator
 
 import minimagen
 from minimagen.checked import Config, PositiveInt
-from minimagen.errors import UserError
+from minimagen.errors import UserError, first_line
 from minimagen.storage.files import replacing
 
 TEXT, EXACT = "parameters", "minimagen"
@@ -121,13 +124,24 @@ def read_text(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: It is no image, or is unreadable.
     """
+    with opened(path) as image:
+        return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image; whatever is wrong with the file inside the ``with`` is one line.
+
+    Raises:
+        UserError: It is missing, no image, or unreadable.
+    """
     try:
-        with Image.open(path) as image:
-            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            yield image
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be read: {_first_line(error)}") from None
+        raise UserError(f"{path} is not an image that can be read: {first_line(error)}") from None
 
 
 def read_generation(path: str | Path) -> Generation:
@@ -147,7 +161,3 @@ def read_generation(path: str | Path) -> Generation:
     except (ValueError, RecursionError):
         raise UserError(f"{path}: its text {EXACT!r} is not JSON") from None
     return Generation.read(values, f"{path}: its text {EXACT!r}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,8 +4,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
 from minimagen.config import ImagenConfig
-from minimagen.errors import UserError
+from minimagen.errors import UserError, first_line
 from minimagen.storage.card import NO_FACTS, Facts, card
 from minimagen.storage.checkpoint import save_weights
 from minimagen.storage.directory import (
@@ -22,7 +24,7 @@ KEPT = ("parameters/*.json", "state_dicts/*.safetensors", "README.md")
 """All that is published and fetched: no pickles, no code."""
 
 
-class Shared:
+class Shared(nn.Module):
     """What is saved to a folder or the hub, and loaded from there.
 
     Attributes:
@@ -34,13 +36,6 @@ class Shared:
     text_encoder: Any
     learners: list[Identified]
     frozen: list[Part]
-
-    def __init__(self, config: ImagenConfig, text_encoder: Any = None, seed: int = 0) -> None:
-        raise NotImplementedError
-
-    def eval(self) -> Self:
-        """Return the cascade, ready to sample."""
-        raise NotImplementedError
 
     @classmethod
     def from_parameters(cls, folder: str | Path, text_encoder: Any = None, seed: int = 0) -> Self:
@@ -131,7 +126,7 @@ class Shared:
                 )
             except (HfHubHTTPError, OSError, ValueError) as error:
                 raise UserError(
-                    f"cannot push to {repository}: {_first_line(error)}; log in with `hf auth "
+                    f"cannot push to {repository}: {first_line(error)}; log in with `hf auth "
                     "login` or HF_TOKEN"
                 ) from None
         return str(done)
@@ -149,7 +144,7 @@ def fetched(name: str, revision: str | None = None) -> Path:
         found = snapshot_download(name, revision=revision, allow_patterns=list(KEPT))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
         raise UserError(
-            f"{name} is no folder here and cannot be fetched from the hub: {_first_line(error)}"
+            f"{name} is no folder here and cannot be fetched from the hub: {first_line(error)}"
         ) from None
     return Path(found)
 
@@ -158,7 +153,3 @@ def _named(config: ImagenConfig) -> list[str]:
     """Return the parts that are named by a path or a hub id instead of being in the cascade."""
     autoencoders = [stage.autoencoder for stage in config.stages]
     return [name for name in (config.text_encoder_name, *autoencoders) if isinstance(name, str)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
