@@ -121,7 +121,7 @@ def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple
     """Open the data, sample and measure."""
     from minimagen.evaluation.choice import independent_clip
     from minimagen.evaluation.features import open_features
-    from minimagen.evaluation.measure import Sampler
+    from minimagen.evaluation.sampler import Sampler
     from minimagen.evaluation.sets import drawn_sets, read_sets
     from minimagen.evaluation.study import study
 

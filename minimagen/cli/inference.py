@@ -1,7 +1,6 @@
 """``inference.py``: a caption, or a file of captions -> images."""
 
 import argparse
-import secrets
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,14 +23,10 @@ from minimagen.cli.options import Option
 from minimagen.cli.settings import BUNDLED
 from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
-from minimagen.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
-
-REQUEST = "request.json"
-"""What an output directory was asked for, for --CONTINUE."""
 
 
 def seed_list(text: str) -> tuple[int, ...]:
@@ -181,16 +176,17 @@ def sample(
     asked = Asked.of(arguments, directory, requests)
     output = new_output(arguments.OUTPUT, "generated_images")
     if edit is None:  # else --CONTINUE would need the image too
-        write_json(output / REQUEST, asked.model_dump(mode="json"))
+        asked.save(output)
     return write_images(arguments, imagen, asked, output, edit)
 
 
 def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption]) -> int:
     """Write images that belong together; return the exit code."""
+    from minimagen.arguments import seeds_of
     from minimagen.storage.directory import new_output
 
     if arguments.SEED is None:
-        arguments.SEED = secrets.randbits(32)
+        (arguments.SEED,) = seeds_of(None, None, 1)
         print(f"seed: {arguments.SEED}")
     output = new_output(arguments.OUTPUT, "generated_images")
     return editing.belong_together(arguments, imagen, captions, output)
@@ -203,11 +199,7 @@ def go_on(arguments: argparse.Namespace) -> int:
     from minimagen.storage.model_hash import model_hash
 
     output = arguments.CONTINUE
-    if not (output / REQUEST).is_file():
-        raise UserError(
-            f"--CONTINUE {output} has no {REQUEST}; give the output directory of a stopped run"
-        )
-    asked = Asked.read(read_json(output / REQUEST), str(output / REQUEST))
+    asked = Asked.saved_in(output)
     directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY or asked.directory)
     arguments.WEIGHTS = asked.weights
     if model_hash(directory, asked.weights) != asked.model:
@@ -241,7 +233,7 @@ def again(arguments: argparse.Namespace) -> int:
     requests = requests_again(arguments, imagen, made)
     asked = Asked.of(arguments, directory, requests, made)
     output = new_output(arguments.OUTPUT, "generated_images")
-    write_json(output / REQUEST, asked.model_dump(mode="json"))
+    asked.save(output)
     return write_images(arguments, imagen, asked, output)
 
 

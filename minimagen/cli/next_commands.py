@@ -1,7 +1,6 @@
 """What to type next, after a run that has ended or was stopped."""
 
 import argparse
-import importlib.util
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ def typed(command: str, *words: str) -> str:
     """Return a command as one types it here: as a script of a clone, or of the package."""
     script = Path(sys.argv[0])
     name = f"{command}.py"
-    by_script = script.suffix == ".py" and script.with_name(name).is_file() and command != "report"
+    by_script = script.suffix == ".py" and script.with_name(name).is_file()
     program = (
         ["python", str(script.with_name(name))] if by_script else ["python", "-m", "minimagen"]
     )
@@ -38,8 +37,7 @@ def _commands(directory: TrainingDirectory) -> Iterator[tuple[str, str]]:
         captions = directory.sample_captions.read_text("utf-8").splitlines()
         yield "sample", typed("inference", "-d", path, "-c", captions[0])
     yield "continue", typed("train", "--RESTART_DIRECTORY", path, "--IN_PLACE", *MORE)
-    if importlib.util.find_spec("minimagen.cli.report") is not None:
-        yield "report", typed("report", path)
+    yield "report", typed("report", path)
 
 
 def continuing(directory: Path, arguments: argparse.Namespace) -> str:

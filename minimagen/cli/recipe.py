@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
+from minimagen.advice import few_images
 from minimagen.cli.arguments import is_given, with_flags
-from minimagen.cli.settings import Settings
+from minimagen.cli.settings import Settings, bundled_cascades
 from minimagen.config.data import is_embedded
 from minimagen.config.recipes import Recipe, recipe_for
+from minimagen.storage.directory import Parameters, read_imagen_config
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
 READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE": "where"}
@@ -45,3 +48,22 @@ def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
     images = count_of(load_dataset(arguments.DATASET, side, **given))
     minutes = arguments.MINUTES or MINUTES
     return recipe_for(side, images, sum(minutes) if isinstance(minutes, tuple) else minutes)
+
+
+def suggestion(
+    arguments: argparse.Namespace, parameters: Parameters, images: int | None
+) -> str | None:
+    """Return from which bundled cascade of the same size few images had better start, if any."""
+    drawn = is_embedded(parameters.data.dataset)
+    if drawn or any(is_given(arguments, name) for name in ("FROM", "DISTILL", "RESTART_DIRECTORY")):
+        return None
+    imagen = parameters.imagen
+    fitting = [
+        folder
+        for folder in bundled_cascades()
+        if read_imagen_config(folder / "parameters").image_sizes[-1:] == imagen.image_sizes[-1:]
+    ]
+    if not fitting:
+        return None
+    here = fitting[0].is_relative_to(Path.cwd())
+    return few_images(images, str(fitting[0].relative_to(Path.cwd()) if here else fitting[0]))

@@ -20,10 +20,14 @@ from minimagen.generating import Edit, Generator, Request, batches_of, encoded, 
 from minimagen.imagen import Imagen
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
+from minimagen.storage.files import read_json, write_json
 from minimagen.storage.image_files import ImageFolder
 from minimagen.storage.metadata import Generation, Place
 from minimagen.storage.model_hash import model_hash
 from minimagen.training.interruption import Interrupted, StopSignals
+
+REQUEST = "request.json"
+"""What an output directory was asked for, for ``--CONTINUE``."""
 
 
 class Asked(Config):
@@ -67,6 +71,20 @@ class Asked(Config):
             images=tuple(request.values() for request in requests),
             place=made.batch if made and len(requests) == 1 else None,
         )
+
+    def save(self, output: Path) -> None:
+        """Write it into an output directory."""
+        write_json(output / REQUEST, self.model_dump(mode="json"))
+
+    @classmethod
+    def saved_in(cls, output: Path) -> "Asked":
+        """Return what an output directory was asked for; a UserError where it does not say."""
+        path = output / REQUEST
+        if not path.is_file():
+            raise UserError(
+                f"--CONTINUE {output} has no {REQUEST}; give the output directory of a stopped run"
+            )
+        return cls.read(read_json(path), str(path))
 
 
 def requests_of(
@@ -225,7 +243,7 @@ def _print_written(folder: ImageFolder, wanted: int) -> None:
     """Print how many images there are, and where; write the grid."""
     stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
     print(f"{stopped}{wanted} image{'s' * (wanted != 1)}: {folder.images}")
-    if stopped and (folder.path / "request.json").is_file():  # not where an image was given
+    if stopped and (folder.path / REQUEST).is_file():  # not where an image was given
         print(f"sample the others: python inference.py --CONTINUE {folder.path}")
     if folder.written:
         width, height = folder.size

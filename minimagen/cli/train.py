@@ -7,19 +7,17 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from minimagen.advice import few_images
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
-from minimagen.cli.recipe import follow_recipe, has_recipe
+from minimagen.cli.recipe import follow_recipe, has_recipe, suggestion
 from minimagen.cli.settings import (
     Settings,
-    bundled_cascades,
     read_settings,
     saved_settings,
     values_at,
@@ -27,10 +25,13 @@ from minimagen.cli.settings import (
 from minimagen.cli.threads import report_busy_cores
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets, with_side
-from minimagen.config.data import is_embedded
 from minimagen.errors import UserError
-from minimagen.storage.directory import Parameters, TrainingDirectory, read_imagen_config
+from minimagen.storage.directory import Parameters, TrainingDirectory
 from minimagen.storage.files import read_lines
+
+if TYPE_CHECKING:
+    from minimagen.data.dataset import Dataset
+    from minimagen.training.processes.alone import Processes
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
@@ -258,9 +259,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     name, encoder = parameters.imagen.text_encoder_name, None
     if name not in TRAINED_HERE:
         encoder = build(name, parameters.imagen.max_num_words)
-    from minimagen.data.dataset import count_of
     from minimagen.data.labels import labels_of
-    from minimagen.data.open import load_dataset
     from minimagen.imagen import Imagen
     from minimagen.training.finetuning import Source
     from minimagen.training.interruption import Interrupted
@@ -270,15 +269,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.training.trainer import NonFiniteLossError
 
     processes = launched(arguments.DEVICE, arguments.FSDP)
-    data, size = parameters.data, parameters.imagen.data_size
-    reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
-    started = time.monotonic()
-    dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
-    opened = time.monotonic() - started
-    if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
-        print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
-    if processes.rank == 0 and (hint := _suggestion(arguments, parameters, count_of(dataset))):
-        print(with_flags(hint))
+    dataset = _opened(arguments, parameters, processes)
     if encoder is not None:  # a missing one is an error now
         processes.first_on_each_machine(lambda: encoder.fingerprint)
     elif name == LABELS and not parameters.imagen.labels:
@@ -291,7 +282,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
             Imagen(parameters.imagen, encoder, seed=parameters.training.seed),
             dataset,
             parameters.training,
-            data=data,
+            data=parameters.data,
             output=restart if arguments.IN_PLACE else arguments.OUTPUT,
             stages=arguments.STAGES,
             learners=arguments.LEARNERS,
@@ -313,23 +304,23 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     return 0, directory.path
 
 
-def _suggestion(
-    arguments: argparse.Namespace, parameters: Parameters, images: int | None
-) -> str | None:
-    """Return from which bundled cascade of the same size few images had better start, if any."""
-    drawn = is_embedded(parameters.data.dataset)
-    if drawn or any(is_given(arguments, name) for name in ("FROM", "DISTILL", "RESTART_DIRECTORY")):
-        return None
-    imagen = parameters.imagen
-    fitting = [
-        folder
-        for folder in bundled_cascades()
-        if read_imagen_config(folder / "parameters").image_sizes[-1:] == imagen.image_sizes[-1:]
-    ]
-    if not fitting:
-        return None
-    here = fitting[0].is_relative_to(Path.cwd())
-    return few_images(images, str(fitting[0].relative_to(Path.cwd()) if here else fitting[0]))
+def _opened(
+    arguments: argparse.Namespace, parameters: Parameters, processes: "Processes"
+) -> "Dataset":
+    """Return the data set, on each machine indexed once; print what is to be known of it."""
+    from minimagen.data.dataset import count_of
+    from minimagen.data.open import load_dataset
+
+    data, size = parameters.data, parameters.imagen.data_size
+    reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
+    started = time.monotonic()
+    dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
+    opened = time.monotonic() - started
+    if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
+        print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
+    if processes.rank == 0 and (hint := suggestion(arguments, parameters, count_of(dataset))):
+        print(with_flags(hint))
+    return dataset
 
 
 def _buckets(parameters: Parameters) -> tuple[Size, ...]:

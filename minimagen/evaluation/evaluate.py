@@ -18,6 +18,7 @@ from minimagen.evaluation.metrics import (
     ssim,
     wilson_interval,
 )
+from minimagen.evaluation.sampler import Sampler
 from minimagen.imagen import Imagen
 from minimagen.images import psnr, resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
@@ -62,8 +63,7 @@ def evaluate(
     samplings = list(samplings or imagen.samplings())
     captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
-    batches = imagen.sample_batches(captions, samplings, range(len(captions)), **options)
-    sampled = [torch.cat(stage) for stage in zip(*batches, strict=True)]
+    sampled = Sampler(imagen, samplings, options=options)(captions)
     shuffled = random.Random(0).sample(truth, len(truth))
     result = Evaluation(count=len(samples), split=split)
     images = to_model_space(stack_images(samples))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from PIL import Image
@@ -24,8 +23,8 @@ from minimagen.evaluation.metrics import (
     precision_recall,
     spread,
 )
+from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
-from minimagen.imagen import Imagen
 from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.sample import Sample
 from minimagen.storage.image_files import contact_sheet
@@ -44,29 +43,6 @@ class Found:
     figures: list[Figure] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
     sheets: dict[str, Image.Image] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Samples one cascade in one way, so that every part of an evaluation does.
-
-    Attributes:
-        imagen: The cascade.
-        samplings: Settings of each stage.
-        seed: Of the first image; image i has ``seed + i``.
-        options: Those of ``Imagen.sample_batches``.
-    """
-
-    imagen: Imagen
-    samplings: list[Any]
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return every stage's images of captions, float32 [n 3 h w] in [-1, 1]."""
-        seeds = range(self.seed, self.seed + len(captions))
-        batches = self.imagen.sample_batches(captions, self.samplings, seeds, **self.options)
-        return [torch.cat(stage) for stage in zip(*batches, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from minimagen.evaluation.evaluate import Evaluation, enlarging, evaluate
 from minimagen.evaluation.features import Features
 from minimagen.evaluation.figures import Figure, Record, figure, share
 from minimagen.evaluation.judge import Judge
-from minimagen.evaluation.measure import Found, Sampler, attributes, measure, super_resolution
+from minimagen.evaluation.measure import Found, attributes, measure, super_resolution
+from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
 from minimagen.images import to_model_space, to_uint8
 from minimagen.text.clip import Clip

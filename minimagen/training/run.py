@@ -87,19 +87,28 @@ def train(
     processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
     directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
     processes.on_rank_0(_record_session, plan, directory)
-    keeper = Keeper(plan, directory, resume is not None)
-    keys = imagen.config.learner_keys
+    announced = _announcements(plan, dataset, directory, resume, teacher)
+    _run(plan, Keeper(plan, directory, resume is not None), directory, announced, wording)
+    return directory
+
+
+def _run(
+    plan: Plan,
+    keeper: Keeper,
+    directory: TrainingDirectory,
+    announced: Iterator[str],
+    wording: Callable[[str], str],
+) -> None:
+    """Train as planned, with a log, until the end or a signal."""
+    rank, keys = plan.processes.rank, plan.imagen.config.learner_keys
     with (
-        Tracker(
-            directory, plan.steps, config.tracker, processes.rank == 0, keys, wording
-        ) as tracker,
-        StopSignals(processes.world > 1) as signals,
+        Tracker(directory, plan.steps, plan.config.tracker, rank == 0, keys, wording) as tracker,
+        StopSignals(plan.processes.world > 1) as signals,
     ):
         begun = time.monotonic()
-        for line in _announcements(plan, dataset, directory, resume, teacher):
+        for line in announced:
             tracker.log(line)
         _train_learners(plan, keeper, tracker, signals, begun)
-    return directory
 
 
 def _train_learners(

@@ -16,7 +16,7 @@ from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation import measure
 from minimagen.evaluation.features import JudgeFeatures
-from minimagen.evaluation.measure import Sampler
+from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
 from minimagen.evaluation.study import Study, study
 from minimagen.imagen import Imagen

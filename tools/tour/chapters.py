@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minimagen import Imagen
+from minimagen import Imagen, editing
 from minimagen.diffusion.augmentation import augment
 from minimagen.diffusion.prediction import add_noise
 from minimagen.draws import SeededNoise
@@ -92,13 +92,11 @@ def noise(tour: Tour) -> Image.Image:
 
 def film(tour: Tour) -> Image.Image:
     """The estimate of x_0 after each step, a row for each stage."""
-    estimates: list[list[Image.Image]] = [[] for _ in tour.imagen.stages]
-
-    def keep(stage: int, step: int, steps: int, x_0_hat: Tensor) -> None:
-        estimates[stage].extend(images_of(x_0_hat))
-
-    samplings = tour.imagen.samplings(timesteps=STEPS)
-    list(tour.imagen.sample_batches([CAPTION], samplings, [tour.seed], callback=keep))
+    frames = editing.film(tour.imagen, CAPTION, seed=tour.seed, timesteps=STEPS, progress=False)
+    estimates = [
+        [frame.image for frame in frames[:-1] if frame.stage == i]
+        for i in range(len(tour.imagen.stages))
+    ]
     labels = [f"step {i + 1}\nt = {1 - i / STEPS:.3g}" for i in range(STEPS)]
     sizes = [size[0] for size in tour.imagen.config.image_sizes]
     names = [f"stage {i}\n{side} px" for i, side in enumerate(sizes)]
