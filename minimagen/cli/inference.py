@@ -71,7 +71,7 @@ OPTIONS = {
     "a given image, images that belong together": editing.OPTIONS,
     "run": (
         options.DEVICE,
-        options.PRECISION,
+        options.PRECISION.but(default=None, shown="auto, of --FROM_IMAGE the image's own"),
         Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
         Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
         Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),

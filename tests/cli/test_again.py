@@ -60,6 +60,14 @@ def test_an_image_is_made_again_to_the_bit_from_its_own_png(several: Path) -> No
         assert images(again)[0].read_bytes() == path.read_bytes()
 
 
+def test_an_image_is_made_again_in_its_own_precision(trained: Path) -> None:
+    first = run("-c", "a red star", "--SEED", "3", "--PRECISION", "fp32", "-o", "one", *QUICK)
+    again = run("-fi", str(images(first)[0]), "-o", "again", "--DEVICE", "cpu")
+    assert images(again)[0].read_bytes() == images(first)[0].read_bytes()
+    other = run("-fi", str(images(first)[0]), "-pr", "bf16", "-o", "other", "--DEVICE", "cpu")
+    assert [row["precision"] for row in (*rows(again), *rows(other))] == ["fp32", "bf16"]
+
+
 def test_the_batch_changes_an_image_by_no_more_than_rounding(trained: Path) -> None:
     argv = ["-c", "a red star", "-n", "7", "--SEED", "0", "-d", str(trained), *QUICK]
     argv += ["--PRECISION", "fp32"]  # bfloat16 rounds more coarsely
