@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
+from minimagen.stages.stage import encode_own
 from minimagen.storage.directory import Choice
 from minimagen.storage.metadata import Generation, Place
 from minimagen.text.encoded import EncodedCaptions
@@ -169,4 +170,5 @@ class Generator:
 def encoded(imagen: Imagen, requests: Sequence[Request]) -> EncodedCaptions:
     """Return all captions of some requests, encoded once."""
     negatives = [request.negative for request in requests if request.negative is not None]
+    encode_own(imagen.stages, imagen.text_encoder)
     return EncodedCaptions(imagen.text_encoder, [*(r.text for r in requests), *negatives])

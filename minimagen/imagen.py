@@ -34,7 +34,7 @@ from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.device import autocast, visiting
 from minimagen.images import to_pil
 from minimagen.stages.build import build_parts
-from minimagen.stages.stage import Condition, Stage, settings_of
+from minimagen.stages.stage import Condition, Stage, encode_own, settings_of
 from minimagen.storage.pretrained import Identified, PartIdentity
 from minimagen.storage.sharing import Shared
 from minimagen.text.encoding import TextEncoder, encode_batch
@@ -74,6 +74,7 @@ class Imagen(Shared):
         """
         how = Options(**options)
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
+        encode_own(self.stages, self.text_encoder)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
             encoder = how.encoder or self.text_encoder.to(how.visited or self.device)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from minimagen.checked import per_stage
+from minimagen.checked import Config, per_stage
 from minimagen.cli.options import KeyPath
 from minimagen.config import (
     DataConfig,
+    DiffusersSamplingConfig,
     ImagenConfig,
     SamplingConfig,
     TokenSamplingConfig,
@@ -27,6 +28,13 @@ def _shipped(name: str) -> Path:
 PRESETS = _shipped("parameters")
 DEMO, TESTING = PRESETS, PRESETS / "testing"
 BUNDLED = _shipped("pretrained") / "emoji"  # sampled from where nothing was trained
+
+
+OWN_SAMPLING: dict[str, type[Config]] = {
+    "tokens": TokenSamplingConfig,
+    "diffusers": DiffusersSamplingConfig,
+}
+"""The sampling settings of kinds of stages that have their own."""
 
 
 class Settings:
@@ -89,8 +97,7 @@ class Settings:
 
 def _has(stage: Mapping[str, Any], path: KeyPath) -> bool:
     """Return whether a stage of this kind has the setting at ``path``."""
-    tokens = stage.get("kind") == "tokens"
-    sampling = TokenSamplingConfig if tokens else SamplingConfig
+    sampling = OWN_SAMPLING.get(stage.get("kind", ""), SamplingConfig)
     return path[0] != "sampling" or path[1] in sampling.model_fields
 
 

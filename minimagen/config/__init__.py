@@ -8,7 +8,15 @@ imagen-pytorch where the thing is the same; new things have the papers' names.
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.clip import ClipConfig
 from minimagen.config.data import DataConfig
+from minimagen.config.diffusers import (
+    BetasConfig,
+    DiffusersConfig,
+    DiffusersSamplingConfig,
+    DiffusersUNetConfig,
+    DiscreteScheduleConfig,
+)
 from minimagen.config.imagen import ImagenConfig
+from minimagen.config.kinds import StageConfig
 from minimagen.config.networks import GPTConfig, UNetConfig
 from minimagen.config.sizes import Size
 from minimagen.config.stages import (
@@ -21,7 +29,6 @@ from minimagen.config.stages import (
     SamplerName,
     SamplingConfig,
     ScheduleConfig,
-    StageConfig,
     Thresholding,
     TokenConfig,
     TokenSamplingConfig,
@@ -32,9 +39,14 @@ from minimagen.config.training import LearnerTrainingConfig, TrainingConfig
 __all__ = [
     "GPTConfig",
     "AutoencoderConfig",
+    "BetasConfig",
     "ClipConfig",
     "DataConfig",
+    "DiffusersConfig",
+    "DiffusersSamplingConfig",
+    "DiffusersUNetConfig",
     "DiffusionConfig",
+    "DiscreteScheduleConfig",
     "DistilledConfig",
     "ErrorKind",
     "ImagenConfig",

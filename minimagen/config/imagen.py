@@ -9,8 +9,8 @@ from pydantic import model_validator
 from minimagen.checked import Config, Flag, PositiveInt
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.clip import ClipConfig
+from minimagen.config.kinds import StageConfig
 from minimagen.config.sizes import Size, SquareOrSize
-from minimagen.config.stages import StageConfig
 from minimagen.errors import UserError, did_you_mean
 
 

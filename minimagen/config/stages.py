@@ -1,14 +1,14 @@
-"""The stages of a cascade, a union of configurations with a ``kind`` each."""
+"""The kinds of stages that are trained here; ``kinds.py`` has the union of all."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from minimagen.checked import Config, Flag, Fraction, PositiveInt
 from minimagen.config.networks import GPTConfig, UNetConfig
 from minimagen.config.sizes import Size
-from minimagen.errors import UserError, did_you_mean
+from minimagen.errors import UserError
 
 Prediction = Literal["eps", "x_0", "v", "u"]
 SamplerName = Literal["ddpm", "ddim", "dpm++", "heun"]
@@ -140,6 +140,15 @@ class DiffusionConfig(Config):
     def latent_channels(self) -> int:
         """Return the channels of what it denoises."""
         return self.unet.channels
+
+    @property
+    def own_model(self) -> str | None:
+        """Return the model whose weights it comes with; None for what is trained here."""
+        return None
+
+    def owning_weights(self) -> Self:
+        """Return the stage once its weights are in a training directory."""
+        return self
 
     @property
     def distilled_steps(self) -> int | None:
@@ -275,6 +284,15 @@ class TokenConfig(Config):
         """Return None: it has tokens, not channels."""
         return None
 
+    @property
+    def own_model(self) -> None:
+        """Return None: it is trained here."""
+        return None
+
+    def owning_weights(self) -> Self:
+        """Return itself: its weights are in its training directory."""
+        return self
+
     def distilled(self, steps: int) -> NoReturn:
         """Raise a UserError: a token stage has no steps."""
         raise UserError("a stage of tokens cannot be distilled: it has no sampling steps")
@@ -282,34 +300,3 @@ class TokenConfig(Config):
     def trained_on(self, size: Size, low_res_size: Size | None) -> tuple[Size, Size | None]:
         """Return the sizes of what training cuts out of images of these sizes: all of it."""
         return size, low_res_size
-
-
-def read_stage(values: Any, where: str) -> DiffusionConfig | DistilledConfig | TokenConfig:
-    """Check the values of one stage (parsed JSON); a UserError names ``where`` and the key.
-
-    Files from before there were kinds have none, but ``distilled_steps``: null or a number.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{where} must be a JSON object of a stage's settings")
-    values = dict(values)
-    if (steps := values.pop("distilled_steps", None)) is not None:
-        values = {"kind": "distilled", "steps": steps} | values
-    kinds: dict[str, type[DiffusionConfig | TokenConfig]] = {
-        "diffusion": DiffusionConfig,
-        "distilled": DistilledConfig,
-        "tokens": TokenConfig,
-    }
-    kind = values.get("kind") or "diffusion"
-    if kind not in kinds:
-        raise UserError(
-            f"{where}: kind {kind!r} is not one of {', '.join(kinds)}{did_you_mean(kind, kinds)}"
-        )
-    return kinds[kind].read(values, where)
-
-
-def _read(values: Any) -> Any:
-    return read_stage(values, "a stage") if isinstance(values, dict) else values
-
-
-StageConfig = Annotated[DiffusionConfig | DistilledConfig | TokenConfig, BeforeValidator(_read)]
-"""A stage of any kind; ``read_stage`` chooses the kind."""

@@ -24,6 +24,7 @@ from minimagen.networks.embeddings import (
     TextContext,
     TextTokens,
 )
+from minimagen.networks.network import DenoisingNetwork
 
 
 class Block(nn.Module):
@@ -83,7 +84,7 @@ class Level(nn.Module):
         return self.resample(h)
 
 
-class UNet(nn.Module):
+class UNet(DenoisingNetwork):
     """A conditional U-Net.
 
     Args:

@@ -10,13 +10,22 @@ from minimagen.autoencoders.build import build as build_autoencoder
 from minimagen.autoencoders.build import build_autoencoders
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.autoencoders.training import TrainedAutoencoder
-from minimagen.config import DistilledConfig, ImagenConfig, Size, StageConfig, TokenConfig
+from minimagen.config import (
+    DiffusersConfig,
+    DistilledConfig,
+    ImagenConfig,
+    Size,
+    StageConfig,
+    TokenConfig,
+)
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
+from minimagen.stages.diffusers import DiffusersStage
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.distilled import DistilledStage
 from minimagen.stages.stage import Stage
 from minimagen.stages.tokens import TokenStage
+from minimagen.storage.hub import located
 from minimagen.storage.pretrained import Part
 from minimagen.text.build import build as build_text_encoder
 from minimagen.text.build import build_clip
@@ -103,6 +112,11 @@ def build(
                 "none: it must be of kind fsq or gumbel"
             )
         return TokenStage(index, config, size, text_embed_dim, autoencoder)
+    if isinstance(config, DiffusersConfig):
+        folder = None if config.model is None else located(config.model) / "unet"
+        return DiffusersStage(
+            index, config, size, low_res_size, text_embed_dim, autoencoder, folder
+        )
     if isinstance(config, DistilledConfig):
         return DistilledStage(index, config, size, low_res_size, text_embed_dim, autoencoder)
     return DiffusionStage(index, config, size, low_res_size, text_embed_dim, autoencoder)

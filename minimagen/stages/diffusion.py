@@ -1,6 +1,6 @@
 """A diffusion stage: network + schedule + prediction + sampler. Base and super-resolution alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -20,13 +20,20 @@ from minimagen.diffusion.inpainting import Resampled, inpainted
 from minimagen.diffusion.loss import loss_weight, per_example_error, training_times
 from minimagen.diffusion.prediction import add_noise, target, to_x_0
 from minimagen.diffusion.samplers import Denoiser, Step, build_step, integrate
-from minimagen.diffusion.schedule import Cosine, Level, build_schedule, level_at, sampling_times
+from minimagen.diffusion.schedule import (
+    Cosine,
+    Level,
+    Schedule,
+    build_schedule,
+    level_at,
+    sampling_times,
+)
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
 from minimagen.given import shrunk
 from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
-from minimagen.networks.embeddings import TextContext
+from minimagen.networks.network import DenoisingNetwork, TextStates
 from minimagen.networks.unet import UNet
 from minimagen.stages.coded import CodedStage
 from minimagen.stages.crop import crop_together
@@ -34,6 +41,8 @@ from minimagen.stages.stage import Callback, Condition, Start, guidance_text
 from minimagen.text.encoding import TextEncoding
 
 ERROR_TIMES = (0.2, 0.4, 0.6, 0.8)
+NoiseOf = Callable[[Sequence[int]], Tensor]
+"""From the shape of an image to standard normal numbers, [b, *shape]."""
 
 
 class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
@@ -72,12 +81,19 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
                 f"stage {index}: {size[0]} x {size[1]} pixels is not divisible by {step}, the "
                 "autoencoder's factor times what the U-Net needs"
             )
-        self.schedule = build_schedule(config.schedule.kind, config.schedule.shift)
-        self.aug_schedule = Cosine()
+        self.schedule, self.aug_schedule = self._schedules()
         self._overshoot, self._guidance_scale = Overshoot(), 1.0
-        self.unet = UNet(config.unet, text_embed_dim, lowres_cond=low_res_size is not None)
+        self.unet = self._network(text_embed_dim)
         # channels_last is what convolutions are fastest in
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
+
+    def _schedules(self) -> tuple[Schedule, Schedule]:
+        """Return the schedules of x_t and of noised low-resolution images."""
+        return build_schedule(self.config.schedule.kind, self.config.schedule.shift), Cosine()
+
+    def _network(self, text_embed_dim: int) -> DenoisingNetwork:
+        """Return the network."""
+        return UNet(self.config.unet, text_embed_dim, lowres_cond=self.low_res_size is not None)
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the network's matrices that map features to features, and all else."""
@@ -160,11 +176,16 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
             images, small = crop_together(images, small, part, draws)
         aug_level = draws.uniform("aug_level") * aug_level_max
         aug_level = aug_level.to(self.device, torch.float32, non_blocking=True)
-        noise = draws.normal("aug_noise", small.shape[1:])
-        noise = noise.to(self.device, non_blocking=True)
+        noise = partial(draws.normal, "aug_noise")
         x_0 = self._encoded(images, None, draws)
-        low_res = augment(small, aug_level, noise, self.aug_schedule)
-        return x_0, low_res.enlarged(size_of(x_0))
+        return x_0, self._noised_low_res(small, aug_level, noise, size_of(x_0))
+
+    def _noised_low_res(
+        self, images: Tensor, aug_level: Tensor, noise: NoiseOf, size: Size
+    ) -> NoisedImages:
+        """Return images of the stage before, noised at the times ``aug_level`` and enlarged."""
+        numbers = noise(images.shape[1:]).to(self.device, non_blocking=True)
+        return augment(images, aug_level, numbers, self.aug_schedule).enlarged(size)
 
     @torch.no_grad()
     def _encoded(self, images: Tensor, moments: Tensor | None, draws: Draws | None) -> Tensor:
@@ -187,7 +208,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         return per_example_error(output, wanted, weight, loss.error, loss.huber_delta)
 
     def _output(
-        self, x_t: Tensor, level: Level, context: TextContext, low_res: NoisedImages | None
+        self, x_t: Tensor, level: Level, context: TextStates, low_res: NoisedImages | None
     ) -> Tensor:
         """Return the stage's prediction, float32: the network's output plus what is known already.
 
@@ -232,21 +253,16 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         step, denoise = self._step(sampling), self._denoiser(condition, noise, shape, sampling)
         given = None if condition.given is None else condition.given.to(self.device)
         start = start or Start(noise("start", shape).to(self.device), 1.0)
+        times = self.times(sampling, start.t if given is None else given.strength)
         if given is not None:
             x_0 = self._encoded(given.images, None, None)
-            start = self._noised(x_0, start.x_t, self.nearest_time(given.strength))
+            start = self._noised(x_0, start.x_t, float(times[0]))
             if given.mask is not None:
                 denoise = inpainted(denoise, x_0, shrunk(given.mask, shape[1:]))
                 again = partial(self._again, noise, shape)
                 step = Resampled(step, self.schedule, given.resample, again)
-        x_t, t = start
         latents = integrate(
-            step,
-            denoise,
-            x_t,
-            sampling_times(max(1, round(t * sampling.timesteps)), t, sampling.time_power),
-            lambda i: noise(i, shape).to(self.device),
-            callback,
+            step, denoise, start.x_t, times, lambda i: noise(i, shape).to(self.device), callback
         )
         images = self.preview(latents)
         return images if given is None else given.pasted(images)
@@ -256,6 +272,15 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         """Return the images of an estimate of x_0, [b 3 h w] in [-1, 1]."""
         with self._exactly():
             return self.autoencoder.decode(estimate.float()).clamp(-1.0, 1.0)
+
+    def times(self, sampling: SamplingConfig, t: float) -> Tensor:
+        """Return the times of the steps from about ``t`` to 0, float64 on the CPU.
+
+        As many steps as the share ``t`` of all, at least one.
+        """
+        t = self.nearest_time(t)
+        steps = max(1, round(t * sampling.timesteps))
+        return sampling_times(steps, t, sampling.time_power)
 
     def nearest_time(self, t: float) -> float:
         """Return the time nearest to ``t`` that sampling may begin at."""
@@ -279,11 +304,11 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         """Return the denoiser of a batch of images; low-resolution images are noised here, once."""
         low_res = None
         if condition.low_res is not None:
-            numbers = noise("aug", condition.low_res.shape[1:]).to(self.device)
             aug_level = torch.full((len(condition.low_res),), sampling.aug_level)
-            low_res = augment(
-                condition.low_res, aug_level.to(self.device), numbers, self.aug_schedule
-            ).enlarged((shape[-2], shape[-1]))
+            size, named = (shape[-2], shape[-1]), partial(noise, "aug")
+            low_res = self._noised_low_res(
+                condition.low_res, aug_level.to(self.device), named, size
+            )
         text = condition.text_embeds, condition.text_mask
         return self.denoiser(*text, low_res, sampling, condition.negative)
 

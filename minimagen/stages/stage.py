@@ -16,6 +16,7 @@ from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, Size
 from minimagen.draws import Noise
 from minimagen.given import Given
+from minimagen.learner import CaptionReader
 from minimagen.storage.pretrained import Identified, Identity, Named
 from minimagen.text.encoding import TextEncoding, padded
 
@@ -98,6 +99,12 @@ class Stage(Identified, Generic[Sampling]):
             UserError: There is no such setting, or a value is not valid.
         """
 
+    def encode_own(self, encoder: CaptionReader) -> None:
+        """Encode the captions that it needs beside those of its batches; by default there are none.
+
+        Called before it samples or trains; what is encoded already stays.
+        """
+
     def preview(self, estimate: Tensor) -> Tensor:
         """Return the images, [b 3 h w] in [-1, 1], of what the callback of ``sample`` is given."""
         return estimate
@@ -124,6 +131,12 @@ class Stage(Identified, Generic[Sampling]):
             start: Where to begin, instead of at noise.
             callback: Called after each step.
         """
+
+
+def encode_own(stages: Sequence[Stage[Any]], encoder: CaptionReader) -> None:
+    """Let each stage encode what it needs beside the captions, such as the empty one."""
+    for stage in stages:
+        stage.encode_own(encoder)
 
 
 def settings_of(stages: Sequence[Stage[Any]], changes: Mapping[str, Any]) -> list[Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minimagen.config import AutoencoderConfig, ClipConfig, DataConfig, ImagenConfig, TrainingConfig
-from minimagen.config.stages import read_stage
+from minimagen.config.kinds import read_stage
 from minimagen.config.training import with_learners
 from minimagen.errors import UserError
+from minimagen.storage.diffusers import imported, stage_values
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
 
@@ -72,8 +73,14 @@ class TrainingDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> "TrainingDirectory":
-        """Return an existing one; a UserError if it is missing, empty, or without parameters."""
+        """Return an existing one; a UserError if it is missing, empty, or without parameters.
+
+        A model of diffusers' is one too, whose parameters are in the cache.
+        """
         directory = cls(path)
+        if (parameters := imported(path)) is not None:
+            directory.parameters = parameters
+            return directory
         if not directory.path.is_dir():
             raise UserError(f"no training directory {path}; give one that train.py made")
         if not any(directory.path.iterdir()):
@@ -116,9 +123,10 @@ class TrainingDirectory:
     @property
     def is_trained(self) -> bool:
         """Whether there are weights of every learner."""
-        stems = (path.stem for path in self.parameters.glob("*.json"))
-        names = [stem for stem in stems if LEARNER.fullmatch(stem)]
-        return len(names) > 0 and all(self.weights(name).is_file() for name in names)
+        files = [path for path in self.parameters.glob("*.json") if LEARNER.fullmatch(path.stem)]
+        return len(files) > 0 and all(
+            self.weights(path.stem).is_file() or read_json(path).get("model") for path in files
+        )
 
     @property
     def samples_images(self) -> bool:
@@ -216,7 +224,7 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     imagen = read_json(folder / "imagen.json")
     stages: list[dict[str, Any]] = []
     while paths := [p for name in STAGES if (p := folder / f"{name}_{len(stages)}.json").is_file()]:
-        stages.append(read_json(paths[0]))
+        stages.append(completed(read_json(paths[0])))
         read_stage(stages[-1], str(paths[0]))  # a mistake names its file
     if not isinstance(imagen, dict) or {"stages", "autoencoders", "clip"} & imagen.keys():
         raise UserError(
@@ -241,6 +249,15 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     if "training" in values:
         values["training"] = with_learners(values["training"])
     return values
+
+
+def completed(stage: Any) -> Any:
+    """Return a stage's parameters with those of the model of diffusers' that it names."""
+    if not isinstance(stage, dict) or stage.get("kind") != "diffusers" or "unet" in stage:
+        return stage
+    if not isinstance(stage.get("model"), str):
+        raise UserError("a stage of kind diffusers needs a `model`: a folder, or a hub id")
+    return stage_values(stage["model"]) | stage
 
 
 def read_imagen_config(folder: Path) -> ImagenConfig:

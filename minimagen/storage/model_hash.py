@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minimagen.checked import per_stage
 from minimagen.errors import UserError
+from minimagen.storage.diffusers import weight_files
 from minimagen.storage.directory import Choice, Choices, TrainingDirectory, read_imagen_config
 from minimagen.storage.pretrained import find_weights
 
@@ -28,6 +29,10 @@ def _files(directory: TrainingDirectory, weights: Choices) -> Iterable[Path]:
     choices: list[Choice] = per_stage("`weights`", weights, len(config.stages))
     for i, name in enumerate(config.learner_names):
         choice = choices[i - config.first_stage] if i >= config.first_stage else "final"
+        model = config.stages[i - config.first_stage].own_model if i >= config.first_stage else None
+        if model is not None and not directory.weights(name).is_file():
+            yield from weight_files(model)
+            continue
         path = find_weights(directory, name, choice)
         yield from sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
 

@@ -66,6 +66,11 @@ def fingerprint_of(module: nn.Module, what: str) -> str:
 class Identified(Learner):
     """A learner that knows what its weights depend on."""
 
+    @property
+    def comes_trained(self) -> bool:
+        """Return whether it was built with weights that are in no training directory."""
+        return False
+
     @abstractmethod
     def identity(self, config: ImagenConfig, text_encoder: Named) -> PartIdentity:
         """Return what its weights depend on, as a part of this cascade."""
@@ -155,7 +160,7 @@ class Identity(PartIdentity):
         )
 
     def _values(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"stage": {"sampling", "autoencoder"}})
+        return self.model_dump(mode="json", exclude={"stage": {"sampling", "autoencoder", "model"}})
 
 
 def first_difference(one: Any, other: Any, name: str = "") -> str:
@@ -243,6 +248,8 @@ def load_learners(
     choices = per_stage("`weights`", weights, len(cascade.config.stages))
     for i in range(len(cascade.learners)) if chosen is None else chosen:
         learner, choice = cascade.learners[i], choices[i - first] if i >= first else "final"
+        if learner.comes_trained and not directory.weights(learner.name).is_file():
+            continue
         wanted = learner.identity(cascade.config, cascade.text_encoder)
         load_stage(learner, find_weights(directory, learner.name, choice), wanted)
 

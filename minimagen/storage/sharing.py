@@ -18,10 +18,8 @@ from minimagen.storage.directory import (
     write_imagen,
 )
 from minimagen.storage.files import replacing
+from minimagen.storage.hub import KEPT, fetched
 from minimagen.storage.pretrained import Identified, Part, load_learners
-
-KEPT = ("parameters/*.json", "state_dicts/*.safetensors", "README.md")
-"""All that is published and fetched: no pickles, no code."""
 
 
 class Shared(nn.Module):
@@ -132,24 +130,9 @@ class Shared(nn.Module):
         return str(done)
 
 
-def fetched(name: str, revision: str | None = None) -> Path:
-    """Return the local copy of a repository's weights and configuration.
-
-    Raises:
-        UserError: There is none, here or on the hub.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(name, revision=revision, allow_patterns=list(KEPT))
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
-        raise UserError(
-            f"{name} is no folder here and cannot be fetched from the hub: {first_line(error)}"
-        ) from None
-    return Path(found)
-
-
 def _named(config: ImagenConfig) -> list[str]:
     """Return the parts that are named by a path or a hub id instead of being in the cascade."""
     autoencoders = [stage.autoencoder for stage in config.stages]
-    return [name for name in (config.text_encoder_name, *autoencoders) if isinstance(name, str)]
+    text = config.text_encoder_name.removeprefix("diffusers:")
+    models = [stage.own_model for stage in config.stages]
+    return [name for name in (text, *autoencoders, *models) if isinstance(name, str)]

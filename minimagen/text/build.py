@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from minimagen.config import ImagenConfig
     from minimagen.text.clip import Clip
 
-CLIP, LABELS = "clip", "labels"
+CLIP, LABELS, DIFFUSERS = "clip", "labels", "diffusers:"
 TRAINED_HERE = (CLIP, LABELS)
 """The names of encoders that are known only once the data is, or are trained on it."""
 
@@ -25,7 +25,8 @@ def build(
 
     Args:
         name: ``t5_mini``, ``minilm_mini``, another short name (``minilm``, ``t5_small`` ...), a hub
-            id or a local folder; ``labels``; ``clip``; a training directory that has a CLIP.
+            id or a local folder; ``labels``; ``clip``; a training directory that has a CLIP;
+            ``diffusers:`` and a model of diffusers'.
         max_num_words: Longest caption in tokens; longer ones are cut.
         labels: What ``labels`` knows.
         clip: What ``clip`` is.
@@ -33,6 +34,10 @@ def build(
     Raises:
         UserError: No encoder has this name, or ``max_num_words`` is below 1.
     """
+    if name.startswith(DIFFUSERS):
+        from minimagen.text.pipeline import PipelineEncoder
+
+        return PipelineEncoder(name)
     if name == LABELS:
         from minimagen.text.labels import LabelEncoder
 

@@ -34,10 +34,14 @@ def start_from(imagen: Imagen, source: Source) -> SourceConfig:
     """
     directory = source.directory
     learners = imagen.learners
-    found = [i for i, each in enumerate(learners) if directory.weights(each.name).is_file()]
+    saved = [i for i, each in enumerate(learners) if directory.weights(each.name).is_file()]
+    found = sorted({*saved, *(i for i, each in enumerate(learners) if each.comes_trained)})
     if not found:
         raise UserError(f"{directory} has no trained weights; give another one as `source`")
-    load_learners(imagen, directory, source.weights, found)
+    load_learners(imagen, directory, source.weights, saved)
+    first, stages = imagen.config.first_stage, imagen.config.stages
+    owning = [s.owning_weights() if first + i in found else s for i, s in enumerate(stages)]
+    imagen.config = imagen.config.replace(stages=owning)  # from now on in the new directory
     weights = fingerprint([learners[i] for i in found])
     return SourceConfig(directory=str(directory), fingerprint=weights, stages=tuple(found))
 

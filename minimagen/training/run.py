@@ -14,6 +14,7 @@ from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
+from minimagen.stages.stage import encode_own
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.environment import add_session, session
 from minimagen.storage.pretrained import load_frozen
@@ -163,6 +164,7 @@ def _prepare(
     if resume is not None:
         load_frozen(imagen, resume)
     imagen.text_encoder.to(processes.device)
+    encode_own(imagen.stages, imagen.text_encoder)
 
 
 def _announcements(
