@@ -132,6 +132,7 @@ def if_unet(**changes: Any) -> UNet2DConditionModel:
 def write_if(folder: Path) -> tuple[Path, Path]:
     """Write IF-I (16 px) and IF-II (32 px); the second has no T5, as after a thrifty download."""
     torch.manual_seed(1)
+    scheduler = DDPMScheduler(**IF)
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
     text = T5EncoderModel(T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **sizes))
     tokenizer = AutoTokenizer.from_pretrained(T5_MINI)
@@ -140,7 +141,7 @@ def write_if(folder: Path) -> tuple[Path, Path]:
         tokenizer=tokenizer,
         text_encoder=text,
         unet=if_unet(in_channels=3, sample_size=16),
-        scheduler=DDPMScheduler(**IF),
+        scheduler=scheduler,
         requires_safety_checker=False,
         **none,
     ).save_pretrained(folder / "IF-I")
@@ -148,7 +149,7 @@ def write_if(folder: Path) -> tuple[Path, Path]:
         tokenizer=None,
         text_encoder=None,
         unet=if_unet(in_channels=6, sample_size=32, class_embed_type="timestep"),
-        scheduler=DDPMScheduler(**IF),
+        scheduler=scheduler,
         image_noising_scheduler=DDPMScheduler(**IF),
         requires_safety_checker=False,
         **none,
