@@ -22,6 +22,7 @@ from minimagen.config import (
     ImagenConfig,
     TrainingConfig,
 )
+from minimagen.config.diffusers import DiffusersConfig
 from minimagen.config.stages import DiffusionConfig, DistilledConfig, TokenConfig
 from minimagen.storage.environment import Environment
 
@@ -35,6 +36,11 @@ FILES: dict[str, tuple[Model, KeyPath, str]] = {
     "unet_i.json, distilled": (
         DistilledConfig, ("imagen", "stages", "*"),
         "A stage of kind `distilled`; the keys beside those of a diffusion stage.",
+    ),
+    "unet_i.json, diffusers": (
+        DiffusersConfig, ("imagen", "stages", "*"),
+        "A stage of kind `diffusers`; the keys beside those of a diffusion stage. With `model` "
+        "alone the model's files say the others.",
     ),
     "gpt_i.json": (TokenConfig, ("imagen", "stages", "*"), "A first stage of tokens."),
     "autoencoder_i.json": (AutoencoderConfig, ("imagen", "autoencoders", "*"), "An autoencoder."),
@@ -74,9 +80,10 @@ def page() -> str:
 
 def rows(model: Model, path: KeyPath, prefix: str = "") -> Iterator[str]:
     """Yield a row for each key of ``model`` and of the objects inside it."""
-    inherited = DiffusionConfig.model_fields if model is DistilledConfig else {}
+    base = DiffusionConfig.model_fields if issubclass(model, DiffusionConfig) else {}
+    inherited = {} if model is DiffusionConfig else base
     for name, field in model.model_fields.items():
-        if name in inherited and name != "kind":
+        if name in inherited and field.annotation == inherited[name].annotation:
             continue
         if model is ImagenConfig and name in ELSEWHERE:
             continue

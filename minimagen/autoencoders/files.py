@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -90,6 +91,13 @@ def load_folder(folder: Path) -> KLAutoencoder | TinyAutoencoder:
         first = str(error).split("\n")[1].strip()
         raise UserError(f"{folder / WEIGHTS} is not of its {CONFIG}: {first[:200]}") from None
     return autoencoder.eval().requires_grad_(False)
+
+
+def on_meta_of(name: str) -> KLAutoencoder:
+    """Return the autoencoder of Stable Diffusion in a folder or on the hub, without weights."""
+    folder = find_folder(name) or fetch(name)
+    with torch.device("meta"):
+        return KLAutoencoder(0, _kl_config(read_json(folder / CONFIG), folder))
 
 
 def _kl_config(values: dict[str, Any], folder: Path) -> AutoencoderConfig:

@@ -7,15 +7,25 @@ from typing import NamedTuple
 
 import torch
 
+from minimagen.autoencoders.files import on_meta_of
 from minimagen.cli.table import table
-from minimagen.config import DiffusionConfig, ImagenConfig, Size, TokenConfig, TrainingConfig
+from minimagen.config import (
+    DiffusersConfig,
+    DiffusionConfig,
+    ImagenConfig,
+    Size,
+    TokenConfig,
+    TrainingConfig,
+)
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.sizes import scaled
 from minimagen.imagen import Imagen
-from minimagen.networks.cost import Cost, measure, on_meta, states_bytes
+from minimagen.networks.cost import TRAINING_COPIES, Cost, measure, on_meta, states_bytes
+from minimagen.networks.diffusers import build_unet
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters
-from minimagen.text.build import LABELS, build, build_clip
+from minimagen.text.build import DIFFUSERS, LABELS, build, build_clip
+from minimagen.text.pipeline import PipelineEncoder
 
 PAPER_SIZES = ((64, 64), (256, 256), (1024, 1024))
 PAPER_PARAMETERS = (2.0e9, 600e6, 400e6)  # Imagen, arXiv 2205.11487
@@ -64,13 +74,14 @@ def report(parameters: Parameters, ranks: Ranks = ONE_RANK) -> str:
     columns = [
         _column(parameters, i, stage, width, ranks)
         for i, stage in enumerate(config.stages)
-        if not isinstance(stage, TokenConfig)
+        if not isinstance(stage, TokenConfig | DiffusersConfig)
     ]
     rows = [[cells[0][0], *(cell for _, cell in cells)] for cells in zip(*columns, strict=True)]
     notes = NOTES if config.image_sizes != PAPER_SIZES else (*NOTES, PAPER_NOTE)
     text = f"text encoder: {config.text_encoder_name}, {width} channels, frozen"
     costs = [table(rows, str.rjust), ""] * bool(rows)
-    return "\n".join([*costs, *_others(config), text, *(textwrap.fill(n, 100) for n in notes)])
+    others = [*_others(config), *_pretrained(config)]
+    return "\n".join([*costs, *others, text, *(textwrap.fill(n, 100) for n in notes)])
 
 
 def _others(config: ImagenConfig) -> Iterator[str]:
@@ -83,6 +94,28 @@ def _others(config: ImagenConfig) -> Iterator[str]:
         learners = Imagen(config.replace(**changes)).learners
     for learner in learners:
         yield f"{learner.name}: {_millions(count_parameters(learner))} parameters"
+
+
+def _pretrained(config: ImagenConfig) -> Iterator[str]:
+    """Yield a line on each stage of diffusers', its autoencoder and its text encoder."""
+    stages = [(i, s) for i, s in enumerate(config.stages) if isinstance(s, DiffusersConfig)]
+    for i, stage in stages:
+        with torch.device("meta"):
+            count = count_parameters(build_unet(stage.unet, None))
+            trained = _bytes(4 * TRAINING_COPIES * count)
+            yield f"stage {i}, of diffusers': {_weights(count)}; to train {trained} and activations"
+            if isinstance(stage.autoencoder, str):
+                frozen = count_parameters(on_meta_of(stage.autoencoder))
+                yield f"  its autoencoder, frozen: {_weights(frozen)}"
+    if stages and config.text_encoder_name.startswith(DIFFUSERS):
+        yield f"  its text encoder: {_weights(PipelineEncoder(config.text_encoder_name).size)}"
+
+
+def _weights(count: int) -> str:
+    """Return parameters, and what they need in either precision."""
+    return (
+        f"{_millions(count)} parameters, {_bytes(4 * count)} in fp32, {_bytes(2 * count)} in bf16"
+    )
 
 
 def _column(

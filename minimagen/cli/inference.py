@@ -82,7 +82,8 @@ EXAMPLES = """  python inference.py -c "a red apple, noto style, on a blue backg
   python inference.py --CAPTIONS "a large red star on a blue background"
   python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
   python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7
-  python inference.py --FROM_IMAGE image_0.png -g 4"""
+  python inference.py --FROM_IMAGE image_0.png -g 4
+  python inference.py -d stable-diffusion-v1-5 -c "a photograph of an astronaut on a horse" """
 GOES_WITH_CONTINUE = {"CONTINUE", "DEVICE", "OFFLOAD", "TRAINING_DIRECTORY"}
 
 
@@ -96,6 +97,8 @@ def main(argv: Sequence[str]) -> int:
         return again(arguments)
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
     directory = _directory(arguments)
+    if captions is None and not directory.sample_captions.is_file():
+        raise UserError(f"{directory} has no captions of its own: give some, as --CAPTIONS")
     if captions is None:
         captions = read_captions(str(directory.sample_captions))
         print(f"captions: those of the sample sheet, {directory.sample_captions}")

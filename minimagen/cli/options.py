@@ -147,7 +147,11 @@ CONFIGURED = {
 DEVICE = Option("DEVICE", "dev", "Device: auto, cuda, cuda:1, mps or cpu", default="auto")
 PRECISION = CONFIGURED["PRECISION"]
 TRAINING_DIRECTORY = Option(
-    "TRAINING_DIRECTORY", "d", "Directory that train.py made", Path, shown="the newest one here"
+    "TRAINING_DIRECTORY",
+    "d",
+    "Directory that train.py made, or a model of diffusers': folder, hub id, IF-I,IF-II",
+    Path,
+    shown="the newest one here",
 )
 WEIGHTS = Option(
     "WEIGHTS", "w", "Averaged weights: final, best (lowest validation loss), or the step of a "

@@ -232,13 +232,13 @@ def _times(scheduler: Mapping[str, Any]) -> dict[str, Any]:
 def _parameters(models: Sequence[_Model]) -> dict[str, Any]:
     """Return the files of parameters of a cascade, by name."""
     texts = [model.name for model in models if model.has_text]
-    if not texts:
-        raise UserError(f"{models[0].folder} has no text_encoder; copy the whole model again")
     if models[0].kind == ENLARGING:
         raise UserError(
             f"{models[0].folder} enlarges images; give the model that makes them before it, such "
             "as IF-I,IF-II"
         )
+    if not texts:
+        raise UserError(f"{models[0].folder} has no text_encoder; copy the whole model again")
     imagen = {
         "image_sizes": [[model.side] * 2 for model in models],
         "text_encoder_name": f"diffusers:{texts[0]}",

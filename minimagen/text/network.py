@@ -151,6 +151,11 @@ def choose_dtype(config: Any, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if large else torch.float32
 
 
+def count_parameters(source: str) -> int:
+    """Return the number of an encoder's parameters; loads no weights."""
+    return _count_parameters(load_config(source))
+
+
 def _count_parameters(config: Any) -> int:
     """Return the number of parameters, after a network without weights was built."""
     import torch

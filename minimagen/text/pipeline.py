@@ -17,7 +17,7 @@ from minimagen.storage.files import read_json
 from minimagen.storage.hub import located
 from minimagen.text.encoding import TokenReport
 from minimagen.text.fingerprint import fingerprint_of
-from minimagen.text.network import choose_dtype, embed_dim_of, load_network
+from minimagen.text.network import choose_dtype, count_parameters, embed_dim_of, load_network
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,11 @@ class PipelineEncoder:
     def embed_dim(self) -> int:
         """The width of both halves together."""
         return 2 * embed_dim_of(str(self._folder / "text_encoder"))
+
+    @property
+    def size(self) -> int:
+        """The number of parameters, known without loading weights."""
+        return count_parameters(str(self._folder / "text_encoder"))
 
     @property
     def fingerprint(self) -> str:
