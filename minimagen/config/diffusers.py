@@ -18,11 +18,17 @@ class DiffusersUNetConfig(Config):
     model_config = ConfigDict(extra="allow")
 
     in_channels: PositiveInt = 4
+    """Of x_t, and of the image that is enlarged."""
     out_channels: PositiveInt = 4
+    """Of the prediction, and of the variance where it is learned."""
     block_out_channels: tuple[PositiveInt, ...] = (320, 640, 1280, 1280)
+    """Of each level; all but the last one halve the sides."""
     cross_attention_dim: int | tuple[int, ...] = 1280
+    """Of the text that attention reads."""
     encoder_hid_dim: int | None = None
+    """Of the text encoder, where the network projects its embeddings."""
     class_embed_type: str | None = None
+    """timestep: it enlarges images, and sees how noisy they are."""
 
     @model_validator(mode="before")
     @classmethod
@@ -60,7 +66,9 @@ class BetasConfig(Config):
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     """Betas, or their roots, in equal steps; or those of a cosine (arXiv 2102.09672)."""
     beta_start: float = 0.0001
+    """Beta of the first time."""
     beta_end: float = 0.02
+    """Beta of the last time."""
     trained_betas: tuple[float, ...] | None = None
     """The betas themselves."""
     rescale_betas_zero_snr: bool = False
@@ -71,6 +79,7 @@ class DiscreteScheduleConfig(BetasConfig):
     """Noise levels, and the times that the model is sampled at."""
 
     timestep_spacing: Spacing = "leading"
+    """Which times n steps take (arXiv 2305.08891, table 2)."""
     steps_offset: Annotated[int, Field(ge=0)] = 0
     """Added to the times of ``leading``."""
     set_alpha_to_one: bool = True
