@@ -100,8 +100,8 @@ class Imagen(Shared):
         self, captions: Sequence[str], samplings: list[Any], seeds: Sequence[int], **options: Any
     ) -> list[list[Image.Image]]:
         """Return the images of every stage; the arguments are those of ``sample_batches``."""
-        batches = self.sample_batches(captions, samplings, seeds, **options)
-        return [[*chain(*map(to_pil, stage))] for stage in zip(*batches, strict=True)]
+        batches = zip(*self.sample_batches(captions, samplings, seeds, **options), strict=True)
+        return [[*chain(*map(to_pil, stage))] for stage in batches]
 
     def sample(
         self,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import autoencoders, clip, presets, ways
+from benchmarks import autoencoders, clip, presets, pretrained, ways
 
 pytestmark = pytest.mark.usefixtures("one_thread_in_module")
 
@@ -42,3 +42,10 @@ def test_changes_replace_values_inside_others() -> None:
     values = {"a": {"b": 1, "c": 2}, "d": [1, 2]}
     assert presets.merged(values, {"a": {"b": 3}, "d": [4]}) == {"a": {"b": 3, "c": 2}, "d": [4]}
     assert values["a"]["b"] == 1
+
+
+def test_a_pretrained_model_is_sampled_by_both_sides(tmp_path: Path) -> None:
+    speed, mine, theirs = pretrained.main(quick(tmp_path))
+    assert speed["ratio"]["n"] == 2 and speed["ratio"]["median"] > 0
+    assert mine["case"]["side_of"] == "ours" and theirs["case"]["side_of"] == "diffusers"
+    assert min(mine["peak_bytes"], theirs["peak_bytes"]) > 0

@@ -304,11 +304,9 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         """Return the denoiser of a batch of images; low-resolution images are noised here, once."""
         low_res = None
         if condition.low_res is not None:
-            aug_level = torch.full((len(condition.low_res),), sampling.aug_level)
+            level = torch.full((len(condition.low_res),), sampling.aug_level).to(self.device)
             size, named = (shape[-2], shape[-1]), partial(noise, "aug")
-            low_res = self._noised_low_res(
-                condition.low_res, aug_level.to(self.device), named, size
-            )
+            low_res = self._noised_low_res(condition.low_res, level, named, size)
         text = condition.text_embeds, condition.text_mask
         return self.denoiser(*text, low_res, sampling, condition.negative)
 

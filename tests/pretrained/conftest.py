@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.pretrained_models import SD1, SD2, write_if, write_sd
 from tests.cli.conftest import here, refused
-from tests.pretrained.folders import SD1, SD2, write_if, write_sd
 
 __all__ = ["here", "refused"]
 

@@ -105,13 +105,14 @@ def test_fine_tuning_lowers_the_loss_is_resumed_and_needs_the_model_s_text_only(
     assert loss_of(loaded, images) < 0.8 * before_training
     before = load_weights(run / "state_dicts" / "unet_0.safetensors").tensors
     assert torch.equal(
-        loaded.stages[0].state_dict()["network.conv_in.bias"], before["network.conv_in.bias"]
+        loaded.stages[0].state_dict()["unet.network.conv_in.bias"],
+        before["unet.network.conv_in.bias"],
     )
     resumed = ["--RESTART_DIRECTORY", str(run), "--STEPS", "64", "-o", str(more)]
     assert train.entry([*resumed, "--DEVICE", "cpu", "-pr", "fp32", "-n", "0"]) == 0
     assert "stage 0 continues after step 60" in (more / "training_progress.txt").read_text()
     after = load_weights(more / "state_dicts" / "unet_0.safetensors").tensors
-    assert not torch.equal(before["network.conv_in.bias"], after["network.conv_in.bias"])
+    assert not torch.equal(before["unet.network.conv_in.bias"], after["unet.network.conv_in.bias"])
     assert (
         inference.entry(["-d", str(more), "-c", "a red star", "-o", str(tmp_path / "out"), *TINY])
         == 0

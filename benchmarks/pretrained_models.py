@@ -1,4 +1,7 @@
-"""Tiny random models in diffusers' format, written with diffusers' own classes."""
+"""Tiny random models in diffusers' format, written with diffusers' own classes.
+
+For the benchmark and the tests: real weights are not needed to compare two programs.
+"""
 
 import json
 from pathlib import Path
@@ -26,7 +29,7 @@ from transformers import (
 
 from minimagen.text.names import T5_MINI
 
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SD1 = PNDMScheduler(**BETAS, set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True)
 SD2 = DDIMScheduler(
     **BETAS,
@@ -35,7 +38,7 @@ SD2 = DDIMScheduler(
     clip_sample=False,
     prediction_type="v_prediction",
 )
-IF = {"beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_small"}
+IF: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_small"}
 WORDS = "a an the red blue star cat dog on of sea photograph large small".split()
 SMALL: dict[str, Any] = {
     "block_out_channels": (16, 32),
@@ -48,7 +51,7 @@ SMALL: dict[str, Any] = {
 def clip_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
     """Letters and a few words, with CLIP's tokens for begin and end."""
     letters = [chr(i) for i in range(33, 127)]
-    merges = []
+    merges: list[str] = []
     for word in WORDS:
         parts = [*word[:-1], f"{word[-1]}</w>"]
         while len(parts) > 1:
@@ -62,14 +65,20 @@ def clip_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
     return CLIPTokenizer(
         json.loads((folder / "vocab.json").read_text()),
-        [tuple(m.split()) for m in merges],
+        [m.split() for m in merges],
         pad_token=pad,
         model_max_length=77,
     )
 
 
-def write_sd(folder: Path, scheduler: Any, pad: str = "<|endoftext|>") -> Path:
-    """Write a Stable Diffusion of 32 px: latents of 16 x 16."""
+def write_sd(
+    folder: Path,
+    scheduler: Any,
+    pad: str = "<|endoftext|>",
+    side: int = 16,
+    channels: tuple[int, int] = (16, 32),
+) -> Path:
+    """Write a Stable Diffusion whose latents have this side, with images of twice that."""
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(folder.parent / f"{folder.name}_tokenizer", pad)
     text = CLIPTextConfig(
@@ -84,11 +93,11 @@ def write_sd(folder: Path, scheduler: Any, pad: str = "<|endoftext|>") -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=side,
         cross_attention_dim=32,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **SMALL,
+        **SMALL | {"block_out_channels": channels},
     )
     vae = AutoencoderKL(
         block_out_channels=(8, 16),
@@ -97,7 +106,7 @@ def write_sd(folder: Path, scheduler: Any, pad: str = "<|endoftext|>") -> Path:
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
     )
-    StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
@@ -106,7 +115,8 @@ def write_sd(folder: Path, scheduler: Any, pad: str = "<|endoftext|>") -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+    pipeline.save_pretrained(folder)
     return folder
 
 
@@ -133,19 +143,20 @@ def write_if(folder: Path) -> tuple[Path, Path]:
     """Write IF-I (16 px) and IF-II (32 px); the second has no T5, as after a thrifty download."""
     torch.manual_seed(1)
     scheduler = DDPMScheduler(**IF)
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
     text = T5EncoderModel(T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **sizes))
     tokenizer = AutoTokenizer.from_pretrained(T5_MINI)
-    none = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
-    IFPipeline(
+    none: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
+    base: Any = IFPipeline(
         tokenizer=tokenizer,
         text_encoder=text,
         unet=if_unet(in_channels=3, sample_size=16),
         scheduler=scheduler,
         requires_safety_checker=False,
         **none,
-    ).save_pretrained(folder / "IF-I")
-    IFSuperResolutionPipeline(
+    )
+    base.save_pretrained(folder / "IF-I")
+    second: Any = IFSuperResolutionPipeline(
         tokenizer=None,
         text_encoder=None,
         unet=if_unet(in_channels=6, sample_size=32, class_embed_type="timestep"),
@@ -153,5 +164,6 @@ def write_if(folder: Path) -> tuple[Path, Path]:
         image_noising_scheduler=DDPMScheduler(**IF),
         requires_safety_checker=False,
         **none,
-    ).save_pretrained(folder / "IF-II")
+    )
+    second.save_pretrained(folder / "IF-II")
     return folder / "IF-I", folder / "IF-II"
