@@ -63,9 +63,10 @@ def clip_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    pairs: Any = [tuple(m.split()) for m in merges]
     return CLIPTokenizer(
         json.loads((folder / "vocab.json").read_text()),
-        [m.split() for m in merges],
+        pairs,
         pad_token=pad,
         model_max_length=77,
     )
