@@ -1,6 +1,7 @@
 """Sampling with a pretrained model, beside the pipeline of diffusers: seconds and memory.
 
     python -m benchmarks.pretrained
+    python -m benchmarks.pretrained --sizes     parameters and bytes of the real U-Nets
 
 A random model in Stable Diffusion's format, equal steps of DDIM with guidance, float32. Speed: both
 sides in one process, one after the other, ``--runs`` pairs; text is encoded each time. Memory: each
@@ -28,11 +29,24 @@ from benchmarks.measuring import (
 )
 from benchmarks.pretrained_models import SD1, write_sd
 from minimagen import Imagen
+from minimagen.config import DiffusersUNetConfig
 from minimagen.device import resolve_device
+from minimagen.networks.cost import TRAINING_COPIES
+from minimagen.networks.diffusers import build_unet
+from minimagen.networks.unet import count_parameters
 
 Sample = Callable[[], object]
 CAPTIONS = ["a large red star", "the blue dog on a sea of red cats"]
 GUIDANCE = 7.5
+UNETS: dict[str, dict[str, Any]] = {
+    "Stable Diffusion 1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "Stable Diffusion 2": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+}
+"""What differs from the defaults of diffusers."""
 
 
 def ours(folder: Path, case: Case) -> Sample:
@@ -95,6 +109,21 @@ def _memory(case: Case, model: Path) -> Row:
     return peak.row()
 
 
+def sizes() -> list[str]:
+    """Return a line on each known U-Net, from its configuration alone."""
+    lines = []
+    for name, changes in UNETS.items():
+        with torch.device("meta"):
+            count = count_parameters(build_unet(DiffusersUNetConfig(**changes), None))
+        fp32, half = (count * size / 2**30 for size in (4, 2))
+        trained = fp32 * TRAINING_COPIES
+        lines.append(
+            f"{name}: {count / 1e6:.1f} M parameters, {fp32:.2f} GiB in fp32, {half:.2f} GiB in "
+            f"bf16; to train {trained:.1f} GiB and activations"
+        )
+    return lines
+
+
 def cases(quick: bool, runs: int) -> Iterator[Case]:
     """Yield what is measured."""
     for side, channels in [(8, (16, 32))] if quick else [(16, (16, 32)), (32, (64, 128))]:
@@ -108,7 +137,11 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measure and print."""
     parser = build_parser(__doc__)
     parser.add_argument("--runs", type=int, default=15, help="pairs [15]")
+    parser.add_argument("--sizes", action="store_true", help="print the sizes of real U-Nets")
     arguments = parser.parse_args(argv)
+    if arguments.sizes:
+        print("\n".join(sizes()))
+        return []
     if answer(arguments, measure):
         return []
     torch.manual_seed(0)
