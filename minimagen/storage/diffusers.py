@@ -190,6 +190,8 @@ def _check_weights(folder: Path) -> None:
 
 def _refuse_files(path: Path) -> None:
     """Raise a UserError for a single file of weights."""
+    if path.is_dir():
+        return
     if path.suffix in PICKLES:
         raise UserError(
             f"{path} is a pickle, which can run code and is not read; convert it to a folder of "

@@ -13,6 +13,7 @@ from minimagen.config.training import with_learners
 from minimagen.errors import UserError
 from minimagen.storage.diffusers import imported, stage_values
 from minimagen.storage.files import read_json, write_json
+from minimagen.storage.hub import is_on_hub, located
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
 
 
@@ -81,6 +82,8 @@ class TrainingDirectory:
         if (parameters := imported(path)) is not None:
             directory.parameters = parameters
             return directory
+        if is_on_hub(path):
+            directory = cls(located(path))
         if not directory.path.is_dir():
             raise UserError(f"no training directory {path}; give one that train.py made")
         if not any(directory.path.iterdir()):

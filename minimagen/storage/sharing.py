@@ -18,7 +18,7 @@ from minimagen.storage.directory import (
     write_imagen,
 )
 from minimagen.storage.files import replacing
-from minimagen.storage.hub import KEPT, fetched
+from minimagen.storage.hub import KEPT, fetched, is_on_hub
 from minimagen.storage.pretrained import Identified, Part, load_learners
 
 
@@ -99,7 +99,7 @@ class Shared(nn.Module):
         Raises:
             UserError: It is neither, or cannot be fetched.
         """
-        if Path(name).exists() or str(name).count("/") != 1:
+        if not is_on_hub(name):
             return cls.from_directory(name, weights=weights)
         return cls.from_directory(fetched(str(name), revision), weights=weights)
 
