@@ -135,13 +135,15 @@ def if_unet(**changes: Any) -> UNet2DConditionModel:
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        **SMALL,
-        **changes,
+        **SMALL | changes,
     )
 
 
-def write_if(folder: Path) -> tuple[Path, Path]:
-    """Write IF-I (16 px) and IF-II (32 px); the second has no T5, as after a thrifty download."""
+def write_if(folder: Path, side: int = 16, **changes: Any) -> tuple[Path, Path]:
+    """Write IF-I and IF-II, of twice its side; the second has no T5, as after a thrifty download.
+
+    ``changes`` are those of both U-Nets.
+    """
     torch.manual_seed(1)
     scheduler = DDPMScheduler(**IF)
     sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
@@ -151,7 +153,7 @@ def write_if(folder: Path) -> tuple[Path, Path]:
     base: Any = IFPipeline(
         tokenizer=tokenizer,
         text_encoder=text,
-        unet=if_unet(in_channels=3, sample_size=16),
+        unet=if_unet(in_channels=3, sample_size=side, **changes),
         scheduler=scheduler,
         requires_safety_checker=False,
         **none,
@@ -160,7 +162,9 @@ def write_if(folder: Path) -> tuple[Path, Path]:
     second: Any = IFSuperResolutionPipeline(
         tokenizer=None,
         text_encoder=None,
-        unet=if_unet(in_channels=6, sample_size=32, class_embed_type="timestep"),
+        unet=if_unet(
+            in_channels=6, sample_size=2 * side, class_embed_type="timestep", **changes
+        ),
         scheduler=scheduler,
         image_noising_scheduler=DDPMScheduler(**IF),
         requires_safety_checker=False,

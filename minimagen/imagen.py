@@ -7,8 +7,7 @@
                                    noise --> super-resolution U-Net     64 x 64 --> image
 
 Imagen (Saharia et al., arXiv 2205.11487): the text encoder is frozen, a base diffusion model makes
-a small image from the text, and super-resolution diffusion models enlarge it. They are conditioned
-on the text and on the image before, noised a little, so that they learn to repair it.
+a small image from the text, and super-resolution models, which see it noised a little, enlarge it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,8 +99,8 @@ class Imagen(Shared):
         self, captions: Sequence[str], samplings: list[Any], seeds: Sequence[int], **options: Any
     ) -> list[list[Image.Image]]:
         """Return the images of every stage; the arguments are those of ``sample_batches``."""
-        batches = zip(*self.sample_batches(captions, samplings, seeds, **options), strict=True)
-        return [[*chain(*map(to_pil, stage))] for stage in batches]
+        batches = self.sample_batches(captions, samplings, seeds, **options)
+        return [[*chain(*map(to_pil, stage))] for stage in zip(*batches, strict=True)]
 
     def sample(
         self,
