@@ -162,9 +162,7 @@ def write_if(folder: Path, side: int = 16, **changes: Any) -> tuple[Path, Path]:
     second: Any = IFSuperResolutionPipeline(
         tokenizer=None,
         text_encoder=None,
-        unet=if_unet(
-            in_channels=6, sample_size=2 * side, class_embed_type="timestep", **changes
-        ),
+        unet=if_unet(in_channels=6, sample_size=2 * side, class_embed_type="timestep", **changes),
         scheduler=scheduler,
         image_noising_scheduler=DDPMScheduler(**IF),
         requires_safety_checker=False,

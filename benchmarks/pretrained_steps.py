@@ -37,7 +37,7 @@ CAPTIONS = [
 ][:IMAGES]
 CALLS = (5, 10, 20, 50)
 REFERENCE = 1000
-OURS = {
+OURS: dict[str, dict[str, Any]] = {
     "ddim, own times": {"sampler": "ddim", "spacing": "own"},
     "dpm++, own times": {"sampler": "dpm++", "spacing": "own"},
     "dpm++, trailing": {"sampler": "dpm++", "spacing": "trailing"},
@@ -117,12 +117,11 @@ def measure(case: Case, started: float) -> Row:
         imagen = trained(case["minutes"], case["side"], case["channels"], Path(place))
         both = Sampling(imagen)
         reference = both.ours(case["reference"], sampler="ddim", spacing="own").clamp(-1, 1)
-        sides: dict[str, Sample] = {
-            f"ours: {name}": partial(both.ours, **settings) for name, settings in OURS.items()
-        } | {
-            f"diffusers: {name}": partial(both.theirs, kind=kind, **changes)
-            for name, (kind, changes) in THEIRS.items()
-        }
+        sides: dict[str, Sample] = {}
+        for name, settings in OURS.items():
+            sides[f"ours: {name}"] = partial(both.ours, **settings)
+        for name, (kind, changes) in THEIRS.items():
+            sides[f"diffusers: {name}"] = partial(both.theirs, kind=kind, **changes)
         return {
             "images": len(CAPTIONS),
             "distance": {

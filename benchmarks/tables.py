@@ -6,6 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.data_tables import Table, faults, flatness, foreign, memory, speed, waiting
+from benchmarks.image_tables import (
+    EDITING,
+    attributes,
+    autoencoders,
+    bundled,
+    classes,
+    fewer_steps,
+    pretrained,
+    real,
+    ways,
+)
 from benchmarks.measuring import Row, growth_exponent, mean_sd
 from benchmarks.peer_recipes import TRIALS
 
@@ -272,39 +283,15 @@ def processes(rows: list[Row]) -> list[str]:
 MADE_BY = "Rows of a benchmark that is now `python -m pytest tests/robustness/test_{}.py`."
 
 
-def real(rows: list[Row]) -> list[str]:
-    """Return the table of real data: our side and diffusers at equal minutes."""
-    table: Table = [
-        ("set", "minutes", "side", "seed", "images seen", "recognized, % (real)",
-         "held-out combinations, %", "Frechet (floor)", "kernel x 1000 (floor)",
-         "noise where flat, /255", "level there (real)", "diversity",
-         "copies, % (held-out)")
-    ]  # fmt: skip
-    for row in sorted(rows, key=lambda row: (row["case"]["set"], row["case"]["minutes"])):
-        case = row["case"]
-        flat = "flat_std" in row
-        table.append(
-            (
-                case["set"],
-                f"{case['minutes']:g}",
-                " ".join((case["side"], *case["flags"])),
-                case["seed"],
-                " + ".join(map(str, row["images"])),
-                f"{100 * row['recognized']:.1f} ({100 * row['real_recognized']:.1f})",
-                f"{100 * row['held_out_recognized']:.1f}" if "held_out_recognized" in row else "",
-                f"{row['frechet']:.1f} ({row['frechet_floor']:.1f})",
-                f"{row['kernel']:.0f} ({row['kernel_floor']:.0f})",
-                f"{row['flat_std']:.2f}" if flat else "",
-                f"{row['flat_level']:.0f} ({row['flat_level_real']:.0f})" if flat else "",
-                f"{row['diversity']:.2f}" if "diversity" in row else "",
-                f"{100 * row['copies']:.1f} ({100 * row['copies_held_out']:.1f})",
-            )
-        )
-    return markdown(table)
-
-
 TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
-    "real": ("Real data", real),
+    "real": ("Real data", lambda rows: markdown(real(rows))),
+    "bundled": ("Bundled cascades", lambda rows: markdown(bundled(rows))),
+    "ways": ("Ways to generate", lambda rows: markdown(ways(rows))),
+    "clip": ("CLIP", lambda rows: several(rows, classes, attributes)),
+    "autoencoders": ("Autoencoders", lambda rows: markdown(autoencoders(rows))),
+    "editing": ("Editing", lambda rows: several(rows, *EDITING)),
+    "pretrained": ("Pretrained models", lambda rows: markdown(pretrained(rows))),
+    "pretrained_steps": ("Fewer steps", lambda rows: markdown(fewer_steps(rows))),
     "time_to_quality": ("Time to quality", time_to_quality),
     "step": ("Training step", step),
     "sample": ("Sampling", sample),

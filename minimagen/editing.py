@@ -28,6 +28,7 @@ from minimagen.images import resize_clamped, to_model_space, to_pil
 from minimagen.text.encoding import TextEncoder
 
 LARGEST = 4096  # px: the longer side of an image to edit
+EVEN = 2.0  # of the median: a step between frames that is no jump
 Images = Sequence[Image.Image]
 
 
@@ -111,17 +112,45 @@ def variations(
 
 
 def interpolate_captions(
-    imagen: Imagen, first: str, last: str, count: int, *, seed: int = 0, **settings: Any
+    imagen: Imagen,
+    first: str,
+    last: str,
+    count: int,
+    *,
+    seed: int = 0,
+    rounds: int = 4,
+    **settings: Any,
 ) -> list[Image.Image]:
     """Return images from one caption to another, all with the same noise.
 
     The embeddings are mixed linearly, token by token: their lengths mean something to the network,
     and those of T5 are not of one length. The shorter caption is stretched to as many tokens.
+
+    Images change most in a small part of the way: after each round the frames move there, to where
+    the steps between images are equal as far as is known, until no step is much larger than others.
+
+    Args:
+        imagen: The cascade.
+        first: Caption of the first image.
+        last: Caption of the last one.
+        count: Images to return.
+        seed: Of all images.
+        rounds: At most so many times ``count`` images are sampled; 1 divides the embeddings evenly.
+        settings: See above.
     """
     count = whole_number("count", count, least=2)
-    encoder = BetweenCaptions(imagen.text_encoder, first, last, count)
-    frames = [str(i) for i in range(count)]
-    return [*imagen.sample(frames, seeds=[seed] * count, encoder=encoder, **settings)]
+    encoder = BetweenCaptions(imagen.text_encoder, first, last)
+    found: dict[float, Image.Image] = {}
+    shares, tried = [i / (count - 1) for i in range(count)], []
+    for _ in range(whole_number("rounds", rounds, least=1)):
+        new = [share for share in shares if share not in found]
+        options = settings | {"seeds": [seed] * len(new), "encoder": encoder}
+        found.update(zip(new, imagen.sample([*map(repr, new)], **options), strict=True))
+        tried.append([found[share] for share in shares])
+        if unevenness(tried[-1]) <= EVEN:
+            break
+        shares = at_equal_steps(found, count)
+    return min(tried, key=unevenness)
 
 
 def interpolate_seeds(
@@ -188,16 +217,35 @@ def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[I
     return [stages[0], bicubic, *stages[1:]] if len(stages) > 1 else [*stages]
 
 
-class BetweenCaptions:
-    """Encodes "0" ... "n - 1" as what lies between two captions."""
+def steps_between(images: Images) -> np.ndarray:
+    """Return the root of the mean squared difference of each two neighbours, float64 [n - 1]."""
+    pixels = np.stack([np.asarray(image, dtype=np.float64) for image in images])
+    return np.sqrt(np.square(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3)))
 
-    def __init__(self, encoder: TextEncoder, first: str, last: str, count: int) -> None:
+
+def unevenness(images: Images) -> float:
+    """Return the largest step as a multiple of the median one; 1 where nothing changes."""
+    steps = steps_between(images)
+    return float(steps.max() / np.median(steps)) if np.median(steps) else 1.0 + float(steps.max())
+
+
+def at_equal_steps(found: Mapping[float, Image.Image], count: int) -> list[float]:
+    """Return ``count`` shares of the way that divide what changes on it evenly."""
+    shares = sorted(found)
+    way = np.concatenate([[0.0], np.cumsum(steps_between([found[share] for share in shares]))])
+    inner = np.interp(np.linspace(0.0, way[-1], count)[1:-1], way, shares)
+    return [0.0, *map(float, inner), 1.0]
+
+
+class BetweenCaptions:
+    """Encodes a share in [0, 1], such as "0.25", as what lies so far between two captions."""
+
+    def __init__(self, encoder: TextEncoder, first: str, last: str) -> None:
         self._ends = encoder.encode([first, last])
-        self._count = count
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return an embedding for each number of a frame."""
-        return [self._at(int(number) / (self._count - 1)) for number in captions]
+        """Return an embedding for each share."""
+        return [self._at(float(share)) for share in captions]
 
     def _at(self, share: float) -> Tensor:
         first, last = self._ends

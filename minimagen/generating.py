@@ -94,6 +94,16 @@ class Edit:
         }
 
     @property
+    def images(self) -> dict[str, Tensor]:
+        """Return the tensors that it has, by name."""
+        return {k: v.contiguous() for k, v in vars(self).items() if isinstance(v, Tensor)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the numbers that it has, by name."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, int | float)}
+
+    @property
     def described(self) -> dict[str, Any]:
         """Return what is kept with the images: not the image itself."""
         if self.low_res is not None:

@@ -209,9 +209,49 @@ REAL_ROW = {
 }  # fmt: skip
 
 
+IMAGE_ROWS: dict[str, list[tuple[dict, dict]]] = {
+    "bundled": [({"what": "emoji"}, {"held_out": {
+        "n": 101, "generated": {"fully_correct": 0.347}, "real": {"fully_correct": 1.0},
+        "shuffled": {"fully_correct": 0.0}, "background": {"std": 7.4}, "copies": 0.0}})],
+    "ways": [({"way": "tokens", "set": "digits", "files": "mnist=x", "minutes": 10, "seed": 0}, {
+        "parameters": {"autoencoder_0": 9e5, "gpt_0": 5.3e6}, "correct": {"all": 0.08},
+        "real_correct": {"all": 0.702}, "kernel": 56.0, "grain": 0.9, "grain_real": 2.5,
+        "by_texture": {"no": {"correct": {"all": 0.145}, "real_correct": {"all": 0.946}}},
+        "seconds_per_image": 0.03, "calls_per_image": 65, "training_bytes": 1.7e9})],
+    "clip": [
+        ({"set": "mnist", "minutes": 3}, {
+            "n": 10000, "captions": 10, "accuracy": 0.992, "interval": [0.99, 0.993],
+            "recall": {"1": 0.993, "5": 1.0}, "image_recall": {"1": 1.0, "5": 1.0}}),
+        ({"set": "shapes", "minutes": 3}, {
+            "n": 1000, "attributes": {"shape": 0.996, "color": 1.0}, "swapped": 1.0}),
+    ],
+    "autoencoders": [({"set": "shapes", "kind": "fsq", "minutes": 5}, {
+        "n": 500, "parameters": 920000, "psnr": 34.9, "color_shift": 0.3, "latent_std": None,
+        "usage": [0.99, 800.0]})],
+    "editing": [
+        ({"what": "again", "directory": "emoji"}, {"images": 100, "equal": 100}),
+        ({"what": "border", "directory": "emoji"}, {"border_over_inside": {"pasted": 2.69}}),
+        ({"what": "interpolation", "directory": "emoji"}, {
+            "seeds": {"median": 1.16, "largest": 1.3, "n": 11}}),
+    ],
+    "pretrained": [
+        ({"what": "speed", "side": 16, "channels": [16, 32], "steps": 20}, {
+            "ours_seconds": {"median": 0.213}, "diffusers_seconds": {"median": 0.244},
+            "ratio": {"median": 0.89, "quartiles": [0.87, 0.91]}}),
+        *(({"what": "memory", "side": 16, "side_of": side}, {"peak_bytes": peak})
+          for side, peak in (("ours", 4.33e8), ("diffusers", 4.34e8))),
+    ],
+    "pretrained_steps": [({"minutes": 8}, {
+        "distance": {"ours: dpm++, own times": {"5": 9.0, "10": 2.0}}})],
+}  # fmt: skip
+
+
 def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "RESULTS.md"
     measuring.append("real", REAL_CASE, REAL_ROW, results)  # its data may be missing here
+    for name, rows in IMAGE_ROWS.items():
+        for case, row in rows:
+            measuring.append(name, case, row, results)
     report.main(["--results", str(results), "--output", str(page)])
     text = page.read_text()
     assert "Not run yet" not in text
@@ -222,6 +262,17 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
         "| ddpm | 4 |",
         "| warm",
         "| 320 | 99.0 (99.7) |  | 3.8 (1.9) | 2 (-1) | 0.70 | 0 (0) | 0.90 |",
+        "| emoji | held out | 101 | 34.7 (100.0) | 0.0 | 7.4 | 0.0 |",
+        "| digits, real | 10 | tokens | 0 | 0.9 + 5.3 | 8.0 (70.2) | 14.5 (94.6) | 56 |",
+        "| mnist | 3 | 10000 | 10 | 99.2 (99.0 to 99.3) | 99.3, 100.0 | 100.0, 100.0 |",
+        "| shapes | 3 | 1000 | shape 99.6, color 100.0 | 100.0 |",
+        "| shapes | fsq | 5 | 500 | 0.92 | 34.9 | 0.3 |  | 99.0 |",
+        "| emoji | 100 | 100 |",
+        "| pasted | 2.69 |",
+        "| seeds | 11 | 1.16 | 1.30 |",
+        "| 16 | 16-32 | 20 | 0.213 | 0.244 | 0.89 (0.87 to 0.91) | 433, 434 |",
+        "| sampler and times | 5 steps, /255 | 10 steps, /255 |",
+        "| ours: dpm++, own times | 9.0 | 2.0 |",
     ):
         assert wanted in text, wanted
     step_of_ours = r"^\| 1 \| ours \| fp32 \| eager \| 1 \|.*\| \d+\.\d\d x \| \d+\.\d\d x \|$"

@@ -1,6 +1,8 @@
 """Editing: closed forms where there are some, and what must be equal to the bit."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,13 +157,40 @@ def test_interpolation_between_captions_ends_at_them(imagen: Imagen) -> None:
     frames = editing.interpolate_captions(imagen, first, last, 3, seed=2, batch_size=1, **QUICK)
     for frame, caption in ((frames[0], first), (frames[-1], last)):
         assert frame.tobytes() == imagen.sample(caption, seed=2, **QUICK).tobytes()
-    encoder = BetweenCaptions(imagen.text_encoder, first, last, 3)
+    encoder = BetweenCaptions(imagen.text_encoder, first, last)
     a, b = imagen.text_encoder.encode([first, last])
-    (middle,) = encoder.encode(["1"])
+    (middle,) = encoder.encode(["0.5"])
     assert len(middle) == len(b) > len(a)
     assert torch.allclose(middle[0], (a[0] + b[0]) / 2)
     assert torch.allclose(middle[-1], (a[-1] + b[-1]) / 2)
     assert stretched(a, 2 * len(a) - 1)[::2].sub(a).abs().max() < 1e-6
+
+
+class Jumps:
+    """Stands in for a cascade whose images change in a hundredth of the way alone."""
+
+    def __init__(self) -> None:
+        self.text_encoder = self
+        self.sampled: list[float] = []
+
+    def encode(self, captions: Sequence[str]) -> list[Tensor]:
+        return [torch.zeros(1, 4)] * len(captions)
+
+    def sample(self, captions: Sequence[str], **_: Any) -> list[Image.Image]:
+        shares = [float(caption) for caption in captions]
+        self.sampled += shares
+        grey = [round(255 * min(1.0, max(0.0, 100 * (share - 0.7)))) for share in shares]
+        return [Image.new("RGB", (2, 2), (g, g, g)) for g in grey]
+
+
+def test_frames_between_captions_go_where_the_image_changes() -> None:
+    jumps: Any = Jumps()
+    frames = editing.interpolate_captions(jumps, "a", "b", 9, rounds=8)
+    assert len(frames) == 9 and editing.unevenness(frames) <= 2.0
+    assert [f.getpixel((0, 0))[0] for f in (frames[0], frames[-1])] == [0, 255]
+    assert len(jumps.sampled) == len(set(jumps.sampled)) < 8 * 9
+    even = editing.interpolate_captions(jumps, "a", "b", 9, rounds=1)
+    assert editing.unevenness(even) > 100.0  # one frame is black, the next is white
 
 
 def test_a_film_ends_with_the_image(imagen: Imagen) -> None:

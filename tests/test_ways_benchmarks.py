@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import autoencoders, clip, presets, pretrained, ways
+from benchmarks import autoencoders, clip, editing, presets, pretrained, pretrained_steps, ways
 
+ROOT = Path(__file__).parents[1]
+SAME_TIMES = ("ours: ddim, own times", "diffusers: DDIM, own times")
 pytestmark = pytest.mark.usefixtures("one_thread_in_module")
 
 
@@ -42,6 +44,26 @@ def test_changes_replace_values_inside_others() -> None:
     values = {"a": {"b": 1, "c": 2}, "d": [1, 2]}
     assert presets.merged(values, {"a": {"b": 3}, "d": [4]}) == {"a": {"b": 3, "c": 2}, "d": [4]}
     assert values["a"]["b"] == 1
+
+
+def test_what_is_promised_of_editing_is_measured(tmp_path: Path) -> None:
+    trained = ["-d", str(ROOT / "tests" / "golden" / "trained")]
+    rows = editing.main([*quick(tmp_path), *trained])
+    again, fp32, _, strength, border, between = rows
+    assert again["equal"] == again["images"] == 2
+    assert fp32["largest"] <= 1
+    apart = list(strength["mean_difference"].values())
+    assert apart == sorted(apart) and apart[0] < apart[-1]
+    assert all(ratio > 0 for ratio in border["border_over_inside"].values())
+    assert between["captions"]["median"] <= between["embeddings divided evenly"]["median"]
+
+
+def test_samplers_are_compared_in_fewer_steps(tmp_path: Path) -> None:
+    (row,) = pretrained_steps.main(quick(tmp_path))
+    assert row["images"] == 24
+    assert len(row["distance"]) == 9
+    own, theirs = (row["distance"][name]["2"] for name in SAME_TIMES)
+    assert own == pytest.approx(theirs, abs=0.05)  # the same times, the same sampler
 
 
 def test_a_pretrained_model_is_sampled_by_both_sides(tmp_path: Path) -> None:

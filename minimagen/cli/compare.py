@@ -16,7 +16,8 @@ OPTIONS = {
         Option("OUTPUT", "o", "HTML file to write", Path, Path("comparison.html")),
     )
 }  # fmt: skip
-EXAMPLES = "  python -m minimagen compare training_20261120_220000 training_20261121_090000"
+EXAMPLES = """  python -m minimagen compare training_20261120_220000 training_20261121_090000
+  python -m minimagen compare training_* --OUTPUT all_runs.html"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -75,7 +75,8 @@ OPTIONS = {
     ),
 }
 EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
-  python -m minimagen evaluate --SPLIT tune --GUIDANCE_SCALE 5,1"""
+  python -m minimagen evaluate --SPLIT tune --GUIDANCE_SCALE 5,1
+  python -m minimagen evaluate --DATASET my_images --COUNT 1000 --FEATURES facebook/dinov2-small"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -22,7 +22,8 @@ OPTIONS = {
     )
 }  # fmt: skip
 EXAMPLES = """  python -m minimagen export training_20261120_220000 my_model
-  python -m minimagen export training_20261120_220000 my_model --PUSH me/my_model"""
+  python -m minimagen export training_20261120_220000 my_model --PUSH me/my_model
+  python -m minimagen export training_20261120_220000 my_model --WEIGHTS best"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -176,10 +176,9 @@ def sample(
     if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     requests = requests_of(arguments, imagen, captions)
-    asked = Asked.of(arguments, directory, requests)
+    asked = Asked.of(arguments, directory, requests, edit=edit)
     output = new_output(arguments.OUTPUT, "generated_images")
-    if edit is None:  # else --CONTINUE would need the image too
-        asked.save(output)
+    asked.save(output, edit)
     return write_images(arguments, imagen, asked, output, edit)
 
 
@@ -210,7 +209,8 @@ def go_on(arguments: argparse.Namespace) -> int:
             f"the weights of {directory} are not those that {output} was begun with; sample anew "
             "without --CONTINUE"
         )
-    return write_images(arguments, _load(arguments, directory.path), asked, output)
+    imagen, edit = _load(arguments, directory.path), asked.edit_in(output)
+    return write_images(arguments, imagen, asked, output, edit)
 
 
 def again(arguments: argparse.Namespace) -> int:

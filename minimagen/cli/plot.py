@@ -18,7 +18,8 @@ OPTIONS = {
         Option("OUTPUT", "o", "PNG to write", Path, shown="curves.png in the directory"),
     )
 }  # fmt: skip
-EXAMPLES = "  python -m minimagen plot training_20261120_220000"
+EXAMPLES = """  python -m minimagen plot
+  python -m minimagen plot training_20261120_220000 --OUTPUT curves_of_monday.png"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,7 +14,8 @@ OPTIONS = {
                Path, shown="the training directory"),
     )
 }  # fmt: skip
-EXAMPLES = "  python -m minimagen report training_20261120_220000"
+EXAMPLES = """  python -m minimagen report
+  python -m minimagen report training_20261120_220000 --OUTPUT for_a_colleague"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from minimagen.arguments import seeds_of
 from minimagen.checked import Config, per_stage
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
 from minimagen.device import resolve_device
-from minimagen.errors import UserError
+from minimagen.errors import UserError, first_line
 from minimagen.evaluation.choice import Choice
 from minimagen.generating import Edit, Generator, Request, batches_of, encoded, request_of
 from minimagen.imagen import Imagen
@@ -26,8 +28,8 @@ from minimagen.storage.metadata import Generation, Place
 from minimagen.storage.model_hash import model_hash
 from minimagen.training.interruption import Interrupted, StopSignals
 
-REQUEST = "request.json"
-"""What an output directory was asked for, for ``--CONTINUE``."""
+REQUEST, GIVEN = "request.json", "given.safetensors"
+"""What an output directory was asked for, and the image that was given, for ``--CONTINUE``."""
 
 
 class Asked(Config):
@@ -46,6 +48,8 @@ class Asked(Config):
     """Every candidate, see ``Request.values``."""
     place: Place | None = None
     """Where in its batch the only image was, if it is made again."""
+    edit: dict[str, Any] | None = None
+    """What is done to the image that was given, if one was; its pixels are in a file beside."""
 
     @classmethod
     def of(
@@ -54,8 +58,9 @@ class Asked(Config):
         directory: TrainingDirectory,
         requests: Sequence[Request],
         made: Generation | None = None,
+        edit: Edit | None = None,
     ) -> "Asked":
-        """Return what was typed; ``made`` is the image to make again, if there is one."""
+        """Return what was typed; ``made`` is the image to make again, ``edit`` what is edited."""
         stages = read_imagen_config(directory.parameters).stages
         weights = per_stage("`weights`", arguments.WEIGHTS, len(stages))
         precision = arguments.PRECISION or (made.precision if made else "auto")
@@ -70,11 +75,27 @@ class Asked(Config):
             metadata=not arguments.NO_METADATA,
             images=tuple(request.values() for request in requests),
             place=made.batch if made and len(requests) == 1 else None,
+            edit=None if edit is None else edit.settings,
         )
 
-    def save(self, output: Path) -> None:
-        """Write it into an output directory."""
+    def save(self, output: Path, edit: Edit | None = None) -> None:
+        """Write it into an output directory, and the image that was given."""
+        if edit is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            save_file(edit.images, output / GIVEN)
         write_json(output / REQUEST, self.model_dump(mode="json"))
+
+    def edit_in(self, output: Path) -> Edit | None:
+        """Return what is done to the image that was given, if one was."""
+        if self.edit is None:
+            return None
+        try:
+            return Edit(**self.edit, **load_file(output / GIVEN))
+        except (OSError, SafetensorError, TypeError) as error:
+            raise UserError(
+                f"{output / GIVEN} is missing or damaged ({first_line(error)}); sample anew "
+                "without --CONTINUE"
+            ) from None
 
     @classmethod
     def saved_in(cls, output: Path) -> "Asked":
@@ -243,7 +264,7 @@ def _print_written(folder: ImageFolder, wanted: int) -> None:
     """Print how many images there are, and where; write the grid."""
     stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
     print(f"{stopped}{wanted} image{'s' * (wanted != 1)}: {folder.images}")
-    if stopped and (folder.path / REQUEST).is_file():  # not where an image was given
+    if stopped:
         print(f"sample the others: python inference.py --CONTINUE {folder.path}")
     if folder.written:
         width, height = folder.size

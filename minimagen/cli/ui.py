@@ -26,7 +26,8 @@ OPTIONS = {
     )
 }  # fmt: skip
 EXAMPLES = """  python -m minimagen ui
-  python -m minimagen ui --ROOT my_trainings --PORT 7000"""
+  python -m minimagen ui --ROOT my_trainings --PORT 7000
+  python -m minimagen ui --DEVICE cpu"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,8 +2,10 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minimagen.storage.directory import TrainingDirectory
 
@@ -41,13 +43,9 @@ class History:
         return {name: min(value for _, value in points) for name, points in losses.items()}
 
 
-def read_history(directory: TrainingDirectory) -> History:
-    """Read ``metrics.jsonl``; a line that is being written, or is no JSON, is left out.
-
-    Where a run was resumed from an earlier step, the later line counts.
-    """
-    found: dict[str, dict[str, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
-    path = directory.metrics
+def read_rows(directory: TrainingDirectory) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a line that is being written, or is no JSON, is left out."""
+    path, rows = directory.metrics, []
     lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in lines:
         try:
@@ -55,23 +53,29 @@ def read_history(directory: TrainingDirectory) -> History:
         except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
-            _add(found, row)
+            rows.append(row)
+    return rows
+
+
+def learner_of(row: Mapping[str, Any]) -> str:
+    """Return the learner that a row is of, such as ``stage 0``."""
+    return str(row["learner"]) if "learner" in row else f"stage {row.get('stage', 0)}"
+
+
+def read_history(directory: TrainingDirectory) -> History:
+    """Return the curves; where a run was resumed from an earlier step, the later row counts."""
+    found: dict[str, dict[str, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in read_rows(directory):
+        for key in CURVES:
+            value = row.get(key)
+            if isinstance(value, int | float) and abs(value) < float("inf"):
+                found[key][learner_of(row)][row["step"]] = float(value)
     ordered = {
         key: {name: sorted(points.items()) for name, points in found[key].items()}
         for key in CURVES
         if key in found
     }
     return History(ordered)
-
-
-def _add(found: dict[str, dict[str, dict[float, float]]], row: dict[str, object]) -> None:
-    name = str(row["learner"]) if "learner" in row else f"stage {row.get('stage', 0)}"
-    step = row["step"]
-    assert isinstance(step, int)
-    for key in CURVES:
-        value = row.get(key)
-        if isinstance(value, int | float) and abs(value) < float("inf"):
-            found[key][name][step] = float(value)
 
 
 def newest_sheets(directory: TrainingDirectory) -> dict[str, Path]:

@@ -224,11 +224,12 @@ def diversity(sampler: Sampler, measured: Measurement) -> Found:
 
 
 def smoothness(sampler: Sampler, captions: Sequence[str]) -> Found:
-    """Return the largest step of an interpolation between two captions over the median one."""
+    """Return the largest step between two captions over the median one, of even embeddings."""
     first, last = captions[0], next((c for c in captions if c != captions[0]), captions[0])
     frames = interpolate_captions(
-        sampler.imagen, first, last, FRAMES, seed=sampler.seed, progress=False, **sampler.options
-    )
+        sampler.imagen, first, last, FRAMES, seed=sampler.seed, rounds=1, progress=False,
+        **sampler.options,
+    )  # fmt: skip
     images = torch.stack([torch.frombuffer(bytearray(f.tobytes()), dtype=torch.uint8)
                           for f in frames]).float()  # fmt: skip
     steps = (images[1:] - images[:-1]).abs().mean(1)

@@ -190,8 +190,10 @@ class LearnerRun:
         """Do what is due after a step."""
         trainer, config = self.trainer, self.plan.config
         if self._due(METRICS_EVERY):
-            rates = {"lr": trainer.rate, "images_per_second": bar.rate}
-            self.tracker.record(self.index, trainer.step, loss=bar.loss, **rates)
+            values = {"loss": bar.loss, "lr": trainer.rate, "images_per_second": bar.rate}
+            if (left := bar.left) is not None and left[1] is not None:
+                values["seconds_left"] = left[1]
+            self.tracker.record(self.index, trainer.step, **values)
         if trainer.done:
             return
         if self._due(config.chckpt_num):

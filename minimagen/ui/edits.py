@@ -22,13 +22,18 @@ def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
         _image_to_image(studio, controls, history)
     with gr.Tab("Inpaint"):
         _inpaint(studio, controls, history)
-    with gr.Tab("Upscale"):
+    with gr.Tab("Upscale", visible=studio.enlarges(controls.model.value)) as enlarging:
         _upscale(studio, controls, history)
     with gr.Tab("Interpolate"):
         _interpolate(studio, controls, history)
+    controls.model.change(
+        lambda name: gr.Tab(visible=studio.enlarges(name)), controls.model, enlarging,
+        api_visibility="private",
+    )  # fmt: skip
 
 
 def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> None:
+    gr.Markdown("Several images are variations of one: each has its own seed.")
     image = gr.Image(label="Image to begin with", type="pil", height=260)
     strength = gr.Slider(0.02, 1.0, value=0.6, step=0.02, label="Strength",
                          info="how much is sampled anew")  # fmt: skip

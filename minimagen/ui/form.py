@@ -48,9 +48,14 @@ class Form:
         """Return the caption on one line."""
         return " ".join(self.caption.split())
 
+    @property
+    def against(self) -> str | None:
+        """Return the negative caption, if there is one."""
+        return self.negative.strip() or None
+
     def request(self, seed: int, samplings: Sequence[Any]) -> Request:
         """Return the request of an image with this seed."""
-        return Request(self.text, seed, tuple(samplings), self.negative.strip() or None)
+        return Request(self.text, seed, tuple(samplings), self.against)
 
     def seeds(self, count: int = 1) -> list[int]:
         """Return the seeds of ``count`` images, counted from the form's or from a fresh one."""

@@ -1,5 +1,6 @@
 """The layout of the page: tabs, controls, what happens when one is pressed."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,22 +12,29 @@ from minimagen.errors import UserError
 from minimagen.ui.edits import edit_tabs
 from minimagen.ui.form import MOST, fields_of, form_of, numbers
 from minimagen.ui.parts import Controls, action, streamed, toasted
-from minimagen.ui.runs import curves, log_lines, newest_sheet
+from minimagen.ui.runs import curves, log_lines, newest_sheet, state
 from minimagen.ui.studio import Studio
 
 QUEUE = 16  # requests that wait at most
 FONTS = ["system-ui", "sans-serif"]
 THEME = gr.themes.Soft(font=FONTS, font_mono=["ui-monospace", "monospace"])  # none from a network
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: auto; }
+.gradio-container { width: 100% !important; max-width: 1180px !important; margin: auto; }
+.gradio-container .tabs, .gradio-container .tabitem { min-width: 0; width: 100%; }
 footer { display: none !important; }
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 """
-CTRL_ENTER = """
+SCRIPT = """
 <script>
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey && event.key === "Enter") document.querySelector("#generate")?.click();
 });
+const fold = setInterval(() => {  // on a phone the button comes before the settings
+  const settings = document.querySelector("#settings button");
+  if (settings === null) return;
+  clearInterval(fold);
+  if (innerWidth < 600) settings.click();
+}, 50);
 </script>
 """
 INTRO = """# MinImagen
@@ -48,6 +56,8 @@ def build(studio: Studio) -> gr.Blocks:
                 edit_tabs(studio, controls, history)
                 with gr.Tab("Sweep"):
                     _sweep_tab(studio, controls, history)
+                with gr.Tab("Stages"):
+                    _stages_tab(studio, controls, history)
                 with gr.Tab("Image info"):
                     _info_tab(controls)
                 with gr.Tab("History"):
@@ -59,21 +69,25 @@ def build(studio: Studio) -> gr.Blocks:
 
 
 def serve(page: gr.Blocks, studio: Studio, port: int) -> None:
-    """Serve the page on this machine alone, until Ctrl-C."""
+    """Serve the page on this machine alone, until Ctrl-C.
+
+    Files that the page itself shows may lie in the working directory, which becomes the root; no
+    other file of it can be asked for, as it could with gradio's ``allowed_paths``.
+    """
     studio.load_first()
     page.queue(max_size=QUEUE, default_concurrency_limit=1)
-    page.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        share=False,
-        allowed_paths=[str(studio.root)],
-        theme=THEME,
-        css=CSS,
-        head=CTRL_ENTER,
-        footer_links=["api"],
-        ssr_mode=False,
-        max_file_size="30mb",
-    )
+    with contextlib.chdir(studio.root):
+        page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            theme=THEME,
+            css=CSS,
+            head=SCRIPT,
+            footer_links=["api"],
+            ssr_mode=False,
+            max_file_size="30mb",
+        )
 
 
 def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -82,6 +96,15 @@ def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None
 
     outputs = action("Generate", "generate", generate, controls.all, history)
     controls.reuse.click(lambda seed: seed, outputs.seed, controls.seed, api_visibility="private")
+
+
+def _stages_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
+    gr.Markdown("What every stage makes, beside the first one's images enlarged by interpolation.")
+
+    def stages(*values: Any) -> Iterator[Any]:
+        yield from streamed(studio.stages(form_of(*values)))
+
+    action("Show every stage", "stages", stages, controls.all, history)
 
 
 def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -177,20 +200,21 @@ def _training_tab(studio: Studio) -> tuple[Any, gr.Dropdown, list[Any]]:
     with gr.Row():
         run = gr.Dropdown(names, value=names[0] if names else None, label="Training run")
         refresh = gr.Button("Look for runs", scale=0, min_width=140)
+    where = gr.Markdown()
     plot = gr.LinePlot(pd.DataFrame(columns=["step", "loss", "curve"]), x="step", y="loss",
                        color="curve", label="Loss", height=280)  # fmt: skip
     sheet = gr.Image(label="Newest samples", type="filepath", format="png", interactive=False)
     log = gr.Textbox(label="Log", lines=8, interactive=False)
 
-    def show(name: str | None) -> tuple[Any, Any, str]:
+    def show(name: str | None) -> tuple[Any, Any, Any, str]:
         path = studio.runs().get(name or "")
         if path is None:
-            return pd.DataFrame(columns=["step", "loss", "curve"]), None, "No run is chosen."
+            return "No run is chosen.", pd.DataFrame(columns=["step", "loss", "curve"]), None, ""
         newest = newest_sheet(path)
         rows = pd.DataFrame(curves(path), columns=["step", "loss", "curve"])
-        return rows, None if newest is None else str(newest), log_lines(path)
+        return state(path), rows, None if newest is None else str(newest), log_lines(path)
 
-    shown = [plot, sheet, log]
+    shown = [where, plot, sheet, log]
     run.change(show, run, shown, api_visibility="private", show_progress="hidden")
     gr.Timer(5.0).tick(
         show, run, shown, api_visibility="private", show_progress="hidden", concurrency_limit=None

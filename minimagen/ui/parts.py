@@ -67,16 +67,17 @@ class Controls:
         with gr.Row():
             dice = gr.Button("Dice", min_width=80, size="sm")
             reuse = gr.Button("Reuse seed", min_width=80, size="sm")
-        with gr.Row():
-            steps = gr.Textbox(label="Steps", placeholder=OWN, info=EACH, min_width=120)
-            guidance = gr.Textbox(label="Guidance", placeholder=OWN, info=EACH, min_width=120)
-        with gr.Row():
-            sampler = gr.Dropdown(
-                [(OWN, ""), *((name, name) for name in get_args(SamplerName))],
-                value="", label="Sampler", min_width=120,
-            )  # fmt: skip
-            aug_level = gr.Textbox(label="Augmentation", placeholder=OWN,
-                                   info="noise on small images", min_width=120)  # fmt: skip
+        with gr.Accordion("How to sample", open=True, elem_id="settings"):
+            with gr.Row():
+                steps = gr.Textbox(label="Steps", placeholder=OWN, info=EACH, min_width=120)
+                guidance = gr.Textbox(label="Guidance", placeholder=OWN, info=EACH, min_width=120)
+            with gr.Row():
+                sampler = gr.Dropdown(
+                    [(OWN, ""), *((name, name) for name in get_args(SamplerName))],
+                    value="", label="Sampler", min_width=120,
+                )  # fmt: skip
+                aug_level = gr.Textbox(label="Augmentation", placeholder=OWN,
+                                       info="noise on small images", min_width=120)  # fmt: skip
         dice.click(lambda: secrets.randbits(32), None, seed, api_visibility="private")
         model.change(
             lambda name: gr.Textbox(placeholder=_placeholder(studio, name)), model, caption,
@@ -116,6 +117,7 @@ class Outputs:
     gallery: gr.Gallery
     sheet: gr.Image
     parameters: gr.Textbox
+    exact: gr.Code
     files: gr.File
     seed: gr.Number
 
@@ -130,17 +132,19 @@ class Outputs:
         with gr.Accordion("Parameters and files", open=False):
             parameters = gr.Textbox(label="Parameters of the first image", lines=4,
                                     interactive=False, buttons=["copy"])  # fmt: skip
+            exact = gr.Code(label="Exactly, as JSON", language="json", interactive=False,
+                            max_lines=12, buttons=["copy"])  # fmt: skip
             files = gr.File(label="PNG files with their parameters", file_count="multiple",
                             interactive=False)  # fmt: skip
             sheet = gr.Image(label="Sheet", interactive=False, type="filepath", format="png")
             seed = gr.Number(label="Seed of the first image", interactive=False, precision=0)
-        return cls(status, preview, gallery, sheet, parameters, files, seed)
+        return cls(status, preview, gallery, sheet, parameters, exact, files, seed)
 
     @property
     def all(self) -> list[Any]:
         """Return them in the order of what ``streamed`` yields."""
-        return [self.status, self.preview, self.gallery, self.sheet, self.parameters, self.files,
-                self.seed]  # fmt: skip
+        return [self.status, self.preview, self.gallery, self.sheet, self.parameters, self.exact,
+                self.files, self.seed]  # fmt: skip
 
 
 def action(
@@ -175,10 +179,10 @@ def action(
 
 def streamed(stream: Stream) -> Iterator[Any]:
     """Yield what the outputs show, step by step."""
-    yield "Waiting for the model ...", *[gr.skip()] * 6
+    yield "Waiting for the model ...", *[gr.skip()] * 7
     for item in stream:
         if isinstance(item, Progress):
-            yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 5)
+            yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 6)
         else:
             yield _finished(item)
 
@@ -194,5 +198,5 @@ def _finished(result: Result) -> tuple[Any, ...]:
     folder = _folder_of(result)
     status = f"{count} image{'s' * (count > 1)}, seed {result.seed}, kept in `{folder}`."
     sheet = None if result.sheet is None else str(result.sheet)
-    return (status, gr.Image(None, visible=False), paths, sheet, result.parameters, paths,
-            result.seed)  # fmt: skip
+    return (status, gr.Image(None, visible=False), paths, sheet, result.parameters, result.exact,
+            paths, result.seed)  # fmt: skip

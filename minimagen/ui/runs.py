@@ -1,13 +1,18 @@
 """What the page shows of a training run, also while it trains."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
-from minimagen.evaluation.history import read_history
+from minimagen.evaluation.history import learner_of, read_history, read_rows
 from minimagen.storage.directory import TrainingDirectory
+from minimagen.training.forecast import duration
 
 LINES = 12  # of the log that are shown
+LAST = 200  # characters of the log that say whether a run is finished
+NEWEST = 5  # rows of the log: the newest time left may be a few old
+STALE = 600  # s without a row: the run has probably stopped
 
 
 def curves(path: Path) -> list[dict[str, Any]]:
@@ -19,6 +24,24 @@ def curves(path: Path) -> list[dict[str, Any]]:
         for name, points in history.get(key, {}).items()
         for step, loss in points
     ]
+
+
+def state(path: Path) -> str:
+    """Return where a run is: its learner, its step, the time left where that is known."""
+    directory = TrainingDirectory(path)
+    if not directory.progress.is_file():
+        return "This run has not begun."
+    if "training finished" in directory.progress.read_text("utf-8", errors="replace")[-LAST:]:
+        return "Finished."
+    rows = read_rows(directory)
+    if not rows:
+        return "No step is logged yet."
+    where = f"{learner_of(rows[-1])}, step {rows[-1]['step']}"
+    age = time.time() - float(rows[-1].get("time", 0.0))
+    left = [row["seconds_left"] for row in rows[-NEWEST:] if "seconds_left" in row]
+    if age > STALE:
+        return f"{where}; nothing was logged for {duration(age)}."
+    return f"{where}" + (f", about {duration(max(0.0, left[-1] - age))} left." if left else ".")
 
 
 def newest_sheet(path: Path) -> Path | None:

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.device import resolve_device
-from minimagen.editing import cells_of, interpolate_captions, label_of
+from minimagen.editing import by_stage, cells_of, interpolate_captions, label_of
 from minimagen.errors import Stopped, UserError
 from minimagen.generating import Edit, Generator, Request, batches_of, encoded
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
 from minimagen.storage.animation import save_animations, save_strip
-from minimagen.storage.directory import TrainingDirectory, stamped
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 from minimagen.storage.image_files import ImageFolder, contact_sheet
 from minimagen.storage.metadata import Generation, parameters_text, save_png
 from minimagen.storage.model_hash import model_hash
@@ -63,6 +63,11 @@ class Result:
     def parameters(self) -> str:
         """Return the parameters of the first image, as other programs read them."""
         return parameters_text(self.made[0]) if self.made else ""
+
+    @property
+    def exact(self) -> str:
+        """Return the same exactly, as JSON."""
+        return self.made[0].model_dump_json(indent=1) if self.made else ""
 
 
 class Studio:
@@ -170,7 +175,7 @@ class Studio:
             (seed,) = form.seeds()
             images = interpolate_captions(
                 imagen, form.caption, end.caption, frames, seed=seed, callback=report,
-                progress=False, **form.changes(),
+                negative=form.against, progress=False, **form.changes(),
             )  # fmt: skip
             folder = stamped("generated_images", self.root)
             paths = [folder / f"frame_{i}.png" for i in range(frames)]
@@ -181,6 +186,29 @@ class Studio:
             return Result([*paths, *animations], strip, [], seed)
 
         return Stream(self, work)
+
+    def stages(self, form: Form) -> "Stream":
+        """Sample images of a form, and show those of every stage on a sheet."""
+        form = form.checked()
+
+        def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
+            imagen, _ = self.load(form.model)
+            seeds = form.seeds(form.count)
+            columns = by_stage(
+                imagen, [form.text] * form.count, seed=seeds[0], callback=report,
+                negative=form.against, **form.changes(),
+            )  # fmt: skip
+            sheet = stamped("generated_images", self.root) / "stages.png"
+            labels = [f"seed {seed}" for seed in seeds]
+            save_png(sheet, contact_sheet(labels, columns))
+            return Result([sheet], sheet, [], seeds[0])
+
+        return Stream(self, work)
+
+    def enlarges(self, name: str) -> bool:
+        """Return whether a model has stages that enlarge images."""
+        path = self.models().get(name)
+        return path is not None and len(read_imagen_config(path / "parameters").stages) > 1
 
     def _sampled(
         self,

@@ -183,6 +183,32 @@ def test_a_continued_run_ends_as_the_uninterrupted_one(
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["inpainting", "upscale"])
+def test_a_continued_run_has_the_image_that_was_given(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, kind: str
+) -> None:
+    pixels = Image.effect_noise((32, 32), 60).convert("RGB")
+    pixels.save("given.png")
+    Image.linear_gradient("L").resize((32, 32)).point(lambda v: 255 * (v > 99)).save("mask.png")
+    edits = {
+        "inpainting": ["--INIT_IMAGE", "given.png", "--MASK", "mask.png", "--STRENGTH", "0.7"],
+        "upscale": ["--UPSCALE", "given.png"],
+    }
+    argv = ["-c", "a red star", "-n", "5", "-b", "2", "--SEED", "5", "-d", str(trained), *QUICK]
+    whole = run(*argv, *edits[kind], "-o", "whole")
+    with monkeypatch.context() as patch:
+        interrupt_before_batch(1, patch)
+        assert inference.entry([*argv, *edits[kind], "-o", "stopped"]) == 130
+    for file in ("given.png", "mask.png"):
+        Path(file).unlink()
+    stopped = Path("stopped")
+    assert len(images(stopped)) == 2
+    assert inference.entry(["--CONTINUE", "stopped"]) == 0
+    assert [p.read_bytes() for p in images(stopped)] == [p.read_bytes() for p in images(whole)]
+    (stopped / "given.safetensors").write_bytes(b"other")
+    refused(inference.entry, ["--CONTINUE", "stopped"], "given.safetensors is missing or damaged")
+
+
 def test_what_cannot_be_continued_is_one_line(trained: Path, refused: Refused) -> None:
     refused(inference.entry, ["--CONTINUE", "nowhere"], "request.json")
     run("-c", "a", "-o", "out", *QUICK)

@@ -1,5 +1,6 @@
 """The page in a real browser: Debian's Chromium, headless, driven by Playwright."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -254,7 +257,32 @@ def test_nothing_is_wider_than_a_phone_and_every_control_has_a_label(
 
 def test_a_training_run_is_shown(seen: Seen) -> None:
     seen.open("Training")
-    seen.wait("Training run")
+    seen.wait("This run has not begun")
+
+
+def test_every_stage_is_shown_on_a_sheet(seen: Seen, root: Path) -> None:
+    seen.fill("Caption", "a red star")
+    seen.fill("Seed", "4")
+    seen.fill("Steps", "2")
+    seen.open("Stages")
+    seen.button("Show every stage").click()
+    seen.wait("seed 4, kept in")
+    assert list(root.glob("generated_images_*/stages.png"))
+
+
+def test_files_that_the_page_does_not_show_are_not_served(url: str, root: Path) -> None:
+    for path in (root / "training_tiny" / "parameters" / "imagen.json", ROOT / "README.md"):
+        with pytest.raises(HTTPError) as answer:
+            urlopen(f"{url}gradio_api/file={path}")
+        assert answer.value.code == 403
+
+
+def test_on_a_phone_the_button_comes_before_the_settings(browser: Any, url: str) -> None:
+    page = Seen(browser, url, width=390)
+    page.page.get_by_label("Guidance", exact=True).first.wait_for(state="hidden")
+    page.page.get_by_text("How to sample").click()
+    page.page.get_by_label("Guidance", exact=True).first.wait_for(state="visible")
+    page.close()
 
 
 def test_the_endpoints_work_without_a_browser(url: str, root: Path, tmp_path: Path) -> None:
@@ -268,6 +296,7 @@ def test_the_endpoints_work_without_a_browser(url: str, root: Path, tmp_path: Pa
     assert read_generation(newest(root)[0]).edit == {
         "kind": "image to image", "strength": 0.5, "resample": 1,
     }  # fmt: skip
+    assert json.loads(result[5])["seed"] == 5
     client.predict(*form, image, api_name="/upscale")
     assert read_generation(newest(root)[0]).edit == {"kind": "upscale"}
     mask = tmp_path / "mask.png"

@@ -1,17 +1,19 @@
 """What the page does, without the page."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.storage.metadata import read_generation
 from minimagen.ui.form import Form, fields_of, numbers
-from minimagen.ui.runs import curves, log_lines
+from minimagen.ui.runs import curves, log_lines, state
 from minimagen.ui.studio import Progress, Result, Studio
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +79,18 @@ def test_a_sweep_is_a_sheet_of_all_combinations(studio: Studio) -> None:
     assert len({m.seed for m in made}) == 1
     with pytest.raises(UserError, match="100 images; give values for 1 to 64"):
         studio.sweep(FORM, {"seed": list(range(100))})
+
+
+def test_every_stage_is_on_a_sheet_beside_interpolation(studio: Studio) -> None:
+    result = last(iter(studio.stages(FORM)))
+    (sheet,) = result.paths
+    assert (result.sheet, result.seed, sheet.name) == (sheet, 3, "stages.png")
+    assert Image.open(sheet).width > 3 * 32  # 16 px, those enlarged, 32 px
+
+
+def test_only_a_model_of_several_stages_enlarges(studio: Studio) -> None:
+    emoji = Studio(studio.root, [ROOT / "pretrained" / "emoji"], "cpu")
+    assert studio.enlarges("trained") and not emoji.enlarges("emoji")
 
 
 def test_an_interpolation_is_frames_a_strip_and_animations(studio: Studio) -> None:
@@ -149,3 +163,25 @@ def test_a_run_in_progress_is_readable(tmp_path: Path) -> None:
     ]
     assert log_lines(tmp_path) == "begun\n[31mred"
     assert curves(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("age", "left", "said"),
+    [
+        (10, 130.0, "stage 0, step 50, about 2 min left."),
+        (10, None, "stage 0, step 50."),
+        (7200, 130.0, "stage 0, step 50; nothing was logged for 2.0 h."),
+    ],
+)
+def test_the_state_of_a_run_is_a_sentence(
+    tmp_path: Path, age: float, left: float | None, said: str
+) -> None:
+    assert state(tmp_path) == "This run has not begun."
+    (tmp_path / "training_progress.txt").write_text("begun\n")
+    assert state(tmp_path) == "No step is logged yet."
+    row = {"stage": 0, "step": 50, "time": time.time() - age}
+    row |= {} if left is None else {"seconds_left": left}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row))
+    assert state(tmp_path) == said
+    (tmp_path / "training_progress.txt").write_text("begun\ntraining finished\n")
+    assert state(tmp_path) == "Finished."
