@@ -44,7 +44,7 @@ def again(case: Case) -> Row:
     with tempfile.TemporaryDirectory() as place:
         file, out = Path(place) / "captions.txt", Path(place) / "out"
         file.write_text("\n".join(captions_of(directory, count)))
-        inference.main(["-c", str(file), "-d", str(directory), "--OUTPUT", str(out), "-bs", "16"])
+        inference.main(["-c", str(file), "-d", str(directory), "--OUTPUT", str(out), "-b", "16"])
         images = sorted((out / "generated_images").glob("*.png"))
         same = 0
         for i, image in enumerate(images):
@@ -107,7 +107,7 @@ def border(case: Case) -> Row:
 
 
 def _ratio(images: Sequence[Image.Image], kept: int) -> float:
-    """Return the mean difference of neighbours across a square's border, over that inside of it."""
+    """Return the mean gradient at the border of what was inpainted, over that inside of it."""
     x = _pixels(images)
     if x.shape[1] != x.shape[2]:
         raise ValueError("the images are not square")

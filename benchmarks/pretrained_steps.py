@@ -99,8 +99,8 @@ class Sampling:
         scheduler = kind.from_config(dict(IF) | {"clip_sample": False} | changes)
         scheduler.set_timesteps(steps)
         network, rows = self.stage.unet, len(CAPTIONS)
-        twice = [torch.cat([each, each]) for each in self.text]
-        text = network.encode_text(*twice, torch.arange(2 * rows) >= rows)
+        embeds, mask = (torch.cat([each, each]) for each in self.text)
+        text = network.encode_text(embeds, mask, torch.arange(2 * rows) >= rows)
         x_t = self.noise("start", self.shape)
         for time in scheduler.timesteps:
             numbers = time.float().expand(2 * rows)

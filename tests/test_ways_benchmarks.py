@@ -1,5 +1,6 @@
 """The benchmarks of CLIP, autoencoders and the other ways, in their quick mode."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,10 @@ def test_changes_replace_values_inside_others() -> None:
 
 
 def test_what_is_promised_of_editing_is_measured(tmp_path: Path) -> None:
-    trained = ["-d", str(ROOT / "tests" / "golden" / "trained")]
-    rows = editing.main([*quick(tmp_path), *trained])
+    directory = Path(shutil.copytree(ROOT / "tests" / "golden" / "trained", tmp_path / "trained"))
+    (directory / "samples").mkdir()
+    (directory / "samples" / "captions.txt").write_text("a red star\na large blue ring\n")
+    rows = editing.main([*quick(tmp_path), "-d", str(directory)])
     again, fp32, _, strength, border, between = rows
     assert again["equal"] == again["images"] == 2
     assert fp32["largest"] <= 1
@@ -58,6 +61,7 @@ def test_what_is_promised_of_editing_is_measured(tmp_path: Path) -> None:
     assert between["captions"]["median"] <= between["embeddings divided evenly"]["median"]
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of diffusers' scheduler
 def test_samplers_are_compared_in_fewer_steps(tmp_path: Path) -> None:
     (row,) = pretrained_steps.main(quick(tmp_path))
     assert row["images"] == 24

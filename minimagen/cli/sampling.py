@@ -90,7 +90,8 @@ class Asked(Config):
         if self.edit is None:
             return None
         try:
-            return Edit(**self.edit, **load_file(output / GIVEN))
+            values: dict[str, Any] = {**self.edit, **load_file(output / GIVEN)}
+            return Edit(**values)
         except (OSError, SafetensorError, TypeError) as error:
             raise UserError(
                 f"{output / GIVEN} is missing or damaged ({first_line(error)}); sample anew "

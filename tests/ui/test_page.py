@@ -279,9 +279,10 @@ def test_files_that_the_page_does_not_show_are_not_served(url: str, root: Path) 
 
 def test_on_a_phone_the_button_comes_before_the_settings(browser: Any, url: str) -> None:
     page = Seen(browser, url, width=390)
-    page.page.get_by_label("Guidance", exact=True).first.wait_for(state="hidden")
+    guidance = page.page.get_by_label(re.compile(r"^\s*Guidance")).first
+    guidance.wait_for(state="hidden")
     page.page.get_by_text("How to sample").click()
-    page.page.get_by_label("Guidance", exact=True).first.wait_for(state="visible")
+    guidance.wait_for(state="visible")
     page.close()
 
 

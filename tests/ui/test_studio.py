@@ -85,7 +85,8 @@ def test_every_stage_is_on_a_sheet_beside_interpolation(studio: Studio) -> None:
     result = last(iter(studio.stages(FORM)))
     (sheet,) = result.paths
     assert (result.sheet, result.seed, sheet.name) == (sheet, 3, "stages.png")
-    assert Image.open(sheet).width > 3 * 32  # 16 px, those enlarged, 32 px
+    with Image.open(sheet) as image:
+        assert image.width > 3 * 32  # 16 px, those enlarged, 32 px
 
 
 def test_only_a_model_of_several_stages_enlarges(studio: Studio) -> None:
