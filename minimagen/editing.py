@@ -218,7 +218,7 @@ def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[I
 
 
 def steps_between(images: Images) -> np.ndarray:
-    """Return the root of the mean squared difference from each image to the next, float64 [n - 1]."""
+    """Return the root mean square difference of each image from the next, float64 [n - 1]."""
     pixels = np.stack([np.asarray(image, dtype=np.float64) for image in images])
     return np.sqrt(np.square(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3)))
 

@@ -258,7 +258,8 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
             x_0 = self._encoded(given.images, None, None)
             start = self._noised(x_0, start.x_t, float(times[0]))
             if given.mask is not None:
-                denoise = inpainted(denoise, x_0, shrunk(given.mask, shape[1:]))
+                new = shrunk(given.mask, shape[1:])
+                denoise = inpainted(denoise, x_0, new, self.schedule, given.resample)
                 again = partial(self._again, noise, shape)
                 step = Resampled(step, self.schedule, given.resample, again)
         latents = integrate(

@@ -60,8 +60,8 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
         brush=gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=24),
     )  # fmt: skip
     mask = gr.Image(label="Mask, instead of drawing", type="pil", height=160)
-    resample = gr.Slider(1, 10, value=2, step=1, label="Times each step is taken",
-                         info="more often: new and old fit better")  # fmt: skip
+    resample = gr.Slider(1, 10, value=1, step=1, label="Times each step is taken",
+                         info="more often: the new part knows more of the old one")  # fmt: skip
 
     def change(*values: Any) -> Iterator[Any]:
         drawn, given_mask, times = values[-3:]
