@@ -28,6 +28,7 @@ from minimagen.text.encoded import EncodedCaptions
 from minimagen.ui.form import MOST, Form
 
 PREVIEW = 256  # px
+AT_ONCE = 8  # images in a batch: what is finished is kept when one cancels
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class Studio:
         generator = Generator(imagen, text, digest, weights, {"callback": report}, edit)
         folder = ImageFolder(stamped("generated_images", self.root), Path(self._name()))
         paths, made = [], []
-        for batch in batches_of(requests, MOST):
+        for batch in batches_of(requests, AT_ONCE):
             for image, generation in generator.sample(batch):
                 paths.append(folder.write(image, generation))
                 made.append(generation)

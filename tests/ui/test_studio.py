@@ -60,6 +60,14 @@ def test_closing_the_stream_stops_sampling_and_the_next_one_works(studio: Studio
     assert last(iter(studio.generate(FORM))).paths
 
 
+def test_what_is_finished_when_sampling_is_stopped_is_kept(studio: Studio) -> None:
+    items = iter(studio.generate(Form("trained", "a star", seed=1, count=10, steps="20,2")))
+    while len(kept := list(studio.root.rglob("image_*.png"))) < 8:
+        next(items)
+    items.close()  # type: ignore[attr-defined]  # a generator
+    assert len(kept) == len(list(studio.root.rglob("image_*.png"))) == 8
+
+
 def test_an_image_to_begin_with_is_described_in_the_parameters(studio: Studio) -> None:
     def edit(_: object) -> Edit:
         return Edit(init_images=torch.zeros(1, 3, 32, 32), strength=0.5)
