@@ -145,7 +145,7 @@ def interpolate_captions(
     for _ in range(whole_number("rounds", rounds, least=1)):
         new = [share for share in shares if share not in found]
         options = settings | {"seeds": [seed] * len(new), "encoder": encoder}
-        found.update(zip(new, imagen.sample([*map(repr, new)], **options), strict=True))
+        found.update(zip(new, imagen.sample([*map(encoder.caption, new)], **options), strict=True))
         tried.append([found[share] for share in shares])
         if unevenness(tried[-1]) <= EVEN:
             break
@@ -226,7 +226,8 @@ def steps_between(images: Images) -> np.ndarray:
 def unevenness(images: Images) -> float:
     """Return the largest step as a multiple of the median one; 1 where nothing changes."""
     steps = steps_between(images)
-    return float(steps.max() / np.median(steps)) if np.median(steps) else 1.0 + float(steps.max())
+    largest, median = float(steps.max()), float(np.median(steps))
+    return largest / median if median else math.inf if largest else 1.0
 
 
 def at_equal_steps(found: Mapping[float, Image.Image], count: int) -> list[float]:
@@ -238,14 +239,27 @@ def at_equal_steps(found: Mapping[float, Image.Image], count: int) -> list[float
 
 
 class BetweenCaptions:
-    """Encodes a share in [0, 1], such as "0.25", as what lies so far between two captions."""
+    """Encodes what lies between two captions, and any other caption as its encoder does."""
 
     def __init__(self, encoder: TextEncoder, first: str, last: str) -> None:
-        self._ends = encoder.encode([first, last])
+        self._encoder, self._ends = encoder, encoder.encode([first, last])
+        self._way = f"{first} -> {last}"
+        self._shares: dict[str, float] = {}
+
+    def caption(self, share: float) -> str:
+        """Return what stands for the share in [0, 1] of the way."""
+        name = f"{share!r} of {self._way}"
+        self._shares[name] = share
+        return name
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return an embedding for each share."""
-        return [self._at(float(share)) for share in captions]
+        """Return an embedding [n d] for each caption."""
+        return [
+            self._at(self._shares[caption])
+            if caption in self._shares
+            else self._encoder.encode([caption])[0]
+            for caption in captions
+        ]
 
     def _at(self, share: float) -> Tensor:
         first, last = self._ends

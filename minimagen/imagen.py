@@ -73,10 +73,10 @@ class Imagen(Shared):
         """
         how = Options(**options)
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
-        encode_own(self.stages, self.text_encoder)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
             encoder = how.encoder or self.text_encoder.to(how.visited or self.device)
+            encode_own(self.stages, encoder)
             text = encode_batch(encoder, captions[rows], how.tokens)
             against = how.negatives(rows, len(captions))
             negative = None if against is None else encode_batch(encoder, against)

@@ -102,11 +102,11 @@ def _pretrained(config: ImagenConfig) -> Iterator[str]:
     for i, stage in stages:
         with torch.device("meta"):
             count = count_parameters(build_unet(stage.unet, None))
-            trained = _bytes(4 * TRAINING_COPIES * count)
-            yield f"stage {i}, of diffusers': {_weights(count)}; to train {trained} and activations"
-            if isinstance(stage.autoencoder, str):
-                frozen = count_parameters(on_meta_of(stage.autoencoder))
-                yield f"  its autoencoder, frozen: {_weights(frozen)}"
+        trained = _bytes(4 * TRAINING_COPIES * count)
+        yield f"stage {i}, of diffusers': {_weights(count)}; to train {trained} and activations"
+        if isinstance(stage.autoencoder, str):
+            frozen = count_parameters(on_meta_of(stage.autoencoder))
+            yield f"  its autoencoder, frozen: {_weights(frozen)}"
     if stages and config.text_encoder_name.startswith(DIFFUSERS):
         yield f"  its text encoder: {_weights(PipelineEncoder(config.text_encoder_name).size)}"
 

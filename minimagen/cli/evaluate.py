@@ -91,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
     data, started = _data(directory, arguments.DATASET), time.perf_counter()
+    if arguments.OUTPUT is None and not directory.path.is_dir():
+        raise UserError(f"{directory} is no folder to write into; give --OUTPUT")
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
     result, sets = _studied(imagen, data, arguments)

@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
     directory = _directory(arguments)
     if captions is None and not directory.sample_captions.is_file():
-        raise UserError(f"{directory} has no captions of its own: give some, as --CAPTIONS")
+        raise UserError(f"{directory} has no captions of its own: give --CAPTIONS")
     if captions is None:
         captions = read_captions(str(directory.sample_captions))
         print(f"captions: those of the sample sheet, {directory.sample_captions}")

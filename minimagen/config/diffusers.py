@@ -10,6 +10,8 @@ from minimagen.errors import UserError
 
 Spacing = Literal["leading", "trailing", "linspace"]
 """Which of a model's times so many steps take (arXiv 2305.08891, table 2)."""
+MULTISTEP = ("dpm++", "heun")
+"""Samplers that take the times of DPM-Solver++, and end without noise."""
 
 
 class DiffusersUNetConfig(Config):
@@ -127,10 +129,12 @@ class DiffusersConfig(DiffusionConfig):
 
     def checked(self, sampling: SamplingConfig, name: str) -> SamplingConfig:
         """Return ``sampling``; a UserError if the stage, called ``name``, cannot sample so."""
-        most = self.schedule.num_train_timesteps
+        count = self.schedule.num_train_timesteps
+        most = count - (sampling.sampler in MULTISTEP)
         if sampling.timesteps > most:
             raise UserError(
-                f"{name} has {most} times: `timesteps` is {sampling.timesteps}, give at most {most}"
+                f"{name} has {count} times, and {sampling.sampler} makes at most {most} steps of "
+                f"them: `timesteps` is {sampling.timesteps}"
             )
         return sampling
 

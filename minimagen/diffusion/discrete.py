@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from minimagen.config import BetasConfig
-from minimagen.config.diffusers import Spacing
+from minimagen.config.diffusers import MULTISTEP, Spacing
 from minimagen.diffusion.schedule import Level, variance_preserving
 
 LEAST_LOG_SNR = -40.0  # of a time that is noise alone
 LARGEST_BETA = 0.999  # of the cosine
-MULTISTEP = ("dpm++", "heun")
-"""Samplers that take the times of DPM-Solver++, and end without noise."""
 
 
 def betas_of(config: BetasConfig) -> Tensor:
@@ -80,12 +78,12 @@ class Discrete:
         return above - 1 + share.clamp(0.0, 1.0)
 
 
-def numbers(spacing: Spacing, steps: int, count: int, offset: int, sampler: str) -> Tensor:
+def timesteps_of(spacing: Spacing, steps: int, count: int, offset: int, sampler: str) -> Tensor:
     """Return the numbers of ``steps`` steps, falling, float64 [steps] (arXiv 2305.08891, table 2).
 
     Args:
         spacing: ``linspace`` has both ends, ``leading`` the first number, ``trailing`` the last.
-        steps: At most ``count``.
+        steps: At most ``count``, less by one where the end of the last step is among them.
         count: N.
         offset: Added to those of ``leading``.
         sampler: DPM-Solver++ counts the end of its last step among them, except with ``trailing``.

@@ -14,14 +14,13 @@ from torch import Tensor
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.config import DiffusersConfig, Size
 from minimagen.diffusion.augmentation import NoisedImages, augment
-from minimagen.diffusion.discrete import Discrete, numbers
+from minimagen.diffusion.discrete import Discrete, timesteps_of
 from minimagen.diffusion.schedule import Level, Schedule, sampling_times
 from minimagen.errors import UserError
 from minimagen.learner import CaptionReader
 from minimagen.networks.diffusers import DiffusersUNet
 from minimagen.networks.network import TextStates
 from minimagen.stages.diffusion import DiffusionStage, NoiseOf
-from minimagen.text.encoding import encode_batch
 
 GRID = 1024  # parts of a time: how exactly float32 has its log-SNR
 
@@ -78,11 +77,10 @@ class DiffusersStage(DiffusionStage):
     def encode_own(self, encoder: CaptionReader) -> None:
         """Encode the empty caption: guidance leads away from it, and training drops captions to it.
 
-        Rows of one length: the model's.
+        Of the model's own length, without the padding of our batches.
         """
         if self.unet.empty is None:
-            length = len(encoder.encode([""])[0])
-            self.unet.empty = encode_batch(encoder, [""]).embeds[:, :length].to(self.device)
+            self.unet.empty = encoder.encode([""])[0][None].to(self.device)
 
     def times(self, sampling: Any, t: float) -> Tensor:
         """Return the times of the steps from about ``t`` to the end, float64 on the CPU.
@@ -94,7 +92,9 @@ class DiffusersStage(DiffusionStage):
             return sampling_times(max(1, round(t * sampling.timesteps)), t, sampling.time_power)
         own, steps = self.config.schedule, sampling.timesteps
         spacing = own.timestep_spacing if sampling.spacing == "own" else sampling.spacing
-        every = numbers(spacing, steps, self.schedule.count, own.steps_offset, sampling.sampler)
+        every = timesteps_of(
+            spacing, steps, self.schedule.count, own.steps_offset, sampling.sampler
+        )
         ends_clean = own.set_alpha_to_one or sampling.sampler != "ddim"
         end = torch.tensor([-1.0 if ends_clean else 0.0], dtype=torch.float64)
         return self.schedule.time(torch.cat([every[-max(1, round(t * steps)) :], end]))

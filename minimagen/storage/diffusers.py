@@ -6,6 +6,7 @@ Its parameters are written as ours, into the cache; its weights stay where they 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ READ = "Stable Diffusion 1 and 2 and DeepFloyd IF are read"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 WEIGHTS = "diffusion_pytorch_model"
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x_0"}
+FILES = re.compile(r"diffusion_pytorch_model(-\d{5}-of-\d{5})?\.safetensors")
+"""Of the network; others are copies in half precision (fp16) or without an average (non_ema)."""
+LEADING = ("DDIM", "DDPM", "PNDM", "LCM", "TCD")
+"""Schedulers whose times are ``leading`` where their file does not say it; else ``linspace``."""
 ENDS_CLEAN = {"PNDMScheduler": False}
 """Whether DDIM's last step ends without noise, where a scheduler's file does not say it."""
 SAMPLING: dict[str, dict[str, Any]] = {
@@ -85,7 +90,11 @@ def stage_values(name: str) -> dict[str, Any]:
 
 def weight_files(name: str) -> list[Path]:
     """Return the files of the network's weights of a model."""
-    return sorted((located(name) / "unet").glob(f"{WEIGHTS}*.safetensors"))
+    return _weights(located(name) / "unet")
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if FILES.fullmatch(path.name))
 
 
 class _Model:
@@ -131,13 +140,14 @@ class _Model:
         return values
 
     @property
-    def side(self) -> int:
+    def size(self) -> list[int]:
         """Return the height and width of its images."""
-        side = int(self.unet.get("sample_size") or 64)
+        given = self.unet.get("sample_size") or 64
+        sides = [int(side) for side in (given if isinstance(given, list) else [given, given])]
         if self.kind != LATENT:
-            return side
+            return sides
         blocks = self._config("vae", "config.json").get("block_out_channels", [64])
-        return int(side * 2 ** (len(blocks) - 1))
+        return [side * 2 ** (len(blocks) - 1) for side in sides]
 
     @property
     def has_text(self) -> bool:
@@ -160,9 +170,9 @@ def _model(name: str, folder: Path) -> _Model:
         _refuse_parts(folder)
         raise UserError(f"{folder} has no {INDEX}: it is no model of diffusers'; {READ}")
     index = read_json(folder / INDEX)
-    pipeline = index.get("_class_name") if isinstance(index, dict) else None
+    pipeline = str(index.get("_class_name")) if isinstance(index, dict) else "None"
     if pipeline not in KNOWN:
-        called = [v for k, v in OTHERS.items() if str(pipeline).startswith(k)]
+        called = [v for k, v in OTHERS.items() if pipeline.startswith(k)]
         what = f"{called[-1]} ({pipeline})" if called else repr(pipeline)
         raise UserError(f"{folder} is {what}, which is not read; {READ}")
     model = _Model(name if is_on_hub(name) else str(folder.absolute()), folder, KNOWN[pipeline])
@@ -176,8 +186,10 @@ def _model(name: str, folder: Path) -> _Model:
 
 def _check_weights(folder: Path) -> None:
     """Raise a UserError unless a folder has safetensors."""
-    if any(folder.glob(f"{WEIGHTS}*.safetensors")):
+    if _weights(folder):
         return
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+        raise UserError(f"{folder / others[0]} is a variant; name it {WEIGHTS}.safetensors")
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if not pickles:
         raise UserError(f"{folder} has no {WEIGHTS}.safetensors; copy it from the model's source")
@@ -227,8 +239,9 @@ def _betas(scheduler: Mapping[str, Any]) -> dict[str, Any]:
 def _times(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("timestep_spacing", "steps_offset", "set_alpha_to_one")
     own = {key: scheduler[key] for key in keys if scheduler.get(key) is not None}
-    clean = ENDS_CLEAN.get(str(scheduler.get("_class_name")), True)
-    return {"set_alpha_to_one": clean} | own
+    kind = str(scheduler.get("_class_name"))
+    spacing = "leading" if kind.startswith(LEADING) else "linspace"
+    return {"set_alpha_to_one": ENDS_CLEAN.get(kind, True), "timestep_spacing": spacing} | own
 
 
 def _parameters(models: Sequence[_Model]) -> dict[str, Any]:
@@ -242,12 +255,12 @@ def _parameters(models: Sequence[_Model]) -> dict[str, Any]:
     if not texts:
         raise UserError(f"{models[0].folder} has no text_encoder; copy the whole model again")
     imagen = {
-        "image_sizes": [[model.side] * 2 for model in models],
+        "image_sizes": [model.size for model in models],
         "text_encoder_name": f"diffusers:{texts[0]}",
         "max_num_words": 77,
     }
     stages = {f"unet_{i}.json": model.stage() for i, model in enumerate(models)}
-    return {"imagen.json": imagen, **stages, "training.json": TRAINING, "data.json": {}}
+    return {"imagen.json": imagen, **stages, "training.json": TRAINING}
 
 
 def _written(files: Mapping[str, Any]) -> Path:

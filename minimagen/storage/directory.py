@@ -128,7 +128,7 @@ class TrainingDirectory:
         """Whether there are weights of every learner."""
         files = [path for path in self.parameters.glob("*.json") if LEARNER.fullmatch(path.stem)]
         return len(files) > 0 and all(
-            self.weights(path.stem).is_file() or read_json(path).get("model") for path in files
+            self.weights(path.stem).is_file() or has_model(read_json(path)) for path in files
         )
 
     @property
@@ -254,13 +254,22 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
     return values
 
 
+def has_model(stage: Any) -> bool:
+    """Return whether a stage's parameters name a model of diffusers', whose weights it has."""
+    return isinstance(stage, dict) and isinstance(stage.get("model"), str)
+
+
 def completed(stage: Any) -> Any:
     """Return a stage's parameters with those of the model of diffusers' that it names."""
     if not isinstance(stage, dict) or stage.get("kind") != "diffusers" or "unet" in stage:
         return stage
-    if not isinstance(stage.get("model"), str):
+    if not has_model(stage):
         raise UserError("a stage of kind diffusers needs a `model`: a folder, or a hub id")
-    return stage_values(stage["model"]) | stage
+    values = stage_values(stage["model"])
+    for key, value in stage.items():
+        both = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = values[key] | value if both else value
+    return values | {"model": stage_values(stage["model"])["model"]}
 
 
 def read_imagen_config(folder: Path) -> ImagenConfig:

@@ -1,5 +1,6 @@
 """Repositories of the Hugging Face hub: weights and configuration, no pickles and no code."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def located(name: str | Path) -> Path:
     raise UserError(f"no folder {name}; give one, or a repository of the hub (owner/name)")
 
 
+@functools.cache  # a cascade asks for its network, its text encoder, its autoencoder ...
 def fetched(name: str, revision: str | None = None) -> Path:
     """Return the local copy of a repository's weights and configuration.
 

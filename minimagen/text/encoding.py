@@ -33,14 +33,6 @@ class TextEncoding:
         return TextEncoding(self.embeds.to(device), self.mask.to(device))
 
 
-class Encodes(Protocol):
-    """What encodes captions."""
-
-    def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return one ``[n_i, d]`` tensor per caption."""
-        ...
-
-
 class TokenReport(NamedTuple):
     """What an encoder makes of one caption."""
 
@@ -86,7 +78,7 @@ class TextEncoder(Protocol):
         ...
 
 
-def encode_batch(encoder: Encodes, captions: Sequence[str], tokens: int = 0) -> TextEncoding:
+def encode_batch(encoder: TextEncoder, captions: Sequence[str], tokens: int = 0) -> TextEncoding:
     """Return the encodings of ``captions`` as one batch on the CPU, of ``tokens`` or more."""
     return pad_and_stack(encoder.encode(captions), tokens)
 

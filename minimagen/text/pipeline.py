@@ -132,7 +132,7 @@ class PipelineEncoder:
         return T5_TOKENS if self._is_t5 else int(self._loaded().model_max_length)
 
     def _read(self, caption: str) -> str:
-        """Return what the tokenizer is given: IF was trained on small letters."""
+        """Return what the tokenizer is given: IF was trained on lowercase."""
         return caption.lower().strip() if self._is_t5 else caption
 
     def _loaded(self) -> Any:

@@ -1,6 +1,5 @@
 """The layout of the page: tabs, controls, what happens when one is pressed."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from minimagen.checked import whole_number
 from minimagen.errors import UserError
 from minimagen.ui.edits import edit_tabs
 from minimagen.ui.form import MOST, fields_of, form_of, numbers
-from minimagen.ui.parts import Controls, action, streamed, toasted
+from minimagen.ui.parts import Controls, action, copy_of, streamed, toasted
 from minimagen.ui.runs import curves, log_lines, newest_sheet, state
 from minimagen.ui.studio import Studio
 
@@ -69,25 +68,20 @@ def build(studio: Studio) -> gr.Blocks:
 
 
 def serve(page: gr.Blocks, studio: Studio, port: int) -> None:
-    """Serve the page on this machine alone, until Ctrl-C.
-
-    Files that the page itself shows may lie in the working directory, which becomes the root; no
-    other file of it can be asked for, as it could with gradio's ``allowed_paths``.
-    """
+    """Serve the page on this machine alone, until Ctrl-C."""
     studio.load_first()
     page.queue(max_size=QUEUE, default_concurrency_limit=1)
-    with contextlib.chdir(studio.root):
-        page.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            share=False,
-            theme=THEME,
-            css=CSS,
-            head=SCRIPT,
-            footer_links=["api"],
-            ssr_mode=False,
-            max_file_size="30mb",
-        )
+    page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        share=False,
+        theme=THEME,
+        css=CSS,
+        head=SCRIPT,
+        footer_links=["api"],
+        ssr_mode=False,
+        max_file_size="30mb",
+    )
 
 
 def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -212,7 +206,7 @@ def _training_tab(studio: Studio) -> tuple[Any, gr.Dropdown, list[Any]]:
             return "No run is chosen.", pd.DataFrame(columns=["step", "loss", "curve"]), None, ""
         newest = newest_sheet(path)
         rows = pd.DataFrame(curves(path), columns=["step", "loss", "curve"])
-        return state(path), rows, None if newest is None else str(newest), log_lines(path)
+        return state(path), rows, None if newest is None else copy_of(newest), log_lines(path)
 
     shown = [where, plot, sheet, log]
     run.change(show, run, shown, api_visibility="private", show_progress="hidden")

@@ -1,10 +1,14 @@
 """What the tabs share: the controls on the left, what is shown while and after sampling."""
 
 import functools
+import hashlib
 import inspect
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
@@ -187,16 +191,35 @@ def streamed(stream: Stream) -> Iterator[Any]:
             yield _finished(item)
 
 
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="minimagen_page_")
+
+
+def copy_of(path: Path) -> str:
+    """Return a copy of a file that the page shows, as it is now.
+
+    gradio serves copies of what lies in the system's temporary folder and is returned to it. Of the
+    root it serves nothing, which is not so with ``allowed_paths``.
+    """
+    name = hashlib.sha256(f"{path.absolute()} {path.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+    copy = Path(_copies().name) / name / path.name
+    if not copy.is_file():
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+    return str(copy)
+
+
 def _folder_of(result: Result) -> str:
     """Return the name of the folder that everything lies in."""
     return next(p.name for p in result.paths[0].parents if p.name.startswith("generated_images_"))
 
 
 def _finished(result: Result) -> tuple[Any, ...]:
-    paths = [str(path) for path in result.paths]
+    paths = [copy_of(path) for path in result.paths]
     count = len(paths)
     folder = _folder_of(result)
     status = f"{count} image{'s' * (count > 1)}, seed {result.seed}, kept in `{folder}`."
-    sheet = None if result.sheet is None else str(result.sheet)
+    sheet = None if result.sheet is None else copy_of(result.sheet)
     return (status, gr.Image(None, visible=False), paths, sheet, result.parameters, result.exact,
             paths, result.seed)  # fmt: skip

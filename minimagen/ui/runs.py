@@ -10,7 +10,6 @@ from minimagen.storage.directory import TrainingDirectory
 from minimagen.training.forecast import duration
 
 LINES = 12  # of the log that are shown
-LAST = 200  # characters of the log that say whether a run is finished
 NEWEST = 5  # rows of the log: the newest time left may be a few old
 STALE = 600  # s without a row: the run has probably stopped
 
@@ -31,7 +30,8 @@ def state(path: Path) -> str:
     directory = TrainingDirectory(path)
     if not directory.progress.is_file():
         return "This run has not begun."
-    if "training finished" in directory.progress.read_text("utf-8", errors="replace")[-LAST:]:
+    log = directory.progress.read_text("utf-8", errors="replace").strip()
+    if "training finished" in log.rpartition("\n")[2]:
         return "Finished."
     rows = read_rows(directory)
     if not rows:

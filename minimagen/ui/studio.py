@@ -209,7 +209,9 @@ class Studio:
     def enlarges(self, name: str) -> bool:
         """Return whether a model has stages that enlarge images."""
         path = self.models().get(name)
-        return path is not None and len(read_imagen_config(path / "parameters").stages) > 1
+        with contextlib.suppress(UserError):  # what is wrong with a model is said when it is used
+            return path is not None and len(read_imagen_config(path / "parameters").stages) > 1
+        return False
 
     def _sampled(
         self,

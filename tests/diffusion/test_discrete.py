@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from minimagen.config import BetasConfig
-from minimagen.diffusion.discrete import Discrete, alphas_cumprod_of, numbers
+from minimagen.diffusion.discrete import Discrete, alphas_cumprod_of, timesteps_of
 from minimagen.diffusion.samplers import build_step, integrate
 
 # of diffusers' scheduler
@@ -82,15 +82,16 @@ def test_the_numbers_of_steps_are_those_of_diffusers(spacing: Any, sampler: str)
         for offset in (0, 1):
             scheduler = kind(timestep_spacing=spacing, steps_offset=offset)
             scheduler.set_timesteps(steps)
-            found = numbers(spacing, steps, 1000, offset, sampler)
+            found = timesteps_of(spacing, steps, 1000, offset, sampler)
             assert found.tolist() == scheduler.timesteps.tolist(), (steps, offset)
 
 
 def test_no_step_leaves_the_table() -> None:
     for spacing in SPACINGS:
-        for steps in (1, 999, 1000):
-            found = numbers(spacing, steps, 1000, 1, "dpm++")
+        for sampler, steps in (("dpm++", 1), ("dpm++", 500), ("dpm++", 999), ("ddim", 1000)):
+            found = timesteps_of(spacing, steps, 1000, 0, sampler)
             assert len(found) == steps and found.max() <= 999 and found.min() >= 0
+            assert (found[1:] < found[:-1]).all(), (spacing, sampler, steps)
 
 
 def eps_of(x: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def test_the_trajectory_is_that_of_diffusers_scheduler(spacing: Any, sampler: An
         level = schedule.level(t).like(x_t)
         return (x_t - level.sigma * eps_of(x_t)) / level.alpha
 
-    every = numbers(spacing, 10, 1000, 0, sampler)
+    every = timesteps_of(spacing, 10, 1000, 0, sampler)
     times = schedule.time(torch.cat([every, every.new_tensor([-1.0])]))
     found = integrate(build_step(sampler, schedule), denoise, x, times, lambda i: torch.zeros(1))
     torch.testing.assert_close(found, wanted.double(), rtol=1e-5, atol=1e-5)

@@ -281,8 +281,10 @@ def test_on_a_phone_the_button_comes_before_the_settings(browser: Any, url: str)
     page = Seen(browser, url, width=390)
     guidance = page.page.get_by_label(re.compile(r"^\s*Guidance")).first
     guidance.wait_for(state="hidden")
+    folded = page.button("Generate").bounding_box()["y"]
     page.page.get_by_text("How to sample").click()
     guidance.wait_for(state="visible")
+    assert page.button("Generate").bounding_box()["y"] > folded + 150
     page.close()
 
 
