@@ -45,6 +45,10 @@ class Settings:
         self._sources: dict[KeyPath, str] = {}
         self.overlay(values, source)
 
+    def has(self, section: str) -> bool:
+        """Return whether there are values of ``section``; those of a foreign model have no data."""
+        return section in self._values
+
     def overlay(self, values: Mapping[str, Any], source: str) -> None:
         """Replace whole sections by ``values``."""
         for section, content in values.items():

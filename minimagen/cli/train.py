@@ -125,6 +125,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if arguments.PARAMETERS is None and not arguments.TESTING:
             _check_length("FROM", arguments)
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING, arguments.FROM)
+        if not settings.has("data"):
+            if not is_given(arguments, "DATASET"):
+                raise UserError(f"--FROM {arguments.FROM} has no data of its own: give --DATASET")
+            settings.set(("data",), {}, "default")
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
         if has_recipe(arguments):

@@ -80,7 +80,8 @@ class DiffusersStage(DiffusionStage):
         Of the model's own length, without the padding of our batches.
         """
         if self.unet.empty is None:
-            self.unet.empty = encoder.encode([""])[0][None].to(self.device)
+            empty = encoder.encode([""])[0][None].bfloat16().float()  # as those of batches
+            self.unet.empty = empty.to(self.device)
 
     def times(self, sampling: Any, t: float) -> Tensor:
         """Return the times of the steps from about ``t`` to the end, float64 on the CPU.

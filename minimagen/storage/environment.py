@@ -13,8 +13,9 @@ from pathlib import Path
 
 import minimagen
 from minimagen.checked import Config
-from minimagen.storage.files import read_json, write_json
+from minimagen.storage.files import locked, read_json, write_json
 
+LONGEST_WAIT = 10.0  # s; another job writes in a fraction of that
 HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s'\"]+")
 
 
@@ -70,12 +71,15 @@ def session(device: str, precision: str, world_size: int) -> Session:
 
 
 def add_session(path: Path, now: Session) -> None:
-    """Write ``now`` after the sessions that the file has."""
-    before = Environment()
-    if path.is_file():
-        before = Environment.read(read_json(path), str(path))
-    sessions = Environment(sessions=(*before.sessions, now))
-    write_json(path, sessions.model_dump(mode="json"))
+    """Write ``now`` after the sessions that the file has; jobs of one directory take turns."""
+    folder = path.parent / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".environment", LONGEST_WAIT):
+        before = Environment()
+        if path.is_file():
+            before = Environment.read(read_json(path), str(path))
+        sessions = Environment(sessions=(*before.sessions, now))
+        write_json(path, sessions.model_dump(mode="json"))
 
 
 def command_line(argv: Sequence[str]) -> str:

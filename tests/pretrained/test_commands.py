@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from minimagen import Imagen
 from minimagen.cli import evaluate, inference, train
+from minimagen.cli.arguments import run
 from minimagen.config import DiffusersConfig
 from minimagen.draws import Draws
 from minimagen.errors import UserError
@@ -169,6 +171,7 @@ def test_what_a_stage_s_parameters_leave_out_is_the_model_s(
     assert found.model == str(models / "sd1")  # from any other folder, too
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of diffusers' schedulers
 @pytest.mark.parametrize(
     ("kind", "spacing"),
     [
@@ -222,12 +225,16 @@ def test_a_stopped_run_of_a_cascade_of_two_models_goes_on(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+evaluate_entry = partial(run, evaluate.main)
+
+
 def test_a_model_does_not_say_what_to_evaluate_on_and_two_are_no_folder(
     models: Path, refused: Refused
 ) -> None:
-    refused(evaluate.entry, ["-d", models / "sd1"], "does not say what it was trained on")
+    refused(evaluate_entry, ["-d", models / "sd1"], "does not say what it was trained on")
+    refused(train.entry, ["--FROM", models / "sd1", "--STEPS", "1"], "give --DATASET")
     both = f"{models / 'IF-I'},{models / 'IF-II'}"
-    refused(evaluate.entry, ["-d", both, "--DATASET", "shapes"], "no folder", "give --OUTPUT")
+    refused(evaluate_entry, ["-d", both, "--DATASET", "shapes"], "no folder", "give --OUTPUT")
 
 
 def ask(model: Any) -> list[Any]:

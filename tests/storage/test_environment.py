@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ def test_each_session_is_added_after_those_before(tmp_path: Path) -> None:
     assert sessions[0]["minimagen"] == minimagen.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", sessions[0]["torch"])
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", sessions[0]["commit"] or "0" * 40)
+
+
+def test_jobs_that_begin_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    path, own = tmp_path / "environment.json", [session("cpu", "fp32", n) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: add_session(path, each), own))
+    sessions = json.loads(path.read_text())["sessions"]
+    assert sorted(each["world_size"] for each in sessions) == list(range(8))
 
 
 @pytest.mark.parametrize(
