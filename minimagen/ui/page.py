@@ -22,6 +22,7 @@ CSS = """
 .gradio-container .tabs, .gradio-container .tabitem { min-width: 0; width: 100%; }
 footer { display: none !important; }
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
+.pixels .thumbnail-item { max-height: 390px; }
 """
 SCRIPT = """
 <script>
