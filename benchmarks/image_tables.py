@@ -199,7 +199,7 @@ def pretrained(rows: list[Row]) -> Table:
 
 
 def fewer_steps(rows: list[Row]) -> Table:
-    """Return how far each sampler is from DDIM in 250 steps, by its own steps."""
+    """Return how far each sampler is from DDIM in 1000 steps, by its own steps."""
     calls = list(next(iter(rows[-1]["distance"].values())))
     table: Table = [("sampler and times", *(f"{n} steps, /255" for n in calls))]
     for name, by_steps in rows[-1]["distance"].items():
