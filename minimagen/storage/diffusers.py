@@ -48,7 +48,12 @@ LEADING = ("DDIM", "DDPM", "PNDM", "LCM", "TCD")
 ENDS_CLEAN = {"PNDMScheduler": False}
 """Whether DDIM's last step ends without noise, where a scheduler's file does not say it."""
 SAMPLING: dict[str, dict[str, Any]] = {
-    LATENT: {"guidance_scale": 7.5, "timesteps": 25, "thresholding": "none"},
+    LATENT: {
+        "guidance_scale": 7.5,
+        "timesteps": 25,
+        "spacing": "trailing",  # leading, its own, begins below the noisiest level
+        "thresholding": "none",
+    },
     BASE: {"guidance_scale": 7.0, "timesteps": 50, "dynamic_thresholding_percentile": 0.95},
     ENLARGING: {"guidance_scale": 4.0, "timesteps": 25, "dynamic_thresholding_percentile": 0.95},
 }

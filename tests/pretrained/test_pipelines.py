@@ -149,7 +149,7 @@ def test_a_negative_caption_takes_the_place_of_the_empty_one(models: Path) -> No
         latents=start((4, 16, 16)),
         negative_prompt=[negative] * 2,
     )
-    settings = {"sampler": "ddim", "timesteps": 5, "guidance_scale": 5.0}
+    settings = {"sampler": "ddim", "timesteps": 5, "guidance_scale": 5.0, "spacing": "own"}
     found = ours(models / "sd1", negative=negative, **settings)
     torch.testing.assert_close(found, wanted, **NEAR)
     assert not torch.allclose(ours(models / "sd1", **settings), wanted, atol=1e-3)
@@ -173,7 +173,7 @@ def test_image_to_image_is_the_pipeline_s(
     wanted = images_of(
         pipeline, image=latents, strength=strength, num_inference_steps=10, guidance_scale=7.5
     )
-    settings = {"sampler": "ddim", "timesteps": 10, "guidance_scale": 7.5}
+    settings = {"sampler": "ddim", "timesteps": 10, "guidance_scale": 7.5, "spacing": "own"}
     found = ours(models / "sd1", init_images=images, strength=strength, **settings)
     torch.testing.assert_close(found, wanted, **NEAR)
 
