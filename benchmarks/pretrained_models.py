@@ -30,7 +30,7 @@ from transformers import (
 from minimagen.text.names import T5_MINI
 
 BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-SD1 = PNDMScheduler(**BETAS, set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True)
+SD1: Any = PNDMScheduler(**BETAS, set_alpha_to_one=False, steps_offset=1, skip_prk_steps=True)
 SD2 = DDIMScheduler(
     **BETAS,
     set_alpha_to_one=False,

@@ -83,7 +83,7 @@ class Sampling:
 
     def ours(self, steps: int, **settings: Any) -> Tensor:
         """Return the images of one of our samplers."""
-        sampling = self.stage.settings(timesteps=steps, **settings)
+        sampling: Any = self.stage.settings(timesteps=steps, **settings)
         schedule = self.stage.schedule
         return integrate(
             build_step(sampling.sampler, schedule, sampling.eta),
