@@ -15,7 +15,7 @@ from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.config import DiffusersConfig, Size
 from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.discrete import Discrete, timesteps_of
-from minimagen.diffusion.schedule import Level, Schedule, sampling_times
+from minimagen.diffusion.schedule import Level, Schedule
 from minimagen.errors import UserError
 from minimagen.learner import CaptionReader
 from minimagen.networks.diffusers import DiffusersUNet
@@ -90,7 +90,7 @@ class DiffusersStage(DiffusionStage):
         the last ones of all, as many as the share ``t``, at least one.
         """
         if sampling.spacing == "equal":
-            return sampling_times(max(1, round(t * sampling.timesteps)), t, sampling.time_power)
+            return super().times(sampling, t)
         own, steps = self.config.schedule, sampling.timesteps
         spacing = own.timestep_spacing if sampling.spacing == "own" else sampling.spacing
         every = timesteps_of(

@@ -280,8 +280,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         As many steps as the share ``t`` of all, at least one.
         """
         t = self.nearest_time(t)
-        steps = max(1, round(t * sampling.timesteps))
-        return sampling_times(steps, t, sampling.time_power)
+        return sampling_times(max(1, round(t * sampling.timesteps)), t, sampling.time_power)
 
     def nearest_time(self, t: float) -> float:
         """Return the time nearest to ``t`` that sampling may begin at."""

@@ -266,10 +266,10 @@ def completed(stage: Any) -> Any:
     if not has_model(stage):
         raise UserError("a stage of kind diffusers needs a `model`: a folder, or a hub id")
     values = stage_values(stage["model"])
-    for key, value in stage.items():
-        both = isinstance(value, dict) and isinstance(values.get(key), dict)
-        values[key] = values[key] | value if both else value
-    return values | {"model": stage_values(stage["model"])["model"]}
+    for key in stage.keys() - {"model"}:  # the model's own is absolute
+        both = isinstance(stage[key], dict) and isinstance(values.get(key), dict)
+        values[key] = values[key] | stage[key] if both else stage[key]
+    return values
 
 
 def read_imagen_config(folder: Path) -> ImagenConfig:
