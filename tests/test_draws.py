@@ -91,7 +91,7 @@ def test_sampling_noise_depends_on_seed_stage_and_name_only():
 
 
 def test_seeds_are_stable_between_versions_of_the_program():
-    """A change would repaint every picture that somebody noted the seed of."""
+    """A change would repaint every image that somebody noted the seed of."""
     assert derive_seed(0, 1, "start") == 3240856724711212071
     assert len({derive_seed(a, b) for a in range(50) for b in range(50)}) == 2500
     assert derive_seed(1, "2") != derive_seed(1, 2) != derive_seed(12)

@@ -21,7 +21,7 @@ def test_the_same_size_is_left_alone():
     assert torch.equal(resize(x, (8, 6)), x)
 
 
-def test_a_flat_picture_stays_flat_up_and_down():
+def test_a_flat_image_stays_flat_up_and_down():
     flat = torch.full((1, 3, 8, 8), 0.3)
     for size in ((4, 4), (2, 8), (16, 24)):
         torch.testing.assert_close(resize(flat, size), torch.full((1, 3, *size), 0.3))
@@ -36,14 +36,14 @@ def test_shrinking_is_antialiased():
         torch.testing.assert_close(small, torch.full_like(small, -0.5), rtol=0, atol=0.05)
 
 
-def test_bicubic_overshoot_is_clamped_where_pictures_are_needed():
+def test_bicubic_overshoot_is_clamped_where_images_are_needed():
     edge = torch.ones(1, 3, 8, 8)
     edge[..., :4] = -1.0
     assert resize(edge, (32, 32)).abs().max() > 1.01
     assert resize_clamped(edge, (32, 32)).abs().max() <= 1.0
 
 
-def test_a_slice_keeps_pictures_with_their_captions():
+def test_a_slice_keeps_images_with_their_captions():
     batch = Batch(torch.arange(5), torch.arange(5) * 10, torch.arange(5) * 100)
     part = batch[1:3]
     assert len(batch) == 5 and len(part) == 2

@@ -5,11 +5,11 @@ where a level has no self-attention the same module attends to the text alone.
 """
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from minimagen.networks.compilation import in_training
+from minimagen.networks.dot_product import attend
 from minimagen.networks.embeddings import KeysValues, TextContext, split_heads
 
 
@@ -73,6 +73,6 @@ class Attention(nn.Module):
         keys = torch.cat([k for k, _ in pairs], dim=2)
         values = torch.cat([v for _, v in pairs], dim=2)
         attended_to = rearrange(torch.cat(masks, dim=1), "b n -> b 1 1 n") if text else None
-        attended = F.scaled_dot_product_attention(queries, keys, values, attended_to)
+        attended = attend(queries, keys, values, attended_to)
         update = self.to_out(rearrange(attended, "b heads n d -> b n (heads d)"))
         return x + rearrange(update, "b (h w) c -> b c h w", h=height)

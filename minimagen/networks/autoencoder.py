@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.networks.dot_product import attend
 
 EPS = 1e-6  # of the group norms, as in Stable Diffusion's
 
@@ -47,9 +48,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend; the shape of ``x`` stays."""
         tokens = rearrange(self.group_norm(x), "b c h w -> b 1 (h w) c")
-        attended = F.scaled_dot_product_attention(
-            self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
-        )
+        attended = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         update = rearrange(self.to_out[0](attended), "b 1 (h w) c -> b c h w", h=x.shape[2])
         return x + update
 

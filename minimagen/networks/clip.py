@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from minimagen.config import Size
 from minimagen.config.clip import ImageTowerConfig
 from minimagen.networks.blocks import group_norm
+from minimagen.networks.dot_product import attend
 
 
 class Layer(nn.Module):
@@ -30,7 +31,7 @@ class Layer(nn.Module):
             three=3, h=self.heads,
         )  # fmt: skip
         attended_to = None if mask is None else rearrange(mask, "b n -> b 1 1 n")
-        attended = F.scaled_dot_product_attention(queries, keys, values, attended_to)
+        attended = attend(queries, keys, values, attended_to)
         x = x + self.to_out(rearrange(attended, "b h n d -> b n (h d)"))
         return x + self.mlp(self.norm_mlp(x))
 
@@ -52,7 +53,7 @@ class AttentionPool(nn.Module):
         )
         query = rearrange(self.query, "(h d) -> h 1 d", h=self.heads).expand(len(x), -1, -1, -1)
         attended_to = None if mask is None else rearrange(mask, "b n -> b 1 1 n")
-        pooled = F.scaled_dot_product_attention(query.to(keys.dtype), keys, values, attended_to)
+        pooled = attend(query.to(keys.dtype), keys, values, attended_to)
         return self.to_out(rearrange(pooled, "b h 1 d -> b (h d)"))
 
 

@@ -7,9 +7,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from minimagen.networks.dot_product import attend
 
 KeysValues = tuple[Tensor, Tensor]  # each [b heads n head_dim]
 
@@ -104,9 +105,7 @@ class AttentionPooling(nn.Module):
         """Pool ``tokens`` where ``mask`` is True."""
         keys, values = (split_heads(x, self.heads) for x in self.to_kv(tokens).chunk(2, dim=-1))
         query = self.query.to(keys.dtype).expand(len(tokens), -1, -1, -1)
-        pooled = F.scaled_dot_product_attention(
-            query, keys, values, rearrange(mask, "b n -> b 1 1 n")
-        )
+        pooled = attend(query, keys, values, rearrange(mask, "b n -> b 1 1 n"))
         return self.mlp(rearrange(pooled, "b heads n d -> b (n heads d)"))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minimagen.config.networks import GPTConfig
 from minimagen.config.sizes import Size
+from minimagen.networks.dot_product import attend
 from minimagen.networks.embeddings import TextTokens
 
 KeysValues = tuple[Tensor, Tensor]
@@ -47,9 +48,7 @@ class Block(nn.Module):
             keys = torch.cat([cache[0], keys], dim=2)
             values = torch.cat([cache[1], values], dim=2)
         drop = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=attended_to, dropout_p=drop
-        )
+        attended = attend(queries, keys, values, attended_to, drop)
         attended = self.c_proj(rearrange(attended, "b h t d -> b t (h d)"))
         x = x + F.dropout(attended, self.dropout, self.training)
         h = self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))

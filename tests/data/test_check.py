@@ -15,7 +15,7 @@ from minimagen.text.encoding import TokenReport
 
 
 def _folder(path: Path) -> Path:
-    """Ten good pictures: one of another kind, one animated, one twice, one with two captions."""
+    """Ten good images: one of another kind, one animated, one twice, one with two captions."""
     path.mkdir()
     rows: list[dict[str, Any]] = []
     for i in range(10):

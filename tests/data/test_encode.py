@@ -1,4 +1,4 @@
-"""`data encode`: every caption of every kind of source, once, without decoding a picture."""
+"""`data encode`: every caption of every kind of source, once, without decoding an image."""
 
 import io
 import json
@@ -33,9 +33,9 @@ CAPTIONS = [("a red star",), ("a blue ring", "a ring in blue"), ("a heart",)]
 
 
 @pytest.fixture(autouse=True)
-def no_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_image_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("a picture was decoded")
+        raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(transforms, "open_image", refuse)
 

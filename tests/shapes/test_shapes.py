@@ -23,7 +23,7 @@ def _nearest_color(pixel: np.ndarray) -> str:
 
 
 @LEVELS
-def test_a_picture_depends_only_on_seed_split_and_index(level: str) -> None:
+def test_an_image_depends_only_on_seed_split_and_index(level: str) -> None:
     first, second = (ShapesDataset("train", level, seed=3) for _ in range(2))
     for index in (5, 0, 10**9):  # any order, beyond the epoch too
         assert first[index].caption == second[index].caption
@@ -115,7 +115,7 @@ def test_wordings_vary() -> None:
     assert len({objects.caption_for(a, rng) for _ in range(200)}) > 50
 
 
-def test_a_relation_told_from_either_side_names_the_same_picture() -> None:
+def test_a_relation_told_from_either_side_names_the_same_image() -> None:
     a = dict(
         kind="relation",
         relation="left of",

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  #
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    here = tmp_path / "pictures"
+    here = tmp_path / "images"
     here.mkdir()
     for i in range(40):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(here / f"{i:02}.png")
@@ -42,7 +42,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
 
 
 def uncached(folder: Path) -> ImageDataset:
-    """Every picture is read again each time."""
+    """Every image is read again each time."""
     return ImageDataset(load_dataset(folder).table, Framing((8, 8)), cache_bytes=0)
 
 
@@ -93,11 +93,11 @@ def test_a_folder_that_stays_away_ends_the_run_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_one_missing_picture_is_bad_at_once(folder: Path, pauses: list) -> None:
+def test_one_missing_image_is_bad_at_once(folder: Path, pauses: list) -> None:
     dataset = uncached(folder)
     assert dataset[0].caption == "red 0"
     (folder / "01.png").unlink()
-    pauses.append(lambda: pytest.fail("nobody waits for one picture"))
+    pauses.append(lambda: pytest.fail("nobody waits for one image"))
     with pytest.raises(BadSampleError, match="01.png: No such file"):
         dataset[1]
 

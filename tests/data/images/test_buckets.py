@@ -1,4 +1,4 @@
-"""Pictures of many shapes: each keeps its own, each batch has one, and any step can be found."""
+"""Images of many shapes: each keeps its own, each batch has one, and any step can be found."""
 
 import io
 import json
@@ -29,7 +29,7 @@ SHAPES = {"tall": (50, 30), "square": (40, 44), "wide": (30, 60)}  # (height, wi
 
 
 def write(folder: Path, count: int = 32, **shapes: int) -> Path:
-    """Write ``count`` pictures, or so many of each shape; left half black, right half white."""
+    """Write ``count`` images, or so many of each shape; left half black, right half white."""
     numbers = shapes or {"tall": count // 4, "square": count // 2, "wide": count // 4}
     rows = []
     folder.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def write(folder: Path, count: int = 32, **shapes: int) -> Path:
     return folder
 
 
-def test_every_picture_gets_the_size_of_the_nearest_shape(tmp_path: Path) -> None:
+def test_every_image_gets_the_size_of_the_nearest_shape(tmp_path: Path) -> None:
     dataset = load_dataset(write(tmp_path), (16, 16), buckets=SIZES)
     assert isinstance(dataset, Buckets) and len(dataset) == 32
     wanted = dict(zip(SHAPES, SIZES, strict=True))
@@ -57,7 +57,7 @@ def test_every_picture_gets_the_size_of_the_nearest_shape(tmp_path: Path) -> Non
     assert dataset.sizes == {(20, 12): 8, (16, 16): 16, (12, 20): 8}
 
 
-def test_a_camera_held_upright_makes_a_tall_picture(tmp_path: Path) -> None:
+def test_a_camera_held_upright_makes_a_tall_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn right
     Image.new("RGB", (60, 30)).save(tmp_path / "a.jpg", exif=exif)
@@ -70,7 +70,7 @@ def test_a_camera_held_upright_makes_a_tall_picture(tmp_path: Path) -> None:
 def test_the_shapes_are_looked_at_once(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = write(tmp_path / "pictures")
+    folder = write(tmp_path / "images")
     first = load_dataset(folder, (16, 16), buckets=SIZES)
     assert "headers of 32 images" in caplog.text
     caplog.clear()
@@ -88,10 +88,10 @@ def test_the_shapes_are_looked_at_once(
         assert mended[31].caption == first[31].caption and file.read_bytes() == whole
 
 
-def test_rare_shapes_and_unreadable_pictures_join_others(tmp_path: Path) -> None:
+def test_rare_shapes_and_unreadable_images_join_others(tmp_path: Path) -> None:
     """Seven tall ones go to the nearest size that there is; what cannot be read to most others."""
     folder = write(tmp_path / "one", tall=7, square=9, wide=20)
-    (folder / "square_0.png").write_bytes(b"no picture")
+    (folder / "square_0.png").write_bytes(b"no image")
     (folder / "tall_0.png").write_bytes(b"")
     dataset = load_dataset(folder, (16, 16), buckets=SIZES)
     assert isinstance(dataset, Buckets)
@@ -103,7 +103,7 @@ def test_rare_shapes_and_unreadable_pictures_join_others(tmp_path: Path) -> None
 
 
 def test_data_that_is_unavailable_is_not_taken_for_square(tmp_path: Path, cache: Path) -> None:
-    folder = write(tmp_path / "pictures")
+    folder = write(tmp_path / "images")
     load_dataset(folder)  # lists the files
     for file in list(folder.glob("*.png"))[:6]:
         file.unlink()
@@ -112,7 +112,7 @@ def test_data_that_is_unavailable_is_not_taken_for_square(tmp_path: Path, cache:
     assert not list((cache / "buckets").iterdir())
 
 
-def test_one_bad_picture_of_a_rare_shape_does_not_end_a_run(
+def test_one_bad_image_of_a_rare_shape_does_not_end_a_run(
     tmp_path: Path, text_encoder: Any
 ) -> None:
     dataset = load_dataset(write(tmp_path, tall=1, wide=60), (16, 16), buckets=SIZES)
@@ -195,7 +195,7 @@ def test_both_sides_of_a_division_have_all_shapes(tmp_path: Path, text_encoder: 
     assert len(training.at_most(1)) == 1 and training.at_most(30) is training
 
 
-def test_own_validation_pictures_keep_their_shapes_too(tmp_path: Path, text_encoder: Any) -> None:
+def test_own_validation_images_keep_their_shapes_too(tmp_path: Path, text_encoder: Any) -> None:
     write(tmp_path / "train", wide=8)
     write(tmp_path / "validation", tall=2, wide=2)
     training, validation = load_dataset(tmp_path, (16, 16), buckets=SIZES).split()
@@ -206,7 +206,7 @@ def test_own_validation_pictures_keep_their_shapes_too(tmp_path: Path, text_enco
     assert shapes == {(20, 12), (12, 20)}
 
 
-def test_a_bad_picture_is_replaced_by_one_of_its_size(tmp_path: Path, spy_encoder: Any) -> None:
+def test_a_bad_image_is_replaced_by_one_of_its_size(tmp_path: Path, spy_encoder: Any) -> None:
     """Its head is whole, so it counts as wide."""
     folder = write(tmp_path, tall=30, wide=30)
     noise = np.random.default_rng(0).integers(0, 256, (60, 120, 3), np.uint8)
@@ -224,7 +224,7 @@ def test_a_bad_picture_is_replaced_by_one_of_its_size(tmp_path: Path, spy_encode
 
 
 def test_a_stream_fills_batches_of_each_size(tmp_path: Path, text_encoder: Any) -> None:
-    folder = write(tmp_path / "pictures", 40)
+    folder = write(tmp_path / "images", 40)
     (tmp_path / "shards").mkdir()
     with tarfile.open(tmp_path / "shards" / "0.tar", "w") as tar:
         for row in map(json.loads, (folder / "metadata.jsonl").read_text().splitlines()):
@@ -244,7 +244,7 @@ def test_a_stream_fills_batches_of_each_size(tmp_path: Path, text_encoder: Any) 
     assert len({tuple(batch.images.shape[-2:]) for batch in valid}) > 1
 
 
-def test_drawn_pictures_are_square() -> None:
+def test_drawn_images_are_square() -> None:
     with pytest.raises(UserError, match="shapes are square"):
         load_dataset("shapes", (16, 16), buckets=SIZES)
 

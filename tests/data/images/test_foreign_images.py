@@ -36,7 +36,7 @@ WHOLE = {kind: _encoded(kind) for kind in FORMATS}
     cut=st.integers(0, 1 << 16),
     noise=st.binary(max_size=20),
 )
-def test_a_damaged_image_is_a_image_or_one_reason(
+def test_a_damaged_image_is_an_image_or_one_reason(
     kind: str, damage: list[tuple[int, int]], cut: int, noise: bytes
 ) -> None:
     content = bytearray(WHOLE[kind])

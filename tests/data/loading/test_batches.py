@@ -87,7 +87,7 @@ def test_each_epoch_holds_every_sample_once_in_another_order() -> None:
 
 
 def test_drawn_data_never_comes_again() -> None:
-    """Without end, two epochs are twice as many pictures."""
+    """Without end, two epochs are twice as many images."""
     order = Order((4,), seed=0, endless=True)
     assert [i for batch in order.batches(3, 1, 4) for i in batch] == [(p, p) for p in range(3, 12)]
 
@@ -123,11 +123,11 @@ def test_what_a_sample_leaves_open_is_drawn_anew_each_epoch_and_exactly_on_resum
             assert torch.equal(a.images, b.images)
             assert torch.equal(a.text_embeds, b.text_embeds)
     first, second = ({x.numpy().tobytes() for x in batch.images} for batch in whole[:2])
-    assert not first & second  # other crops of the same six pictures
+    assert not first & second  # other crops of the same six images
 
 
 def test_what_is_drawn_does_not_depend_on_what_is_in_memory(tmp_path: Path) -> None:
-    """A square picture has one crop and is kept; its flips and captions must not change by that."""
+    """A square image has one crop and is kept; its flips and captions must not change by that."""
     Image.fromarray(np.tile(np.arange(20, dtype=np.uint8), (20, 1))).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("\n".join("abcdefgh"))
     table = load_dataset(tmp_path).table
@@ -204,7 +204,7 @@ def test_at_most_ten_bad_samples_are_named(caplog: pytest.LogCaptureFixture) -> 
     count = BadSamples()
     with caplog.at_level(logging.WARNING):
         for i in range(20):
-            count.add([f"picture {i}: bad"], 100)
+            count.add([f"image {i}: bad"], 100)
     assert len(caplog.records) == 10
     assert (count.bad, count.total) == (20, 2000)
 
@@ -217,7 +217,7 @@ def test_an_epoch_of_many_needs_no_memory() -> None:
     assert sample is not None and sample.caption == str(keys[0][1])
 
 
-def test_enlarged_pictures_are_told_once(
+def test_enlarged_images_are_told_once(
     tmp_path: Path, text_encoder: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for i, side in enumerate((8, 20, 20, 20)):
@@ -229,11 +229,11 @@ def test_enlarged_pictures_are_told_once(
     assert caplog.text.count("smaller than they are trained at and were enlarged") == 1
 
 
-@pytest.mark.parametrize(("pictures", "ahead"), [(512, 512), (12, 12), (1, 4)])
+@pytest.mark.parametrize(("images", "ahead"), [(512, 512), (12, 12), (1, 4)])
 def test_what_is_read_ahead_is_bounded_and_each_step_reads_one_batch_more(
-    text_encoder: Any, monkeypatch: pytest.MonkeyPatch, pictures: int, ahead: int
+    text_encoder: Any, monkeypatch: pytest.MonkeyPatch, images: int, ahead: int
 ) -> None:
-    monkeypatch.setattr(loader, "READ_AHEAD", pictures * 4 * 4 * 3)
+    monkeypatch.setattr(loader, "READ_AHEAD", images * 4 * 4 * 3)
     dataset = Numbers(1000)
     steps = training_batches(dataset, text_encoder, 4, 0, 0, 250)
     read = [dataset.read for _ in steps]

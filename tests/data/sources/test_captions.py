@@ -1,4 +1,4 @@
-"""A caption is one line, wherever it comes from: line i of a file belongs to picture i."""
+"""A caption is one line, wherever it comes from: line i of a file belongs to image i."""
 
 import io
 import json
@@ -42,8 +42,8 @@ def text_file(folder: Path) -> None:
 
 
 def parquet(folder: Path) -> None:
-    pictures = [{"bytes": png(), "path": None}]
-    pq.write_table(pa.table({"image": pictures, "text": [BROKEN]}), folder / "train.parquet")
+    images = [{"bytes": png(), "path": None}]
+    pq.write_table(pa.table({"image": images, "text": [BROKEN]}), folder / "train.parquet")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

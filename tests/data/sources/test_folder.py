@@ -1,4 +1,4 @@
-"""Own pictures: every common kind is read, bad ones are counted, mistakes are explained."""
+"""Own images: every common kind is read, bad ones are counted, mistakes are explained."""
 
 import json
 import logging
@@ -28,8 +28,8 @@ def _write(folder: Path, rows: list[dict | str]) -> Path:
     return folder
 
 
-def _pictures(folder: Path, count: int) -> list[dict]:
-    """Write pictures 0.png ... whose grey value is their number, and return their rows."""
+def _images(folder: Path, count: int) -> list[dict]:
+    """Write images 0.png ... whose grey value is their number, and return their rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.new("RGB", (20, 20), (i, i, i)).save(folder / f"{i}.png")
@@ -74,8 +74,8 @@ def test_an_export_never_touches_a_folder_with_something_in_it(tmp_path: Path) -
     assert not (tmp_path / "new").exists()
 
 
-def test_the_lines_of_a_text_file_are_variants_of_its_picture_s_caption(tmp_path: Path) -> None:
-    _pictures(tmp_path, 2)
+def test_the_lines_of_a_text_file_are_variants_of_its_image_s_caption(tmp_path: Path) -> None:
+    _images(tmp_path, 2)
     (tmp_path / "0.txt").write_text("one\n\n two \n", encoding="utf-8")
     (tmp_path / "1.txt").write_text("drei: größer", encoding="utf-8")
     folder = load_dataset(tmp_path, (8, 8))
@@ -84,13 +84,13 @@ def test_the_lines_of_a_text_file_are_variants_of_its_picture_s_caption(tmp_path
     assert {folder.draw(0, Random(i)).caption for i in range(20)} == {"one", "two"}
 
 
-def test_bad_pictures_are_skipped_counted_and_named(
+def test_bad_images_are_skipped_counted_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = _pictures(tmp_path, 200)
+    rows = _images(tmp_path, 200)
     whole = (tmp_path / "7.png").read_bytes()
     (tmp_path / "7.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "9.png").write_text("no picture")
+    (tmp_path / "9.png").write_text("no image")
     folder = load_dataset(_write(tmp_path, rows), (8, 8))
     with caplog.at_level(logging.WARNING):
         good = list(good_samples(folder, 1000))
@@ -99,10 +99,10 @@ def test_bad_pictures_are_skipped_counted_and_named(
     assert caplog.text.count("7.png: ") == caplog.text.count("9.png: ") == 1
 
 
-def test_too_many_bad_pictures_are_fatal(tmp_path: Path) -> None:
-    rows = _pictures(tmp_path, 100)
+def test_too_many_bad_images_are_fatal(tmp_path: Path) -> None:
+    rows = _images(tmp_path, 100)
     for i in range(6):
-        (tmp_path / f"{i}.png").write_text("no picture")
+        (tmp_path / f"{i}.png").write_text("no image")
     folder = load_dataset(_write(tmp_path, rows))
     with pytest.raises(UserError, match="6 of 100 images are bad.*more than 5%.*0.png"):
         list(good_samples(folder, 100))
@@ -127,13 +127,13 @@ def test_too_many_bad_pictures_are_fatal(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_metadata_are_explained(tmp_path: Path, rows: list, message: str) -> None:
-    _pictures(tmp_path, 1)
+    _images(tmp_path, 1)
     with pytest.raises(UserError, match=message):
         load_dataset(_write(tmp_path, rows))
 
 
 def test_a_size_is_two_sides_or_one(tmp_path: Path) -> None:
-    _write(tmp_path, _pictures(tmp_path, 1))
+    _write(tmp_path, _images(tmp_path, 1))
     assert load_dataset(tmp_path, 16)[0].image.shape == (16, 16, 3)
     assert load_dataset(tmp_path, (16, 8))[0].image.shape == (16, 8, 3)
     assert load_dataset("shapes", 16)[0].image.shape == (16, 16, 3)
@@ -149,7 +149,7 @@ def test_mistakes_in_folders_are_explained(tmp_path: Path) -> None:
         load_dataset(tmp_path / "missing")
     with pytest.raises(UserError, match="holds no images"):
         load_dataset(tmp_path)
-    _pictures(tmp_path, 1)
+    _images(tmp_path, 1)
     with pytest.raises(UserError, match="holds no captions"):
         load_dataset(tmp_path)
     (tmp_path / "0.txt").write_bytes("größer".encode("latin-1"))
@@ -171,7 +171,7 @@ def _gradient(mode: str) -> Image.Image:
     [("L", "png"), ("I;16", "png"), ("P", "gif"), ("LA", "png"), ("RGBA", "webp"), ("CMYK", "tif")],
 )
 def test_every_mode_keeps_its_greys(tmp_path: Path, mode: str, suffix: str) -> None:
-    file = tmp_path / f"picture.{suffix}"
+    file = tmp_path / f"image.{suffix}"
     _gradient(mode).save(file, **({"lossless": True} if suffix == "webp" else {}))
     read = np.array(load_rgb(file)).astype(int)
     assert read.shape == (16, 256, 3)
@@ -199,7 +199,7 @@ def test_the_camera_s_orientation_is_applied_and_animations_give_their_first_fra
     assert load_rgb(tmp_path / "film.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_a_decompression_bomb_is_a_bad_picture(
+def test_a_decompression_bomb_is_a_bad_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (50, 50)).save(tmp_path / "bomb.png")
@@ -220,8 +220,8 @@ def test_the_crop_is_the_middle_and_the_resize_keeps_the_mean() -> None:
     assert crop_resize(Image.fromarray(noise), (16, 40)).shape == (16, 40, 3)
 
 
-def test_beyond_the_cache_pictures_are_the_same(tmp_path: Path) -> None:
-    table = load_dataset(_write(tmp_path, _pictures(tmp_path, 10))).table
+def test_beyond_the_cache_images_are_the_same(tmp_path: Path) -> None:
+    table = load_dataset(_write(tmp_path, _images(tmp_path, 10))).table
     cached, lazy = (ImageDataset(table, Framing((8, 8)), cache_bytes=n) for n in (6000, 600))
     for _ in range(2):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(cached, lazy, strict=True))
@@ -230,7 +230,7 @@ def test_beyond_the_cache_pictures_are_the_same(tmp_path: Path) -> None:
 
 def test_cached_images_lie_in_one_block(tmp_path: Path) -> None:
     """A million small arrays would keep the heap from being reused."""
-    dataset = load_dataset(_write(tmp_path, _pictures(tmp_path, 10)), 8)
+    dataset = load_dataset(_write(tmp_path, _images(tmp_path, 10)), 8)
     whole = [sample.image.copy() for sample in dataset]
     images = [sample.image for sample in dataset]
     block = images[0].base
@@ -239,8 +239,8 @@ def test_cached_images_lie_in_one_block(tmp_path: Path) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(images, whole, strict=True))
 
 
-def test_a_random_split_is_seeded_and_never_divides_a_picture(tmp_path: Path) -> None:
-    rows = _pictures(tmp_path, 20)
+def test_a_random_split_is_seeded_and_never_divides_an_image(tmp_path: Path) -> None:
+    rows = _images(tmp_path, 20)
     rows += [row | {"text": row["text"] + " again"} for row in rows]
     dataset = load_dataset(_write(tmp_path, rows), (8, 8))
     train, valid = dataset.split(0.9, seed=1)
@@ -255,7 +255,7 @@ def test_a_random_split_is_seeded_and_never_divides_a_picture(tmp_path: Path) ->
 
 def test_data_with_its_own_validation_set_keeps_it(tmp_path: Path) -> None:
     for name, count in (("train", 5), ("validation", 2)):
-        _write(tmp_path / name, _pictures(tmp_path / name, count))
+        _write(tmp_path / name, _images(tmp_path / name, count))
     train, valid = load_dataset(tmp_path).split(0.5)
     assert (len(train), len(valid)) == (5, 2)
     train, valid = load_dataset("shapes:scenes", (16, 16), epoch_size=9).split()

@@ -62,7 +62,7 @@ def _greys(dataset: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "saved"])
-def test_every_form_gives_pictures_and_captions_by_index(tmp_path: Path, form: str) -> None:
+def test_every_form_gives_images_and_captions_by_index(tmp_path: Path, form: str) -> None:
     table, path = _table(5), tmp_path / "mine"
     if form == "saved":
         table.save_to_disk(path)
@@ -103,11 +103,11 @@ def test_splits_are_found_and_a_changed_file_is_noticed(tmp_path: Path) -> None:
     assert len(load_dataset(folder, (8, 8))) == 9
 
 
-def test_rows_that_are_no_picture_or_have_no_caption_are_bad(
+def test_rows_that_are_no_image_or_have_no_caption_are_bad(
     tmp_path: Path, text_encoder: Any
 ) -> None:
     rows = [{"bytes": _png(i), "path": None} for i in range(40)]
-    rows[3] = {"bytes": b"no picture", "path": None}
+    rows[3] = {"bytes": b"no image", "path": None}
     captions = ["words"] * 40
     captions[5] = " "
     _table(40, image=rows, text=captions).to_parquet(tmp_path / "a.parquet")
@@ -170,7 +170,7 @@ def test_an_arrow_file_that_lies_is_refused(tmp_path: Path, old: bytes, new: byt
     assert "\n" not in str(error.value)
 
 
-def test_a_picture_that_is_a_pickle_is_only_a_bad_picture(tmp_path: Path) -> None:
+def test_an_image_that_is_a_pickle_is_only_a_bad_image(tmp_path: Path) -> None:
     class Planted:
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "ran",)

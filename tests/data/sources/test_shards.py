@@ -43,7 +43,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> 
 
 
 def img2dataset(numbers: range) -> list[tuple[str, bytes]]:
-    """Members as img2dataset writes them: picture, json, txt."""
+    """Members as img2dataset writes them: image, json, txt."""
     members = []
     for i in numbers:
         told = json.dumps({"caption": f"json {i}", "variants": [f"{i} a", f"{i} b"], "key": i})
@@ -65,7 +65,7 @@ def captions(found: Iterator[Row | BadSampleError]) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_shard_gives_its_pictures_and_captions(tmp_path: Path, mode: str) -> None:
+def test_a_shard_gives_its_images_and_captions(tmp_path: Path, mode: str) -> None:
     path = str(write_tar(tmp_path / "a.tar", img2dataset(range(3)), mode))
     rows = [row for row in read_shard(path) if isinstance(row, Row)]
     assert [row.captions for row in rows] == [("grey 0",), ("grey 1",), ("grey 2",)]
@@ -135,7 +135,7 @@ def test_programs_are_refused_and_missing_shards_explained(tmp_path: Path) -> No
         list(stream.source.shuffled(0, 0, 1))
 
 
-def test_only_pictures_texts_and_json_are_read(tmp_path: Path) -> None:
+def test_only_images_texts_and_json_are_read(tmp_path: Path) -> None:
     class Planted:
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "ran",)
@@ -165,7 +165,7 @@ def test_bad_members_are_reasons_and_the_rest_is_read(
     members = [("a.png", png(1)), ("b.png", png(2)), ("b.txt", b"\xff"), ("c.png", bytes(1001))]
     members += [("c.txt", b"c"), ("d.png", png(3)), ("d.json", b"["), ("e.png", png(4))]
     members += [("e.json", b'{"caption": 3}'), ("f.png", png(5)), ("f.txt", b" fine \n one ")]
-    members += [("g.png", png(5)), ("g.json", b'{"text": "\\ud800"}'), ("h.txt", b"no picture")]
+    members += [("g.png", png(5)), ("g.json", b'{"text": "\\ud800"}'), ("h.txt", b"no image")]
     rows = list(read_shard(str(write_tar(tmp_path / "a.tar", members))))
     bad = [str(row) for row in rows if isinstance(row, BadSampleError)]
     assert captions(iter(rows)) == ["fine one"]

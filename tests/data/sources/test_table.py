@@ -20,16 +20,16 @@ from minimagen.data.sources.table import READERS, read_table
 from minimagen.errors import UserError
 
 ROWS = [
-    {"file_name": "0.png", "text": "grey, dark", "color": "black"},
+    {"file_name": "0.png", "text": "gray, dark", "color": "black"},
     {"file_name": "sub/1.png", "text": 'a "quoted"\n  caption', "color": "grün"},
 ]
 FORMATS = ["jsonl", "csv", "parquet"]
 COCO = Path(__file__).parents[3].parent / "shared" / "data" / "coco_captions_mini"
 
 
-def _picture(path: Path, grey: int = 0) -> None:
+def _image(path: Path, gray: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (grey, grey, grey)).save(path)
+    Image.new("RGB", (8, 8), (gray, gray, gray)).save(path)
 
 
 def _table(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -49,19 +49,19 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
-    _picture(tmp_path / "0.png")
-    _picture(tmp_path / "sub" / "1.png", 9)
+    _image(tmp_path / "0.png")
+    _image(tmp_path / "sub" / "1.png", 9)
     file = _table(tmp_path / f"metadata.{suffix}", ROWS)
     for source in (tmp_path, file):
         samples = list(load_dataset(source, (8, 8)))
-        assert [s.caption for s in samples] == ["grey, dark", 'a "quoted" caption']
+        assert [s.caption for s in samples] == ["gray, dark", 'a "quoted" caption']
         assert [s.attributes for s in samples] == [{"color": row["color"]} for row in ROWS]
         assert [int(s.image[0, 0, 0]) for s in samples] == [0, 9]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_list_of_captions_is_drawn_from(tmp_path: Path, suffix: str) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     rows = [{"file_name": "0.png", "text": "short", "captions": ["one", " ", "two"]}]
     _table(tmp_path / f"metadata.{suffix}", rows)
     assert load_dataset(tmp_path)[0].caption == "short"
@@ -71,8 +71,8 @@ def test_a_list_of_captions_is_drawn_from(tmp_path: Path, suffix: str) -> None:
     assert 10 < drawn.count("two") == 40 - drawn.count("one") < 30
 
 
-@pytest.mark.skipif(not COCO.is_dir(), reason="the COCO pictures are not beside this checkout")
-def test_five_captions_a_picture_of_coco() -> None:
+@pytest.mark.skipif(not COCO.is_dir(), reason="the COCO images are not beside this checkout")
+def test_five_captions_an_image_of_coco() -> None:
     dataset = load_dataset(COCO, (16, 16), caption_column="captions")
     assert dataset.validation is not None
     assert (len(dataset), len(dataset.validation)) == (37, 60)
@@ -80,7 +80,7 @@ def test_five_captions_a_picture_of_coco() -> None:
 
 
 def test_a_missing_caption_column_is_explained(tmp_path: Path) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     _table(tmp_path / "metadata.csv", [{"file_name": "0.png", "title": "a"}])
     with pytest.raises(UserError, match=r"line 2 has no column 'titel'.*did you mean 'title'"):
         load_dataset(tmp_path, caption_column="titel")
@@ -90,13 +90,13 @@ def test_a_missing_caption_column_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_table_is_explained(tmp_path: Path) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     with pytest.raises(UserError, match="0.png is not a table: .jsonl, .csv"):
         load_dataset(tmp_path / "0.png")
 
 
 def test_a_training_folder_alone_is_found(tmp_path: Path) -> None:
-    _picture(tmp_path / "train" / "0.png")
+    _image(tmp_path / "train" / "0.png")
     _table(tmp_path / "train" / "metadata.csv", [{"file_name": "0.png", "text": "a"}])
     assert [s.caption for s in load_dataset(tmp_path)] == ["a"]
 
@@ -105,7 +105,7 @@ def test_the_second_start_reads_the_stored_list_and_a_change_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(2):
-        _picture(tmp_path / f"{i}.png")
+        _image(tmp_path / f"{i}.png")
     rows = [{"file_name": f"{i}.png", "text": f"a {i}"} for i in range(2)]
     _table(tmp_path / "metadata.jsonl", rows)
     read = []
@@ -125,7 +125,7 @@ def test_the_second_start_reads_the_stored_list_and_a_change_is_noticed(
 
 
 def test_a_text_file_that_changes_is_noticed(tmp_path: Path) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("before")
     assert load_dataset(tmp_path)[0].caption == "before"
     (tmp_path / "0.txt").write_text("afterwards")
@@ -133,16 +133,16 @@ def test_a_text_file_that_changes_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_failed_reading_leaves_nothing_behind(tmp_path: Path, cache: Path) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n{')
     with pytest.raises(UserError, match="line 2"):
         load_dataset(tmp_path)
     assert not [f for f in cache.rglob("*") if f.is_file()]
 
 
-def test_rows_of_one_picture_anywhere_are_merged(tmp_path: Path) -> None:
+def test_rows_of_one_image_anywhere_are_merged(tmp_path: Path) -> None:
     for i in range(3):
-        _picture(tmp_path / f"{i}.png")
+        _image(tmp_path / f"{i}.png")
     names = ["2", "0", "1", "0", "2", "2"]
     rows = [{"file_name": f"{n}.png", "text": f"{n} {i}"} for i, n in enumerate(names)]
     _table(tmp_path / "metadata.jsonl", rows)
@@ -155,7 +155,7 @@ def test_rows_of_one_picture_anywhere_are_merged(tmp_path: Path) -> None:
 
 
 def test_a_table_travels_to_workers_as_its_path(tmp_path: Path) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     rows = [{"file_name": "0.png", "text": f"caption {i}"} for i in range(5000)]
     _table(tmp_path / "metadata.jsonl", rows)
     dataset = load_dataset(tmp_path)
@@ -167,7 +167,7 @@ def test_a_table_travels_to_workers_as_its_path(tmp_path: Path) -> None:
 def test_a_cache_folder_that_cannot_be_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _picture(tmp_path / "0.png")
+    _image(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a")
     monkeypatch.setenv("MINIMAGEN_CACHE", str(tmp_path / "0.txt" / "cache"))
     with pytest.raises(UserError, match="set MINIMAGEN_CACHE"):
@@ -197,7 +197,7 @@ def test_whatever_a_foreign_table_holds_it_is_rows_or_one_error(
     tmp_path: Path, cache: Path, content: bytes, suffix: str
 ) -> None:
     if not (tmp_path / "0.png").exists():
-        _picture(tmp_path / "0.png")
+        _image(tmp_path / "0.png")
     file = tmp_path / f"table{suffix}"
     file.write_bytes(content)
     shutil.rmtree(cache, ignore_errors=True)
