@@ -262,6 +262,15 @@ def text(rows: list[Row]) -> list[str]:
     return markdown(table)
 
 
+def attention(rows: list[Row]) -> Table:
+    """Return the table of the times of attention."""
+    sides = list(rows[0]["milliseconds"])
+    table: Table = [("shape", *(f"{side}, ms" for side in sides))]
+    for row in rows:
+        table.append((row["case"]["what"], *(f"{row['milliseconds'][s]:.1f}" for s in sides)))
+    return table
+
+
 def processes(rows: list[Row]) -> list[str]:
     """Return the table of throughput against the number of processes."""
     groups: dict[tuple[int, int, str, int], list[float]] = defaultdict(list)
@@ -294,6 +303,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "pretrained_steps": ("Fewer steps", lambda rows: markdown(fewer_steps(rows))),
     "time_to_quality": ("Time to quality", time_to_quality),
     "step": ("Training step", step),
+    "attention": ("Attention in training", lambda rows: markdown(attention(rows))),
     "sample": ("Sampling", sample),
     "growth": ("Growth", growth),
     "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),

@@ -9,18 +9,21 @@
 A pixel cascade (the demo's), the same with a flow and the absolute error, latent diffusion, and
 tokens with a GPT, at 64 px. The minutes hold everything: autoencoder, stages, validation, sheets.
 The judge is that of ``python -m minimagen evaluate``; captions are held-out combinations of
-attributes. Sheets lie in the cache.
+attributes. Sheets lie in the cache: one for each way, and one for each data set with the same
+captions by every way, real images first.
 """
 
 import json
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
@@ -37,7 +40,7 @@ from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
-ON_SHEET = 48
+ON_SHEET, BESIDE = 48, 12  # images on the sheet of a way, and of a data set
 WAYS = ("cascade", "flow", "latent", "tokens")
 PRESETS = {"latent": "latent", "tokens": "dalle"}
 JUDGES = {"shapes": "simple", "digits": "digits"}
@@ -95,9 +98,10 @@ def score_way(imagen: Imagen, case: Case) -> Row:
     verdicts, of_truth = judge(generated), judge(real)
     right, of_real = score(verdicts, truth), score(of_truth, truth)
     features = [judge.features(images) for images in (generated, real)]
-    name = f"{case['way']}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
+    sheet = _sheet(case, case["way"])
     shown = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, real)]
-    save_png(cache_folder("ways_sheets") / name, contact_sheet(captions[:ON_SHEET], shown))
+    save_png(sheet, contact_sheet(captions[:ON_SHEET], shown))
+    np.save(_images(case), generated[:BESIDE].numpy())
     return {
         "n": count,
         "correct": right,
@@ -119,6 +123,37 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "calls_per_image": calls.count / len(parts),
         "parameters": {each.name: count_parameters(each) for each in imagen.learners},
     }
+
+
+def _sheet(case: Case, of: str) -> Path:
+    """Return where the sheet of a way, or of what is named so, lies."""
+    name = f"{of}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
+    return cache_folder("ways_sheets") / name
+
+
+def _images(case: Case) -> Path:
+    """Return where the first images of a way lie."""
+    return _sheet(case, case["way"]).with_suffix(".npy")
+
+
+def beside(cases: Sequence[Case]) -> list[Path]:
+    """Write a sheet for each data set and seed: real images, then those of every way.
+
+    Ways whose images are no longer in the cache are left out.
+    """
+    groups: dict[Path, list[Case]] = {}
+    for case in cases:
+        if _images(case).is_file():
+            groups.setdefault(_sheet(case, "all"), []).append(case)
+    for path, group in groups.items():
+        of, count = data_of(group[0]), group[0]["count"]
+        drawn = embedded(of, split="heldout", size=SIDE, seed=1, epoch_size=count)
+        samples = list(drawn)[:BESIDE]
+        columns = [stack_images(samples)]
+        columns += [torch.from_numpy(np.load(_images(case))) for case in group]
+        shown = [to_pil(to_model_space(images[: len(samples)])) for images in columns]
+        save_png(path, contact_sheet([s.caption for s in samples], shown, columns=2))
+    return list(groups)
 
 
 def _rows(verdicts: dict[str, list[str]], rows: Sequence[int]) -> dict[str, list[str]]:
@@ -166,7 +201,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         for way in arguments.ways.split(",")
         for seed in arguments.seeds.split(",")
     ]
-    return run_cases("benchmarks.ways", cases, measure, arguments)
+    rows = run_cases("benchmarks.ways", cases, measure, arguments)
+    for path in beside(cases):
+        print(f"sheet: {path}", file=sys.stderr)
+    return rows
 
 
 if __name__ == "__main__":

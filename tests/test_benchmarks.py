@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("diffusers")
 
 from benchmarks import (  # noqa: E402
+    attention,
     data,
     data_tables,
     growth,
@@ -160,6 +161,12 @@ def test_text_costs_less_the_second_time(results: Path) -> None:
     assert warm["text_seconds"] < without["text_seconds"] and 0 < cold["share"] < 1
     assert start["first_seconds"] > 0 and start["again_seconds"] > 0
     assert [row["disk_bytes"] > row["case"]["captions"] * 12 * 256 for row in memory] == [True] * 2
+
+
+def test_attention_is_timed_in_three_ways(results: Path) -> None:
+    rows = attention.main(quick(results))
+    assert len(rows) == len(attention.SHAPES)
+    assert all(min(row["milliseconds"].values()) > 0 for row in rows)
 
 
 def test_processes_are_launched_and_share_the_batch(results: Path) -> None:

@@ -1,7 +1,7 @@
 """Scaled dot-product attention, in the precision whose kernels are fast.
 
 PyTorch's backward of attention in bfloat16 takes three to five times as long on a CPU as that in
-float32 (torch 2.11 to 2.13; ``python -m benchmarks.attention``).
+float32 (torch 2.13; ``python -m benchmarks.attention``).
 """
 
 import torch
