@@ -38,15 +38,15 @@ def measure(case: Case, started: float) -> Row:
     batch, heads, queries, keys = case["shape"]
     mask = torch.rand(batch, 1, 1, keys) < 0.8
     mask[..., 0] = True
-    sides = {}
+    sides: dict[str, tuple[Attend, list[Tensor]]] = {}
     for name, (function, precision) in SIDES.items():
         inputs = [torch.randn(batch, heads, n, HEAD_DIM) for n in (queries, keys, keys)]
         sides[name] = function, [x.to(precision).requires_grad_() for x in inputs]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(case["runs"] + 1):
-        for name, (function, inputs) in sides.items():
+        for name, (function, (q, k, v)) in sides.items():
             begun = time.perf_counter()
-            function(*inputs, mask).sum().backward()
+            function(q, k, v, mask).sum().backward()
             seconds[name].append(time.perf_counter() - begun)
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     return {"milliseconds": {name: 1e3 * value for name, value in medians.items()}}

@@ -198,10 +198,15 @@ def test_a_later_run_goes_on_from_the_bundled_weights(trained: Path) -> None:
     assert runs[1]["images"] == {"unet_0": 16, "unet_1": 16} and runs[1]["minutes"] >= 0
 
 
-def test_the_first_run_takes_the_recipe(tmp_path: Path) -> None:
-    options = pretrain_cascade.parse(["scenes", "--minutes", "9", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("emoji", ((64, 64),)), ("scenes", ((32, 32), (64, 64)))]
+)
+def test_the_first_run_takes_the_recipe(
+    tmp_path: Path, name: str, sizes: tuple[tuple[int, int], ...]
+) -> None:
+    options = pretrain_cascade.parse([name, "--minutes", "9", "--out", str(tmp_path)])
     imagen, training, _ = pretrain_cascade.parameters_of(options, run=2)
-    assert imagen.image_sizes == ((64, 64),) and training.minutes == 9 and training.seed == 2
+    assert imagen.image_sizes == sizes and training.minutes == 9 and training.seed == 2
     Imagen(imagen)
 
 
