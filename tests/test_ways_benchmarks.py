@@ -42,7 +42,8 @@ def test_ways_are_scored_alike(tmp_path: Path) -> None:
     assert tokens["parameters"].keys() == {"autoencoder_0", "gpt_0", "unet_1"}
     assert flow["calls_per_image"] == 8 + 1 and tokens["calls_per_image"] == 64 + 1
     (sheet,) = ways.beside([row["case"] for row in rows])
-    assert Image.open(sheet).width > 2 * 3 * ways.SIDE  # real images and two ways, twice
+    with Image.open(sheet) as image:
+        assert image.width > 2 * 3 * ways.SIDE  # real images and two ways, twice
     for row in rows:
         assert {"all", "shape", "color"} <= row["correct"].keys()
         assert row["real_correct"]["all"] > 0.9 and row["grain"] > 0

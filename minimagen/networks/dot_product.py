@@ -35,4 +35,6 @@ def attend(
 
 
 def _in_bfloat16(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    """Return whether attention of ``x`` would be computed so; autocast leaves float64 alone."""
+    casts = x.dtype == torch.float32 and torch.is_autocast_enabled("cpu")
+    return casts or x.dtype == torch.bfloat16

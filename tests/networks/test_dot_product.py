@@ -23,14 +23,14 @@ def test_attention_and_its_gradients_are_those_of_the_formula(
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, n, 4).to(precision).requires_grad_() for n in (6, 5, 5)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    weights = torch.randn(2, 3, 6, 4)
+    weights = torch.randn(2, 3, 6, 4).double()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         attended = attend(*inputs, MASK)
     assert attended.dtype == precision
     expected = by_hand(*exact)
     (attended.double() * weights).sum().backward()
     (expected * weights).sum().backward()
-    rounded = 0.02 if precision == torch.bfloat16 else 1e-5
+    rounded = {torch.bfloat16: 0.02, torch.float32: 1e-5, torch.float64: 1e-12}[precision]
     torch.testing.assert_close(attended.double(), expected, rtol=rounded, atol=rounded)
     for x, y in zip(inputs, exact, strict=True):
         torch.testing.assert_close(x.grad.double(), y.grad, rtol=rounded, atol=rounded)
