@@ -226,7 +226,8 @@ class PeakMemory:
 
             self.peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            self.peak = _resident("VmHWM")
+            # Linux adds its counters up late: the peak can lie some pages below what was resident.
+            self.peak = max(self.before, _resident("VmHWM"))
 
     def row(self) -> Row:
         """Return the peak and what was in use before, bytes."""
