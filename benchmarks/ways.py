@@ -19,7 +19,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import grain, kernel_distance, wilson_interval
 from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.networks.unet import count_parameters
+from minimagen.sample import Sample
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.image_files import contact_sheet
@@ -80,8 +82,7 @@ def _write_preset(way: str, folder: Path) -> None:
 
 def score_way(imagen: Imagen, case: Case) -> Row:
     """Return the figures of a trained way."""
-    count = case["count"]
-    samples = list(embedded(data_of(case), split="heldout", size=SIDE, seed=1, epoch_size=count))
+    count, samples = case["count"], list(_held_out(case))
     captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
     calls = _Calls(imagen)
     begun = time.time()
@@ -125,6 +126,12 @@ def score_way(imagen: Imagen, case: Case) -> Row:
     }
 
 
+def _held_out(case: Case) -> Iterator[Sample]:
+    """Draw what is asked for, and judged."""
+    count = case["count"]
+    return iter(embedded(data_of(case), split="heldout", size=SIDE, seed=1, epoch_size=count))
+
+
 def _sheet(case: Case, of: str) -> Path:
     """Return where the sheet of a way, or of what is named so, lies."""
     name = f"{of}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
@@ -146,9 +153,7 @@ def beside(cases: Sequence[Case]) -> list[Path]:
         if _images(case).is_file():
             groups.setdefault(_sheet(case, "all"), []).append(case)
     for path, group in groups.items():
-        of, count = data_of(group[0]), group[0]["count"]
-        drawn = embedded(of, split="heldout", size=SIDE, seed=1, epoch_size=count)
-        samples = list(drawn)[:BESIDE]
+        samples = list(islice(_held_out(group[0]), BESIDE))
         columns = [stack_images(samples)]
         columns += [torch.from_numpy(np.load(_images(case))) for case in group]
         shown = [to_pil(to_model_space(images[: len(samples)])) for images in columns]
