@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
@@ -99,6 +100,8 @@ class PeerStage(nn.Module):
         self.side, self.low_res_side, self.recipe = side, low_res_side, recipe
         self.aug_level_max = aug_level_max
         self.unet = build_unet(side, low_res_side is not None, text_width, width, recipe)
+        if recipe.attention == "plain":
+            self.unet.set_attn_processor(AttnProcessor())
         if recipe.channels_last:
             self.unet.to(memory_format=torch.channels_last)
         self.scheduler: Any = DDPMScheduler(
