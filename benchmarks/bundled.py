@@ -210,6 +210,8 @@ def figures_of(what: str, weights: str, results: Path = RESULTS) -> str:
     lines = ["| | n | generated | real | shuffled captions |", "|---|---|---|---|---|"]
     for name, part in parts.items():
         for key, value in part["generated"].items():
+            if key == "all":  # the same as fully correct
+                continue
             cells = [value, part["real"][key], part["shuffled"].get(key)]
             shares = " | ".join("-" if c is None else f"{100 * c:.1f} %" for c in cells)
             label = f"{name.replace('_', '-')} captions: {key.replace('_', ' ')}"

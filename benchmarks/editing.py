@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
 from minimagen import Imagen, editing
+from minimagen.between import unevenness
 from minimagen.cli import inference
 
 SIDE_KEPT = 4  # a quarter of the side around what is inpainted is kept
@@ -129,12 +130,12 @@ def interpolation(case: Case) -> Row:
     found: dict[str, list[float]] = {"seeds": [], "embeddings divided evenly": [], "captions": []}
     for i, (first, last) in enumerate(ends):
         frames = editing.interpolate_seeds(imagen, first, i, i + 100, FRAMES, progress=False)
-        found["seeds"].append(editing.unevenness(frames))
+        found["seeds"].append(unevenness(frames))
         for name, rounds in (("embeddings divided evenly", 1), ("captions", 4)):
             frames = editing.interpolate_captions(
                 imagen, first, last, FRAMES, seed=i, rounds=rounds, progress=False
             )
-            found[name].append(editing.unevenness(frames))
+            found[name].append(unevenness(frames))
     return {
         name: {"median": statistics.median(each), "largest": max(each), "n": len(each)}
         for name, each in found.items()

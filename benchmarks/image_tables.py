@@ -91,15 +91,15 @@ def ways(rows: list[Row]) -> Table:
 def classes(rows: list[Row]) -> Table:
     """Return zero-shot accuracy and retrieval of CLIPs on real data."""
     table: Table = [
-        ("set", "minutes", "n", "captions", "zero-shot, %", "R@1, R@5 of captions, %",
+        ("set", "date", "minutes", "n", "captions", "zero-shot, %", "R@1, R@5 of captions, %",
          "of images, %")
     ]  # fmt: skip
     for row in (row for row in rows if "recall" in row):
         low, high = row.get("interval", (None, None))
         interval = "" if low is None else f" ({_percent(low)} to {_percent(high)})"
         table.append(
-            (row["case"]["set"], f"{row['case']['minutes']:g}", row["n"], row["captions"],
-             _percent(row["accuracy"]) + interval, _recall(row["recall"]),
+            (row["case"]["set"], row["date"], f"{row['case']['minutes']:g}", row["n"],
+             row["captions"], _percent(row["accuracy"]) + interval, _recall(row["recall"]),
              _recall(row["image_recall"]))
         )  # fmt: skip
     return table
@@ -107,11 +107,14 @@ def classes(rows: list[Row]) -> Table:
 
 def attributes(rows: list[Row]) -> Table:
     """Return which attributes of embedded data CLIPs recognize."""
-    table: Table = [("set", "minutes", "n", "attributes, %", "nearer than swapped colors, %")]
+    table: Table = [
+        ("set", "date", "px", "minutes", "n", "attributes, %", "nearer than swapped colors, %")
+    ]
     for row in (row for row in rows if "attributes" in row):
         each = ", ".join(f"{name} {_percent(share)}" for name, share in row["attributes"].items())
-        table.append((row["case"]["set"], f"{row['case']['minutes']:g}", row["n"], each,
-                      _percent(row["swapped"])))  # fmt: skip
+        case = row["case"]
+        table.append((case["set"], row["date"], case.get("side", 64), f"{case['minutes']:g}",
+                      row["n"], each, _percent(row["swapped"])))  # fmt: skip
     return table
 
 

@@ -5,6 +5,7 @@
     python -m benchmarks.real --sets emoji --minutes 60
     python -m benchmarks.real --sets mnist --flags "--PARAMETERS parameters/mine"
     python -m benchmarks.real --sets emoji --score training_20261128_120000
+    python -m benchmarks.real --sets emoji --sides diffusers --flags "--time_shift 24"
 
 Our side is `train.py` with the flags that a user gives: data, side, minutes. The judges are trained
 on real images only (benchmarks/judges.py), at first use. Sheets with generated images beside real

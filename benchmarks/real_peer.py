@@ -19,6 +19,7 @@ from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import encode_batch
 
 RECIPE = replace(RECIPES["time shift 6, no min-SNR, 2e-3"], attention="plain")
+SHIFT = "--time_shift"
 PARAMETERS = 3_100_000
 NEVER = 10**9  # steps
 
@@ -26,8 +27,13 @@ NEVER = 10**9  # steps
 def train_peer(
     real: RealSet, case: Case
 ) -> tuple[Callable[[Sequence[str], Sequence[int]], Tensor], Row]:
-    """Train by the clock until the minutes are spent; return how it samples, and what it saw."""
-    recipe, device, started = RECIPE, resolve_device(), time.time()
+    """Train by the clock until the minutes are spent; return how it samples, and what it saw.
+
+    The recipe's time shift was tuned at 16 px; ``--time_shift`` among the flags is another one.
+    """
+    flags = dict(zip(case["flags"][::2], case["flags"][1::2], strict=True))
+    recipe = replace(RECIPE, time_shift=float(flags.get(SHIFT, RECIPE.time_shift)))
+    device, started = resolve_device(), time.time()
     encoder = EmbeddingCache.on_disk(build(TEXT_ENCODER, 64), False)
     training = real.training_part()
     width = peer.matching_width(real.side, False, encoder.embed_dim, PARAMETERS, recipe)

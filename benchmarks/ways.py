@@ -157,7 +157,9 @@ def beside(cases: Sequence[Case]) -> list[Path]:
         columns = [stack_images(samples)]
         columns += [torch.from_numpy(np.load(_images(case))) for case in group]
         shown = [to_pil(to_model_space(images[: len(samples)])) for images in columns]
-        save_png(path, contact_sheet([s.caption for s in samples], shown, columns=2))
+        headings = ["real", *(case["way"] for case in group)]
+        captions = [sample.caption for sample in samples]
+        save_png(path, contact_sheet(captions, shown, columns=2, headings=headings))
     return list(groups)
 
 

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,6 +23,8 @@ Callback = Callable[[int, int, int, Tensor], bool | None]
 """Called after each step with (stage, step, number of steps, the estimate of the images). Sampling
 ends with ``Stopped`` where it returns True."""
 OutputType = Literal["pil", "np", "pt"]
+GIVEN = ("low_res", "init_images", "mask")
+"""The options that are images, [n ...]."""
 FOREIGN = {
     "prompt": "captions",
     "num_inference_steps": "timesteps",
@@ -42,9 +44,9 @@ class Options:
 
     Attributes:
         first: The stage to begin with; a later one than 0 enlarges ``low_res``.
-        low_res: One image for each caption, [n 3 h w] in [-1, 1]; see ``first``.
-        init_images: Images to edit, one for each caption, [n 3 h w] in [-1, 1]: every stage begins
-            with them, at its own size.
+        low_res: One image for each caption or for all, [n 3 h w] in [-1, 1]; see ``first``.
+        init_images: Images to edit, one for each caption or for all, [n 3 h w] in [-1, 1]: every
+            stage begins with them, at its own size.
         strength: The time in (0, 1] that ``init_images`` are noised to: 1 keeps nothing of them.
         mask: [n 1 h w], like ``init_images``: 1 where they are sampled anew, 0 where they are kept.
         resample: How often each step is taken, with a ``mask``.
@@ -95,6 +97,18 @@ class Options:
                 f"first is {self.first}: give low_res for a later stage than 0, and then only"
             )
 
+    def of_images(self, count: int) -> "Options":
+        """Return the options of ``count`` images: one that is given is for all.
+
+        Raises:
+            UserError: There are other numbers of given images.
+        """
+        found = {name: x for name in GIVEN if (x := getattr(self, name)) is not None}
+        for name, x in found.items():
+            if len(x) not in (1, count):
+                raise UserError(f"`{name}` has {len(x)} images for {count}; give one, or one each")
+        return replace(self, **{name: x.expand(count, -1, -1, -1) for name, x in found.items()})
+
     def given(self, rows: slice, size: Size) -> Given | None:
         """Return what the images ``rows`` of a batch are edited from, at a stage's size."""
         if self.init_images is None:
@@ -134,10 +148,17 @@ class Options:
         return resolve_device(self.device) if isinstance(self.device, str) else self.device
 
     @classmethod
-    def taken_from(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Take the options out of ``settings``; what is left are changes to sampling."""
+    def taken_from(cls, settings: dict[str, Any], count: int = 0, each: int = 1) -> dict[str, Any]:
+        """Take the options out of ``settings``; what is left are changes to sampling.
+
+        Images that are given one for each of ``count`` captions are for ``each`` images of it.
+        """
         names = [field.name for field in fields(cls) if field.name in settings]
-        return {name: settings.pop(name) for name in names}
+        options = {name: settings.pop(name) for name in names}
+        for name in (name for name in GIVEN if options.get(name) is not None):
+            if len(options[name]) == count:
+                options[name] = options[name].repeat_interleave(each, dim=0)
+        return options
 
 
 def _check_mask(mask: Tensor, images: Tensor) -> None:

@@ -46,6 +46,11 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return the dtype of long sums on ``device``: float64, float32 where it has none (Apple's)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @contextmanager
 def visiting(module: nn.Module, device: torch.device | None) -> Iterator[torch.device]:
     """Move ``module`` to ``device`` inside the ``with``, if one is given; yields where it is."""

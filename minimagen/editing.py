@@ -3,7 +3,6 @@
 ``settings`` are the keyword arguments of ``Imagen.sample``: seeds, options, sampling settings.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,20 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from minimagen.arguments import Options, seeds_of
+from minimagen.between import BetweenCaptions, BetweenSeeds, at_equal_steps, unevenness
 from minimagen.checked import whole_number
 from minimagen.config import Size
+from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.data.images.decoding import to_rgb
-from minimagen.draws import SeededNoise
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_pil
-from minimagen.text.encoding import TextEncoder
 
 LARGEST = 4096  # px: the longer side of an image to edit
 EVEN = 2.0  # of the median: a step between frames that is no jump
@@ -44,11 +42,11 @@ def image_to_image(
     Args:
         imagen: The cascade.
         captions: What they should show.
-        images: One for each caption; of any size.
+        images: One for each caption, or one for all; of any size.
         strength: The time in (0, 1] that they are noised to; 1 keeps nothing.
         settings: See above.
     """
-    given = as_tensor(images, imagen.config.image_sizes[-1])
+    given = as_tensor(images, _sizes(imagen, settings)[-1])
     return imagen.sample(captions, init_images=given, strength=strength, **settings)
 
 
@@ -65,12 +63,12 @@ def inpaint(
     Args:
         imagen: The cascade.
         captions: What the images should show.
-        images: One for each caption.
+        images: One for each caption, or one for all.
         masks: Of the sizes of ``images``.
         strength: As in ``image_to_image``, of what is sampled anew.
         settings: See above; ``resample`` repeats each step.
     """
-    size = imagen.config.image_sizes[-1]
+    size = _sizes(imagen, settings)[-1]
     for image, mask in zip(images, masks, strict=True):
         if image.size != mask.size:
             raise UserError(
@@ -93,7 +91,7 @@ def upscale(imagen: Imagen, captions: str | Sequence[str], images: Images, **set
             f"the cascade has {len(imagen.stages)} stage{'s' * (len(imagen.stages) > 1)}: none "
             "enlarges images; take one with super-resolution"
         )
-    low_res = as_tensor(images, imagen.config.image_sizes[first - 1])
+    low_res = as_tensor(images, _sizes(imagen, settings)[first - 1])
     return imagen.sample(captions, first=first, low_res=low_res, **settings)
 
 
@@ -212,99 +210,14 @@ def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[I
     seeds = seeds_of(settings.pop("seed", 0), None, len(captions))
     options = Options.taken_from(settings)
     stages = imagen.sample_stages(captions, imagen.samplings(**settings), seeds, **options)
-    height, width = imagen.config.image_sizes[-1]
-    bicubic = [image.resize((width, height), Image.Resampling.BICUBIC) for image in stages[0]]
+    size = stages[-1][0].size
+    bicubic = [image.resize(size, Image.Resampling.BICUBIC) for image in stages[0]]
     return [stages[0], bicubic, *stages[1:]] if len(stages) > 1 else [*stages]
 
 
-def steps_between(images: Images) -> np.ndarray:
-    """Return the root mean square difference of each image from the next, float64 [n - 1]."""
-    pixels = np.stack([np.asarray(image, dtype=np.float64) for image in images])
-    return np.sqrt(np.square(np.diff(pixels, axis=0)).mean(axis=(1, 2, 3)))
-
-
-def unevenness(images: Images) -> float:
-    """Return the largest step as a multiple of the median one; 1 where nothing changes."""
-    steps = steps_between(images)
-    largest, median = float(steps.max()), float(np.median(steps))
-    return largest / median if median else math.inf if largest else 1.0
-
-
-def at_equal_steps(found: Mapping[float, Image.Image], count: int) -> list[float]:
-    """Return ``count`` shares of the way that divide what changes on it evenly."""
-    shares = sorted(found)
-    way = np.concatenate([[0.0], np.cumsum(steps_between([found[share] for share in shares]))])
-    inner = np.interp(np.linspace(0.0, way[-1], count)[1:-1], way, shares)
-    return [0.0, *map(float, inner), 1.0]
-
-
-class BetweenCaptions:
-    """Encodes what lies between two captions, and any other caption as its encoder does."""
-
-    def __init__(self, encoder: TextEncoder, first: str, last: str) -> None:
-        self._encoder, self._ends = encoder, encoder.encode([first, last])
-        self._way = f"{first} -> {last}"
-        self._shares: dict[str, float] = {}
-
-    def caption(self, share: float) -> str:
-        """Return what stands for the share in [0, 1] of the way."""
-        name = f"{share!r} of {self._way}"
-        self._shares[name] = share
-        return name
-
-    def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Return an embedding [n d] for each caption."""
-        return [
-            self._at(self._shares[caption])
-            if caption in self._shares
-            else self._encoder.encode([caption])[0]
-            for caption in captions
-        ]
-
-    def _at(self, share: float) -> Tensor:
-        first, last = self._ends
-        if share in (0.0, 1.0):
-            return last if share else first
-        length = max(len(first), len(last))
-        return torch.lerp(stretched(first, length), stretched(last, length), share)
-
-
-def stretched(embedding: Tensor, length: int) -> Tensor:
-    """Return an embedding [n d] with ``length`` tokens, interpolated linearly between its own.
-
-    Attention to tokens that are repeated evenly is that to the tokens once; to padding with zeros
-    it is not, and images would jump where the padding begins.
-    """
-    longer = F.interpolate(embedding.T[None], length, mode="linear", align_corners=True)
-    return longer[0].T
-
-
-class BetweenSeeds:
-    """Noise between that of two seeds, on the sphere: cos(p) a + sin(p) b is standard normal too.
-
-    Args:
-        first: Of frame 0.
-        last: Of the last frame.
-        count: Frames.
-        frames: Which of them the rows are.
-        stage: Whose noise it is.
-    """
-
-    def __init__(
-        self, first: int, last: int, count: int, frames: Sequence[int], stage: int
-    ) -> None:
-        self._shares = [frame / (count - 1) for frame in frames]
-        self._ends = [SeededNoise((seed,), stage) for seed in (first, last)]
-
-    def __call__(self, name: int | str, shape: Sequence[int]) -> Tensor:
-        """Return the numbers called ``name``, [b, *shape]."""
-        first, last = (noise(name, shape)[0] for noise in self._ends)
-        return torch.stack([self._mixed(first, last, share) for share in self._shares])
-
-    def _mixed(self, first: Tensor, last: Tensor, share: float) -> Tensor:
-        if share in (0.0, 1.0):
-            return last if share else first
-        return math.cos(share * math.pi / 2) * first + math.sin(share * math.pi / 2) * last
+def _sizes(imagen: Imagen, settings: Mapping[str, Any]) -> list[Size]:
+    """Return the sizes of the images of every stage, as ``settings`` shape them."""
+    return sizes_of_ratio(imagen.config, settings.get("aspect_ratio"))
 
 
 def as_tensor(images: Images, size: Size) -> Tensor:
@@ -334,7 +247,12 @@ def _checked(image: Any) -> Image.Image:
 
 def _fitted(image: Image.Image, size: Size) -> Tensor:
     """Return an image [1 3 h w], its middle cut out in the shape of ``size``."""
-    pixels = np.asarray(to_rgb(image))
+    try:
+        pixels = np.asarray(to_rgb(image))
+    except ValueError:  # such as 32-bit floats
+        raise UserError(
+            f"the image has pixels of mode {image.mode}, which are not colors; give RGB or gray"
+        ) from None
     x = to_model_space(rearrange(torch.from_numpy(pixels.copy()), "h w c -> 1 c h w"))
     (rows, columns), (height, width) = x.shape[-2:], size
     part = min(rows / height, columns / width)

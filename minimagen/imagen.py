@@ -71,7 +71,7 @@ class Imagen(Shared):
         This is the method: each stage samples from the text and the images of the stage before. As
         many stages run as there are ``samplings``; ``options`` are those of ``Options``.
         """
-        how = Options(**options)
+        how = Options(**options).of_images(len(captions))
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
@@ -126,8 +126,8 @@ class Imagen(Shared):
                 as ``guidance_scale`` (see ``samplings``); what is not valid is a UserError.
         """
         refuse_foreign(settings)
-        texts = repeated(captions_of(captions), num_images_per_caption)
-        options = Options.taken_from(settings)
+        own, each = captions_of(captions), num_images_per_caption
+        texts, options = repeated(own, each), Options.taken_from(settings, len(own), each)
         own_seeds = seeds_of(seed, seeds, len(texts))
         samplings = self.samplings(**settings)[options.get("first", 0) :]
         with shown(options.pop("callback", None), progress) as callback:

@@ -134,6 +134,6 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of every pair, dB [b]; the peak is 2 (black, white)."""
-    error = (a.double() - b.double()).square().flatten(1).mean(1)
+    """Return the peak signal-to-noise ratio of every pair, dB [b]; the peak is 2. On the host."""
+    error = (a.cpu().double() - b.cpu().double()).square().flatten(1).mean(1)
     return 10.0 * torch.log10(4.0 / error.clamp(min=1e-12))

@@ -19,7 +19,7 @@ LAYERS = [
     {"arguments", "learner"},
     {"diffusion", "networks", "shapes", "storage"},
     {"autoencoders", "text"},
-    {"data", "stages"},
+    {"between", "data", "stages"},
     {"imagen"},
     {"editing", "generating", "training"},
     {"evaluation"},

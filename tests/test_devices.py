@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minimagen.config import DiffusionConfig, LearnerTrainingConfig
-from minimagen.device import autocast
+from minimagen.device import autocast, widest_float
 from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch
 from minimagen.stages.diffusion import DiffusionStage
@@ -181,3 +181,9 @@ def test_a_compiled_step_is_the_step(
         trainer = Trainer(stage, 1, LearnerTrainingConfig(optimizer="adamw"), 9, precision="bf16")
         ends.append(train(trainer, batch, 2))
     torch.testing.assert_close(*ends, rtol=0, atol=5e-3)
+
+
+def test_sums_are_in_float64_where_a_device_has_it() -> None:
+    """PyTorch raises a TypeError for float64 on Apple's GPUs."""
+    assert widest_float(torch.device("mps")) == torch.float32
+    assert {widest_float(torch.device(kind)) for kind in ("cpu", "cuda")} == {torch.float64}

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen import editing
+from minimagen.between import BetweenCaptions, BetweenSeeds, stretched, unevenness
 from minimagen.diffusion.inpainting import Resampled, continued, inpainted
 from minimagen.diffusion.samplers import build_step, integrate
 from minimagen.diffusion.schedule import Cosine, level_at, sampling_times
 from minimagen.draws import SeededNoise, generator
-from minimagen.editing import BetweenCaptions, BetweenSeeds, stretched
 from minimagen.errors import Stopped, UserError
 from minimagen.given import shrunk
 from minimagen.imagen import Imagen
@@ -216,11 +216,11 @@ class Jumps:
 def test_frames_between_captions_go_where_the_image_changes() -> None:
     jumps: Any = Jumps()
     frames = editing.interpolate_captions(jumps, "a", "b", 9)
-    assert len(frames) == 9 and editing.unevenness(frames) <= 2.0
+    assert len(frames) == 9 and unevenness(frames) <= 2.0
     assert [f.getpixel((0, 0))[0] for f in (frames[0], frames[-1])] == [0, 255]
     assert len(jumps.sampled) == len(set(jumps.sampled)) <= 4 * 9
     even = editing.interpolate_captions(jumps, "a", "b", 9, rounds=1)
-    assert editing.unevenness(even) > 100.0  # one frame is black, the next is white
+    assert unevenness(even) > 100.0  # one frame is black, the next is white
 
 
 def test_a_film_ends_with_the_image(imagen: Imagen) -> None:
@@ -309,3 +309,19 @@ def test_a_cascade_without_super_resolution_enlarges_nothing(imagen: Imagen) -> 
         editing.image_to_image(imagen, "a star", ["x.png"], **QUICK)  # type: ignore[list-item]
     with pytest.raises(UserError, match="give `init_image` too"):
         imagen.sample("a star", strength=0.5, **QUICK)
+
+
+def test_one_given_image_is_for_all_and_several_are_one_each(
+    imagen: Imagen, image: Image.Image
+) -> None:
+    other = Image.new("RGB", image.size, "white")
+    options = QUICK | {"seeds": [1, 2, 3, 4]}
+    four = editing.image_to_image(
+        imagen, ["a", "b"], [image, other], 0.02, num_images_per_caption=2, **options
+    )
+    brightness = [float(np.asarray(each).mean()) for each in four]
+    assert min(brightness[2:]) > max(brightness[:2])
+    alike = editing.upscale(imagen, ["a"] * 2, [other], seeds=[5, 5], **QUICK)
+    assert alike[0].tobytes() == alike[1].tobytes()
+    with pytest.raises(UserError, match="`init_images` has 2 images for 3"):
+        editing.image_to_image(imagen, ["a", "b", "c"], [image, other], **QUICK)

@@ -208,6 +208,16 @@ def note_minutes(work: Path, started: float) -> None:
         file.write(f"{(time.time() - started) / 60}\n")
 
 
+def by_steps(parameters: Parameters) -> Parameters:
+    """Return the parameters with the steps of each stage instead of what the clock made of them."""
+    training = parameters.training
+    steps = [training.steps_of(i) for i in range(len(training.learners))]
+    if not all(steps):
+        return parameters  # a stage is not trained yet
+    lasting = {"steps": steps, "epochs": None, "minutes": None, "revisions": ()}
+    return parameters._replace(training=training.replace(**lasting))
+
+
 def run_row(directory: TrainingDirectory, names: list[str]) -> dict[str, Any]:
     """Return what a run did: steps and images of each of the stages that it trained."""
     minutes = sum(map(float, (directory.path / MINUTES).read_text("utf-8").split()))
@@ -247,7 +257,7 @@ def export(source: TrainingDirectory, target: TrainingDirectory) -> None:
         if not all(torch.isfinite(x).all() for x in packed.values()):
             raise UserError(f"{source.weights(name)} is not finite in half precision")
         save_weights(target.weights(name), packed, header)
-    write_parameters(target.parameters, parameters)
+    write_parameters(target.parameters, by_steps(parameters))
     target.sample_captions.write_text(
         "\n".join(parameters.training.sample_captions) + "\n", "utf-8"
     )
@@ -274,7 +284,7 @@ def write_card(name: str, out: Path) -> None:
     """Write README.md from the template, the runs and the newest figures; copy the licenses."""
     imagen = Imagen.from_directory(out)
     stages = [
-        f"{'x'.join(map(str, size))} px, {count_parameters(stage) / 1e6:.1f} M parameters"
+        f"{size[0]} px ({count_parameters(stage) / 1e6:.1f} M parameters)"
         for size, stage in zip(imagen.config.image_sizes, imagen.stages, strict=True)
     ]
     runs = [
@@ -284,7 +294,7 @@ def write_card(name: str, out: Path) -> None:
     ]
     template = (CARDS / f"{name}.md").read_text("utf-8")
     card = template.format(
-        stages="; ".join(stages),
+        stages=f"{'Stages' if len(stages) > 1 else 'One stage'} of {' and '.join(stages)}",
         encoder=imagen.config.text_encoder_name,
         captions="\n".join(f"    {caption}" for caption in CAPTIONS[name]),
         runs="\n".join(runs),

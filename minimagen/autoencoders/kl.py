@@ -25,7 +25,7 @@ class KLAutoencoder(TrainedAutoencoder):
         """
         images = to_model_space(batch.images)
         mean, log_variance = map(in_float32, self.network.encode(images))
-        eps = draws.normal("posterior", mean.shape[1:]).to(self.device)
+        eps = draws.normal("posterior", mean.shape[1:]).to(mean, non_blocking=True)
         decoded = self.network.decode(mean + (log_variance / 2).exp() * eps)
         error = laplacian_error(decoded, images, self.config.pyramid_levels)
         divergence = (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).sum(1) / 2
@@ -40,7 +40,8 @@ class KLAutoencoder(TrainedAutoencoder):
         """Return scaled latents: the mean, or with ``draws`` a sample."""
         mean, std = moments.chunk(2, dim=1)
         if draws is not None:
-            mean = mean + std * draws.normal("posterior", mean.shape[1:]).to(mean)
+            eps = draws.normal("posterior", mean.shape[1:]).to(mean, non_blocking=True)
+            mean = mean + std * eps
         return self.scaled(mean)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class TrainedAutoencoder(Part):
         latents, count = [], 0
         for batch in seen:
             images = to_model_space(batch.images.to(self.device))
-            latents.append(self.unscaled(images).transpose(0, 1).flatten(1).double())
+            latents.append(self.unscaled(images).transpose(0, 1).flatten(1).cpu().double())
             count += len(images)
             if count >= MEASURED:
                 break

@@ -83,7 +83,8 @@ def _in_capitals(argument: str, names: Iterable[str]) -> str:
 
 def is_given(arguments: argparse.Namespace, name: str) -> bool:
     """Return whether ``--NAME`` was typed, for an option without a default of its own."""
-    return getattr(arguments, name) not in (None, False)
+    value = getattr(arguments, name)
+    return value is not None and value is not False  # 0 is a value
 
 
 def with_flags(message: str) -> str:

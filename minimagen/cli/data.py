@@ -4,13 +4,17 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from minimagen.checked import PositiveInt
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, Option
 from minimagen.config.data import ShapesLevel, ShapesSplit, is_embedded
+from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from minimagen.text.encoding import TextEncoder
 
 
 class Action(NamedTuple):
@@ -41,9 +45,8 @@ def _check(arguments: Namespace) -> int:
     from minimagen.data.check import check
     from minimagen.data.open import load_dataset
     from minimagen.data.sheet import write_sheet
-    from minimagen.text.build import build
 
-    encoder = build(arguments.T5_NAME, arguments.MAX_NUM_WORDS)
+    encoder = _encoder(arguments)
     dataset = load_dataset(
         arguments.source,
         caption_column=arguments.CAPTION_COLUMN,
@@ -79,7 +82,6 @@ def _encode(arguments: Namespace) -> int:
     from minimagen.data.encode import encode_captions
     from minimagen.data.open import load_dataset
     from minimagen.device import resolve_device
-    from minimagen.text.build import build
 
     dataset = load_dataset(
         arguments.source,
@@ -89,10 +91,18 @@ def _encode(arguments: Namespace) -> int:
         streaming=arguments.STREAMING,
         where=arguments.WHERE,
     )
-    encoder = build(arguments.T5_NAME, arguments.MAX_NUM_WORDS)
+    encoder = _encoder(arguments)
     report = encode_captions(dataset, encoder.to(resolve_device(arguments.DEVICE)))
     print(report.text())
     return 128 + signal.SIGINT if report.interrupted else 0
+
+
+def _encoder(arguments: Namespace) -> "TextEncoder":
+    """Return the text encoder that is named, otherwise the one that `train.py` takes."""
+    from minimagen.text.build import build
+
+    own = CONFIGURED["T5_NAME"].default if is_embedded(arguments.source) else TEXT_ENCODER
+    return build(arguments.T5_NAME or own, arguments.MAX_NUM_WORDS)
 
 
 def _export(arguments: Namespace) -> int:
@@ -120,7 +130,8 @@ SOURCE = {"SOURCE": "what --DATASET takes: docs/data.md"}
 CAPTION_COLUMN = CONFIGURED["CAPTION_COLUMN"]
 WHERE = CONFIGURED["WHERE"]
 STREAMING = CONFIGURED["STREAMING"].but(help="Parquet files and the hub are read, not stored")
-ENCODER = (CONFIGURED["T5_NAME"], CONFIGURED["MAX_NUM_WORDS"])
+T5_NAME = CONFIGURED["T5_NAME"].but(default=None, shown="that of train.py")
+ENCODER = (T5_NAME, CONFIGURED["MAX_NUM_WORDS"])
 SHEET_SIDE = 64  # px
 SHEET = Option(
     "SHEET", "sh", "Write a sheet of images as a network will see them, with captions", Path,

@@ -1,12 +1,14 @@
 """``main.py``: train a preset, the demo cascade by default, then sample with it."""
 
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
 
 from minimagen.cli import clip, inference, reconstruct, train
 from minimagen.cli.arguments import run
-from minimagen.storage.directory import read_imagen_config, stamped
+from minimagen.cli.next_commands import print_next
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,6 +25,11 @@ def main(argv: Sequence[str]) -> int:
     if not imagen.stages:
         measure = reconstruct if imagen.clip is None else clip
         return measure.main([str(directory), "--DEVICE", arguments.DEVICE])
+    if not TrainingDirectory(directory).samples_images:  # not all of it is trained
+        print_next(TrainingDirectory(directory), arguments)
+        return 0
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # rank 0 samples
     output = stamped("generated_images")
     asked = ["-d", str(directory), "--OUTPUT", str(output), "--SEED", "0"]
     for name in ("DEVICE", "PRECISION"):

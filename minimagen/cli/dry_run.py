@@ -24,7 +24,8 @@ from minimagen.networks.cost import TRAINING_COPIES, Cost, measure, on_meta, sta
 from minimagen.networks.diffusers import build_unet
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters
-from minimagen.text.build import DIFFUSERS, LABELS, build, build_clip
+from minimagen.text.build import build, build_clip
+from minimagen.text.names import DIFFUSERS, LABELS
 from minimagen.text.pipeline import PipelineEncoder
 
 PAPER_SIZES = ((64, 64), (256, 256), (1024, 1024))

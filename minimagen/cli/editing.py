@@ -53,14 +53,15 @@ OPTIONS = (
     Option("SWEEP", "sw", "An image for each value of one setting, or of two, as a sheet with "
            "labels: guidance=1,2,4 steps=8,16,32",
            Annotated[Any, BeforeValidator(axis)], shown="none", several=True),
-    Option("STAGES_SHEET", "sh", "Also write stages.png: what each stage makes of each image, "
-           "beside the first stage's image enlarged", bool),
+    Option("STAGES_SHEET", "sh", "stages.png: what each stage makes, beside the first stage's "
+           "image enlarged", bool),
 )  # fmt: skip
 ALONE = ("INTERPOLATE", "FILM", "SWEEP", "STAGES_SHEET")
+NOT_ALONE = {"BEST_OF", "IMAGES_PER_CAPTION", "SEEDS", "STOP_STAGE"}
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Refuse options that contradict each other."""
+def check(arguments: argparse.Namespace, typed: set[str]) -> None:
+    """Refuse options that contradict each other; ``typed`` are the names of those given."""
     needs = {"MASK": "INIT_IMAGE", "STRENGTH": "INIT_IMAGE", "VARIATIONS": "INIT_IMAGE"}
     for name, other in needs.items():
         if getattr(arguments, name) is not None and getattr(arguments, other) is None:
@@ -75,14 +76,50 @@ def check(arguments: argparse.Namespace) -> None:
     given = [name for name in ("INIT_IMAGE", "UPSCALE") if getattr(arguments, name) is not None]
     if len(chosen) > 1 or (chosen and given):
         raise UserError(f"--{' and --'.join([*chosen, *given])} exclude each other; give one")
+    without = NOT_ALONE - {"SEEDS"} if arguments.INTERPOLATE else NOT_ALONE
+    if chosen and (others := sorted(typed & without)):
+        raise UserError(f"--{chosen[0]} has no use for --{', --'.join(others)}; leave out")
+    if arguments.SWEEP is not None:
+        _axes(arguments.SWEEP)
+    if arguments.UPSCALE is not None and arguments.STOP_STAGE is not None:
+        if arguments.STOP_STAGE < arguments.START_STAGE:
+            raise UserError(
+                f"--STOP_STAGE {arguments.STOP_STAGE} is before the first stage of --UPSCALE, "
+                f"{arguments.START_STAGE}; give that or a later one"
+            )
+
+
+def check_captions(arguments: argparse.Namespace, captions: Sequence[Caption]) -> None:
+    """Refuse captions whose number or own options do not fit what is asked for."""
+    chosen = [name for name in ALONE if getattr(arguments, name)]
+    own = sorted({name for caption in captions for name in caption.own})
+    if chosen and own:
+        raise UserError(
+            f"--{chosen[0]} has one setting for all: give --{', --'.join(own)} beside it, not in "
+            "the line of a caption"
+        )
+    given = "INIT_IMAGE" if arguments.INIT_IMAGE is not None else "UPSCALE"
+    if getattr(arguments, given) is not None and "ASPECT_RATIO" in own:
+        raise UserError(
+            f"--{given} has one shape: give --ASPECT_RATIO beside it, not in the line of a caption"
+        )
+    seeds = arguments.SEEDS
+    one = seeds is not None and len(seeds) == 2 and len(captions) == 1
+    if arguments.INTERPOLATE and not one and not (seeds is None and len(captions) == 2):
+        raise UserError(
+            "--INTERPOLATE goes from one caption to another, or between two seeds of one: there "
+            f"are {len(captions)} captions and {len(seeds or ())} seeds; give a file with two "
+            "captions, or one caption with --SEEDS 1,2"
+        )
 
 
 def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
     """Return what is done to the image that is given, if one is."""
+    from minimagen.config.cascade_sizes import sizes_of_ratio
     from minimagen.editing import as_mask, as_tensor
     from minimagen.generating import Edit
 
-    sizes = imagen.config.image_sizes
+    sizes = sizes_of_ratio(imagen.config, arguments.ASPECT_RATIO)
     if arguments.UPSCALE is not None:
         first = arguments.START_STAGE
         if first >= len(sizes):
@@ -140,10 +177,14 @@ def belong_together(
 ) -> int:
     """Write the images of ``--INTERPOLATE``, ``--FILM``, ``--SWEEP`` or ``--STAGES_SHEET``."""
     from minimagen import editing
+    from minimagen.device import resolve_device
     from minimagen.storage.animation import save_animations, save_strip
 
     settings: dict[str, Any] = {
         "precision": arguments.PRECISION or "auto",
+        "batch_size": arguments.BATCH_SIZE,
+        "aspect_ratio": arguments.ASPECT_RATIO,
+        "device": resolve_device(arguments.DEVICE) if arguments.OFFLOAD else None,
         **{k: v for k, v in options.sampling_changes(arguments).items() if v is not None},
     }
     if arguments.NEGATIVE is not None:
@@ -167,17 +208,10 @@ def _between(
 ) -> "list[Image.Image]":
     from minimagen.editing import interpolate_captions, interpolate_seeds
 
-    count, seeds = arguments.FRAMES, arguments.SEEDS
-    if seeds is not None and len(seeds) == 2 and len(texts) == 1:
+    count, seeds, seed = arguments.FRAMES, arguments.SEEDS, arguments.SEED
+    if seeds is not None:
         return interpolate_seeds(imagen, texts[0], seeds[0], seeds[1], count, **settings)
-    if seeds is None and len(texts) == 2:
-        seed = arguments.SEED
-        return interpolate_captions(imagen, texts[0], texts[1], count, seed=seed, **settings)
-    raise UserError(
-        "--INTERPOLATE goes from one caption to another, or between two seeds of one: there are "
-        f"{len(texts)} captions and {len(seeds or ())} seeds; give a file with two captions, or "
-        "one caption with --SEEDS 1,2"
-    )
+    return interpolate_captions(imagen, texts[0], texts[1], count, seed=seed, **settings)
 
 
 def _sheet(

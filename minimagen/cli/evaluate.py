@@ -12,7 +12,7 @@ from minimagen.cli.arguments import Parser
 from minimagen.cli.options import Option
 from minimagen.cli.table import table
 from minimagen.config import DataConfig
-from minimagen.config.data import ShapesSplit, is_embedded
+from minimagen.config.data import ShapesSplit, is_embedded, is_same
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
     if "data" not in values and name is None:
         raise UserError(f"{directory} does not say what it was trained on; give --DATASET")
     own = DataConfig.read(values.get("data", {}), str(directory.parameters / "data.json"))
-    return own if name in (None, own.dataset) else DataConfig(dataset=name)
+    return own if name is None or is_same(name, own.dataset) else DataConfig(dataset=name)
 
 
 def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple[Study, Sets]":
@@ -129,11 +129,12 @@ def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple
     from minimagen.evaluation.study import study
 
     samplings = imagen.samplings(**options.sampling_changes(arguments))
-    size, count = imagen.config.image_sizes[-1], arguments.COUNT
+    count = arguments.COUNT
     if is_embedded(data.dataset):
-        sets = drawn_sets(data, arguments.SPLIT, size[1], count, arguments.SEED)
+        side = imagen.config.image_sizes[-1][1]
+        sets = drawn_sets(data, arguments.SPLIT, side, count, arguments.SEED)
     else:
-        sets = read_sets(data, size, count)
+        sets = read_sets(data, imagen.config, count)
     features = open_features(arguments.FEATURES, sets.level, imagen.device)
     clip = None if arguments.CLIP is None else independent_clip(arguments.CLIP, imagen)
     judge = _judge(sets, arguments) if sets.level else None

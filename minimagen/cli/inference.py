@@ -45,7 +45,7 @@ def seed_list(text: str) -> tuple[int, ...]:
 OPTIONS = {
     "what to sample": (
         options.TRAINING_DIRECTORY.but(shown="the newest one here, else pretrained/emoji"),
-        options.WEIGHTS,
+        options.WEIGHTS.but(default=None, shown="final, of --FROM_IMAGE the image's own"),
         Option("CAPTIONS", "c", "Caption, or a .txt file with one per line (a line may end with "
                "options of its own: a red star --seed 7 --guidance 4), .csv or .jsonl",
                shown="the sample sheet's", also=("prompt", "prompts", "text")),
@@ -95,6 +95,8 @@ def main(argv: Sequence[str]) -> int:
         return go_on(arguments)
     if arguments.FROM_IMAGE is not None:
         return again(arguments)
+    if arguments.WEIGHTS is None:
+        arguments.WEIGHTS = "final"
     captions = None if arguments.CAPTIONS is None else read_captions(arguments.CAPTIONS)
     directory = _directory(arguments)
     if captions is None and not directory.sample_captions.is_file():
@@ -118,18 +120,21 @@ def _check_together(arguments: argparse.Namespace) -> None:
             "--SEEDS gives each caption one image for each seed; leave out --SEED and "
             "--IMAGES_PER_CAPTION"
         )
-    if arguments.FROM_IMAGE is not None and (arguments.SEEDS or arguments.BEST_OF > 1):
-        raise UserError("--FROM_IMAGE is one image; leave out --SEEDS and --BEST_OF")
-    editing.check(arguments)
-    if arguments.CONTINUE is not None:
-        every = [option for group in OPTIONS.values() for option in group]
-        given = {
-            o.name for o in every if getattr(arguments, o.name) != o.keywords.get("default", False)
-        }
-        if others := sorted(given - GOES_WITH_CONTINUE):
-            raise UserError(
-                f"--CONTINUE samples what was asked for then; leave out --{', --'.join(others)}"
-            )
+    given = _typed(arguments)
+    edits = {option.name for option in editing.OPTIONS}
+    if "FROM_IMAGE" in given and (others := sorted(given & (edits | {"SEEDS", "BEST_OF"}))):
+        raise UserError(f"--FROM_IMAGE is one image as it was; leave out --{', --'.join(others)}")
+    editing.check(arguments, given)
+    if "CONTINUE" in given and (others := sorted(given - GOES_WITH_CONTINUE)):
+        raise UserError(
+            f"--CONTINUE samples what was asked for then; leave out --{', --'.join(others)}"
+        )
+
+
+def _typed(arguments: argparse.Namespace) -> set[str]:
+    """Return the names of the options whose values are not their defaults."""
+    every = [option for group in OPTIONS.values() for option in group]
+    return {o.name for o in every if getattr(arguments, o.name) != o.keywords.get("default", False)}
 
 
 def _directory(arguments: argparse.Namespace) -> "TrainingDirectory":
@@ -166,6 +171,7 @@ def sample(
 ) -> int:
     """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
     imagen = _load(arguments, directory.path)
+    editing.check_captions(arguments, captions)
     edit = editing.edit_of(arguments, imagen)
     if any(getattr(arguments, name) for name in editing.ALONE):
         return _together(arguments, imagen, captions)
@@ -185,13 +191,16 @@ def sample(
 def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption]) -> int:
     """Write images that belong together; return the exit code."""
     from minimagen.arguments import seeds_of
+    from minimagen.cli.sampling import explained
+    from minimagen.device import resolve_device
     from minimagen.storage.directory import new_output
 
     if arguments.SEED is None:
         (arguments.SEED,) = seeds_of(None, None, 1)
         print(f"seed: {arguments.SEED}")
     output = new_output(arguments.OUTPUT, "generated_images")
-    return editing.belong_together(arguments, imagen, captions, output)
+    with explained(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
+        return editing.belong_together(arguments, imagen, captions, output)
 
 
 def go_on(arguments: argparse.Namespace) -> int:
@@ -229,9 +238,11 @@ def again(arguments: argparse.Namespace) -> int:
     if arguments.TRAINING_DIRECTORY is None:
         directory = find_model(made.model, made.weights, Path(), [BUNDLED])
         print(f"training directory: {directory} (it has the weights of the image)")
-        arguments.WEIGHTS = made.weights
     else:
         directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY)
+    if arguments.WEIGHTS is None:
+        alike = len(set(made.weights)) == 1  # then they fit any number of stages
+        arguments.WEIGHTS = made.weights[0] if alike else made.weights
     imagen = _load(arguments, directory.path)
     requests = requests_again(arguments, imagen, made)
     asked = Asked.of(arguments, directory, requests, made)

@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.autoencoders.build import load
     from minimagen.autoencoders.discrete import DiscreteAutoencoder
     from minimagen.autoencoders.files import save_folder
+    from minimagen.config.cascade_sizes import trained_sizes
     from minimagen.data.loading.reading import stack_images
     from minimagen.data.open import open_again
     from minimagen.device import resolve_device
@@ -58,12 +59,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )
-    trained_on = read_parameters(given / "parameters").data if trained else DataConfig()
+    parameters = read_parameters(given / "parameters") if trained else None
+    trained_on = DataConfig() if parameters is None else parameters.data
+    buckets = () if parameters is None else trained_sizes(parameters.imagen, trained_on)
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):
         raise UserError(f"--IMG_SIDE_LEN {side} is not divisible by {autoencoder.factor}")
-    dataset = open_again(trained_on, size, arguments.DATASET)
+    dataset = open_again(trained_on, size, arguments.DATASET, buckets)
     samples = held_out(dataset, arguments.COUNT, trained_on)
     report = reconstruct(autoencoder, samples)
     for line in report.lines():

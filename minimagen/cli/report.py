@@ -25,6 +25,6 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.evaluation.report import write_report
     from minimagen.storage.directory import TrainingDirectory
 
-    directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
+    directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY, begun=True)
     print(write_report(directory, arguments.OUTPUT))
     return 0

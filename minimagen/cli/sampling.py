@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -226,7 +227,7 @@ def write_images(
         }
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
         group = []
-        with suppress(Interrupted):
+        with suppress(Interrupted), explained(device, asked.batch_size):
             for image, generation in _candidates(generator, requests, asked, done):
                 group.append((image, generation))
                 if len(group) == asked.best_of:
@@ -238,6 +239,18 @@ def write_images(
     _print_notes(imagen)
     _print_written(folder, wanted)
     return 128 + (signals.received or 0) if folder.written < wanted else 0
+
+
+@contextmanager
+def explained(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Say what to do where the device has not enough memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{device} has not enough memory for {batch_size} images at once; give a smaller "
+            "`batch_size`, or `offload` (what is written is whole)"
+        ) from None
 
 
 def _candidates(

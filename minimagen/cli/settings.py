@@ -1,5 +1,6 @@
 """Preset < parameters directory < command line: the values of a run, each with its source."""
 
+import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,15 @@ from minimagen.config import (
     TokenSamplingConfig,
     TrainingConfig,
 )
+from minimagen.config.data import is_same
 from minimagen.errors import UserError
-from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameter_values
+from minimagen.storage.directory import (
+    Parameters,
+    TrainingDirectory,
+    read_imagen_config,
+    read_parameter_values,
+)
+from minimagen.text.names import DIFFUSERS, KNOWN_NAMES, TRAINED_HERE
 
 
 def _shipped(name: str) -> Path:
@@ -47,7 +55,7 @@ class Settings:
 
     def has(self, section: str) -> bool:
         """Return whether there are values of ``section``; those of a foreign model have no data."""
-        return section in self._values
+        return (section,) in self._sources
 
     def overlay(self, values: Mapping[str, Any], source: str) -> None:
         """Replace whole sections by ``values``."""
@@ -97,6 +105,54 @@ class Settings:
                 source = source if path in given else "default"
                 lines.append(f"{'.'.join(map(str, path))} = {value!r}  ({source})")
         return "\n".join(lines)
+
+
+def add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Let the chosen learners of a resumed run go on for so many minutes more."""
+    parameters = settings.parameters()
+    imagen, stages, learners = parameters.imagen, arguments.STAGES, arguments.LEARNERS
+    chosen = imagen.chosen_learners(stages, learners)
+    teacher = TrainingDirectory(arguments.RESTART_DIRECTORY).teacher
+    if teacher.is_dir() and stages is None and learners is None:
+        pairs = zip(imagen.stages, read_imagen_config(teacher / "parameters").stages, strict=True)
+        taught = [i for i, (own, before) in enumerate(pairs) if own.kind != before.kind]
+        chosen = [imagen.first_stage + i for i in taught]  # others have nothing to learn
+    training = parameters.training.extended(arguments.MINUTES, chosen).model_dump(mode="json")
+    for name in ("steps", "epochs", "minutes", "revisions"):
+        settings.set(("training", name), training[name], "--MINUTES")
+
+
+def forget_data(settings: Settings, name: str) -> None:
+    """Reset what belongs to the data of the source, where the run has other data."""
+    if is_same(name, settings.parameters().data.dataset):
+        return
+    defaults = DataConfig()
+    for field in ("caption_column", "where", "max_samples", "streaming"):
+        settings.set(("data", field), getattr(defaults, field), "--DATASET")
+    if settings.has("training"):
+        settings.set(("training", "sample_captions"), [], "--DATASET")
+
+
+def with_whole_paths(parameters: Parameters) -> Parameters:
+    """Return the parameters with parts that are folders here by names that hold everywhere."""
+
+    def whole(name: str) -> str:
+        return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+    imagen = parameters.imagen
+    stages = [
+        stage.replace(autoencoder=whole(stage.autoencoder))
+        if isinstance(stage.autoencoder, str)
+        else stage
+        for stage in imagen.stages
+    ]
+    encoder = imagen.text_encoder_name
+    if encoder.startswith(DIFFUSERS):
+        encoder = DIFFUSERS + whole(encoder.removeprefix(DIFFUSERS))
+    elif encoder.replace("-", "_") not in (*KNOWN_NAMES, *TRAINED_HERE):
+        encoder = whole(encoder)
+    imagen = imagen.replace(stages=stages, text_encoder_name=encoder)
+    return parameters._replace(imagen=imagen)
 
 
 def _has(stage: Mapping[str, Any], path: KeyPath) -> bool:

@@ -18,9 +18,12 @@ from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, Key
 from minimagen.cli.recipe import follow_recipe, has_recipe, suggestion
 from minimagen.cli.settings import (
     Settings,
+    add_minutes,
+    forget_data,
     read_settings,
     saved_settings,
     values_at,
+    with_whole_paths,
 )
 from minimagen.cli.threads import report_busy_cores
 from minimagen.config import Size
@@ -28,6 +31,7 @@ from minimagen.config.cascade_sizes import aspect_buckets, with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory
 from minimagen.storage.files import read_lines
+from minimagen.text.names import LABELS, TRAINED_HERE
 
 if TYPE_CHECKING:
     from minimagen.data.dataset import Dataset
@@ -71,15 +75,7 @@ EXAMPLES = """  python train.py --MINUTES 5
   torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
 LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
-READING = {
-    "seed",
-    "epoch_size",
-    "caption_column",
-    "crop",
-    "flip",
-    "streaming",
-    "where",
-}  # of DataConfig
+READING = {"seed", "epoch_size", "caption_column", "crop", "flip", "streaming", "where"}
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
 CONTRADICTIONS = {
@@ -129,6 +125,11 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             if not is_given(arguments, "DATASET"):
                 raise UserError(f"--FROM {arguments.FROM} has no data of its own: give --DATASET")
             settings.set(("data",), {}, "default")
+        if not settings.has("training"):  # it was shared; a length is given
+            _check_length("FROM", arguments) if not arguments.TESTING else None
+            settings.set(("training",), {"steps": 1}, "default")
+        if is_given(arguments, "DATASET"):
+            forget_data(settings, arguments.DATASET)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
         if has_recipe(arguments):
@@ -142,7 +143,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if arguments.DISTILL is not None:
         given.pop("TIMESTEPS", None)  # they are in the stages that it distils
     if arguments.RESTART_DIRECTORY is not None and "MINUTES" in given:
-        _add_minutes(settings, arguments)
+        add_minutes(settings, arguments)
         del given["MINUTES"]
     for name in given.keys() & LENGTHS:
         for each in LENGTHS:
@@ -176,15 +177,6 @@ def _sheet_captions(path: Path) -> list[str]:
     if not captions:
         raise UserError(f"--SAMPLE_CAPTIONS {path} has no captions; write one per line")
     return captions
-
-
-def _add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Let the chosen stages of a resumed run go on for so many minutes more."""
-    parameters = settings.parameters()
-    chosen = parameters.imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
-    training = parameters.training.extended(arguments.MINUTES, chosen).model_dump(mode="json")
-    for name in ("steps", "epochs", "minutes", "revisions"):
-        settings.set(("training", name), training[name], "--MINUTES")
 
 
 def _check_length(name: str, arguments: argparse.Namespace) -> None:
@@ -231,9 +223,10 @@ def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Name
 
 def main(argv: Sequence[str]) -> int:
     """Train; return the exit code."""
-    code, directory = train_as_asked(parse_flags(argv))
+    arguments = parse_flags(argv)
+    code, directory = train_as_asked(arguments)
     if directory is not None:
-        print_next(TrainingDirectory(directory))
+        print_next(TrainingDirectory(directory), arguments)
     return code
 
 
@@ -257,8 +250,10 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
     if arguments.DEVICE in ("auto", "cpu") and "WORLD_SIZE" not in os.environ:
         report_busy_cores()
-    from minimagen.text.build import LABELS, TRAINED_HERE, build
+    from minimagen.text.build import build
 
+    if arguments.RESTART_DIRECTORY is None and arguments.DISTILL is None:
+        parameters = with_whole_paths(parameters)
     # The first thing, before torch is imported: a misspelt name answers at once.
     name, encoder = parameters.imagen.text_encoder_name, None
     if name not in TRAINED_HERE:
@@ -280,7 +275,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         labels = labels_of(dataset)
         parameters = parameters._replace(imagen=parameters.imagen.replace(labels=labels))
     restart, teacher, source = arguments.RESTART_DIRECTORY, arguments.DISTILL, arguments.FROM
-    weights = arguments.WEIGHTS or "final"
+    weights = "final" if arguments.WEIGHTS is None else arguments.WEIGHTS
     try:
         directory = train(
             Imagen(parameters.imagen, encoder, seed=parameters.training.seed),

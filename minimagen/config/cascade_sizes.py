@@ -2,6 +2,7 @@
 
 import math
 
+from minimagen.config.data import DataConfig
 from minimagen.config.imagen import ImagenConfig
 from minimagen.config.sizes import Size, nearest, scaled
 from minimagen.errors import UserError
@@ -82,6 +83,11 @@ def aspect_buckets(config: ImagenConfig) -> tuple[Size, ...]:
     ]
     scaled = [(factor * height, factor * width) for height, width in kept]
     return tuple(sorted(scaled, key=lambda size: size[1] / size[0]))
+
+
+def trained_sizes(config: ImagenConfig, data: DataConfig) -> tuple[Size, ...]:
+    """Return the sizes of the buckets that a training divided its data by; none without buckets."""
+    return aspect_buckets(config) if data.aspect_buckets else ()
 
 
 def _step(config: ImagenConfig) -> int:

@@ -1,5 +1,6 @@
 """What a cascade trains on."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -15,6 +16,15 @@ EMBEDDED = ("shapes", "digits")
 def is_embedded(dataset: str) -> bool:
     """Return whether a data set is drawn."""
     return dataset.partition(":")[0] in EMBEDDED
+
+
+def is_same(one: str, other: str) -> bool:
+    """Return whether two names mean the same data: equal, or the same path of this machine."""
+    return one == other or (
+        not (is_embedded(one) or is_embedded(other))
+        and Path(one).exists()
+        and Path(one).resolve() == Path(other).resolve()
+    )
 
 
 class DataConfig(Config):

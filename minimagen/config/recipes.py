@@ -111,7 +111,7 @@ def train_valid_frac(images: int | None) -> float:
     """Return the share of so many images that is trained on; the rest is for validation."""
     most = DataConfig().valid_num
     share = VALIDATED if images is None else min(VALIDATED, most / images)
-    return round(1 - share, 4)
+    return min(round(1 - share, 4), 0.9999)
 
 
 def _ema_decay(minutes: float) -> float:

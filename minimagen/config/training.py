@@ -209,7 +209,10 @@ class TrainingConfig(Config):
         """
         added = self.replace(steps=None, epochs=None, minutes=minutes, revisions=()).divided(chosen)
         if not self.revisions:
-            return self.replace(steps=None, epochs=None, minutes=added)
+            ends = [None if i in chosen else 60 * each for i, each in enumerate(added)]
+            made = [self._by_steps(i, seconds) for i, seconds in enumerate(ends)]
+            kept = made if any(made) else ()
+            return self.replace(steps=None, epochs=None, minutes=added, revisions=kept)
         total, revisions = list(self.divided(chosen)), list(self.revisions)
         for i in chosen:
             before, total[i] = total[i], total[i] + added[i]
@@ -217,6 +220,19 @@ class TrainingConfig(Config):
                 again = {"steps": UNKNOWN, "spent": before / total[i]}
                 revisions[i] = (*revisions[i], revisions[i][-1].replace(**again))
         return self.replace(minutes=total, revisions=revisions)
+
+    def _by_steps(self, learner: int, seconds: float | None) -> tuple[Revision, ...]:
+        """Return the steps of a learner as revisions, where they are known.
+
+        One that has ended, its time ``seconds``, stays so; another one goes on from there.
+        """
+        steps = self.steps_of(learner)
+        if not steps:
+            return ()
+        begun = Revision(step=0, steps=steps, spent=0.0, seconds=0.0)
+        if seconds is None:
+            return (begun,)
+        return begun, Revision(step=steps, steps=steps, spent=1.0, seconds=seconds)
 
 
 def _several(minutes: float | tuple[float, ...] | None) -> tuple[float, ...]:

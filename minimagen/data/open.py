@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimagen.config import DataConfig, Size
-from minimagen.config.data import is_embedded
+from minimagen.config.data import is_embedded, is_same
 from minimagen.data.dataset import Dataset, Stream, Table
 from minimagen.data.download.download import download
-from minimagen.data.download.url_table import fingerprint, is_url_table
+from minimagen.data.download.url_table import fingerprint, is_url_table, named
 from minimagen.data.images.buckets import bucketed
 from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import CROPS, Framing
@@ -24,7 +24,9 @@ from minimagen.data.where import Where
 from minimagen.errors import UserError, did_you_mean
 from minimagen.shapes.dataset import NAMES, embedded
 from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import locked
 
+LONGEST_DOWNLOAD = 7 * 24 * 3600.0  # seconds
 SAVED = ("dataset_dict.json", "state.json")  # one of them is written by datasets' save_to_disk
 
 
@@ -147,7 +149,7 @@ class _Opener:
         if path.suffix.lower() == PARQUET and hub.has_images(path):
             return self._library(hub.open_parquet(path.name, [str(path)], [], self.streaming))
         if is_url_table(path):
-            out = cache_folder("downloads") / fingerprint(path)
+            out = cache_folder("downloads") / named(fingerprint(path), self.column)
             return self._downloaded(path, out, self.column)
         return self._indexed(self._metadata(path))
 
@@ -179,7 +181,8 @@ class _Opener:
         return self._indexed(*hub.tables(splits, self.column, self.where))
 
     def _downloaded(self, table: Path, out: Path, column: str) -> ImageStream:
-        shards = download(table, out, column).shards
+        with locked(out.with_suffix(".lock"), LONGEST_DOWNLOAD):  # other processes wait for it
+            shards = download(table, out, column).shards
         return self._streamed(TarStream(tuple(shards), where=self.where))
 
     def _images(self, part: Listing) -> Table:
@@ -215,20 +218,29 @@ def _archives(
     return parts[0].paths(training), parts[-1].paths(held_out)
 
 
-def open_again(data: DataConfig, size: Size | int, name: str | None = None) -> Dataset:
-    """Open the data of a training as it was, or another one of ``name`` with the defaults.
+def open_again(
+    data: DataConfig,
+    size: Size | int,
+    name: str | None = None,
+    buckets: Sequence[Size] = (),
+) -> Dataset:
+    """Open the data of a training, to be divided as it was, or another one with the defaults.
 
     Args:
         data: What the training read.
-        size: (height, width) in pixels, or the side of a square.
+        size: (height, width) in pixels of all images, or the side of a square.
         name: Of the other data; None for the training's.
+        buckets: The sizes that the training had images of (``trained_sizes``), if more than one.
 
     Raises:
         UserError: there is no such data, or it is not usable.
     """
-    if name is not None and name != data.dataset:
+    if name is not None and not is_same(name, data.dataset):
         return load_dataset(name, size)
-    return load_dataset(
+    dataset = load_dataset(
         data.dataset, size, seed=data.seed, epoch_size=data.epoch_size, crop=data.crop,
-        caption_column=data.caption_column, where=data.where,
+        caption_column=data.caption_column, where=data.where, streaming=data.streaming,
     )  # fmt: skip
+    if buckets and isinstance(dataset, ImageDataset):
+        return bucketed(dataset, buckets)
+    return dataset

@@ -134,12 +134,16 @@ class Where:
             return COMPARISONS[type(op)](*_alike(*pair))
         if isinstance(right, ast.List | ast.Tuple):
             wanted = pa.array([ast.literal_eval(each) for each in right.elts])
-            value, wanted = _alike(self._value(left, columns), wanted)
-            found = pc.is_in(value, value_set=wanted)
+            searched, wanted = _alike(self._value(left, columns), wanted)
+            found = pc.is_in(searched, value_set=wanted)
         elif isinstance(left, ast.Constant) and isinstance(left.value, str):
-            found = pc.match_substring(self._value(right, columns), left.value)
+            searched = self._value(right, columns)
+            none = pa.types.is_null(searched.type)  # of all these rows
+            texts = pa.nulls(len(searched), pa.string()) if none else searched
+            found = pc.match_substring(texts, left.value)
         else:
             raise self._error("'in' needs a list of values, or a text on its left")
+        found = pc.if_else(pc.is_null(searched), None, found)  # a missing value fits nothing
         return pc.invert(found) if isinstance(op, ast.NotIn) else found
 
     def _error(self, why: str) -> UserError:

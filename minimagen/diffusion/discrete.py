@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minimagen.config import BetasConfig
 from minimagen.config.diffusers import MULTISTEP, Spacing
+from minimagen.device import widest_float
 from minimagen.diffusion.schedule import Level, variance_preserving
 
 LEAST_LOG_SNR = -40.0  # of a time that is noise alone
@@ -58,24 +59,29 @@ class Discrete:
 
     def index(self, t: Tensor) -> Tensor:
         """Return the number at times ``t``, float64 in [0, N - 1], whole or not."""
-        return (t.double() * self.count - 1.0).clamp(0.0, self.count - 1.0)
+        return (_wide(t) * self.count - 1.0).clamp(0.0, self.count - 1.0)
 
     def time(self, index: Tensor) -> Tensor:
         """Return the time of a number, float64."""
-        return (index.double() + 1.0) / self.count
+        return (_wide(index) + 1.0) / self.count
 
     def log_snr(self, index: Tensor) -> Tensor:
         """Return the log-SNR at numbers in [0, N - 1], whole or not, float64."""
-        table = self._table.to(index.device)
+        table = self._table.to(_wide(index))
         below = index.long().clamp(max=self.count - 2)
-        return torch.lerp(table[below], table[below + 1], index.double() - below)
+        return torch.lerp(table[below], table[below + 1], _wide(index) - below)
 
     def index_of(self, log_snr: Tensor) -> Tensor:
         """Return the number with this log-SNR, float64: the inverse of ``log_snr``."""
-        value, table = log_snr.double(), self._table.to(log_snr.device)
+        value = _wide(log_snr)
+        table = self._table.to(value)
         above = torch.searchsorted(-table, -value.contiguous()).clamp(1, self.count - 1)
         share = (value - table[above - 1]) / (table[above] - table[above - 1])
         return above - 1 + share.clamp(0.0, 1.0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(widest_float(x.device))
 
 
 def timesteps_of(spacing: Spacing, steps: int, count: int, offset: int, sampler: str) -> Tensor:

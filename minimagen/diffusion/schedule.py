@@ -30,7 +30,9 @@ class Level(NamedTuple):
 
     def like(self, x: Tensor) -> "Level":
         """Return levels [b] shaped [b 1 ... 1] to multiply ``x`` [b ...], where and as it is."""
-        return self.map(lambda each: each.reshape(-1, *[1] * (x.ndim - 1)).to(x))
+        return self.map(
+            lambda each: each.reshape(-1, *[1] * (x.ndim - 1)).to(x, non_blocking=x.is_cuda)
+        )
 
 
 class Schedule(Protocol):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from minimagen.config import DataConfig
+from minimagen.config import DataConfig, ImagenConfig
+from minimagen.config.cascade_sizes import trained_sizes
 from minimagen.data.dataset import BadSampleError, Dataset, IndexedDataset
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import open_again
@@ -61,15 +62,17 @@ def drawn_sets(data: DataConfig, split: str, size: int, count: int, seed: int) -
     return Sets(data.dataset, split, list(held_out), list(training), held_out.key)
 
 
-def read_sets(data: DataConfig, size: tuple[int, int], count: int) -> Sets:
+def read_sets(data: DataConfig, config: ImagenConfig, count: int) -> Sets:
     """Return images of any data set: ``count`` of its validation part, and its training part.
 
-    Where the validation part is smaller, its images are repeated.
+    They have the size of the last stage of the cascade that was trained on the data. Where the
+    validation part is smaller, its images are repeated.
 
     Raises:
         UserError: there is no such data, or it is not usable.
     """
-    dataset = open_again(data, size)
+    size = config.image_sizes[-1]
+    dataset = open_again(data, size, buckets=trained_sizes(config, data))
     training, validation = dataset.split(data.train_valid_frac, data.seed, count)
     if data.max_samples is not None:
         training = training.at_most(data.max_samples, data.seed)  # as the training took them

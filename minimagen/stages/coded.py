@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from minimagen.autoencoders.autoencoder import Autoencoder
+from minimagen.config import Size
+from minimagen.errors import UserError
 from minimagen.stages.stage import Sampling, Stage
 
 Coder = TypeVar("Coder", bound=Autoencoder)
@@ -35,6 +37,20 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
     def autoencoder_fingerprint(self) -> str | None:
         """Return which autoencoder it learns with; None for pixels."""
         return self.autoencoder.fingerprint
+
+    def divisible(self, size: Size, divisor: int) -> Size:
+        """Return a size, if the autoencoder and a network that needs ``divisor`` can have it.
+
+        Raises:
+            UserError: A side is not divisible by what both need.
+        """
+        step = self.autoencoder.factor * divisor
+        if any(side % step for side in size):
+            raise UserError(
+                f"stage {self.index}: {size[0]} x {size[1]} pixels is not divisible by {step}, "
+                f"the autoencoder's factor ({self.autoencoder.factor}) times what the network needs"
+            )
+        return size
 
     @property
     def device(self) -> torch.device:

@@ -75,12 +75,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
                 f"stage {index}: unet.channels is {config.unet.channels}, the autoencoder's "
                 f"latents have {self.autoencoder.channels}"
             )
-        step = self.autoencoder.factor * config.divisor
-        if any(side % step for side in size):
-            raise UserError(
-                f"stage {index}: {size[0]} x {size[1]} pixels is not divisible by {step}, the "
-                "autoencoder's factor times what the U-Net needs"
-            )
+        self.divisible(size, config.divisor)
         self.schedule, self.aug_schedule = self._schedules()
         self._overshoot, self._guidance_scale = Overshoot(), 1.0
         self.unet = self._network(text_embed_dim)
@@ -169,6 +164,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         aug_level_max = self.config.aug_level_max if aug_level_max is None else aug_level_max
         images = to_model_space(batch.images)
         if batch.low_res is None:
+            self.divisible(size_of(images), self.config.divisor)
             return self._encoded(images, batch.latents, draws), None
         small = to_model_space(batch.low_res)
         _, part = self.config.trained_on(size_of(images), size_of(small))
@@ -247,7 +243,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         The noise is called "start", "aug" (of low-resolution images), by the steps' numbers, and
         "again" and a number where steps are repeated.
         """
-        height, width = condition.size or self.size
+        height, width = self.divisible(condition.size or self.size, self.config.divisor)
         factor = self.autoencoder.factor
         shape = (self.autoencoder.channels, height // factor, width // factor)
         step, denoise = self._step(sampling), self._denoiser(condition, noise, shape, sampling)

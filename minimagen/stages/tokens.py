@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.config import Size, TokenConfig, TokenSamplingConfig
+from minimagen.device import widest_float
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
 from minimagen.images import Batch, in_float32, to_model_space
@@ -49,13 +50,8 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         super().__init__(index, f"gpt_{index}", autoencoder)
         self.config, self.size = config, size
         self.image_sizes = (size,)
-        factor = autoencoder.factor
-        if any(side % factor for side in size):
-            raise UserError(
-                f"stage {index}: {size[0]} x {size[1]} pixels is not divisible by {factor}, the "
-                "pixels of a token's side"
-            )
-        grid = (size[0] // factor, size[1] // factor)
+        height, width = self.divisible(size, 1)
+        grid = (height // autoencoder.factor, width // autoencoder.factor)
         self.gpt = GPT(config.gpt, autoencoder.codes, grid, text_embed_dim)
 
     def parameter_groups(self) -> ParameterGroups:
@@ -93,11 +89,14 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         codes = self._codes(batch)
         seen, shape = codes, codes.shape[1:]
         if self.training and self.config.token_drop_prob:
-            share = torch.special.ndtr(draws.normal("replaced", shape)).to(self.device)
-            random = torch.special.ndtr(draws.normal("replacement", shape)).to(self.device)
+            share, random = (
+                torch.special.ndtr(draws.normal(name, shape)).to(self.device, non_blocking=True)
+                for name in ("replaced", "replacement")
+            )
             other = (random * self.autoencoder.codes).long().clamp(max=self.autoencoder.codes - 1)
             seen = torch.where(share < self.config.token_drop_prob, other, codes)
-        drop = (draws.uniform("drop") < self.config.cond_drop_prob).to(self.device)
+        drop = draws.uniform("drop") < self.config.cond_drop_prob
+        drop = drop.to(self.device, non_blocking=True)
         prefix = self.gpt.prefix(batch.text_embeds, batch.text_mask, drop)
         logits = rearrange(in_float32(self.gpt(prefix, seen)), "b m k -> b k m")
         return F.cross_entropy(logits, codes, reduction="none").mean(1)
@@ -151,11 +150,11 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         decoding, codes = self.gpt.begin(self.gpt.prefix(*condition.text(copies))), None
         found: list[Tensor] = []
         for i in range(self.gpt.length):
-            logits = decoding.next_logits(codes).double()
+            logits = decoding.next_logits(codes).to(widest_float(self.device))
             if copies == 2:
                 conditional, other = logits.chunk(2)
                 logits = other + scale * (conditional - other)
-            uniform = torch.special.ndtr(noise(i, (1,)).double()).to(self.device)
+            uniform = torch.special.ndtr(noise(i, (1,)).double()).to(logits)
             found.append(choose(logits, uniform, sampling))
             codes = found[-1].repeat(copies)
             if callback is not None:
@@ -167,7 +166,7 @@ def choose(logits: Tensor, uniform: Tensor, sampling: TokenSamplingConfig) -> Te
     """Return a token for each row: temperature, then top-k, then top-p, then a draw.
 
     Args:
-        logits: float64 [b k].
+        logits: [b k], float64 where the device has it.
         uniform: A number in [0, 1] for each row, [b 1].
         sampling: The three settings.
     """

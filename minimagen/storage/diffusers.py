@@ -273,5 +273,6 @@ def _written(files: Mapping[str, Any]) -> Path:
     digest = hashlib.blake2b(json.dumps(files, sort_keys=True).encode(), digest_size=12)
     folder = cache_folder(f"diffusers/{digest.hexdigest()}")
     for name, values in files.items():
-        write_json(folder / name, values)
+        if not (folder / name).is_file():  # other processes may be writing the same
+            write_json(folder / name, values, shared=True)
     return folder

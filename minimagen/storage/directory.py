@@ -119,9 +119,19 @@ class TrainingDirectory:
         return cls.open(found[-1])
 
     @classmethod
-    def chosen(cls, given: str | Path | None) -> "TrainingDirectory":
-        """Return the one that is given, or the newest one here; a UserError as in both."""
-        return cls.newest() if given is None else cls.open(given)
+    def chosen(cls, given: str | Path | None, begun: bool = False) -> "TrainingDirectory":
+        """Return the one that is given, or the newest one here; a UserError as in both.
+
+        With ``begun`` a run that is going on counts too, and one that makes no images.
+        """
+        if given is not None:
+            return cls.open(given)
+        runs = [cls(path) for path in Path().glob("training_*")]
+        runs = [run for run in runs if (run.parameters / "imagen.json").is_file()]
+        runs = [run for run in runs if run.progress.is_file()] if begun else []
+        if runs:
+            return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
+        return cls.newest()
 
     @property
     def is_trained(self) -> bool:

@@ -19,9 +19,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_FOLDER_SYNC = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write ``values`` as JSON at ``path``, all of it or nothing."""
-    with replacing(path) as part:
+def write_json(path: Path, values: Any, shared: bool = False) -> None:
+    """Write ``values`` as JSON at ``path``, all of it or nothing; see ``replacing`` for shared."""
+    with replacing(path, shared) as part:
         part.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 

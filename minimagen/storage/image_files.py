@@ -96,10 +96,12 @@ def contact_sheet(
     captions: Sequence[str],
     stages: Sequence[Sequence[Image.Image]],
     columns: int | None = None,
+    headings: Sequence[str] = (),
 ) -> Image.Image:
     """Return a sheet, one cell per caption: its image from every stage, the caption.
 
-    It has as many ``columns``; by default it is nearly square.
+    It has as many ``columns``; by default it is nearly square. ``headings``, one for each stage,
+    stand above its images.
 
     The images of a stage are of one aspect ratio. Small ones are enlarged to ``SMALLEST`` px
     without smoothing; large ones are shrunk where the sides of the sheet, captions not counted,
@@ -118,10 +120,16 @@ def contact_sheet(
         columns = round(math.sqrt(len(captions) * cell_height / cell_width))
     columns = min(max(1, columns), len(captions))
     rows = math.ceil(len(captions) / columns)
-    sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
+    top = LINE if headings else 0
+    sheet = Image.new("RGB", (columns * cell_width, top + rows * cell_height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    for column in range(columns):
+        x = column * cell_width + MARGIN
+        for heading, width in zip(headings, widths, strict=False):
+            draw.text((x, 2), heading, "black", font)
+            x += width + MARGIN
     for i, lines in enumerate(texts):
-        x, y = i % columns * cell_width + MARGIN, i // columns * cell_height + MARGIN
+        x, y = i % columns * cell_width + MARGIN, top + i // columns * cell_height + MARGIN
         draw.multiline_text((x, y + height + 1), "\n".join(lines), "black", font, spacing=1)
         for images, width in zip(stages, widths, strict=True):
             shrinks = images[i].height > height

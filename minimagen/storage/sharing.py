@@ -67,7 +67,7 @@ class Shared(nn.Module):
                     f"the cascade is made of {named}, a path of this machine; publish that on the "
                     "hub, and name it so in the parameters"
                 )
-        write_imagen(path / "parameters", self.config)
+        write_imagen(path / "parameters", self._measured())
         directory = TrainingDirectory(path)
         for learner in self.learners:
             identity = learner.identity(self.config, self.text_encoder)
@@ -79,6 +79,11 @@ class Shared(nn.Module):
         with replacing(path / "README.md") as part:
             part.write_text(self.card(path.resolve().name) if readme is None else readme, "utf-8")
         return path
+
+    def _measured(self) -> ImagenConfig:
+        """Return the configuration with what autoencoders measured at the end of their training."""
+        own = self.frozen[len(self.frozen) - len(self.config.autoencoders) :]
+        return self.config.replace(autoencoders=[part.config for part in own])
 
     def card(self, name: str, facts: Facts = NO_FACTS) -> str:
         """Return a model card; ``facts`` is what the weights do not show."""

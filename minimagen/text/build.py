@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimagen.text.encoding import TextEncoder
+from minimagen.text.names import CLIP, DIFFUSERS, LABELS
 from minimagen.text.pretrained import PretrainedEncoder
 
 if TYPE_CHECKING:
     from minimagen.config import ImagenConfig
     from minimagen.text.clip import Clip
-
-CLIP, LABELS, DIFFUSERS = "clip", "labels", "diffusers:"
-TRAINED_HERE = (CLIP, LABELS)
-"""The names of encoders that are known only once the data is, or are trained on it."""
 
 
 def build(

@@ -105,10 +105,8 @@ class Clip(Part):
         if self.training:
             seen = jittered(seen, draws, self.config.jitter)
         images, texts = self.of_images(seen), self.of_captions(self._asked(batch, draws))
-        keys = torch.tensor(
-            [int.from_bytes(hash_of(caption)[:7], "little") for caption in batch.captions],
-            device=images.device,
-        )
+        hashes = [int.from_bytes(hash_of(text)[:7], "little") for text in batch.captions]
+        keys = torch.tensor(hashes).to(images.device, non_blocking=True)
         every = (images, texts, keys)
         if self.training:
             every = (gathered(images), gathered(texts), gathered(keys))

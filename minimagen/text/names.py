@@ -27,6 +27,12 @@ HUB_ENCODERS = {
 }
 """Short name -> (hub id, embedding width), so that a dry run needs neither network nor weights."""
 
+CLIP, LABELS = TRAINED_HERE = "clip", "labels"
+"""The names of encoders that are known only once the data is, or are trained on it."""
+
+DIFFUSERS = "diffusers:"
+"""Before a model of diffusers': its text encoder."""
+
 KNOWN_NAMES = (*BUNDLED, *PACKAGED, *HUB_ENCODERS)
 
 

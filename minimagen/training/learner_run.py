@@ -74,6 +74,18 @@ class LearnerRun:
             NonFiniteLossError: If the loss is no longer a finite number.
             OutOfMemory: If a step needs more memory than the device has.
         """
+        try:
+            return self._train()
+        except NonFiniteLossError as error:
+            if error.intact:
+                self._save()
+            good = "the weights before it are saved" if error.intact else "see the last checkpoint"
+            self.tracker.log(f"stopped: {error} ({good})")
+            raise
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(self._too_large()) from None
+
+    def _train(self) -> float:
         if self.keeper.restore(self.trainer):
             self.tracker.log(f"{self.title} continues after step {self.trainer.step}")
         elif self.keeper.resumed:
@@ -83,16 +95,7 @@ class LearnerRun:
         if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
             self._sheet_of_average()
         self._begin_clock()
-        try:
-            self._make_steps()
-        except NonFiniteLossError as error:
-            if error.intact:
-                self._save()
-            good = "the weights before it are saved" if error.intact else "see the last checkpoint"
-            self.tracker.log(f"stopped: {error} ({good})")
-            raise
-        except torch.OutOfMemoryError:
-            raise OutOfMemory(self._too_large()) from None
+        self._make_steps()
         (signum,) = self.plan.processes.largest(self.signals.received or 0)
         if signum:
             self._follow_clock()
@@ -299,10 +302,16 @@ class LearnerRun:
                 self.keeper.load_weights(i)  # another job may be training it
         imagen.eval()
         samplings = imagen.samplings()[: stage + 1]
-        precision, seeds = self.plan.config.precision, range(len(captions))
-        return contact_sheet(
-            captions, imagen.sample_stages(captions, samplings, seeds, precision=precision)
-        )
+        options = {"precision": self.plan.config.precision, "batch_size": self._at_once}
+        seeds = range(len(captions))
+        return contact_sheet(captions, imagen.sample_stages(captions, samplings, seeds, **options))
+
+    @property
+    def _at_once(self) -> int:
+        """Return the images that a step has on the device at once."""
+        config = self.plan.config
+        size = config.batch_size_of(self.index) // config.accum_iter
+        return max(1, size // self.plan.processes.world)
 
     def _shown(self) -> Image | None:
         """Return a sheet of what the learner itself shows of some images, if it does."""
@@ -314,10 +323,10 @@ class LearnerRun:
     def _too_large(self) -> str:
         """Return what to do about a step that does not fit."""
         config, step = self.plan.config, self.trainer.step
-        micro = config.batch_size_of(self.index) // config.accum_iter // self.plan.processes.world
         return (
             f"{self.title}, step {step}: {self.trainer.device} has not enough memory for "
-            f"{micro} images at once; give a larger `accum_iter` (now {config.accum_iter}: more, "
-            "smaller pieces, the same result), `activation_checkpointing`, `precision` bf16 or a "
-            "smaller `batch_size` (the last checkpoint is unharmed)"
+            f"{self._at_once} images at once; give a larger `accum_iter` (now "
+            f"{config.accum_iter}: more, smaller pieces, the same result), "
+            "`activation_checkpointing`, `precision` bf16 or a smaller `batch_size` (the last "
+            "checkpoint is unharmed)"
         )

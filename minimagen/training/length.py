@@ -3,20 +3,29 @@
 import math
 from dataclasses import replace
 
+from minimagen.config import TrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
 from minimagen.training.plan import Plan
 
 
-def with_lengths(plan: Plan) -> Plan:
+def with_lengths(plan: Plan, before: TrainingConfig | None = None) -> Plan:
     """Return the plan with a number of optimizer steps, or with minutes, for every learner.
+
+    Args:
+        plan: What the run trains.
+        before: How the run that is resumed trained: learners that are not chosen keep their steps.
 
     Raises:
         UserError: There is not one number for each learner, or no epoch.
     """
     config = plan.config
     if config.minutes is None:
-        return plan.lasting(_steps_of(plan))
+        steps = list(_steps_of(plan))
+        for i in range(len(steps)):
+            if before is not None and i not in plan.chosen:
+                steps[i] = before.steps_of(i) or steps[i]
+        return plan.lasting(tuple(steps))
     revisions = config.revisions or ((),) * len(config.learners)
     minutes = config.divided(plan.chosen)
     return replace(plan, config=config.replace(minutes=minutes, revisions=revisions))

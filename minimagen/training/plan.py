@@ -112,12 +112,14 @@ class Plan:
     def batches(self, i: int, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of the steps ``start ... stop - 1`` of learner ``i``, at its own size.
 
-        Each has the rows of this rank; for a GPU they are in pinned memory.
+        Each has the rows of this rank; for a GPU they are in pinned memory. What a learner makes of
+        images to keep it is kept where they come again: not where they are drawn or cropped anew.
         """
         pinned = self.processes.device.type == "cuda"
         ranks = (self.workers.number, self.processes.rank, self.processes.world)
         batches = self._read(i, start, stop, *ranks, pin_memory=pinned)
-        return batches if self.training.endless else self.imagen.learners[i].prepared(batches)
+        once = self.training.endless or self.data.crop == "random"
+        return batches if once else self.imagen.learners[i].prepared(batches)
 
     def first_batches(self, i: int) -> Iterator[Batch]:
         """Yield whole batches of learner ``i`` from its first step on, the same on all ranks."""

@@ -90,10 +90,23 @@ def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
         users = [s for s in config.stages_with(name) if config.first_stage + s in plan.chosen]
         if not users or i in plan.chosen or _is_finished(directory, name, i):
             continue
+        if _comes_from_elsewhere(plan, directory, name, i):
+            continue
         raise UserError(
             f"stage {users[0]} is trained with {name}, which is not trained yet: train it before "
             f"(`learners` {name}), or leave `learners` and `stages` out to train all in order"
         )
+
+
+def _comes_from_elsewhere(
+    plan: Plan, directory: TrainingDirectory | None, name: str, i: int
+) -> bool:
+    """Return whether a part is that of a source or a teacher, and no job trains it on."""
+    if directory is not None and directory.claim(name).exists():
+        return False
+    taught = directory is not None and directory.teacher.is_dir()
+    source = plan.config.source
+    return taught or (source is not None and i in source.stages)
 
 
 def _is_finished(directory: TrainingDirectory | None, name: str, i: int) -> bool:

@@ -157,7 +157,9 @@ def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:
     try:
         for name in read_imagen_config(source.parameters).learner_names:
             for folder in checkpoints(source.tmp, source.checkpoint_prefix(name)):
-                shutil.copytree(folder, target.tmp / folder.stem)
+                (target.tmp / folder.stem).mkdir()  # not with the rights of the source
+                for file in folder.iterdir():
+                    shutil.copyfile(file, target.tmp / folder.stem / file.name)
         for file in source.state_dicts.glob("*.safetensors"):
             shutil.copyfile(file, target.state_dicts / file.name)
         if source.environment.is_file():

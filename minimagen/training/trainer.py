@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minimagen.config import LearnerTrainingConfig
 from minimagen.config.training import Revision
-from minimagen.device import autocast
+from minimagen.device import autocast, widest_float
 from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.learner import Learner
@@ -95,7 +95,7 @@ class Trainer:
         return next(self.learner.parameters()).device
 
     def train_step(self, batch: Batch) -> Tensor:
-        """Make one optimizer step and return the mean loss of these rows, float64 [].
+        """Make one optimizer step and return the mean loss of these rows, [].
 
         The host does not wait for a GPU: what is not finite there is found by ``check``.
 
@@ -159,7 +159,7 @@ class Trainer:
         first = self.processes.rank * len(batch)
         draws = self._draws(self.processes.world * len(batch))
         size = math.ceil(len(batch) / self.accum_iter)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=widest_float(self.device), device=self.device)
         for start in range(0, len(batch), size):
             rows = min(size, len(batch) - start)
             last = start + rows == len(batch)
@@ -188,14 +188,14 @@ class Trainer:
     def validate(self, batches: Sequence[Batch]) -> float:
         """Return the EMA weights' mean loss: the same times, noise and captions every time."""
         self.learner.eval()
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, images
+        total = torch.zeros(2, dtype=widest_float(self.device), device=self.device)
         with self.ema.swapped_in(), torch.inference_mode():
             for number in self.processes.share(range(len(batches))):
                 batch = batches[number]
                 draws = Draws(self.seed, self.key, -1 - number, len(batch))
                 # learner.loss itself: without gradients there is nothing to synchronize
                 loss = self._losses(self.learner.loss, batch, draws).sum()
-                total += torch.stack([loss.double(), loss.new_tensor(len(batch)).double()])
+                total += torch.stack([loss.to(total), total.new_tensor(len(batch))])
         loss_sum, count = self.processes.mean(total).tolist()
         return loss_sum / count
 

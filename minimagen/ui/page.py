@@ -64,7 +64,9 @@ def build(studio: Studio) -> gr.Blocks:
                     _history_tab(history)
                 with gr.Tab("Training"):
                     show, run, shown = _training_tab(studio)
-        page.load(show, run, shown, api_visibility="private", show_progress="hidden")
+        quietly: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        page.load(show, run, shown, **quietly)
+        page.load(lambda: gr.Dropdown(list(studio.models())), None, controls.model, **quietly)
     return page
 
 

@@ -84,6 +84,7 @@ class Studio:
         self.root, self._bundled = root, bundled
         self._device = resolve_device(device)
         self._loaded: tuple[str, Imagen, str] | None = None
+        self._written: tuple[int, ...] = ()  # when the weights of the loaded model were
         self._lock = threading.Lock()  # the queue of the page has one place, its API too
 
     def models(self) -> dict[str, Path]:
@@ -97,7 +98,7 @@ class Studio:
 
     def _newest_first(self) -> list[Path]:
         """Return the directories under the root that have parameters."""
-        found = [p for p in self.root.iterdir() if (p / "parameters" / "imagen.json").is_file()]
+        found = [p for p in self.root.iterdir() if _has_parameters(p)]
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def load(self, name: str) -> tuple[Imagen, str]:
@@ -109,8 +110,9 @@ class Studio:
         models = self.models()
         if name not in models:
             raise UserError(f"There is no model {name!r} under {self.root.name}: choose another.")
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None
+        written = _written(models[name])
+        if self._loaded is None or self._loaded[0] != name or self._written != written:
+            self._loaded, self._written = None, written
             imagen = Imagen.from_directory(models[name]).to(self._device)
             digest = model_hash(TrainingDirectory(models[name]))
             self._loaded = name, imagen, digest
@@ -290,5 +292,20 @@ class Stream:
 
 
 def _is_model(path: Path) -> bool:
-    directory = TrainingDirectory(path)
-    return (directory.parameters / "imagen.json").is_file() and directory.samples_images
+    try:
+        return _has_parameters(path) and TrainingDirectory(path).samples_images
+    except PermissionError:
+        return False
+
+
+def _has_parameters(path: Path) -> bool:
+    try:
+        return (TrainingDirectory(path).parameters / "imagen.json").is_file()
+    except PermissionError:  # of another user
+        return False
+
+
+def _written(path: Path) -> tuple[int, ...]:
+    """Return when each file of weights was written."""
+    files = sorted(TrainingDirectory(path).state_dicts.glob("*.safetensors"))
+    return tuple(file.stat().st_mtime_ns for file in files)

@@ -270,3 +270,18 @@ def test_an_exported_model_samples_the_same_image_without_training_json(
 
 def difference_of(a: Image.Image, b: Image.Image) -> int:
     return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes(), strict=True))
+
+
+def test_the_weights_of_an_image_are_those_it_was_made_with(trained: Path) -> None:
+    """Also where the directory is given."""
+    first = run("-c", "a red star", "--SEED", "3", "--WEIGHTS", "best", "-o", "one", *QUICK)
+    again = run("-fi", str(images(first)[0]), "-d", str(trained), "-o", "again", "--DEVICE", "cpu")
+    assert rows(again)[0]["weights"] == rows(first)[0]["weights"] == ["best", "best"]
+    assert images(again)[0].read_bytes() == images(first)[0].read_bytes()
+
+
+@pytest.mark.parametrize("flags", [["--SWEEP", "guidance=1,4"], ["--FILM"], ["--SEEDS", "1,2"]])
+def test_what_an_image_made_again_has_no_use_for_is_refused(
+    trained: Path, refused: Refused, flags: list[str]
+) -> None:
+    refused(inference.entry, ["--FROM_IMAGE", "image.png", *flags], "leave out", flags[0])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from minimagen.cli import inference
 
@@ -58,6 +59,21 @@ def test_a_sweep_of_two_settings_has_a_row_and_a_column_for_each_value(trained: 
         assert sheet.width > sheet.height  # three columns, two rows
 
 
+def test_a_given_image_is_cut_to_the_shape_that_is_asked_for(trained: Path) -> None:
+    """A circle in a wide image stays a circle."""
+    wide = Image.new("RGB", (128, 64), "black")
+    ImageDraw.Draw(wide).ellipse((48, 16, 80, 48), fill="white")
+    wide.save("wide.png")
+    made = output("--INIT_IMAGE", "wide.png", "--STRENGTH", "0.01", "--ASPECT_RATIO", "2")
+    (path,) = (made / "generated_images").glob("*.png")
+    with Image.open(path) as new:
+        assert new.width > 1.5 * new.height
+        edit = load_file(made / "given.safetensors")["init_images"][0, 0] > 0
+        assert edit.shape == (new.height, new.width)
+        rows, columns = edit.any(1).sum(), edit.any(0).sum()
+        assert abs(int(rows) - int(columns)) <= 1
+
+
 def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask: Path) -> None:
     made = output("--INIT_IMAGE", str(image), "--MASK", str(mask), "--RESAMPLE", "2")
     (path,) = (made / "generated_images").glob("*.png")
@@ -88,6 +104,12 @@ def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask
         (["--SWEEP", "seed=1", "steps=1", "guidance=1"], "two"),
         (["--FILM", "--INIT_IMAGE", "given.png"], "exclude each other"),
         (["--INTERPOLATE"], "two captions"),
+        (["--FILM", "--IMAGES_PER_CAPTION", "2"], "--IMAGES_PER_CAPTION"),
+        (["--SWEEP", "steps=1", "--STOP_STAGE", "0"], "--STOP_STAGE"),
+        (["--FILM", "-c", "lines.txt"], "in the line of a caption"),
+        (["--INIT_IMAGE", "given.png", "-c", "ratio.txt"], "--ASPECT_RATIO"),
+        (["--UPSCALE", "given.png", "--STOP_STAGE", "0"], "before the first stage"),
+        (["--INIT_IMAGE", "depth.tif"], "mode F"),
     ],
 )
 def test_what_cannot_be_edited_is_refused(
@@ -96,6 +118,9 @@ def test_what_cannot_be_edited_is_refused(
     Image.new("RGB", (5000, 4)).save("large.png")
     Image.new("L", (8, 8), 255).save("small.png")
     Image.new("L", (32, 32)).save("black.png")
+    Image.new("F", (32, 32)).save("depth.tif")
+    Path("lines.txt").write_text("a red star --guidance 2\n")
+    Path("ratio.txt").write_text("a red star --aspect_ratio 2\n")
     if "bomb.png" in argv:
         Image.new("1", (20000, 20000)).save("bomb.png")
     refused(inference.entry, ["-d", "training_mine", *QUICK, "-o", "out", *argv], words)

@@ -246,3 +246,36 @@ def test_few_images_of_its_size_are_a_reason_to_start_from_a_bundled_cascade(
     assert "--FROM" not in printed(*tiny)
     shutil.rmtree(bundle / "state_dicts")
     assert "--FROM" not in printed(*tiny, "-ds", str(images))
+
+
+def test_a_cascade_that_was_shared_is_a_source(trained: Path, images: Path) -> None:
+    """It has no training.json: only weights and what they are."""
+    Imagen.from_directory(trained).save_pretrained("shared")
+    argv = ["--FROM", "shared", "--DATASET", str(images), "-o", "tuned", "--STEPS", "1", "-b", "2"]
+    assert train.entry([*argv, "--DEVICE", "cpu"]) == 0
+    assert training("tuned")["steps"] == [1, 1]
+
+
+def test_what_belongs_to_the_data_of_the_source_is_not_asked_of_other_data(
+    trained: Path, images: Path
+) -> None:
+    data = json.loads((trained / "parameters" / "data.json").read_text())
+    data |= {"where": "style == 'noto'", "caption_column": "name", "dataset": str(trained)}
+    (trained / "parameters" / "data.json").write_text(json.dumps(data))
+    file = trained / "parameters" / "training.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_captions": ["a star"]}))
+    argv = ["--FROM", str(trained), "--DATASET", str(images), "-o", "tuned", "--STEPS", "1"]
+    assert train.entry([*argv, "-b", "2", "--DEVICE", "cpu"]) == 0
+    found = json.loads(Path("tuned", "parameters", "data.json").read_text())
+    assert (found["where"], found["caption_column"], found["max_samples"]) == (None, "text", None)
+    captions = Path("tuned", "samples", "captions.txt").read_text().splitlines()
+    assert captions and all(caption.startswith("number") for caption in captions)
+
+
+def test_the_command_that_continues_names_what_was_chosen(
+    trained: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*FROM, "--DATASET", str(images), "-o", "tuned", "--STAGES", "0", "--STEPS", "1"]
+    assert train.entry([*argv, "-b", "2"]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("continue:")]
+    assert "--STAGES 0" in line

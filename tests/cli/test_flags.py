@@ -176,6 +176,14 @@ def test_each_learner_has_its_own_steps() -> None:
     assert settings(["--STEPS", "700,150"])[0].training.steps == (700, 150)
 
 
+def test_zero_is_a_value_as_any_other() -> None:
+    parameters, rows = settings(["--NUM_WORKERS", "0", "--SEED", "0", "--AUG_LEVEL", "0"])
+    assert parameters.training.num_workers == 0
+    assert rows["training.num_workers"] == ("0", "--NUM_WORKERS")
+    assert rows["training.seed"] == ("0", "--SEED")
+    assert parameters.imagen.stages[1].sampling.aug_level == 0.0
+
+
 def settings(argv: list[str]) -> tuple[Any, dict[str, tuple[str, str]]]:
     """The configuration, and name -> (value, source) as --PRINT_CONFIG shows it."""
     settings = train.settings_of(train.parse_flags(argv))

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.cli import demo, inference, train
+from minimagen.cli.settings import with_whole_paths
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import TrainingDirectory
 from tests.checkpoints import load_newest
@@ -27,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # on one core
 ]
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "trained"
 TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
 
 
@@ -303,3 +305,32 @@ def test_images_of_many_shapes_are_trained_and_sampled(
     assert "40 x 24" in (printed := capsys.readouterr().out) and "may look wrong" not in printed
     with Image.open(here / "out" / "generated_images" / "image_0.png") as image:
         assert image.size == (40, 24)
+
+
+def test_a_demo_of_one_stage_ends_with_what_to_type_next(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.entry([*TINY, "--STEPS", "1", "--STAGES", "0"]) == 0
+    assert "continue:" in capsys.readouterr().out
+    assert not list(here.glob("generated_images*"))
+
+
+def test_parts_that_are_folders_here_are_known_everywhere(here: Path) -> None:
+    """Names are not looked for as folders."""
+    (here / "my_clip").mkdir()
+    (here / "t5_mini").mkdir()
+    parameters = train.settings_of(train.parse_flags(["--T5_NAME", "my_clip"])).parameters()
+    assert with_whole_paths(parameters).imagen.text_encoder_name == str(here / "my_clip")
+    parameters = train.settings_of(train.parse_flags([])).parameters()
+    assert with_whole_paths(parameters) == parameters
+
+
+def test_the_newest_run_is_reported_while_it_trains(here: Path) -> None:
+    shutil.copytree(GOLDEN, here / "training_a")
+    (here / "training_a" / "training_progress.txt").touch()
+    begun = here / "training_b"
+    shutil.copytree(GOLDEN / "parameters", begun / "parameters")
+    (begun / "training_progress.txt").touch()
+    os.utime(here / "training_a" / "training_progress.txt", (1, 1))
+    assert TrainingDirectory.chosen(None).path.name == "training_a"
+    assert TrainingDirectory.chosen(None, begun=True).path.name == "training_b"

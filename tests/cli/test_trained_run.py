@@ -12,9 +12,11 @@ from PIL import Image
 
 from minimagen.__main__ import main as minimagen
 from minimagen.cli import inference
+from minimagen.cli.evaluate import _data as data_of
+from minimagen.config import DataConfig
 from minimagen.imagen import Imagen
 from minimagen.sample import Sample
-from minimagen.storage.directory import read_parameters
+from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.run import train as run_training
 
@@ -167,3 +169,18 @@ def test_inference_says_once_how_many_captions_were_cut(
     assert len(caplog.records) == 1
     lines = Path("out", "captions.txt").read_text().splitlines()
     assert len(lines) == 8 == len(list(Path("out", "generated_images").iterdir()))
+
+
+def test_the_same_data_by_another_name_is_divided_as_in_training(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained.parent / "images"
+    folder.mkdir()
+    path = trained / "parameters" / "data.json"
+    own = {"dataset": str(folder), "train_valid_frac": 0.97, "caption_column": "name"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    directory = TrainingDirectory.open(trained)
+    for name in (None, str(folder), "images", "../" + trained.parent.name + "/images"):
+        assert data_of(directory, name).train_valid_frac == 0.97, name
+    (trained.parent / "others").mkdir()
+    assert data_of(directory, "others").train_valid_frac == DataConfig().train_valid_frac

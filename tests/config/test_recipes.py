@@ -54,3 +54,7 @@ def test_more_minutes_give_a_wider_network_and_a_longer_average() -> None:
 def test_sides_that_were_not_measured_are_marked() -> None:
     assert not any("untested" in reason for reason in recipe_for(64, None, 20.0).reasons)
     assert any("untested" in reason for reason in recipe_for(256, None, 20.0).reasons)
+
+
+def test_millions_of_images_leave_some_for_validation() -> None:
+    assert 0.0 < 1.0 - recipe_for(64, 12_000_000, 20.0).train_valid_frac <= 1e-4 + 1e-9

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main
+from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.data import encode
 from minimagen.data.encode import encode_captions, walk_captions
 from minimagen.data.images import decoding as transforms
@@ -124,7 +125,7 @@ def test_training_after_encoding_asks_t5_for_nothing(
     assert main(["data", "encode", str(source), "--MAX_NUM_WORDS", "16"]) == 0
     assert "encoded now: 0 (" in capsys.readouterr().out
     monkeypatch.setattr(PretrainedEncoder, "_embed", None)  # a call would fail
-    cache = EmbeddingCache.on_disk(PretrainedEncoder("t5_mini", 16))
+    cache = EmbeddingCache.on_disk(PretrainedEncoder(TEXT_ENCODER, 16))
     assert encode_batch(cache, [text for captions in CAPTIONS for text in captions]).mask.sum() > 8
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main
-from minimagen.data.dataset import IndexedDataset
+from minimagen.data.dataset import BadSampleError, IndexedDataset
 from minimagen.data.open import load_dataset
 from minimagen.data.where import Where
 from minimagen.errors import UserError
@@ -177,3 +177,22 @@ def test_the_command_line_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(UserError, match="shapes are drawn, not read"):
         load_dataset("shapes", where="width > 3")
     assert isinstance(load_dataset(source, 8, where="width > 9").split()[0], IndexedDataset)
+
+
+def test_a_sample_of_a_shard_that_lacks_the_column_is_left_out(tmp_path: Path) -> None:
+    """One without metadata does not fit, one with damaged metadata is bad; neither ends the run."""
+    (tmp_path / "rows").mkdir()
+    parts = {"a": json.dumps({"style": "noto"}), "b": None, "c": "{", "d": '{"style": "noto"}'}
+    with tarfile.open(tmp_path / "rows" / "0.tar", "w") as tar:
+        for key, values in parts.items():
+            contents = {"png": _png(8), "txt": key.encode()}
+            if values is not None:
+                contents["json"] = values.encode()
+            for suffix, content in contents.items():
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    found = list(load_dataset(tmp_path / "rows", 8, where="style == 'noto'").rows())
+    good = [row.captions for row in found if not isinstance(row, BadSampleError)]
+    bad = [str(row) for row in found if isinstance(row, BadSampleError)]
+    assert good == [("a",), ("d",)] and len(bad) == 1 and "0.tar/c" in bad[0]

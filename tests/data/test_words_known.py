@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main
+from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.data.open import load_dataset
 from minimagen.data.words import count_words, report_words, words_of
 from minimagen.text.build import build
@@ -70,6 +71,13 @@ def test_data_check_prints_them(folder: Path, capsys: pytest.CaptureFixture[str]
     assert main(["data", "check", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     (words,) = [line for line in lines if line.startswith("  words: ")]
-    expected = list(words_of(load_dataset(folder), build("t5_mini", 64)))
+    expected = list(words_of(load_dataset(folder), build(TEXT_ENCODER, 64)))
     assert words.strip() == expected[0]
-    assert "4 distinct, 50 % of them known to t5_mini" in words
+    assert f"of them known to {TEXT_ENCODER}" in words
+    assert main(["data", "check", str(folder), "--T5_NAME", "t5_mini"]) == 0
+    assert "4 distinct, 50 % of them known to t5_mini" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_words_that_are_learned(folder: Path) -> None:
+    encoder = build("labels", 64, ("red", "an exasperated sphygmomanometer"))
+    assert list(words_of(load_dataset(folder), encoder)) == []

@@ -92,3 +92,17 @@ def test_an_image_that_cannot_be_finished_leaves_no_file(
     with pytest.raises((KeyboardInterrupt, UserError)):
         save_png(tmp_path / "image.png", image(0))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_headings_stand_above_each_column_of_images() -> None:
+    stages = [[image(0, (64, 64))] * 2, [image(1, (64, 64))] * 2]
+    plain = contact_sheet(["a", "b"], stages, columns=2)
+    headed = contact_sheet(["a", "b"], stages, columns=2, headings=["real", "ours"])
+    extra = headed.height - plain.height
+    below = headed.crop((0, extra + 4, *headed.size))  # the letters end before the images begin
+    assert below.tobytes() == plain.crop((0, 4, *plain.size)).tobytes()
+    quarter = headed.width // 4
+    boxes = [(i * quarter, 0, (i + 1) * quarter, extra) for i in range(4)]
+    assert all(
+        headed.crop(box).getcolors() != [(quarter * extra, (255, 255, 255))] for box in boxes
+    )

@@ -7,6 +7,7 @@ from minimagen.config.training import Revision
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
+from minimagen.training.clock import planned
 from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan
 
@@ -52,4 +53,9 @@ def test_minutes_are_added_to_the_chosen_stages_and_open_what_had_ended(lengths)
     assert (again.step, again.ended, again.spent, again.seconds) == (30, False, 0.5, 60.0)
     assert longer.steps_of(1) is None
     of_steps = lengths(steps=7).extended(4, chosen=(0, 1))
-    assert (of_steps.steps, of_steps.minutes, of_steps.revisions) == (None, (3.0, 1.0), ())
+    assert (of_steps.steps, of_steps.minutes) == (None, (3.0, 1.0))
+    begun = Revision(step=0, steps=7, spent=0.0, seconds=0.0)
+    assert of_steps.revisions == ((begun,), (begun,))
+    one = lengths(steps=7).extended(4, chosen=(1,))
+    assert (one.steps_of(0), one.steps_of(1)) == (7, None)
+    assert planned(0, one.revisions[0]) == (7, 7.0)

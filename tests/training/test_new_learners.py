@@ -1,6 +1,7 @@
 """Runs with CLIP and autoencoders: killed anywhere, resumed to the bit."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,16 @@ import pytest
 import torch
 
 from minimagen import Imagen, ImagenConfig, TrainingConfig, UserError, train
+from minimagen.autoencoders.build import load
+from minimagen.autoencoders.files import save_folder
+from minimagen.cli.next_commands import print_next
+from minimagen.cli.train import entry as train_entry
+from minimagen.cli.train import parse_flags
+from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.checkpoint import load_weights, save_checkpoint
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.training.clock import planned
 from minimagen.training.finetuning import Source
 
 UNET = {"dim": 8, "dim_mults": (1, 2), "attn_heads": 1, "attn_head_dim": 8}
@@ -151,3 +159,70 @@ def test_a_stage_refuses_another_autoencoder(tmp_path: Path) -> None:
     shutil.copy(other.weights("autoencoder_0"), one.weights("autoencoder_0"))
     with pytest.raises(UserError, match="the autoencoder was another one"):
         Imagen.from_directory(one.path)
+
+
+def test_a_cascade_is_shared_with_what_its_autoencoder_measured(tmp_path: Path) -> None:
+    config = ImagenConfig.read({"image_sizes": [16]} | CASCADES["latent"], "latent")
+    imagen = Imagen(config)
+    training = TrainingConfig(batch_size=4, steps=2, sample_captions=("a star",), precision="fp32")
+    data = embedded("shapes", size=16, epoch_size=64)
+    trained = train(imagen, data, training, output=tmp_path / "run", device="cpu")
+    shared = Imagen.from_pretrained(imagen.eval().save_pretrained(tmp_path / "shared"))
+    assert shared.config == Imagen.from_directory(trained.path).config
+    assert shared.config.autoencoders[0].latents_mean is not None
+    images = [
+        each.sample("a red star", seed=1, precision="fp32", progress=False, output_type="pt")
+        for each in (imagen, shared)
+    ]
+    assert torch.equal(*images)
+
+
+def test_a_stage_goes_on_by_minutes_again_and_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The autoencoder was trained by steps, and stays as it is: the printed command says so."""
+    directory = run("latent", tmp_path / "run", steps=2)
+    print_next(directory, parse_flags([]))
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("continue:")]
+    argv = shlex.split(line)
+    argv = [*argv[argv.index("train") + 1 :], "--MINUTES", "0.02", "--DEVICE", "cpu"]
+    assert "unet_0" in argv
+    for _ in range(2):
+        assert train_entry(argv) == 0
+    training = read_parameters(directory.parameters).training
+    assert training.steps_of(0) == 2 and (training.steps_of(1) or 0) > 2
+    assert planned(0, training.revisions[0]) == planned(0, training.revisions[1]) == (2, 2.0)
+
+
+def test_sizes_that_another_autoencoder_cannot_have_are_refused(tmp_path: Path) -> None:
+    """It is known when it is loaded: until then any size seems to fit."""
+    autoencoder = run("latent", tmp_path / "run", steps=2).path / "vae"
+    save_folder(load(autoencoder.parent), autoencoder)
+    values = {"image_sizes": [16]} | CASCADES["latent"]
+    stage = values["stages"][0] | {"autoencoder": str(autoencoder)}
+    imagen = Imagen(ImagenConfig.read(values | {"autoencoders": [], "stages": [stage]}, "test"))
+    size = sizes_of_ratio(imagen.config, 2.4)[0]
+    step = imagen.stages[0].autoencoder.factor * imagen.config.stages[0].divisor
+    assert any(side % step for side in size)
+    with pytest.raises(UserError, match=f"not divisible by {step}"):
+        imagen.sample("a red star", aspect_ratio=2.4, progress=False)
+
+
+def test_a_stage_goes_on_by_steps_again_and_again(tmp_path: Path) -> None:
+    """The autoencoder's steps stay what they are, whatever the stage is asked for."""
+    directory = run("latent", tmp_path / "run", steps=2)
+    resume = ["-rd", str(directory.path), "-ip", "--LEARNERS", "unet_0", "--DEVICE", "cpu"]
+    for steps in ("3", "4"):
+        assert train_entry([*resume, "--STEPS", steps]) == 0
+    assert read_parameters(directory.parameters).training.steps == (2, 4)
+
+
+def test_a_stage_is_fine_tuned_with_the_autoencoder_of_its_source(tmp_path: Path) -> None:
+    source = run("latent", tmp_path / "source", steps=2)
+    tuned = ["--FROM", str(source.path), "-o", str(tmp_path / "tuned"), "--DEVICE", "cpu"]
+    assert train_entry([*tuned, "--LEARNERS", "unet_0", "--STEPS", "2"]) == 0
+    again = ["-rd", str(tmp_path / "tuned"), "-ip", "--LEARNERS", "unet_0", "--STEPS", "3"]
+    assert train_entry([*again, "--DEVICE", "cpu"]) == 0
+    parts = [load_weights(d / "state_dicts" / "autoencoder_0.safetensors").tensors
+             for d in (source.path, tmp_path / "tuned")]  # fmt: skip
+    assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])

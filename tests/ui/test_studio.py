@@ -1,6 +1,8 @@
 """What the page does, without the page."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,3 +196,13 @@ def test_the_state_of_a_run_is_a_sentence(
     assert state(tmp_path) == said
     (tmp_path / "training_progress.txt").write_text("begun\ntraining finished\n")
     assert state(tmp_path) == "Finished."
+
+
+def test_a_model_that_was_trained_on_is_loaded_again(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(ROOT / "tests" / "golden" / "trained", tmp_path / "mine"))
+    studio = Studio(tmp_path, [], "cpu")
+    first, _ = studio.load("mine")
+    assert studio.load("mine")[0] is first
+    file = next((model / "state_dicts").glob("*.safetensors"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+    assert studio.load("mine")[0] is not first

@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from minimagen.data.sources.table import READERS, csv_rows, parquet_schema, read_table, row_captions
+from minimagen.data.sources.table import (
+    DEFAULT,
+    READERS,
+    csv_rows,
+    parquet_schema,
+    read_table,
+    row_captions,
+)
 from minimagen.errors import UserError
 
 URL_COLUMNS = ("url", "image_url")
@@ -55,6 +62,13 @@ def fingerprint(file: Path) -> str:
     digest = hashlib.blake2b(start, digest_size=16)
     digest.update(str(file.stat().st_size).encode())
     return digest.hexdigest()
+
+
+def named(table: str, column: str) -> str:
+    """Return what the images of a table with the captions of a column are called in the cache."""
+    if column == DEFAULT:
+        return table
+    return f"{table}-{hashlib.blake2b(column.encode(), digest_size=4).hexdigest()}"
 
 
 def url_column(columns: Iterable[str]) -> str | None:

@@ -60,16 +60,23 @@ class SomeRows:
         return (row.captions if isinstance(row, Row) else () for row in rows_of(self))
 
 
-def bucketed(dataset: ImageDataset) -> Buckets:
+def bucketed(dataset: ImageDataset, of_one_size: Sequence[Size] = ()) -> Buckets:
     """Divide a data set by the sizes that its framing gives to images (``Framing.buckets``).
+
+    Args:
+        dataset: What to divide.
+        of_one_size: Divide by these sizes instead, but give every image the framing's one size: so
+            the parts for training and validation are those of a training in these buckets.
 
     Raises:
         UserError: too many images cannot be read, or the result cannot be kept.
     """
-    sizes = dataset.framing.buckets
+    sizes = tuple(of_one_size) or dataset.framing.buckets
     parts: dict[Size, IndexedDataset] = {}
     for size, indices in zip(sizes, rows_of_sizes(dataset.table, sizes), strict=True):
-        framing = replace(dataset.framing, size=size, buckets=())
+        framing = dataset.framing
+        if not of_one_size:
+            framing = replace(framing, size=size, buckets=())
         room = CACHE_BYTES * len(indices) // max(1, len(dataset))
         rows = SomeRows(dataset.table, indices)
         parts[size] = ImageDataset(rows, framing, None, room, dataset.files)

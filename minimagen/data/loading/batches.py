@@ -189,8 +189,10 @@ def good_samples(dataset: Samples, count: int) -> Iterator[Sample]:
         bad.add([], 1)
         found += 1
         yield sample
-    if not found:
+    if not found and bad.named:
         raise UserError(f"all {bad.bad} images are bad; the first: {bad.named[0]}")
+    if not found:
+        raise UserError("the validation part has no images: fill it, or take it out of the data")
 
 
 def validation_batches(

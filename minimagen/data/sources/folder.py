@@ -100,6 +100,8 @@ def size_of(file: Path) -> int:
 def file_table(folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]]) -> FileTable:
     """Return the stored list that ``key`` names, after writing it if it is not there.
 
+    It is written again where a file that was missing then has come.
+
     Args:
         folder: what the files are relative to.
         key: changes whenever the rows would.
@@ -107,7 +109,7 @@ def file_table(folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]]) ->
     """
     digest = hashlib.blake2b(repr((FORMAT, os.fsencode(folder), key)).encode(), digest_size=16)
     path = cache_folder("tables") / f"{digest.hexdigest()}.arrow"
-    if not path.is_file():
+    if not path.is_file() or _some_came(path, folder):
         _store(path, rows())
         table = _mapped(path)
         if pc.count_distinct(table["file"]).as_py() < table.num_rows:
@@ -117,6 +119,13 @@ def file_table(folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]]) ->
         del table
         pa.default_memory_pool().release_unused()
     return FileTable(path, folder)
+
+
+def _some_came(path: Path, folder: Path) -> bool:
+    """Return whether a file that is missing in a stored list is there now."""
+    stored = _mapped(path)
+    missing = stored.filter(pc.less(stored["size"], 0))["file"]
+    return any(size_of(folder / os.fsdecode(name.as_py())) >= 0 for name in missing)
 
 
 def _mapped(path: Path) -> pa.Table:

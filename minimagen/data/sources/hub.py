@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow
 
 from minimagen.data.dataset import BadSampleError, Row
-from minimagen.data.download.url_table import url_column
+from minimagen.data.download.url_table import named, url_column
 from minimagen.data.sources.listing import digest_of, division, printable
 from minimagen.data.sources.table import (
     ALSO,
@@ -165,7 +165,8 @@ def url_table(splits: Splits, column: str) -> tuple[Path, str] | None:
     if splits.streamed:
         raise UserError("a URL table is downloaded before training: streaming is not possible")
     found = caption_column(features, column, splits.name)
-    table = cache_folder("downloads") / f"{splits.training._fingerprint}.parquet"
+    name = named(splits.training._fingerprint, column)
+    table = cache_folder("downloads") / f"{name}.parquet"
     if not table.is_file():
         with replacing(table, shared=True) as part:
             splits.training.select_columns([url, found]).to_parquet(str(part))

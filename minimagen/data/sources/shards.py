@@ -29,7 +29,7 @@ from minimagen.data.sources.listing import IMAGES, digest_of, is_system, printab
 from minimagen.data.sources.table import ALSO, DEFAULT, captions_of
 from minimagen.data.where import Where
 from minimagen.draws import rng
-from minimagen.errors import UserError
+from minimagen.errors import UserError, first_line
 
 IMAGE_SUFFIXES = [suffix[1:] for suffix in IMAGES]
 CAPTIONS = {"txt", "json"}
@@ -232,27 +232,33 @@ class Part(NamedTuple):
 
 def _rows(file: IO[bytes], shard: str, column: str, where: Where | None) -> Iterator[Found]:
     """Yield the rows of an open tar, or the reason why there is none."""
-    count, others = 0, Counter[str]()
+    count, others, columns = 0, Counter[str](), dict[str, None]()
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
         for group, parts in itertools.groupby(_parts(tar, others), key=attrgetter("group")):
             for name, sample in _samples(group, parts):
                 found = _row(f"{shard}/{printable(name)}", sample, column)
+                if found is None:
+                    continue
+                count += 1
+                if where is not None and isinstance(found, Row):
+                    found = _fitting(sample, found, where, columns)
                 if found is not None:
-                    count += 1
-                    if where is None or _fits(sample, found, where):
-                        yield found
+                    yield found
+    if where is not None and columns:
+        where.check(list(columns))
     if not count:
         kinds = ", ".join(f"{n} {kind or 'other'} files" for kind, n in others.most_common(3))
         yield BadSampleError(f"{shard}: no image in it{kinds and f', only {kinds}'}")
 
 
-def _fits(sample: Sample, found: Found, where: Where) -> bool:
-    """Return whether a sample fits the condition; a bad one does, so that it is counted."""
-    if isinstance(found, BadSampleError):
-        return True
-    values = _json(sample) | {"text": " ".join(found.captions)}
-    where.check(list(values))
-    return where.kept([values], [found.image])[0]
+def _fitting(sample: Sample, row: Row, where: Where, columns: dict[str, None]) -> Found | None:
+    """Return a row that fits the condition, or why that is not known; note which columns it has."""
+    try:
+        values = _json(sample) | {"text": " ".join(row.captions)}
+    except (ValueError, RecursionError) as error:
+        return BadSampleError(f"{row.name}: {first_line(error)}")
+    columns |= dict.fromkeys(values)
+    return row if where.kept([values], [row.image])[0] else None
 
 
 def _samples(group: str, parts: Iterable[Part]) -> Iterator[tuple[str, Sample]]:

@@ -300,3 +300,12 @@ def test_whatever_a_foreign_table_of_URLs_holds_it_is_rows_or_one_error(
         assert "\n" not in str(error).strip()
     else:
         assert all(isinstance(row.url, str) for row in rows)
+
+
+def test_a_table_has_shards_for_each_column_of_captions(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "urls.csv"
+    rows = [f"{server.url(f'/good/{i}')},first {i},second {i}" for i in range(3)]
+    file.write_text("\n".join(["url,text,alt", *rows]))
+    for column, word in (("text", "first"), ("alt", "second"), ("text", "first")):
+        found = load_dataset(file, 8, caption_column=column)
+        assert {caption for (caption,) in found.captions()} == {f"{word} {i}" for i in range(3)}

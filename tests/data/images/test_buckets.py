@@ -14,16 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
+from minimagen.config import DataConfig, ImagenConfig
+from minimagen.config.cascade_sizes import aspect_buckets, trained_sizes
 from minimagen.data.images.buckets import Buckets
 from minimagen.data.images.decoding import upright_size
 from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.loading.order import Order
-from minimagen.data.open import load_dataset
+from minimagen.data.open import load_dataset, open_again
 from minimagen.errors import UserError
+from minimagen.evaluation.sets import read_sets
 from minimagen.sample import Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 
+SMALLEST = {"dim": 8, "dim_mults": (1,), "num_resnet_blocks": 1, "patch_size": 1}
 SIZES = ((20, 12), (16, 16), (12, 20))
 SHAPES = {"tall": (50, 30), "square": (40, 44), "wide": (30, 60)}  # (height, width)
 
@@ -256,3 +260,19 @@ def test_a_list_of_parts_is_one_data_set() -> None:
     }
     data = Buckets(parts)  # type: ignore[arg-type]
     assert [data[i].caption for i in range(len(data))] == ["0 0", "0 1", "2 0", "2 1", "2 2"]
+
+
+def test_data_opened_again_is_divided_as_its_training_was(tmp_path: Path) -> None:
+    """What is held out was not trained on, at the one size that an evaluation compares."""
+    folder = write(tmp_path / "images", 64)
+    config = ImagenConfig.read({"image_sizes": [16], "stages": [{"unet": SMALLEST}]}, "test")
+    sizes = aspect_buckets(config)
+    assert len(sizes) > 2
+    data = DataConfig(dataset=str(folder), aspect_buckets=True, train_valid_frac=0.75)
+    training, validation = load_dataset(folder, (16, 16), buckets=sizes).split(0.75, 0)
+    again, held_out = open_again(data, 16, buckets=trained_sizes(config, data)).split(0.75, 0)
+    assert {sample.caption for sample in held_out} == {sample.caption for sample in validation}
+    assert {sample.caption for sample in again} == {sample.caption for sample in training}
+    assert {sample.image.shape for sample in held_out} == {(16, 16, 3)}
+    captions = {sample.caption for sample in read_sets(data, config, 16).held_out}
+    assert captions <= {sample.caption for sample in validation}

@@ -20,7 +20,7 @@ from minimagen.data.images.dataset import ImageDataset
 from minimagen.data.images.decoding import Framing
 from minimagen.data.indexed import BaseDataset
 from minimagen.data.loading import batches as loader
-from minimagen.data.loading.batches import training_batches, validation_batches
+from minimagen.data.loading.batches import good_samples, training_batches, validation_batches
 from minimagen.data.loading.order import Order
 from minimagen.data.loading.reading import IndexedReader
 from minimagen.data.open import load_dataset
@@ -248,3 +248,8 @@ def test_a_part_of_the_data_is_drawn_at_random_and_stays_the_same() -> None:
     again = numbers.at_most(10, seed=1)
     assert drawn == [again[i].caption for i in range(10)]
     assert numbers.at_most(1000) is numbers
+
+
+def test_a_validation_part_without_images_is_said_in_one_line() -> None:
+    with pytest.raises(UserError, match="the validation part has no images"):
+        list(good_samples([], 4))

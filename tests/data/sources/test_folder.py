@@ -271,3 +271,18 @@ def test_a_real_folder_loads() -> None:
     assert len(dataset) == 4103
     assert dataset[0].caption == "grinning face"
     assert dataset[0].image.shape == (16, 16, 3)
+
+
+def test_images_that_come_later_are_found(tmp_path: Path) -> None:
+    """The stored list says which files were missing: they are looked for again."""
+    rows = [{"file_name": f"{i}.png", "text": f"gray {i}"} for i in range(4)]
+    folder = _write(tmp_path / "data", rows)
+    with pytest.raises(UserError, match="is a file"):
+        load_dataset(folder, 8)
+    _images(folder, 3)
+    first = load_dataset(folder, 8)
+    assert len(list(good_samples(first, 3))) == 3
+    before = first.identity
+    _images(folder, 4)
+    again = load_dataset(folder, 8)
+    assert len(list(good_samples(again, 4))) == 4 and again.identity != before
