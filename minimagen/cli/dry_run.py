@@ -3,10 +3,12 @@
 import math
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from minimagen.autoencoders.build import load
 from minimagen.autoencoders.files import on_meta_of
 from minimagen.cli.table import table
 from minimagen.config import (
@@ -125,7 +127,9 @@ def _column(
     """Return what stage ``i`` costs: the heading of every row, and the stage's cell in it."""
     config = parameters.imagen
     size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
-    factor = config.divisor_of(i) // stage.divisor  # of the autoencoder
+    factor = config.divisor_of(i) // stage.divisor  # of the cascade's own autoencoder
+    if isinstance(stage.autoencoder, str) and Path(stage.autoencoder).is_dir():
+        factor = load(stage.autoencoder).factor
     latent_size = (size[0] // factor, size[1] // factor)
     network = on_meta(stage.unet, text_width, lowres_cond=i > 0)
     cost = measure(network, stage, latent_size, low_res_size, (config.max_num_words, text_width))

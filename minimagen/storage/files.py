@@ -151,6 +151,30 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
+    """Hold a lock on the file ``path``, which ends with the process.
+
+    Yields False where another process holds it for ``wait`` seconds more; where the file system has
+    no locks, nothing is known of others.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextmanager
 def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
     """Wait up to ``wait`` seconds for a lock on the file ``path``; it ends with the process.
 

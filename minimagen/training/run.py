@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from minimagen.config import DataConfig, TrainingConfig
@@ -87,10 +88,11 @@ def train(
     before = None if resume is None else read_parameters(resume.parameters).training
     plan = with_lengths(plan, before)
     processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
-    directory = processes.on_rank_0(open_directory, plan, output, resume, teacher)
-    processes.on_rank_0(_record_session, plan, directory)
-    announced = _announcements(plan, dataset, directory, resume, teacher)
-    _run(plan, Keeper(plan, directory, resume is not None), directory, announced, wording)
+    with ExitStack() as held:
+        directory = processes.on_rank_0(open_directory, plan, output, resume, teacher, held)
+        processes.on_rank_0(_record_session, plan, directory)
+        announced = _announcements(plan, dataset, directory, resume, teacher)
+        _run(plan, Keeper(plan, directory, resume is not None), directory, announced, wording)
     return directory
 
 

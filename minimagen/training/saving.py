@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,7 +20,13 @@ from minimagen.storage.checkpoint import (
     set_aside_after,
 )
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, write_parameters
-from minimagen.storage.files import begin_folder, cannot_write, read_json, write_json
+from minimagen.storage.files import (
+    begin_folder,
+    cannot_write,
+    claimed,
+    read_json,
+    write_json,
+)
 from minimagen.storage.joining import record_revisions, start_directory
 from minimagen.storage.pretrained import load_frozen, load_stage
 from minimagen.training.distillation import keep_teacher
@@ -27,6 +34,8 @@ from minimagen.training.finetuning import keep_start
 from minimagen.training.plan import Plan
 from minimagen.training.resume import check_resumable, run_identity
 from minimagen.training.trainer import Trainer
+
+PATIENCE = 8.0  # seconds: the workers of a killed process live so long
 
 
 class Keeper:
@@ -127,29 +136,45 @@ def open_directory(
     output: str | Path | None,
     resume: TrainingDirectory | None,
     teacher: TrainingDirectory | None,
+    held: ExitStack,
 ) -> TrainingDirectory:
     """Return where the run writes, with its parameters and the captions of its sheets.
 
     A new directory gets what that of ``resume`` holds of all learners, before any goes on: a run
-    that stops in its first one has lost nothing of the later ones.
+    that stops in its first one has lost nothing of the later ones. Until ``held`` is closed no
+    other process trains the same learners there.
 
     Raises:
-        UserError: If ``output`` is taken or cannot be made, or ``resume`` cannot be continued.
+        UserError: If ``output`` is taken or cannot be made, ``resume`` cannot be continued, or
+            another process trains there.
     """
     if resume:
         check_resumable(plan, resume)
     if resume and output is not None and resume.path.resolve() == Path(output).resolve():
         directory = resume
+        _hold(directory, plan, held)
         write_parameters(directory.parameters, plan.parameters)
     else:
         also = partial(keep_teacher, teacher, plan.chosen) if teacher else None
         if resume is None and plan.config.source is not None:
             also = partial(keep_start, plan)
         directory = start_directory(output, plan.parameters, plan.chosen, resume is None, also)
+        _hold(directory, plan, held)
         if resume:
             _copy(resume, directory)
     directory.sample_captions.write_text("\n".join(plan.captions) + "\n", "utf-8")
     return directory
+
+
+def _hold(directory: TrainingDirectory, plan: Plan, held: ExitStack) -> None:
+    """Keep other processes from training the same learners in a directory."""
+    directory.tmp.mkdir(parents=True, exist_ok=True)
+    for name in (plan.imagen.learners[i].name for i in plan.chosen):
+        if not held.enter_context(claimed(directory.tmp / f".{name}_training", PATIENCE)):
+            raise UserError(
+                f"{name} is being trained in {directory} by another process: wait for its end, or "
+                "leave out `in_place`"
+            )
 
 
 def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:

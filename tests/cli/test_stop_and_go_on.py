@@ -13,6 +13,9 @@ from PIL import Image
 from minimagen.cli import inference, train
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.files import claimed
+from minimagen.training import saving
+from tests.cli.conftest import Refused
 
 TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
 
@@ -94,3 +97,15 @@ def test_a_newcomer_goes_through_it_all(
     error = capsys.readouterr().err
     assert all(str(step) in error for step in kept)
     assert not Path("none").exists()
+
+
+def test_a_run_that_another_process_trains_is_not_resumed_in_place(
+    trained: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "PATIENCE", 0.0)
+    again = ["-rd", "training_mine", "-ip", "--STEPS", "3", "--DEVICE", "cpu"]
+    with claimed(trained / "tmp" / ".unet_1_training") as held:
+        assert held
+        refused(train.entry, again, "unet_1 is being trained", "--IN_PLACE")
+        assert train.entry([*again, "--STAGES", "0"]) == 0
+    assert train.entry(again) == 0

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from minimagen import Imagen, ImagenConfig, TrainingConfig, UserError, train
+from minimagen import DataConfig, Imagen, ImagenConfig, TrainingConfig, UserError, train
 from minimagen.autoencoders.build import load
 from minimagen.autoencoders.files import save_folder
+from minimagen.cli.dry_run import Ranks, _column
 from minimagen.cli.next_commands import print_next
 from minimagen.cli.train import entry as train_entry
 from minimagen.cli.train import parse_flags
 from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.checkpoint import load_weights, save_checkpoint
-from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameters
 from minimagen.training.clock import planned
 from minimagen.training.finetuning import Source
 
@@ -206,6 +207,13 @@ def test_sizes_that_another_autoencoder_cannot_have_are_refused(tmp_path: Path) 
     assert any(side % step for side in size)
     with pytest.raises(UserError, match=f"not divisible by {step}"):
         imagen.sample("a red star", aspect_ratio=2.4, progress=False)
+
+    def cost(config: ImagenConfig) -> Any:
+        training = TrainingConfig(steps=1).for_learners(len(config.learner_names))
+        parameters = Parameters(config, training, DataConfig())
+        return _column(parameters, 0, config.stages[0], 12, Ranks(1, False))
+
+    assert cost(imagen.config) == cost(ImagenConfig.read(values, "own"))
 
 
 def test_a_stage_goes_on_by_steps_again_and_again(tmp_path: Path) -> None:

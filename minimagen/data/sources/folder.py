@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from operator import not_
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -20,10 +21,10 @@ import pyarrow.compute as pc
 from minimagen.data.dataset import Row
 from minimagen.data.sources.listing import IMAGES, Listing, printable
 from minimagen.data.sources.table import Numbered, captions_of, read_table, row_captions
-from minimagen.data.where import Where
+from minimagen.data.where import SIDES, Where
 from minimagen.errors import UserError, did_you_mean
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.files import read_lines, replacing
+from minimagen.storage.files import read_json, read_lines, replacing, write_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 LOOKED_AT = 10  # rows of a metadata file that show whether its images are files
@@ -97,7 +98,9 @@ def size_of(file: Path) -> int:
     return stat.st_size if S_ISREG(stat.st_mode) else -1
 
 
-def file_table(folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]]) -> FileTable:
+def file_table(
+    folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]], absent: Sequence[str] = ()
+) -> FileTable:
     """Return the stored list that ``key`` names, after writing it if it is not there.
 
     It is written again where a file that was missing then has come.
@@ -106,11 +109,13 @@ def file_table(folder: Path, key: Any, rows: Callable[[], Iterable[FileRow]]) ->
         folder: what the files are relative to.
         key: changes whenever the rows would.
         rows: reads them; those of one file are merged, and their captions become variants.
+        absent: filled by ``rows`` with files that are left out because they are missing.
     """
     digest = hashlib.blake2b(repr((FORMAT, os.fsencode(folder), key)).encode(), digest_size=16)
     path = cache_folder("tables") / f"{digest.hexdigest()}.arrow"
     if not path.is_file() or _some_came(path, folder):
         _store(path, rows())
+        write_json(_absent(path), list(absent), shared=True)
         table = _mapped(path)
         if pc.count_distinct(table["file"]).as_py() < table.num_rows:
             batches = table.take(pc.sort_indices(table["file"])).to_batches(WRITTEN_AT_ONCE)
@@ -125,7 +130,13 @@ def _some_came(path: Path, folder: Path) -> bool:
     """Return whether a file that is missing in a stored list is there now."""
     stored = _mapped(path)
     missing = stored.filter(pc.less(stored["size"], 0))["file"]
-    return any(size_of(folder / os.fsdecode(name.as_py())) >= 0 for name in missing)
+    names = [os.fsdecode(name.as_py()) for name in missing]
+    names += read_json(_absent(path)) if _absent(path).is_file() else []
+    return any(size_of(folder / name) >= 0 for name in names)
+
+
+def _absent(path: Path) -> Path:
+    return path.with_suffix(".absent.json")
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -199,7 +210,9 @@ def metadata_table(metadata: Path, caption_column: str, where: Where | None = No
     """
     key = (os.fsencode(metadata), caption_column, *_stamp(metadata), *_texts(where))
     folder = metadata.parent.absolute()
-    table = file_table(folder, key, lambda: metadata_rows(metadata, caption_column, where))
+    absent: list[str] = []
+    read = partial(metadata_rows, metadata, caption_column, where, absent)
+    table = file_table(folder, key, read, absent)
     _check_any(table, where)
     if not table.has_files():
         name = table[0].name if len(table) else "no row"
@@ -211,10 +224,16 @@ def metadata_table(metadata: Path, caption_column: str, where: Where | None = No
 
 
 def metadata_rows(
-    metadata: Path, caption_column: str, where: Where | None = None
+    metadata: Path,
+    caption_column: str,
+    where: Where | None = None,
+    absent: list[str] | None = None,
 ) -> Iterator[FileRow]:
-    """Read what `metadata_table` stores; a row may have no caption, an image may be missing."""
-    for place, columns in fitting(read_table(metadata), metadata.parent, where):
+    """Read what `metadata_table` stores; a row may have no caption, an image may be missing.
+
+    Files that are missing where their size is asked for are left out; ``absent`` gets them.
+    """
+    for place, columns in fitting(read_table(metadata), metadata.parent, where, absent):
         file = columns.get("file_name")
         if not isinstance(file, str):
             hint = did_you_mean("file_name", columns)
@@ -258,7 +277,9 @@ def _text_file_table(
     return _captioned(table)
 
 
-def fitting(rows: Numbered, folder: Path, where: Where | None) -> Numbered:
+def fitting(
+    rows: Numbered, folder: Path, where: Where | None, absent: list[str] | None = None
+) -> Numbered:
     """Yield those rows of a table of files that fit a condition; all without one."""
     if where is None:
         yield from rows
@@ -266,9 +287,13 @@ def fitting(rows: Numbered, folder: Path, where: Where | None) -> Numbered:
     while some := list(itertools.islice(rows, WRITTEN_AT_ONCE)):
         columns = [values for _, values in some]
         where.check(list(dict.fromkeys(itertools.chain.from_iterable(columns))))
-        names = (values.get("file_name") for values in columns)
+        names = [values.get("file_name") for values in columns]
         files = [folder / name if isinstance(name, str) else None for name in names]
-        yield from itertools.compress(some, where.kept(columns, files))
+        kept = where.kept(columns, files)
+        if absent is not None and where.names & {*SIDES}:
+            left_out = itertools.compress(names, map(not_, kept))
+            absent += [n for n in left_out if isinstance(n, str) and size_of(folder / n) < 0]
+        yield from itertools.compress(some, kept)
 
 
 def _texts(where: Where | None) -> tuple[str, ...]:

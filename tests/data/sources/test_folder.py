@@ -286,3 +286,12 @@ def test_images_that_come_later_are_found(tmp_path: Path) -> None:
     _images(folder, 4)
     again = load_dataset(folder, 8)
     assert len(list(good_samples(again, 4))) == 4 and again.identity != before
+
+
+def test_images_that_come_later_fit_a_condition_on_their_size(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "text": f"gray {i}"} for i in range(4)]
+    folder = _write(tmp_path / "data", rows)
+    for count in (2, 4):
+        _images(folder, count)
+        found = load_dataset(folder, 8, where="width >= 20")
+        assert [*found.captions()] == [(f"gray {i}",) for i in range(count)]
