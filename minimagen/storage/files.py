@@ -151,11 +151,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Hold a lock on the file ``path``, which ends with the process.
+def _lock(path: Path, wait: float) -> Iterator[bool | None]:
+    """Wait up to ``wait`` seconds for a lock on the file ``path``; it ends with the process.
 
-    Yields False where another process holds it for ``wait`` seconds more; where the file system has
-    no locks, nothing is known of others.
+    Yields True where it is held, False where another process has it, None where the file system
+    has no locks.
     """
     from filelock import FileLock, Timeout
 
@@ -166,7 +166,7 @@ def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
         yield False
         return
     except (OSError, NotImplementedError):
-        yield True
+        yield None
         return
     try:
         yield True
@@ -175,23 +175,17 @@ def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
 
 
 @contextmanager
+def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
+    """Lock the file ``path``; yields False only where another process is known to have it."""
+    with _lock(path, wait) as held:
+        yield held is not False
+
+
+@contextmanager
 def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Wait up to ``wait`` seconds for a lock on the file ``path``; it ends with the process.
-
-    Yields whether the lock is held: another process may have it, or the file system has no locks.
-    """
-    from filelock import FileLock
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=wait)
-    except (OSError, NotImplementedError):  # filelock's Timeout is an OSError
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    """Lock the file ``path``; yields True only where the lock is held."""
+    with _lock(path, wait) as held:
+        yield held is True
 
 
 def cannot_write(path: Path, error: BaseException) -> UserError:

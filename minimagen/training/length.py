@@ -3,18 +3,18 @@
 import math
 from dataclasses import replace
 
-from minimagen.config import TrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
+from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.plan import Plan
 
 
-def with_lengths(plan: Plan, before: TrainingConfig | None = None) -> Plan:
+def with_lengths(plan: Plan, resume: TrainingDirectory | None = None) -> Plan:
     """Return the plan with a number of optimizer steps, or with minutes, for every learner.
 
     Args:
         plan: What the run trains.
-        before: How the run that is resumed trained: learners that are not chosen keep their steps.
+        resume: The run that is resumed: learners that are not chosen keep the steps it has.
 
     Raises:
         UserError: There is not one number for each learner, or no epoch.
@@ -22,6 +22,7 @@ def with_lengths(plan: Plan, before: TrainingConfig | None = None) -> Plan:
     config = plan.config
     if config.minutes is None:
         steps = list(_steps_of(plan))
+        before = None if resume is None else read_parameters(resume.parameters).training
         for i in range(len(steps)):
             if before is not None and i not in plan.chosen:
                 steps[i] = before.steps_of(i) or steps[i]

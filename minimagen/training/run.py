@@ -16,7 +16,7 @@ from minimagen.imagen import Imagen
 from minimagen.networks.unet import count_parameters
 from minimagen.stages.build import teach
 from minimagen.stages.stage import encode_own
-from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.environment import add_session, session
 from minimagen.storage.pretrained import load_frozen
 from minimagen.training.distillation import kept_teacher, learners_to_teach
@@ -85,8 +85,7 @@ def train(
         _prepare(imagen, teacher, resume, chosen, config, processes)
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
-    before = None if resume is None else read_parameters(resume.parameters).training
-    plan = with_lengths(plan, before)
+    plan = with_lengths(plan, resume)
     processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
     with ExitStack() as held:
         directory = processes.on_rank_0(open_directory, plan, output, resume, teacher, held)

@@ -165,8 +165,7 @@ def url_table(splits: Splits, column: str) -> tuple[Path, str] | None:
     if splits.streamed:
         raise UserError("a URL table is downloaded before training: streaming is not possible")
     found = caption_column(features, column, splits.name)
-    name = named(splits.training._fingerprint, column)
-    table = cache_folder("downloads") / f"{name}.parquet"
+    table = cache_folder("downloads") / f"{named(splits.training._fingerprint, column)}.parquet"
     if not table.is_file():
         with replacing(table, shared=True) as part:
             splits.training.select_columns([url, found]).to_parquet(str(part))
