@@ -36,6 +36,7 @@ from minimagen.storage.directory import TrainingDirectory  # noqa: E402
 
 # diffusers turns a tensor into a numpy array in a way that numpy 2 warns about
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.usefixtures("one_thread_in_module"),
 ]

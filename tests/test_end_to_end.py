@@ -15,9 +15,10 @@ from PIL import Image
 
 from minimagen.storage.checkpoint import load_weights
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 TINY = ["--PARAMETERS", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "8", "-b", "4"]
-RUN = [*TINY, "--STEPS", "40", "--CHCKPT_NUM", "7", "--SEED", "3"]
+RUN = [*TINY, "--STEPS", "16", "--CHCKPT_NUM", "3", "--SEED", "3"]
 
 
 def program(name: str, *arguments: str) -> list[str]:
@@ -83,7 +84,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: Path) -> None:
     killed = tmp_path / "killed"
-    assert stop_when(tmp_path, killed, signal.SIGKILL, 14) == -signal.SIGKILL
+    assert stop_when(tmp_path, killed, signal.SIGKILL, 6) == -signal.SIGKILL
     run(tmp_path, "train.py", "--RESTART_DIRECTORY", str(killed), "--IN_PLACE")
     assert_same_weights(killed, uninterrupted)
 
@@ -92,7 +93,7 @@ def test_an_interrupted_run_saves_everything_and_resumes_elsewhere(
     tmp_path: Path, uninterrupted: Path
 ) -> None:
     stopped, resumed = tmp_path / "stopped", tmp_path / "resumed"
-    assert stop_when(tmp_path, stopped, signal.SIGINT, 7) == 130
+    assert stop_when(tmp_path, stopped, signal.SIGINT, 3) == 130
     assert "everything is saved" in (stopped / "training_progress.txt").read_text()
     before = sorted(p.name for p in (stopped / "tmp").iterdir())
     run(tmp_path, "train.py", "-rd", str(stopped), "--OUTPUT", str(resumed))
@@ -104,7 +105,7 @@ def test_sigterm_to_the_whole_group_saves_and_exits_143(tmp_path: Path) -> None:
     """As a batch system sends it: the data loader's workers get it too."""
     stopped = tmp_path / "terminated"
     workers = ["--NUM_WORKERS", "1"]
-    assert stop_when(tmp_path, stopped, signal.SIGTERM, 7, os.killpg, workers) == 143
+    assert stop_when(tmp_path, stopped, signal.SIGTERM, 3, os.killpg, workers) == 143
     assert "everything is saved" in (stopped / "training_progress.txt").read_text()
 
 
@@ -113,9 +114,9 @@ def test_longer_runs_continue_and_other_changes_are_refused(
 ) -> None:
     longer = tmp_path / "longer"
     restart = ["--RESTART_DIRECTORY", str(uninterrupted), "--OUTPUT", str(longer)]
-    run(tmp_path, "train.py", *restart, "--STEPS", "44", "--ACCUM_ITER", "2")
+    run(tmp_path, "train.py", *restart, "--STEPS", "18", "--ACCUM_ITER", "2")
     steps = json.loads((longer / "parameters" / "training.json").read_text())["steps"]
-    assert steps == [44, 44]
+    assert steps == [18, 18]
     message = run(tmp_path, "train.py", "-rd", str(uninterrupted), "--SEED", "4", code=2)
     assert "seed was 3, is 4" in message and message.count("\n") == 1
 

@@ -14,7 +14,7 @@ SAME = [
     for own, theirs in (("ddim", "DDIM"), ("dpm++", "DPM-Solver++"))
     for times in ("own times", "trailing")
 ]
-pytestmark = pytest.mark.usefixtures("one_thread_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread_in_module")]
 
 
 def quick(results: Path, *more: str) -> list[str]:
