@@ -34,6 +34,9 @@ FOREIGN = {
     "callback_on_step_end": "callback",
     "width": "aspect_ratio",
     "height": "aspect_ratio",
+    "torch_dtype": "precision",
+    "dtype": "precision",
+    "device_map": "device",
 }
 """What other programs call an argument of ``Imagen.sample``."""
 

@@ -104,7 +104,7 @@ class Imagen(Shared):
 
     def sample(
         self,
-        captions: str | Iterable[str],
+        captions: str | Iterable[str] | None = None,
         *,
         num_images_per_caption: int = 1,
         seed: int | None = None,

@@ -1,8 +1,12 @@
+import inspect
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
-from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
+from minimagen.arguments import Options
+from minimagen.config import DataConfig, ImagenConfig, SamplingConfig, TrainingConfig
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import to_model_space, to_pil
@@ -220,6 +224,30 @@ def test_settings_that_are_not_valid_are_refused_in_one_line(imagen, options, me
     with pytest.raises(UserError, match=message) as error:
         imagen.sample(CAPTIONS[:2], **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("prompt", "captions"),
+        ("num_inference_steps", "timesteps"),
+        ("negative_prompt", "negative"),
+        ("generator", "seed"),
+        ("torch_dtype", "precision"),
+    ],
+)
+def test_what_a_user_of_diffusers_types_leads_to_our_argument(imagen, name, own):
+    ours = {*inspect.signature(imagen.sample).parameters, *SamplingConfig.model_fields}
+    assert own in ours | {field.name for field in fields(Options)}
+    with pytest.raises(UserError, match=f"no argument '{name}'; give `{own}` instead"):
+        imagen.sample(**{name: "a red star"})
+
+
+def test_a_cascade_is_no_function_and_its_type_is_not_chosen_when_it_is_loaded(imagen):
+    with pytest.raises(UserError, match=r"call `sample\(captions\)`"):
+        imagen("a red star")
+    with pytest.raises(UserError, match="no argument 'torch_dtype'; `sample` takes `precision`"):
+        Imagen.from_pretrained("anything", torch_dtype=torch.float16)
 
 
 @pytest.mark.parametrize("captions", [None, 3, 2.5, [None], ["a star", 7], b"a star"])

@@ -24,7 +24,6 @@ TABLES = (".csv", ".jsonl")
 OTHER_FILES = {".tsv", ".json", ".parquet", ".md", ".text", ".caption", ".xlsx"}
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 ALIASES = {"GUIDANCE": "GUIDANCE_SCALE", "STEPS": "TIMESTEPS"}
-OWN = re.compile(r"\s+(?=--[A-Za-z])")  # where a line's options begin
 
 
 def aspect_ratio(text: str) -> float:
@@ -62,6 +61,8 @@ PER_CAPTION = tuple(
     for option in (IMAGES_PER_CAPTION, SEED, NEGATIVE, ASPECT_RATIO, *options.SAMPLING)
 )
 """What a line of a file may set for its own images."""
+SHORT = {option.short: option.name for option in PER_CAPTION}
+OWN = re.compile(rf"\s+(?=--[A-Za-z]|-({'|'.join(SHORT)})[ =]+[\d.'\"])")  # a line's options begin
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ def read_captions(given: str) -> list[Caption]:
 
 def _of_lines(path: Path) -> Iterator[Caption]:
     for number, line in enumerate(read_lines(path), 1):
-        text, *own = OWN.split(line, maxsplit=1)
+        begun = OWN.search(line)
+        text, own = (line[: begun.start()], line[begun.end() :]) if begun else (line, "")
         if _one_line(line):
             where = f"{path}, line {number}"
             if not _one_line(text) or text.lstrip().startswith("--"):
                 raise UserError(f"{where}: it has options but no caption: {line.strip()[:80]!r}")
-            yield Caption(_one_line(text), _parsed(_split(own[0], where), where) if own else {})
+            yield Caption(_one_line(text), _parsed(_split(own, where), where) if own else {})
 
 
 def _of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Caption]:
@@ -158,7 +160,8 @@ def _parsed(flags: list[str], where: str) -> dict[str, Any]:
     for flag in flags:
         name, equals, value = flag.partition("=")
         key = name[2:].replace("-", "_").upper()
-        spelled.append(f"--{ALIASES[key]}{equals}{value}" if key in ALIASES else flag)
+        long = ALIASES.get(key) or SHORT.get(name[2:])
+        spelled.append(f"--{long}{equals}{value}" if long else flag)
     try:
         values = Parser(where, "", "", {"of a caption": PER_CAPTION}).parse(spelled)
     except UserError as error:

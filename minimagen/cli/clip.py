@@ -41,13 +41,13 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.data.open import open_again
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import TEMPLATES, evaluate_clip, held_out, similarity_image
-    from minimagen.storage.directory import read_parameters
+    from minimagen.storage.directory import read_data_config
     from minimagen.storage.metadata import save_png
     from minimagen.text.build import load_clip
 
     folder = Path(arguments.dir)
     clip = load_clip(folder).to(resolve_device(arguments.DEVICE))
-    trained_on = read_parameters(folder / "parameters").data
+    trained_on = read_data_config(folder / "parameters", arguments.DATASET)
     if arguments.CAPTION_COLUMN is not None:
         name = arguments.DATASET or trained_on.dataset
         trained_on = trained_on.replace(dataset=name, caption_column=arguments.CAPTION_COLUMN)

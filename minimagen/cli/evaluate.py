@@ -109,14 +109,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
     """Return what to evaluate on: the training's data, or another set with the defaults."""
-    from minimagen.storage.directory import read_parameter_values
+    from minimagen.storage.directory import read_data_config, read_imagen_config
 
-    values = read_parameter_values(directory.parameters)
-    if not values["imagen"]["stages"]:
+    if not read_imagen_config(directory.parameters).stages:
         raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
-    if "data" not in values and name is None:
-        raise UserError(f"{directory} does not say what it was trained on; give --DATASET")
-    own = DataConfig.read(values.get("data", {}), str(directory.parameters / "data.json"))
+    own = read_data_config(directory.parameters, name)
     return own if name is None or is_same(name, own.dataset) else DataConfig(dataset=name)
 
 

@@ -20,7 +20,7 @@ from minimagen.cli.captions import (
     read_captions,
 )
 from minimagen.cli.options import Option
-from minimagen.cli.settings import BUNDLED
+from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
 
@@ -176,16 +176,14 @@ def sample(
     if any(getattr(arguments, name) for name in editing.ALONE):
         return _together(arguments, imagen, captions)
     from minimagen.cli.sampling import Asked, requests_of, write_images
-    from minimagen.storage.directory import new_output, read_parameter_values
+    from minimagen.storage.directory import read_parameter_values
 
     trained_on = read_parameter_values(directory.parameters).get("data", {})
     if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     requests = requests_of(arguments, imagen, captions)
     asked = Asked.of(arguments, directory, requests, edit=edit)
-    output = new_output(arguments.OUTPUT, "generated_images")
-    asked.save(output, edit)
-    return write_images(arguments, imagen, asked, output, edit)
+    return write_images(arguments, imagen, asked, edit=edit)
 
 
 def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption]) -> int:
@@ -225,7 +223,7 @@ def go_on(arguments: argparse.Namespace) -> int:
 def again(arguments: argparse.Namespace) -> int:
     """Sample the image of ``--FROM_IMAGE`` again, with what else is given; return the exit code."""
     from minimagen.cli.sampling import Asked, requests_again, write_images
-    from minimagen.storage.directory import TrainingDirectory, new_output
+    from minimagen.storage.directory import TrainingDirectory
     from minimagen.storage.metadata import read_generation
     from minimagen.storage.model_hash import find_model
 
@@ -236,7 +234,7 @@ def again(arguments: argparse.Namespace) -> int:
             "one as --INIT_IMAGE, with --CAPTIONS and --SEED"
         )
     if arguments.TRAINING_DIRECTORY is None:
-        directory = find_model(made.model, made.weights, Path(), [BUNDLED])
+        directory = find_model(made.model, made.weights, Path(), bundled_cascades())
         print(f"training directory: {directory} (it has the weights of the image)")
     else:
         directory = TrainingDirectory.open(arguments.TRAINING_DIRECTORY)
@@ -246,9 +244,7 @@ def again(arguments: argparse.Namespace) -> int:
     imagen = _load(arguments, directory.path)
     requests = requests_again(arguments, imagen, made)
     asked = Asked.of(arguments, directory, requests, made)
-    output = new_output(arguments.OUTPUT, "generated_images")
-    asked.save(output)
-    return write_images(arguments, imagen, asked, output)
+    return write_images(arguments, imagen, asked)
 
 
 entry = partial(run, main)

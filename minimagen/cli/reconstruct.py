@@ -7,7 +7,7 @@ from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
-from minimagen.config import DataConfig
+from minimagen.config import DataConfig, Size
 from minimagen.errors import UserError
 
 ON_SHEET = 32
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.evaluation.clip import held_out
     from minimagen.evaluation.reconstruct import reconstruct
     from minimagen.images import to_model_space, to_pil
-    from minimagen.storage.directory import read_parameters
+    from minimagen.storage.directory import read_data_config, read_imagen_config
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
@@ -59,9 +59,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )
-    parameters = read_parameters(given / "parameters") if trained else None
-    trained_on = DataConfig() if parameters is None else parameters.data
-    buckets = () if parameters is None else trained_sizes(parameters.imagen, trained_on)
+    trained_on = DataConfig()
+    buckets: tuple[Size, ...] = ()
+    if trained:
+        trained_on = read_data_config(given / "parameters", arguments.DATASET)
+        buckets = trained_sizes(read_imagen_config(given / "parameters"), trained_on)
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):

@@ -22,7 +22,7 @@ from minimagen.evaluation.choice import Choice
 from minimagen.generating import Edit, Generator, Request, batches_of, encoded, request_of
 from minimagen.imagen import Imagen
 from minimagen.progress import tqdm
-from minimagen.storage.directory import TrainingDirectory, read_imagen_config
+from minimagen.storage.directory import TrainingDirectory, new_output, read_imagen_config
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.image_files import ImageFolder
 from minimagen.storage.metadata import Generation, Place
@@ -191,12 +191,12 @@ def write_images(
     arguments: argparse.Namespace,
     imagen: Imagen,
     asked: Asked,
-    output: Path,
+    output: Path | None = None,
     edit: Edit | None = None,
 ) -> int:
     """Sample what was asked for and is not in ``output`` yet; return the exit code.
 
-    Each batch is written as soon as it is done. A first Ctrl-C is obeyed after the sampling step
+    Without ``output`` a new one is made, once nothing can be refused any more. Each batch is written as soon as it is done. A first Ctrl-C is obeyed after the sampling step
     that it meets, so what is written is whole.
     """
     device = resolve_device(arguments.DEVICE)
@@ -207,6 +207,9 @@ def write_images(
     choice = Choice(clip, imagen, device)
     text = encoded(imagen, requests)
     imagen.text_encoder = text  # the encoder's memory is free from here on
+    if output is None:
+        output = new_output(arguments.OUTPUT, "generated_images")
+        asked.save(output, edit)
     folder = ImageFolder(output, Path(asked.directory), asked.metadata)
     done = folder.written * asked.best_of
     with (

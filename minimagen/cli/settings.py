@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.checked import Config, per_stage
+from minimagen.cli.arguments import is_given
 from minimagen.cli.options import KeyPath
 from minimagen.config import (
     DataConfig,
@@ -35,6 +36,7 @@ def _shipped(name: str) -> Path:
 
 PRESETS = _shipped("parameters")
 DEMO, TESTING = PRESETS, PRESETS / "testing"
+LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
 BUNDLED = _shipped("pretrained") / "emoji"  # sampled from where nothing was trained
 
 
@@ -120,6 +122,25 @@ def add_minutes(settings: Settings, arguments: argparse.Namespace) -> None:
     training = parameters.training.extended(arguments.MINUTES, chosen).model_dump(mode="json")
     for name in ("steps", "epochs", "minutes", "revisions"):
         settings.set(("training", name), training[name], "--MINUTES")
+
+
+def fill_in(settings: Settings, arguments: argparse.Namespace, name: str) -> None:
+    """Add what a cascade that was shared has not: the data and the length are those given."""
+    if not settings.has("data"):
+        if not is_given(arguments, "DATASET"):
+            source = getattr(arguments, name)
+            raise UserError(f"--{name} {source} has no data of its own: give --DATASET")
+        settings.set(("data",), {}, "default")
+    if not settings.has("training"):
+        if not arguments.TESTING:
+            check_length(name, arguments)
+        settings.set(("training",), {"steps": 1}, "default")
+
+
+def check_length(name: str, arguments: argparse.Namespace) -> None:
+    """Raise a UserError unless the length of what ``--NAME`` trains is given."""
+    if not any(is_given(arguments, length) for length in LENGTHS):
+        raise UserError(f"--{name} needs a length; give one of --{', --'.join(LENGTHS)}")
 
 
 def forget_data(settings: Settings, name: str) -> None:

@@ -17,8 +17,11 @@ from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
 from minimagen.cli.recipe import follow_recipe, has_recipe, suggestion
 from minimagen.cli.settings import (
+    LENGTHS,
     Settings,
     add_minutes,
+    check_length,
+    fill_in,
     forget_data,
     read_settings,
     saved_settings,
@@ -74,7 +77,6 @@ EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DISTILL training_20261120_220000 --TIMESTEPS 4,1 --MINUTES 3
   torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
-LENGTHS = ("EPOCHS", "STEPS", "MINUTES")
 READING = {"seed", "epoch_size", "caption_column", "crop", "flip", "streaming", "where"}
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
@@ -117,17 +119,16 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         settings = _distilling(arguments)
     elif arguments.RESTART_DIRECTORY is not None:
         settings = saved_settings(arguments.RESTART_DIRECTORY)
+        if not settings.has("training"):
+            raise UserError(
+                f"--RESTART_DIRECTORY {arguments.RESTART_DIRECTORY} was shared without its "
+                f"training; go on from its weights with --FROM {arguments.RESTART_DIRECTORY}"
+            )
     elif arguments.FROM is not None:
         if arguments.PARAMETERS is None and not arguments.TESTING:
-            _check_length("FROM", arguments)
+            check_length("FROM", arguments)
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING, arguments.FROM)
-        if not settings.has("data"):
-            if not is_given(arguments, "DATASET"):
-                raise UserError(f"--FROM {arguments.FROM} has no data of its own: give --DATASET")
-            settings.set(("data",), {}, "default")
-        if not settings.has("training"):  # it was shared; a length is given
-            _check_length("FROM", arguments) if not arguments.TESTING else None
-            settings.set(("training",), {"steps": 1}, "default")
+        fill_in(settings, arguments, "FROM")
         if is_given(arguments, "DATASET"):
             forget_data(settings, arguments.DATASET)
     else:
@@ -179,16 +180,11 @@ def _sheet_captions(path: Path) -> list[str]:
     return captions
 
 
-def _check_length(name: str, arguments: argparse.Namespace) -> None:
-    """Raise a UserError unless the length of what ``--NAME`` trains is given."""
-    if not any(is_given(arguments, length) for length in LENGTHS):
-        raise UserError(f"--{name} needs a length; give one of --{', --'.join(LENGTHS)}")
-
-
 def _distilling(arguments: argparse.Namespace) -> Settings:
     """Return the values of the directory to distill, the chosen stages to sample in few steps."""
-    _check_length("DISTILL", arguments)
+    check_length("DISTILL", arguments)
     settings = saved_settings(arguments.DISTILL)
+    fill_in(settings, arguments, "DISTILL")
     imagen = settings.parameters().imagen
     places = imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
     stages, first = imagen.stages, imagen.first_stage

@@ -130,7 +130,8 @@ class ImagenConfig(Config):
         count = len(self.stages)
         for i in stages or ():
             if not 0 <= i < count:
-                raise UserError(f"`stages`: there is no stage {i}; the stages are 0 to {count - 1}")
+                have = f"the stages are 0 to {count - 1}" if count else "this has none"
+                raise UserError(f"`stages`: there is no stage {i}; {have}")
         return range(count) if stages is None else stages
 
     def divisor_of(self, i: int) -> int:

@@ -12,7 +12,7 @@ from minimagen.evaluation.clip import caption_vectors, vectors_of
 from minimagen.imagen import Imagen
 from minimagen.text.build import load_clip
 from minimagen.text.clip import Clip
-from minimagen.text.clip_encoder import ClipEncoder
+from minimagen.text.clip_encoder import fingerprint_as
 
 
 class Choice:
@@ -41,8 +41,8 @@ def independent_clip(directory: Path, imagen: Imagen) -> Clip:
     Raises:
         UserError: It is the one that conditions the images: it would judge itself.
     """
-    clip = load_clip(directory)
-    if ClipEncoder(clip).fingerprint == imagen.text_encoder.fingerprint:
+    clip, own = load_clip(directory), imagen.text_encoder.fingerprint
+    if own in (fingerprint_as(clip, pooled_only) for pooled_only in (False, True)):
         raise UserError(
             f"{directory} has the CLIP that the images are conditioned by: it would judge itself; "
             "give another one as `clip`"

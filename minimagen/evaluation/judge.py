@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minimagen.errors import UserError, did_you_mean
+from minimagen.errors import UserError, did_you_mean, first_line
 from minimagen.images import resize_clamped, to_model_space
 
 WEIGHTS = Path(__file__).parent / "judge_weights"
@@ -88,11 +88,16 @@ class Judge:
             known = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
             hint = did_you_mean(level, known)
             raise UserError(f"no judge at {path}; known levels: {', '.join(known)}{hint}")
-        with safe_open(path, framework="pt") as file:
-            config = TypeAdapter(JudgeConfig).validate_json(file.metadata()["config"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network = JudgeNetwork(config)
-        network.load_state_dict(weights)
+        try:
+            with safe_open(path, framework="pt") as file:
+                config = TypeAdapter(JudgeConfig).validate_json(file.metadata()["config"])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            network = JudgeNetwork(config)
+            network.load_state_dict(weights)
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path} is no judge that `tools/train_judge.py` wrote: {first_line(error)}"
+            ) from None
         return cls(network)
 
     def save(self, path: Path) -> None:

@@ -291,6 +291,19 @@ def read_imagen_config(folder: Path) -> ImagenConfig:
     return ImagenConfig.read(read_parameter_values(folder)["imagen"], str(folder / "imagen.json"))
 
 
+def read_data_config(folder: Path, other: str | None) -> DataConfig:
+    """Return the settings of the data of a training; the defaults where it does not say.
+
+    Raises:
+        UserError: It does not say, as it was shared, and no ``other`` data is named; or as for
+            ``read_parameters``.
+    """
+    values = read_parameter_values(folder)
+    if "data" not in values and other is None:
+        raise UserError(f"{folder.parent} does not say what it was trained on; give --DATASET")
+    return DataConfig.read(values.get("data", {}), str(folder / "data.json"))
+
+
 def read_parameters(folder: Path) -> Parameters:
     """Return the checked configuration of a parameters directory.
 

@@ -1,11 +1,12 @@
-"""Which weights an image came from, by their bytes: names and paths do not matter."""
+"""Which weights an image came from: names, paths and when they were saved do not matter."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from minimagen.checked import per_stage
-from minimagen.errors import UserError
+from minimagen.errors import UserError, first_line
 from minimagen.storage.diffusers import weight_files
 from minimagen.storage.directory import Choice, Choices, TrainingDirectory, read_imagen_config
 from minimagen.storage.pretrained import find_weights
@@ -19,9 +20,27 @@ def model_hash(directory: TrainingDirectory, weights: Choices = "final") -> str:
     """
     digest = hashlib.sha256()
     for path in _files(directory, weights):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_tensors_hash(path))
     return digest.hexdigest()
+
+
+def _tensors_hash(path: Path) -> bytes:
+    """Return the hash of a safetensors file but for its metadata, such as the step.
+
+    The file is the length of its header, 8 bytes, the header in JSON, and the tensors' bytes.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        try:
+            described = json.loads(header)
+            described.pop("__metadata__", None)
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: {first_line(error)}") from None
+        digest.update(json.dumps(described, sort_keys=True).encode())
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.digest()
 
 
 def _files(directory: TrainingDirectory, weights: Choices) -> Iterable[Path]:

@@ -10,7 +10,14 @@ from pydantic import model_validator
 from torch import nn
 
 from minimagen.checked import Config, per_stage
-from minimagen.config import AutoencoderConfig, ClipConfig, ImagenConfig, Size, StageConfig
+from minimagen.config import (
+    AutoencoderConfig,
+    ClipConfig,
+    ImagenConfig,
+    Size,
+    StageConfig,
+    TrainingConfig,
+)
 from minimagen.errors import UserError
 from minimagen.learner import Learner
 from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights
@@ -20,6 +27,7 @@ from minimagen.storage.directory import (
     TrainingDirectory,
     read_choice,
     read_imagen_config,
+    read_parameter_values,
 )
 
 
@@ -224,6 +232,32 @@ class Cascade(Protocol):
     def learners(self) -> Sequence[Identified]:
         """Return all that is trained, in order."""
         ...
+
+
+def is_finished(directory: TrainingDirectory, name: str) -> bool:
+    """Return whether a learner's training has ended; it has in a cascade that was shared.
+
+    An autoencoder's ends with the measurement of its latents.
+    """
+    values = read_parameter_values(directory.parameters)
+    config = ImagenConfig.read(values["imagen"], str(directory.parameters / "imagen.json"))
+    i = config.learner_names.index(name)
+    own = [a for k, a in enumerate(config.autoencoders) if name == f"autoencoder_{k}"]
+    if not directory.weights(name).is_file() or any(a.latents_mean is None for a in own):
+        return False
+    if "training" not in values:
+        return True
+    training = TrainingConfig.read(values["training"], str(directory.parameters / "training.json"))
+    return bool(load_weights(directory.weights(name)).state.get("step") == training.steps_of(i))
+
+
+def check_finished(directory: TrainingDirectory, name: str) -> None:
+    """Raise a UserError where a part is to be used whose training has not ended."""
+    if not is_finished(directory, name):
+        raise UserError(
+            f"the training of {name} in {directory} has not ended: what is trained with it would "
+            f"not fit it later; end it first with --RESTART_DIRECTORY {directory}"
+        )
 
 
 def load_learners(

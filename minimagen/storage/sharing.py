@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from torch import nn
 
@@ -90,9 +90,18 @@ class Shared(nn.Module):
         count = sum(p.numel() for learner in self.learners for p in learner.parameters())
         return card(name, self.config, count, facts)
 
+    def forward(self, *captions: Any, **settings: Any) -> NoReturn:
+        """Say what to call: a cascade is sampled from, or its learners are trained."""
+        raise UserError("an Imagen is no function: call `sample(captions)`, or `train` to train it")
+
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, weights: Choices = "final"
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        weights: Choices = "final",
+        **others: Any,
     ) -> Self:
         """Return the cascade of a folder, or of a repository of the Hugging Face hub.
 
@@ -100,10 +109,16 @@ class Shared(nn.Module):
             name: A folder that ``save_pretrained`` or ``train.py`` made, or ``owner/name``.
             revision: Branch, tag or commit of the repository.
             weights: ``final``, ``best`` or a step.
+            others: None: it is said where what other programs take here belongs.
 
         Raises:
             UserError: It is neither, or cannot be fetched.
         """
+        if others:
+            raise UserError(
+                f"there is no argument {next(iter(others))!r}; `sample` takes `precision`, and "
+                '`to("cuda")` moves the cascade'
+            )
         if not is_on_hub(name):
             return cls.from_directory(name, weights=weights)
         return cls.from_directory(fetched(str(name), revision), weights=weights)

@@ -41,9 +41,7 @@ class ClipEncoder:
     @property
     def fingerprint(self) -> str:
         """What changes with the configuration, what the text tower reads, or the weights."""
-        config, reads = self.clip.config, self.clip.own_identity.reads
-        what = (config.pooled_only, config.text.kind, config.text.max_length, reads)
-        return fingerprint_of(self.clip.text, repr(what))
+        return fingerprint_as(self.clip, self.clip.config.pooled_only)
 
     def to(self, device: torch.device | str) -> Self:
         """Compute on ``device`` from now on."""
@@ -94,6 +92,13 @@ class ClipEncoder:
         """Return how many captions were cut."""
         most = self.clip.config.text.max_length
         return [f"{len(self._cut)} different captions were cut to {most} tokens"] * bool(self._cut)
+
+
+def fingerprint_as(clip: Clip, pooled_only: bool) -> str:
+    """Return the fingerprint of a CLIP as an encoder that gives the vector alone, or all."""
+    text = clip.config.text
+    what = (pooled_only, text.kind, text.max_length, clip.own_identity.reads)
+    return fingerprint_of(clip.text, repr(what))
 
 
 def _padded(tokens: Tensor, size: int) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
-from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 from minimagen.storage.files import cannot_write
 
 
@@ -39,7 +39,7 @@ def learners_to_teach(
                     "directory as `teacher`"
                 )
         return chosen
-    theirs = read_parameters(teacher.parameters).imagen
+    theirs = read_imagen_config(teacher.parameters)
     taught, learning = list(theirs.stages), []
     for i, (stage, other) in enumerate(zip(own.stages, theirs.stages, strict=False)):
         if stage.distilled_steps not in (None, other.distilled_steps):
@@ -70,7 +70,7 @@ def keep_teacher(
     try:
         for folder in (teacher.parameters, teacher.state_dicts):
             shutil.copytree(folder, directory.teacher / folder.name)
-        for i, name in enumerate(read_parameters(teacher.parameters).imagen.learner_names):
+        for i, name in enumerate(read_imagen_config(teacher.parameters).learner_names):
             if i not in learning:
                 shutil.copyfile(teacher.weights(name), directory.weights(name))
     except (OSError, shutil.Error) as error:

@@ -7,10 +7,10 @@ from typing import Any
 from minimagen.config import DataConfig, LearnerTrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
-from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, load_weights, saved_shapes
-from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, saved_shapes
+from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
-from minimagen.storage.pretrained import PartIdentity, first_difference
+from minimagen.storage.pretrained import PartIdentity, first_difference, is_finished
 from minimagen.training.plan import Plan
 
 MAY_CHANGE = (
@@ -88,7 +88,7 @@ def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
     config = plan.imagen.config
     for i, name in enumerate(config.learner_names[: config.first_stage]):
         users = [s for s in config.stages_with(name) if config.first_stage + s in plan.chosen]
-        if not users or i in plan.chosen or _is_finished(directory, name, i):
+        if not users or i in plan.chosen or (directory and is_finished(directory, name)):
             continue
         if _comes_from_elsewhere(plan, directory, name, i):
             continue
@@ -107,13 +107,6 @@ def _comes_from_elsewhere(
     taught = directory is not None and directory.teacher.is_dir()
     source = plan.config.source
     return taught or (source is not None and i in source.stages)
-
-
-def _is_finished(directory: TrainingDirectory | None, name: str, i: int) -> bool:
-    if directory is None or not directory.weights(name).is_file():
-        return False
-    steps = read_parameters(directory.parameters).training.steps_of(i)
-    return bool(load_weights(directory.weights(name)).state.get("step") == steps)
 
 
 def _check_frozen(plan: Plan, resume: TrainingDirectory) -> None:

@@ -256,6 +256,17 @@ def test_a_cascade_that_was_shared_is_a_source(trained: Path, images: Path) -> N
     assert training("tuned")["steps"] == [1, 1]
 
 
+def test_a_cascade_that_was_shared_is_distilled_and_not_resumed(
+    trained: Path, images: Path, refused: Refused
+) -> None:
+    Imagen.from_directory(trained).save_pretrained("shared")
+    refused(train.entry, ["-rd", "shared"], "was shared without its training", "--FROM shared")
+    refused(train.entry, ["--DISTILL", "shared", "--STEPS", "1"], "give --DATASET")
+    argv = ["--DISTILL", "shared", "--DATASET", str(images), "-o", "few", "--STEPS", "1", "-t", "1"]
+    assert train.entry([*argv, "-b", "2", "--DEVICE", "cpu"]) == 0
+    assert read_parameters(Path("few", "parameters")).imagen.stages[0].distilled_steps == 1
+
+
 def test_what_belongs_to_the_data_of_the_source_is_not_asked_of_other_data(
     trained: Path, images: Path
 ) -> None:

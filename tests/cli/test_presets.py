@@ -8,6 +8,7 @@ from PIL import Image
 from minimagen.__main__ import main as minimagen
 from minimagen.cli import inference, train
 from minimagen.errors import UserError
+from minimagen.imagen import Imagen
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 
 PRESETS = Path(__file__).parents[2] / "parameters"
@@ -66,6 +67,7 @@ def test_labels_are_those_of_the_data_and_others_are_refused(place: Path) -> Non
     assert imagen.labels == tuple("0123456789")
     with pytest.raises(UserError, match="'ten' is not a label.*give one of 0, 1, 2"):
         inference.main(["-d", str(directory), "-c", "ten", "-o", str(place / "x")])
+    assert not (place / "x").exists()  # nothing is in the way of the next command
 
 
 def test_a_clip_is_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +80,13 @@ def test_a_clip_is_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert lines[0].startswith("zero-shot accuracy: ") and lines[0].endswith(" % (n 40)")
     assert "R@1" in lines[2] and "R@5" in lines[3]
     assert size_of(sheet)[0] > 24
+    shared = place / "shared_clip"
+    Imagen.from_directory(directory).save_pretrained(shared)
+    capsys.readouterr()
+    assert minimagen(["clip", str(shared), *asked[1:], "--COUNT", "40"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == lines[0]
+    assert minimagen(["clip", str(shared)]) == 2
+    assert "does not say what it was trained on; give --DATASET" in capsys.readouterr().err
     assert minimagen(["clip", str(directory), "--TEMPLATES", "a photo"]) == 2
     assert "must have one {} for the name" in capsys.readouterr().err
     assert minimagen(["clip", str(trained(place, "classes"))]) == 2
