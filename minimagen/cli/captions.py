@@ -132,7 +132,10 @@ def _of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO("\n".join(read_lines(path)), newline=""), strict=True)
+    lines = read_lines(path)
+    delimiter = max(",;\t", key=(lines[0] if lines else "").count)  # as in tables of images
+    table = io.StringIO("\n".join(lines), newline="")
+    reader = csv.DictReader(table, strict=True, delimiter=delimiter)
     try:
         for row in reader:
             if None in row or None in row.values():

@@ -283,3 +283,18 @@ def test_the_identity_is_that_of_the_content_wherever_it_is(
     assert load_dataset("pictures").identity != before
     other = write(tmp_path / "three", "a", "b", "c")
     assert load_dataset(other).identity != before
+
+
+def test_a_test_part_beside_other_folders_or_shards_is_not_trained_on(tmp_path: Path) -> None:
+    """Also where nothing is called train."""
+    for name in ("cats", "dogs", "test"):
+        texts(tmp_path / "folders" / name, f"{name}1", f"{name}2")
+    shard(shard(tmp_path / "shards", "a", "b", file="part-0.tar"), "c", file="test-0.tar")
+    for folder, seen, kept in (
+        ("folders", ["cats1", "cats2", "dogs1", "dogs2"], ["test1", "test2"]),
+        ("shards", ["a", "b"], ["c"]),
+    ):
+        training, held_out = load_dataset(tmp_path / folder).split()
+        assert captions(training) == seen and captions(held_out) == kept
+    texts(tmp_path / "alone" / "test", "d")
+    assert captions(load_dataset(tmp_path / "alone")) == ["d"]

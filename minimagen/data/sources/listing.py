@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minimagen.errors import UserError
@@ -92,20 +92,28 @@ class Listing:
         """Divide into what is trained on and what validates by the names of the top folders.
 
         ``train`` is trained on and the first of ``VALIDATION`` validates, if both are there; other
-        files are left out. If not, all files are trained on.
+        files are left out. Without ``train``, the folders beside one that validates are trained on,
+        where there are only folders; without that too, all files are.
         """
 
         def named(top: str) -> str:
             return f"files in {printable(top)}/" if top else "files beside them"
 
-        parts = self._divided(self.files, _top, named)
-        return [self._below(_top(part[0])) for part in parts] if all(parts) else [self]
+        tops = {_top(file) for file in self.files}
+        if division(tops)[0] is None and "" in tops:  # the files beside may speak of all folders
+            return [self]
+        training, held_out = self._divided(self.files, _top, named)
+        if not held_out:
+            return [self]
+        alone = {_top(file) for file in training}
+        parts = self._below(alone.pop()) if len(alone) == 1 else replace(self, files=training)
+        return [parts, self._below(_top(held_out[0]))]
 
     def by_name(self, files: Collection[str]) -> tuple[list[str], list[str]]:
         """Divide archives into those trained on and those that validate by words in their names.
 
-        ``train-00000.tar`` is trained on, ``val-00000.tar`` validates; without such words all are
-        trained on.
+        ``train-00000.tar`` is trained on, ``val-00000.tar`` validates; without the first word those
+        without a word are trained on, without any all are.
         """
 
         def label(file: str) -> str:
@@ -122,12 +130,14 @@ class Listing:
         for file in files:
             parts.setdefault(label(file), []).append(file)
         training, held_out = division(parts)
-        if training is None or held_out is None:
+        beside = [part for part in parts if part.lower() not in VALIDATION]
+        if held_out is None or not beside:
             return list(files), []
+        trained_on = beside if training is None else [training]
         for part, others in parts.items():
-            if part not in (training, held_out):
+            if part not in (*trained_on, held_out):
                 self.left_out[named(part)] += len(others)
-        return parts[training], parts[held_out]
+        return [file for part in trained_on for file in parts[part]], parts[held_out]
 
     def log_left_out(self, used: Iterable[str] = ()) -> None:
         """Log in one line what was found beside the files that are ``used``."""

@@ -87,7 +87,13 @@ class TarStream:
         lost, any_read, absence = 0, False, Absence()
         while True:
             try:
-                yield from self._read(draws.choice(self.shards))
+                shard, found = draws.choice(self.shards), False
+                for row in self._read(shard):
+                    yield row
+                    found = True
+                if not found and self.where is not None:  # it is counted: a run must not wait
+                    name = printable(self._names[shard])
+                    yield BadSampleError(f"{name}: no sample fits {self.where.text!r}")
                 lost, any_read = 0, True
                 absence.over()
             except ShardLostError as error:
