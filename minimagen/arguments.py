@@ -159,6 +159,11 @@ class Options:
         names = [field.name for field in fields(cls) if field.name in settings]
         options = {name: settings.pop(name) for name in names}
         for name in (name for name in GIVEN if options.get(name) is not None):
+            if not isinstance(options[name], Tensor):
+                raise UserError(
+                    f"`{name}` is {type(options[name]).__name__}; give a tensor [n c h w], images in "
+                    "[-1, 1] (minimagen.editing.as_tensor makes it of Pillow images)"
+                )
             if len(options[name]) == count:
                 options[name] = options[name].repeat_interleave(each, dim=0)
         return options
@@ -218,11 +223,17 @@ def seeds_of(seed: Any, seeds: Any, count: int) -> list[int]:
     return own
 
 
-def refuse_foreign(names: Iterable[str]) -> None:
-    """Raise a UserError for an argument that has another name here; it says which."""
+def check_call(names: Iterable[str], output_type: Any) -> None:
+    """Raise a UserError, before anything is sampled, for an argument that has another name here.
+
+    It says which; and for a kind of output that there is not.
+    """
     for name in names:
         if name in FOREIGN:
             raise UserError(f"there is no argument {name!r}; give `{FOREIGN[name]}` instead")
+    if output_type not in get_args(OutputType):
+        kinds = ", ".join(get_args(OutputType))
+        raise UserError(f"`output_type` is {output_type!r}; give one of {kinds}")
 
 
 def output_of(images: Tensor, kind: OutputType) -> Any:
@@ -232,12 +243,7 @@ def output_of(images: Tensor, kind: OutputType) -> Any:
         images: In model space.
         kind: ``pil``: PIL images; ``np``: float32 [n h w 3] in [0, 1]; ``pt``: the same as a tensor
             [n 3 h w].
-
-    Raises:
-        UserError: There is no such kind.
     """
-    if kind not in get_args(OutputType):
-        raise UserError(f"`output_type` is {kind!r}; give one of {', '.join(get_args(OutputType))}")
     if kind == "pil":
         return to_pil(images)
     unit = (images.float() / 2 + 0.5).clamp(0.0, 1.0)

@@ -22,8 +22,8 @@ from minimagen.arguments import (
     Options,
     OutputType,
     captions_of,
+    check_call,
     output_of,
-    refuse_foreign,
     repeated,
     seeds_of,
     shown,
@@ -125,7 +125,7 @@ class Imagen(Shared):
             settings: Options such as ``batch_size`` (see ``Options``), and changes to sampling such
                 as ``guidance_scale`` (see ``samplings``); what is not valid is a UserError.
         """
-        refuse_foreign(settings)
+        check_call(settings, output_type)
         own, each = captions_of(captions), num_images_per_caption
         texts, options = repeated(own, each), Options.taken_from(settings, len(own), each)
         own_seeds = seeds_of(seed, seeds, len(texts))

@@ -217,6 +217,8 @@ def test_a_stage_is_sent_back_before_the_next_one_is_sent(imagen, monkeypatch):
         ({"guidance": 2.0}, "unknown key 'guidance'"),
         ({"aspect_ratio": "3:2"}, "aspect_ratio '3:2' is not a number above 0"),
         ({"first": 1}, "first is 1: give low_res"),
+        ({"first": 1, "low_res": np.zeros((2, 3, 8, 12))}, "`low_res` is ndarray; give a tensor"),
+        ({"output_type": "numpy"}, "`output_type` is 'numpy'; give one of pil, np, pt"),
         ({"low_res": torch.zeros(2, 3, 8, 12)}, "first is 0: give low_res for a later stage"),
     ],
 )

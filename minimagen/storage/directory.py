@@ -300,7 +300,7 @@ def read_data_config(folder: Path, other: str | None) -> DataConfig:
     """
     values = read_parameter_values(folder)
     if "data" not in values and other is None:
-        raise UserError(f"{folder.parent} does not say what it was trained on; give --DATASET")
+        raise UserError(f"{folder.parent} does not say what it was trained on; give `dataset`")
     return DataConfig.read(values.get("data", {}), str(folder / "data.json"))
 
 

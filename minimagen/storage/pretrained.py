@@ -256,7 +256,7 @@ def check_finished(directory: TrainingDirectory, name: str) -> None:
     if not is_finished(directory, name):
         raise UserError(
             f"the training of {name} in {directory} has not ended: what is trained with it would "
-            f"not fit it later; end it first with --RESTART_DIRECTORY {directory}"
+            f"not fit it later; end it first (`restart_directory` {directory})"
         )
 
 

