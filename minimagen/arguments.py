@@ -161,7 +161,7 @@ class Options:
         for name in (name for name in GIVEN if options.get(name) is not None):
             if not isinstance(options[name], Tensor):
                 raise UserError(
-                    f"`{name}` is {type(options[name]).__name__}; give a tensor [n c h w], images in "
+                    f"`{name}` is {type(options[name]).__name__}; give a tensor [n c h w] in "
                     "[-1, 1] (minimagen.editing.as_tensor makes it of Pillow images)"
                 )
             if len(options[name]) == count:

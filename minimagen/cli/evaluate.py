@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimagen.checked import PositiveInt
+from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import Option
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from minimagen.evaluation.evaluate import Evaluation
+    from minimagen.evaluation.figures import Record
     from minimagen.evaluation.judge import Judge
     from minimagen.evaluation.sets import Sets
     from minimagen.evaluation.study import Study
@@ -88,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
+    from minimagen.storage.model_hash import model_hash
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
     data, started = _data(directory, arguments.DATASET), time.perf_counter()
@@ -103,7 +105,13 @@ def main(argv: Sequence[str]) -> int:
     print(_text(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
     if arguments.SHEET is not None and result.judged is not None:
         _write_sheet(arguments.SHEET, sets.held_out, result.images, _judge(sets, arguments))
-    _write(directory, arguments.OUTPUT or directory.path, result)
+    stages = len(imagen.stages)
+    record = result.record.replace(
+        weights=tuple(per_stage("`weights`", arguments.WEIGHTS, stages)),
+        model=model_hash(directory, arguments.WEIGHTS),
+        captions_seed=arguments.SEED,
+    )
+    _write(directory, arguments.OUTPUT or directory.path, result, record)
     return 0
 
 
@@ -155,12 +163,12 @@ def _text(result: "Study", sizes: Sequence[str]) -> str:
     return "\n".join([*judged, figures, features, *result.record.verdicts])
 
 
-def _write(directory: "TrainingDirectory", out: Path, result: "Study") -> None:
+def _write(directory: "TrainingDirectory", out: Path, result: "Study", record: "Record") -> None:
     """Write evaluation.json, its sheets and the report."""
     from minimagen.evaluation.figures import write_record, write_sheets
     from minimagen.evaluation.report import write_report
 
-    write_record(out, result.record)
+    write_record(out, record)
     write_sheets(out, result.found.sheets)
     print(f"{out / 'evaluation.json'}, {write_report(directory, out)}")
 

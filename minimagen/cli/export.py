@@ -9,8 +9,13 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
-from minimagen.storage.card import NO_DATA, Facts, figures_table
-from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+from minimagen.storage.card import NO_DATA, NO_FIGURES, OTHER_WEIGHTS, Facts, figures_table
+from minimagen.storage.directory import (
+    Choices,
+    TrainingDirectory,
+    read_imagen_config,
+    read_parameter_values,
+)
 from minimagen.storage.files import read_lines
 
 OPTIONS = {
@@ -35,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.PUSH is not None and arguments.PUSH.count("/") != 1:
         raise UserError(f"--PUSH {arguments.PUSH} must be owner/name")
     directory = TrainingDirectory.open(arguments.dir)
-    facts, own = facts_of(directory), directory.path / "README.md"
+    facts, own = facts_of(directory, arguments.WEIGHTS), directory.path / "README.md"
     from minimagen.imagen import Imagen
 
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS)
@@ -49,8 +54,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def facts_of(directory: TrainingDirectory) -> Facts:
-    """Return what a training directory says of its data, training and figures."""
+def facts_of(directory: TrainingDirectory, weights: Choices = "final") -> Facts:
+    """Return what a training directory says of its data, training and the figures of weights."""
     values = read_parameter_values(directory.parameters)
     captions = directory.sample_captions
     first = [line for line in read_lines(captions) if line.strip()] if captions.is_file() else []
@@ -58,7 +63,7 @@ def facts_of(directory: TrainingDirectory) -> Facts:
         caption=first[0].strip() if first else "a caption",
         data=_data(values.get("data")),
         training=_training(directory, values.get("training")),
-        figures=_figures(directory),
+        figures=_figures(directory, weights),
     )
 
 
@@ -79,11 +84,23 @@ def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> st
     return f"Batches of {values.get('batch_size')} images{': ' if done else ''}{done}."
 
 
-def _figures(directory: TrainingDirectory) -> str:
-    from minimagen.evaluation.figures import read_record
+def _figures(directory: TrainingDirectory, weights: Choices) -> str:
+    """Return the figures as a table, with what they are of; none if of other weights."""
+    from minimagen.evaluation.figures import fits, read_record
 
     record = read_record(directory.path)
-    return figures_table([] if record is None else record.model_dump()["figures"])
+    if record is None or not record.figures:
+        return NO_FIGURES
+    if record.model and not fits(directory, record, weights):
+        return OTHER_WEIGHTS
+    stages = read_imagen_config(directory.parameters).stages
+    unlike = record.unlike([stage.sampling for stage in stages])
+    said = (
+        f"`python -m minimagen evaluate`, {record.date}, on `{Path(record.dataset).name}` "
+        f"({record.split}); features of {record.features}"
+    )
+    said += f"; sampled with {'; '.join(unlike)}." if unlike else "."
+    return f"{said}\n\n{figures_table(record.model_dump()['figures'])}"
 
 
 entry = partial(run, main)

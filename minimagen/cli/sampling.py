@@ -196,8 +196,9 @@ def write_images(
 ) -> int:
     """Sample what was asked for and is not in ``output`` yet; return the exit code.
 
-    Without ``output`` a new one is made, once nothing can be refused any more. Each batch is written as soon as it is done. A first Ctrl-C is obeyed after the sampling step
-    that it meets, so what is written is whole.
+    Without ``output`` a new one is made, once nothing can be refused any more. Each batch is
+    written as soon as it is done. A first Ctrl-C is obeyed after the sampling step that it meets,
+    so what is written is whole.
     """
     device = resolve_device(arguments.DEVICE)
     first = edit.first if edit else 0

@@ -8,8 +8,11 @@ from typing import Any
 from PIL import Image
 
 from minimagen.checked import Config
+from minimagen.errors import UserError
+from minimagen.storage.directory import Choices, TrainingDirectory
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.metadata import save_png
+from minimagen.storage.model_hash import model_hash
 
 FILE, SHEETS = "evaluation.json", "evaluation_sheets"
 
@@ -53,6 +56,34 @@ class Record(Config):
     figures: tuple[Figure, ...]
     verdicts: tuple[str, ...]
     """Findings in words: copies of training images, limits."""
+    weights: tuple[str | int, ...] = ("final",)
+    """Which weights they are, see ``load_learners``."""
+    model: str = ""
+    """Their hash, see ``model_hash``; empty in files from before it was kept."""
+    captions_seed: int = 0
+    """Of drawn captions."""
+
+    def unlike(self, own: Sequence[Config]) -> list[str]:
+        """Return what was sampled with other settings than ``own``, the stages' own."""
+        pairs = [
+            (i, found, before.model_dump(mode="json"))
+            for i, (found, before) in enumerate(zip(self.sampling, own, strict=False))
+        ]
+        return [
+            f"stage {i}: {name} {value}, not {before[name]}"
+            for i, found, before in pairs
+            for name, value in found.items()
+            if name in before and before[name] != value
+        ]
+
+
+def fits(directory: TrainingDirectory, record: Record, weights: Choices | None = None) -> bool:
+    """Return whether figures are of these weights, by default of those that they name."""
+    try:
+        found = model_hash(directory, record.weights if weights is None else weights)
+    except UserError:  # such weights are not there any more
+        return False
+    return found == record.model
 
 
 def shown(value: float) -> str:

@@ -8,9 +8,17 @@ from typing import Any
 
 from minimagen.evaluation import html
 from minimagen.evaluation.charts import chart
-from minimagen.evaluation.figures import HEADINGS, Figure, Record, cells, read_record, read_sheets
+from minimagen.evaluation.figures import (
+    HEADINGS,
+    Figure,
+    Record,
+    cells,
+    fits,
+    read_record,
+    read_sheets,
+)
 from minimagen.evaluation.history import CURVES, History, newest_sheets, read_history
-from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config, read_parameter_values
 
 FILE = "report.html"
 LOGARITHMIC = ("loss", "valid_loss")
@@ -46,6 +54,8 @@ def _parts(directory: TrainingDirectory, out: Path, name: str) -> Iterator[str]:
             yield html.note(verdict, verdict.startswith("MEMORIZED"))
     yield html.section("Run", html.table(["", "steps", "lowest validation loss"], _run(history)))
     evaluated = read_sheets(out) if record is not None else {}
+    if record is not None:
+        yield from _other_than_now(directory, record)
     titles = list(evaluated)
     first = [html.image(title, evaluated[title]) for title in titles[:1]]
     yield html.section("Images", *first)
@@ -68,10 +78,22 @@ def _subtitle(values: dict[str, Any], record: Record | None) -> str:
     text = f"{sizes} px, trained on {Path(str(data)).name}."
     if record is None:
         return f"{text} Not evaluated yet: python -m minimagen evaluate DIR"
+    weights = "/".join(map(str, dict.fromkeys(record.weights)))
     return (
         f"{text} Evaluated {record.date} on {Path(record.dataset).name} ({record.split}), device "
-        f"{record.device}, features of {record.features}, image i has seed {record.seed} + i."
+        f"{record.device}, {weights} weights, features of {record.features}, image i has seed "
+        f"{record.seed} + i."
     )
+
+
+def _other_than_now(directory: TrainingDirectory, record: Record) -> Iterator[str]:
+    """Yield notes in which way the figures are not those of the directory as it is."""
+    stages = read_imagen_config(directory.parameters).stages
+    if unlike := record.unlike([stage.sampling for stage in stages]):
+        yield html.note(f"The figures are of other settings: {'; '.join(unlike)}.")
+    if record.model and not fits(directory, record):
+        said = "The figures are of weights that are not here any more: evaluate again."
+        yield html.note(said, warns=True)
 
 
 def _run(history: History) -> list[list[str]]:

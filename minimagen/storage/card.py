@@ -45,6 +45,11 @@ tags: [imagen, diffusion, cascade]
 NO_DATA = "Not stated."
 NO_FIGURES = "Not measured: `python -m minimagen evaluate DIR`, then `export` again."
 
+OTHER_WEIGHTS = (
+    "Not measured: the evaluation is of other weights than these. `python -m minimagen evaluate "
+    "DIR`, then `export` again."
+)
+
 
 class Facts(NamedTuple):
     """What a card says that the weights do not show."""
@@ -80,4 +85,4 @@ def figures_table(rows: Iterable[dict[str, Any]]) -> str:
     """Return the figures of an ``evaluation.json`` as a Markdown table."""
     lines = [_cells(row) for row in rows]
     head = ["| | generated | n | real images |", "|---|---|---|---|"]
-    return "\n".join([*head, *lines]) if lines else NO_FIGURES
+    return "\n".join([*head, *lines])

@@ -102,7 +102,7 @@ def test_a_line_of_captions_sets_options_for_its_own_images(several: Path) -> No
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("c.csv", 'caption;seed;steps;guidance\na star, red;5;;4\na ring;;;\n'),
+        ("c.csv", "caption;seed;steps;guidance\na star, red;5;;4\na ring;;;\n"),
         ("c.csv", 'caption,seed,g\n"a star, red",5,4\na ring,,\n'),
         (
             "c.jsonl",

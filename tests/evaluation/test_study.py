@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.__main__ import main
+from minimagen.cli.export import facts_of
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation import measure
 from minimagen.evaluation.features import JudgeFeatures
+from minimagen.evaluation.report import write_report
 from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
 from minimagen.evaluation.study import Study, study
@@ -23,6 +25,9 @@ from minimagen.imagen import Imagen
 from minimagen.images import to_model_space
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
+from minimagen.storage.card import OTHER_WEIGHTS
+from minimagen.storage.checkpoint import load_weights, save_weights
+from minimagen.storage.directory import TrainingDirectory
 from tests.cli.conftest import QUICK
 
 COUNT = 24
@@ -95,7 +100,7 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
             (data / part / f"{i}.txt").write_text(sample.caption)
     assert main(["train", *QUICK, "--DATASET", str(data), "--OUTPUT", str(run)]) == 0
     capsys.readouterr()
-    assert main(["evaluate", str(run), "-n", "10", "-t", "1", "--DEVICE", "cpu"]) == 0
+    assert main(["evaluate", str(run), "-n", "10", "-t", "2", "--DEVICE", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "10 validation captions" in printed and "attributes" not in printed
     found = json.loads((run / "evaluation.json").read_text())
@@ -108,3 +113,15 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
     page = (run / "report.html").read_text("utf-8")
     assert page.count("<img") >= 6 and "Frechet distance" in page
     assert str(tmp_path) not in page  # nothing of this machine
+    assert "other settings: stage 0: timesteps 2, not 1" in page and "not here any more" not in page
+    assert main(["export", str(run), str(tmp_path / "model")]) == 0
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "on `mine` (validation)" in card and "timesteps 2, not 1" in card
+    (row,) = (row for row in found["figures"] if row["name"] == "Frechet distance")
+    assert f"Frechet distance | {row['value']} | 10 | {row['real']} |" in card
+    weights = TrainingDirectory(run).weights("unet_0")
+    trained = load_weights(weights)
+    next(iter(trained.tensors.values())).add_(1)
+    save_weights(weights, trained.tensors, trained.state)
+    assert facts_of(TrainingDirectory(run)).figures == OTHER_WEIGHTS
+    assert "not here any more: evaluate again" in write_report(TrainingDirectory(run)).read_text()
