@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -137,10 +138,24 @@ class Generator:
     ) -> list[tuple[Image.Image, Generation]]:
         """Return the images of a batch, and how each was made.
 
+        A batch that the device has no memory for is sampled in halves: the same images but for
+        rounding, and each knows the batch that it was made in.
+
         Args:
             batch: Requests that share what ``Request.shared`` says.
             tokens: At least so many are the captions padded to.
         """
+        try:
+            return self._sample(batch, tokens)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        half = (len(batch) + 1) // 2
+        return [*self.sample(batch[:half], tokens), *self.sample(batch[half:], tokens)]
+
+    def _sample(
+        self, batch: Sequence[Request], tokens: int
+    ) -> list[tuple[Image.Image, Generation]]:
         shared, captions = batch[0], [request.text for request in batch]
         tokens = max(tokens, self.text.tokens(captions))
         negatives = [request.negative for request in batch if request.negative is not None]

@@ -17,7 +17,8 @@ from minimagen.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from minimagen.generating import Edit
+    from minimagen.cli.sampling import Sheet
+    from minimagen.generating import Edit, Request
     from minimagen.imagen import Imagen
 
 CELLS = 400  # of a sweep at most
@@ -57,6 +58,7 @@ OPTIONS = (
            "image enlarged", bool),
 )  # fmt: skip
 ALONE = ("INTERPOLATE", "FILM", "SWEEP", "STAGES_SHEET")
+TOGETHER = ("INTERPOLATE", "FILM", "STAGES_SHEET")  # made as a whole
 NOT_ALONE = {"BEST_OF", "IMAGES_PER_CAPTION", "SEEDS", "STOP_STAGE"}
 
 
@@ -175,7 +177,7 @@ def image_of(path: Path) -> "Image.Image":
 def belong_together(
     arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption], output: Path
 ) -> int:
-    """Write the images of ``--INTERPOLATE``, ``--FILM``, ``--SWEEP`` or ``--STAGES_SHEET``."""
+    """Write the images of ``--INTERPOLATE``, ``--FILM`` or ``--STAGES_SHEET``."""
     from minimagen import editing
     from minimagen.device import resolve_device
     from minimagen.storage.animation import save_animations, save_strip
@@ -197,7 +199,7 @@ def belong_together(
         frames = [f.image for f in editing.film(imagen, texts[0], seed=arguments.SEED, **settings)]
         name = "film"
     else:
-        return _sheet(arguments, imagen, texts, settings, output)
+        return _stages_sheet(arguments, imagen, texts, settings, output)
     for path in (save_strip(output, name, frames), *save_animations(output, name, frames)):
         print(path)
     return 0
@@ -214,32 +216,43 @@ def _between(
     return interpolate_captions(imagen, texts[0], texts[1], count, seed=seed, **settings)
 
 
-def _sheet(
+def _stages_sheet(
     arguments: argparse.Namespace,
     imagen: "Imagen",
     texts: list[str],
     settings: dict[str, Any],
     output: Path,
 ) -> int:
-    """Write the sheet of a sweep, or of what each stage makes."""
+    """Write the sheet of what each stage makes."""
     from minimagen import editing
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
-    if arguments.STAGES_SHEET:
-        stages = editing.by_stage(imagen, texts, seed=arguments.SEED, **settings)
-        labels, name, columns = texts, "stages.png", None
-    else:
-        axes = _axes(arguments.SWEEP)
-        cells = math.prod(map(len, axes.values()))
-        print(f"{cells} images")
-        found = editing.sweep(imagen, texts[0], axes, **({"seed": arguments.SEED} | settings))
-        labels = [editing.label_of(cell) for cell, _ in found]
-        stages, name = [[image for _, image in found]], "sweep.png"
-        columns = len([*axes.values()][-1])
-    save_png(output / name, contact_sheet(labels, stages, columns))
-    print(output / name)
+    stages = editing.by_stage(imagen, texts, seed=arguments.SEED, **settings)
+    save_png(output / "stages.png", contact_sheet(texts, stages))
+    print(output / "stages.png")
     return 0
+
+
+def swept(
+    arguments: argparse.Namespace, imagen: "Imagen", caption: str, seed: int
+) -> "tuple[list[Request], Sheet]":
+    """Return the request of each combination of ``--SWEEP``, and the sheet that shows them."""
+    from minimagen.cli.sampling import Sheet
+    from minimagen.editing import cells_of, label_of
+    from minimagen.generating import Request
+
+    axes = _axes(arguments.SWEEP)
+    changes, cells = options.sampling_changes(arguments), cells_of(axes)
+    requests = []
+    for cell in cells:
+        own = changes | {name: value for name, value in cell.items() if name != "seed"}
+        samplings = tuple(imagen.samplings(**own))
+        each = int(cell.get("seed", seed))
+        ratio = arguments.ASPECT_RATIO
+        requests.append(Request(caption, each, samplings, arguments.NEGATIVE, ratio))
+    labels, columns = tuple(map(label_of, cells)), len([*axes.values()][-1])
+    return requests, Sheet(labels=labels, columns=columns)
 
 
 def _axes(given: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, list[Any]]:

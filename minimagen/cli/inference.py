@@ -173,7 +173,7 @@ def sample(
     imagen = _load(arguments, directory.path)
     editing.check_captions(arguments, captions)
     edit = editing.edit_of(arguments, imagen)
-    if any(getattr(arguments, name) for name in editing.ALONE):
+    if any(getattr(arguments, name) for name in editing.TOGETHER):
         return _together(arguments, imagen, captions)
     from minimagen.cli.sampling import Asked, requests_of, write_images
     from minimagen.storage.directory import read_parameter_values
@@ -181,8 +181,10 @@ def sample(
     trained_on = read_parameter_values(directory.parameters).get("data", {})
     if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
-    requests = requests_of(arguments, imagen, captions)
-    asked = Asked.of(arguments, directory, requests, edit=edit)
+    requests, sheet = requests_of(arguments, imagen, captions), None
+    if arguments.SWEEP is not None:
+        requests, sheet = editing.swept(arguments, imagen, captions[0].text, requests[0].seed)
+    asked = Asked.of(arguments, directory, requests, edit=edit, sheet=sheet)
     return write_images(arguments, imagen, asked, edit=edit)
 
 
@@ -193,7 +195,7 @@ def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequenc
     from minimagen.device import resolve_device
     from minimagen.storage.directory import new_output
 
-    if arguments.SEED is None:
+    if arguments.SEED is None and arguments.SEEDS is None:
         (arguments.SEED,) = seeds_of(None, None, 1)
         print(f"seed: {arguments.SEED}")
     output = new_output(arguments.OUTPUT, "generated_images")

@@ -24,13 +24,28 @@ from minimagen.imagen import Imagen
 from minimagen.progress import tqdm
 from minimagen.storage.directory import TrainingDirectory, new_output, read_imagen_config
 from minimagen.storage.files import read_json, write_json
-from minimagen.storage.image_files import ImageFolder
-from minimagen.storage.metadata import Generation, Place
+from minimagen.storage.image_files import ImageFolder, contact_sheet
+from minimagen.storage.metadata import Generation, Place, save_png
 from minimagen.storage.model_hash import model_hash
 from minimagen.training.interruption import Interrupted, StopSignals
 
 REQUEST, GIVEN = "request.json", "given.safetensors"
 """What an output directory was asked for, and the image that was given, for ``--CONTINUE``."""
+
+
+class Sheet(Config):
+    """A sheet of all images, written once they are done."""
+
+    labels: tuple[str, ...]
+    """One below each image."""
+    columns: int
+
+    def write(self, folder: ImageFolder) -> Path:
+        """Write ``sweep.png``; return its path."""
+        paths = [folder.images / f"image_{i}.png" for i in range(len(self.labels))]
+        images = [Image.open(path).convert("RGB") for path in paths]
+        save_png(folder.path / "sweep.png", contact_sheet(self.labels, [images], self.columns))
+        return folder.path / "sweep.png"
 
 
 class Asked(Config):
@@ -51,6 +66,8 @@ class Asked(Config):
     """Where in its batch the only image was, if it is made again."""
     edit: dict[str, Any] | None = None
     """What is done to the image that was given, if one was; its pixels are in a file beside."""
+    sheet: Sheet | None = None
+    """Of a sweep."""
 
     @classmethod
     def of(
@@ -60,6 +77,7 @@ class Asked(Config):
         requests: Sequence[Request],
         made: Generation | None = None,
         edit: Edit | None = None,
+        sheet: Sheet | None = None,
     ) -> "Asked":
         """Return what was typed; ``made`` is the image to make again, ``edit`` what is edited."""
         stages = read_imagen_config(directory.parameters).stages
@@ -77,6 +95,7 @@ class Asked(Config):
             images=tuple(request.values() for request in requests),
             place=made.batch if made and len(requests) == 1 else None,
             edit=None if edit is None else edit.settings,
+            sheet=sheet,
         )
 
     def save(self, output: Path, edit: Edit | None = None) -> None:
@@ -231,7 +250,7 @@ def write_images(
         }
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
         group = []
-        with suppress(Interrupted), explained(device, asked.batch_size):
+        with suppress(Interrupted), explained(device, batch_size=1):
             for image, generation in _candidates(generator, requests, asked, done):
                 group.append((image, generation))
                 if len(group) == asked.best_of:
@@ -242,6 +261,8 @@ def write_images(
     wanted = len(requests) // asked.best_of
     _print_notes(imagen)
     _print_written(folder, wanted)
+    if asked.sheet is not None and folder.written == wanted:
+        print(f"sheet: {asked.sheet.write(folder)}")
     return 128 + (signals.received or 0) if folder.written < wanted else 0
 
 
@@ -251,9 +272,11 @@ def explained(device: torch.device, batch_size: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
+        images = "one image" if batch_size == 1 else f"{batch_size} images at once"
+        hint = "" if batch_size == 1 else "a smaller `batch_size`, or "
         raise UserError(
-            f"{device} has not enough memory for {batch_size} images at once; give a smaller "
-            "`batch_size`, or `offload` (what is written is whole)"
+            f"{device} has not enough memory for {images}; give {hint}`offload` (what is written "
+            "is whole)"
         ) from None
 
 

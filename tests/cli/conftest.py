@@ -1,7 +1,7 @@
 """What the tests of the entry points share: a tiny trained run, and how a mistake is reported."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor
 
 from minimagen.cli import train
+from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
 
@@ -67,3 +68,19 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def contents(folder: Path) -> dict[Path, bytes | None]:
     return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def before_each_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Let a function run before each batch is sampled."""
+
+    def set_up(act: Callable[[], None]) -> None:
+        sample_batches = Imagen.sample_batches
+
+        def spy(self: Imagen, *arguments: Any, **named: Any) -> Iterator[Any]:
+            act()
+            yield from sample_batches(self, *arguments, **named)
+
+        monkeypatch.setattr(Imagen, "sample_batches", spy)
+
+    return set_up

@@ -1,14 +1,20 @@
 """Flags that edit images: what each writes, and bad input in one line."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from minimagen.cli import inference
+from minimagen.imagen import Imagen
+from minimagen.storage.metadata import read_generation
 
 Refused = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,6 +63,46 @@ def test_a_sweep_of_two_settings_has_a_row_and_a_column_for_each_value(trained: 
     made = output("--SWEEP", "steps=1,2", "guidance=1,2,4")
     with Image.open(made / "sweep.png") as sheet:
         assert sheet.width > sheet.height  # three columns, two rows
+    images = [made / "generated_images" / f"image_{i}.png" for i in range(6)]
+    assert [read_generation(path).stages[0]["timesteps"] for path in images] == [1] * 3 + [2] * 3
+    argv = ["--FROM_IMAGE", str(images[4]), "--DEVICE", "cpu", "-o", "again"]
+    assert inference.entry(argv) == 0  # each says how it was made
+    assert Path("again/generated_images/image_0.png").read_bytes() == images[4].read_bytes()
+
+
+def test_a_sweep_that_was_stopped_is_continued_to_its_sheet(
+    trained: Path, before_each_batch: Callable[[Callable[[], None]], None]
+) -> None:
+    batches = iter(range(9))
+    before_each_batch(lambda: next(batches) == 1 and os.kill(os.getpid(), signal.SIGINT))  # type: ignore[arg-type]
+    assert inference.entry([*QUICK, "-o", "out", "--SWEEP", "guidance=1,2,4"]) == 130
+    assert len([*Path("out/generated_images").iterdir()]) == 1
+    assert not Path("out/sweep.png").exists()
+    assert inference.entry(["--CONTINUE", "out", "--DEVICE", "cpu"]) == 0
+    assert Path("out/sweep.png").is_file()
+
+
+def test_a_batch_that_memory_has_no_place_for_is_sampled_in_parts(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes = Imagen.sample_batches, []
+
+    def cramped(imagen: Imagen, captions: Sequence[str], *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(captions))
+        if len(captions) > 2:
+            raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+        return whole(imagen, captions, *arguments, **options)
+
+    made = output("-n", "5", "-pr", "fp32")
+    monkeypatch.setattr(Imagen, "sample_batches", cramped)
+    assert inference.entry([*QUICK, "-n", "5", "-pr", "fp32", "-o", "small"]) == 0
+    assert sizes == [5, 3, 2, 1, 2]
+    for i in range(5):
+        paths = [folder / "generated_images" / f"image_{i}.png" for folder in (made, Path("small"))]
+        one, other = (np.asarray(Image.open(path)).astype(int) for path in paths)
+        assert abs(one - other).max() <= 1
+    place = read_generation(paths[1]).batch
+    assert place is not None and (place.size, place.index) == (2, 1)
 
 
 def test_a_given_image_is_cut_to_the_shape_that_is_asked_for(trained: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from PIL.Image import Image
 
 from minimagen.cli import inference
 from minimagen.cli.captions import Caption
-from minimagen.imagen import Imagen
 from minimagen.storage import image_files
 from minimagen.storage.files import read_lines
 from minimagen.storage.metadata import Generation
@@ -25,22 +24,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SPLITS = [c for c in map(chr, range(sys.maxunicode + 1)) if len(f"a{c}b".splitlines()) > 1]
 NEITHER_N_NOR_R = [c for c in SPLITS if c not in "\r\n"]
-
-
-@pytest.fixture
-def before_each_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Let a function run before each batch is sampled."""
-
-    def set_up(act: Callable[[], None]) -> None:
-        sample_batches = Imagen.sample_batches
-
-        def spy(self: Imagen, *arguments: Any, **named: Any) -> Iterator[Any]:
-            act()
-            yield from sample_batches(self, *arguments, **named)
-
-        monkeypatch.setattr(Imagen, "sample_batches", spy)
-
-    return set_up
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
