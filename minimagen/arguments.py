@@ -259,10 +259,10 @@ def shown(callback: Callback | None, on: bool) -> Iterator[Callback | None]:
     with tqdm(unit=" steps", leave=False) as bar:
 
         def report(stage: int, step: int, steps: int, x_0_hat: Tensor) -> bool | None:
-            bar.set_description(f"stage {stage}", refresh=False)
-            bar.total = steps
-            bar.n = step + 1
-            bar.refresh()
+            if step == 0:  # each stage, and each batch, has a pace of its own
+                bar.set_description(f"stage {stage}", refresh=False)
+                bar.reset(steps)
+            bar.update()
             return callback(stage, step, steps, x_0_hat) if callback else None
 
         yield report

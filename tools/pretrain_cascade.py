@@ -38,6 +38,7 @@ from minimagen.storage.checkpoint import load_weights, save_weights
 from minimagen.storage.directory import (
     Parameters,
     TrainingDirectory,
+    read_imagen_config,
     read_parameters,
     stamped,
     write_parameters,
@@ -168,10 +169,7 @@ def pretrain(options: argparse.Namespace) -> None:
     run = len(runs_of(options.out))
     imagen_config, training, data = parameters_of(options, run)
     imagen = Imagen(imagen_config)
-    bundled = TrainingDirectory(options.out)
-    for i, stage in enumerate(imagen.stages):
-        if bundled.weights(stage.name).is_file():
-            load_stage(stage, bundled.weights(stage.name), imagen.identity(i))
+    go_on_from(TrainingDirectory(options.out), imagen)
     resume = TrainingDirectory.open(options.resume) if options.resume else None
     dataset = dataset_of(options, run)
     work, started = options.resume or options.work or stamped("training"), time.time()
@@ -191,6 +189,17 @@ def pretrain(options: argparse.Namespace) -> None:
         raise
     note_minutes(work, started)
     bundle(directory, options)
+
+
+def go_on_from(bundled: TrainingDirectory, imagen: Imagen) -> None:
+    """Give a cascade the weights that are bundled; its recipe may be another one than theirs."""
+    if not bundled.parameters.is_dir():
+        return
+    before = Imagen(read_imagen_config(bundled.parameters))
+    for i, stage in enumerate(before.stages):
+        if bundled.weights(stage.name).is_file():
+            load_stage(stage, bundled.weights(stage.name), before.identity(i))
+            imagen.stages[i].load_state_dict(stage.state_dict())
 
 
 def bundle(directory: TrainingDirectory, options: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ from minimagen.storage.metadata import Generation, Place, save_png
 from minimagen.storage.model_hash import model_hash
 from minimagen.training.interruption import Interrupted, StopSignals
 
+BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} images [{elapsed}<{remaining}{postfix}]"
 REQUEST, GIVEN = "request.json", "given.safetensors"
 """What an output directory was asked for, and the image that was given, for ``--CONTINUE``."""
 
@@ -234,12 +235,13 @@ def write_images(
     done = folder.written * asked.best_of
     with (
         StopSignals() as signals,
-        tqdm(total=len(requests), initial=done, unit=" images", mininterval=1.0, miniters=0) as bar,
+        tqdm(total=len(requests), initial=done, bar_format=BAR, mininterval=1.0, miniters=0) as bar,
     ):
 
-        def step_done(stage: int, step: int, steps: int, _: object) -> None:
+        def step_done(stage: int, step: int, steps: int, x_0_hat: torch.Tensor) -> None:
+            own = requests[min(int(bar.n), len(requests) - 1)].samplings
             bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
-            bar.update(0)
+            bar.update(len(x_0_hat) * share_of_step(own, stage - first, steps))
             if signals.received:
                 raise Interrupted(signals.received, "")
 
@@ -251,19 +253,27 @@ def write_images(
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
         group = []
         with suppress(Interrupted), explained(device, batch_size=1):
-            for image, generation in _candidates(generator, requests, asked, done):
+            for number, (image, generation) in enumerate(
+                _candidates(generator, requests, asked, done), done + 1
+            ):
                 group.append((image, generation))
                 if len(group) == asked.best_of:
                     best = choice.best(generation.text, [candidate for candidate, _ in group])
                     folder.write(*group[best])
                     group = []
-                bar.update(1)
+                bar.update(max(0.0, number - bar.n))  # exactly, and never back
     wanted = len(requests) // asked.best_of
     _print_notes(imagen)
     _print_written(folder, wanted)
     if asked.sheet is not None and folder.written == wanted:
         print(f"sheet: {asked.sheet.write(folder)}")
     return 128 + (signals.received or 0) if folder.written < wanted else 0
+
+
+def share_of_step(samplings: Sequence[Config], stage: int, steps: int) -> float:
+    """Return which share of an image's steps one of ``stage`` is, counted in its settings."""
+    counts = [getattr(sampling, "timesteps", 1) for sampling in samplings]
+    return float(counts[stage] / sum(counts) / steps)
 
 
 @contextmanager

@@ -249,7 +249,7 @@ class Stream:
         self._studio, self._work = studio, work
         self._stop = threading.Event()
         self._items: queue.Queue[Progress | Result | BaseException] = queue.Queue()
-        self._started = time.monotonic()
+        self._begun = time.monotonic()  # when the first step of a stage was done
 
     def __iter__(self) -> Iterator[Progress | Result]:
         thread = threading.Thread(target=self._run, daemon=True)
@@ -270,7 +270,6 @@ class Stream:
         with self._studio._lock:
             try:
                 if not self._stop.is_set():
-                    self._started = time.monotonic()
                     self._items.put(self._work(self._report))
             except Stopped:
                 pass
@@ -279,14 +278,16 @@ class Stream:
 
     def _report(self, stage: int, step: int, steps: int, x_0_hat: Tensor) -> bool:
         loaded = self._studio._loaded
+        if step == 0:
+            self._begun = time.monotonic()
         if loaded is not None and self._items.qsize() < 2:
             (image,) = to_pil(loaded[1].stages[stage].preview(x_0_hat[:1]))
             side = max(PREVIEW, image.width)
             size = side, round(side * image.height / image.width)
-            left = (time.monotonic() - self._started) / (step + 1) * (steps - step - 1)
             text = f"Stage {stage}: step {step + 1} of {steps}"
-            if stage == len(loaded[1].stages) - 1 and steps - step > 1:
-                text += f", about {left:.0f} s left"
+            if step > 0 and steps - step > 1:
+                left = (time.monotonic() - self._begun) / step * (steps - step - 1)
+                text += f", about {left:.0f} s left of this stage"
             self._items.put(Progress(text, image.resize(size, Image.Resampling.NEAREST)))
         return self._stop.is_set()
 

@@ -15,6 +15,8 @@ from PIL.Image import Image
 
 from minimagen.cli import inference
 from minimagen.cli.captions import Caption
+from minimagen.cli.sampling import share_of_step
+from minimagen.config import SamplingConfig
 from minimagen.storage import image_files
 from minimagen.storage.files import read_lines
 from minimagen.storage.metadata import Generation
@@ -79,7 +81,7 @@ def test_images_are_on_disk_as_soon_as_their_batch_is_done(
     assert found == [(n, n, n) for n in (0, 2, 4)]
     assert written(Path("out")) == (5, 5, 5)
     printed = capsys.readouterr()
-    assert "seed: 3\n5 images: " in printed.out and "/5 [" in printed.err  # the progress bar
+    assert "seed: 3\n5 images: " in printed.out and "5/5 images [" in printed.err
     assert [row["seed"] for row in rows(Path("out"))] == [3, 4, 5, 6, 7]
 
 
@@ -155,3 +157,13 @@ def test_only_the_three_line_ends_of_text_files_end_a_caption(here: Path) -> Non
         Path("c.txt").write_bytes(f"a{c}b\r\nc\rd\ne{c}".encode())
         texts = [caption.text for caption in inference.read_captions("c.txt")]
     assert texts == ["a b", "c", "d", "e"]
+
+
+def test_the_bar_moves_with_every_step() -> None:
+    """Each stage counts by its steps, so that there is a time left before the first batch ends."""
+    samplings = [SamplingConfig(timesteps=9), SamplingConfig(timesteps=3)]
+    shares = [
+        share_of_step(samplings, stage, n) for stage, n in enumerate((9, 3)) for _ in range(n)
+    ]
+    assert shares == pytest.approx([1 / 12] * 12)
+    assert share_of_step(samplings[:1], 0, 2) == 0.5  # fewer steps, of an image that is given
