@@ -12,6 +12,7 @@ on real images only (benchmarks/judges.py), at first use. Sheets with generated 
 ones lie in the cache, and with ``--score`` in the training directory: look at them.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,7 +95,8 @@ def trained(directory: Path) -> tuple[Sampler, Row]:
 
 def _sheets(case: Case) -> Path:
     """Return the folder of a case's contact sheets."""
-    name = "_".join(str(case[key]) for key in ("set", "side", "minutes", "seed"))
+    parts = [str(case[key]) for key in ("set", "side", "minutes", "seed")]
+    name = re.sub(r"[^\w.-]+", "_", "_".join([*parts, *case["flags"]]))
     return cache_folder("real_sheets") / name
 
 

@@ -30,7 +30,7 @@ from minimagen.storage.files import replacing
 STYLE = "{text}, {style} style"  # the caption of an emoji
 HELD_OUT = 16  # of two emoji in so many one style is held out, where another style remains
 FEW = 600  # emoji of one style, as people have few images
-FEW_STYLE = "noto"
+FEW_STYLE = "openmoji"  # no bundled cascade has seen it
 CLASSES = {
     "mnist": "zero one two three four five six seven eight nine".split(),
     "fashion_mnist": [

@@ -8,8 +8,9 @@
 A run has a budget of seconds; its clock starts with its process, its learning rate falls to 0
 over the budget. Data and text encoding are part of it, judging is not. The levels are 50, 80, 90
 and 95 % of captions fully correct (every attribute). Each run has its own process and the sides
-alternate; budgets grow until a side, with this seed, has passed 95 %. Neither side validates,
-samples or saves during training. ``--stages 1`` is the first stage of ``parameters/`` alone,
+alternate; budgets grow until a side, with this seed, has passed 95 %. Diffusers' side does
+nothing but its steps; ours validates and saves at the end, and a sheet is sampled at the start and
+at the end, all inside the budget. ``--stages 1`` is the first stage of ``parameters/`` alone,
 ``--stages 2`` the whole cascade. The peer has equally many parameters per stage, the same text
 embeddings, data and judge, and the best recipe of its trials so far.
 """

@@ -1,6 +1,6 @@
 """Ways to generate images from text, side by side: same data, same minutes, everything included.
 
-    python -m benchmarks.ways                                   every way, digits and shapes
+    python -m benchmarks.ways                         every way, digits and shapes, 3 and 10 minutes
     python -m benchmarks.ways --minutes 10 --sets digits
     python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
     python -m benchmarks.ways --sets digits --files mnist=FILE,textures=FILE --judge FILE
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = build_parser(__doc__)
     parser.add_argument("--sets", default="digits,shapes", help="[digits,shapes]")
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)} [all]")
-    parser.add_argument("--minutes", type=float, default=3.0, help="[3]")
+    parser.add_argument("--minutes", default="3,10", help="of each way [3,10]")
     parser.add_argument("--seeds", default="0", help="[0]")
     parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE")
     parser.add_argument("--judge", default="", help="that tools/train_judge.py made [the bundled]")
@@ -195,15 +195,19 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
-    length: Case = {"minutes": arguments.minutes, "count": COUNT}
+    lengths: list[Case] = [
+        {"minutes": float(each), "count": COUNT} for each in arguments.minutes.split(",")
+    ]
     if arguments.quick:
-        length = {"steps": 2, "count": QUICK_COUNT}
+        lengths = [{"steps": 2, "count": QUICK_COUNT}]
     if arguments.score:
-        arguments.ways, length = Path(arguments.score).name, length | {"score": arguments.score}
+        arguments.ways = Path(arguments.score).name
+        lengths = [lengths[0] | {"score": arguments.score}]
     cases = [
         {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": {}}
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
+        for length in lengths
         for name in arguments.sets.split(",")
         for way in arguments.ways.split(",")
         for seed in arguments.seeds.split(",")

@@ -11,6 +11,7 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Parser
 from minimagen.cli.options import Option
 from minimagen.cli.table import table
+from minimagen.cli.threads import use_free_cores
 from minimagen.config import DataConfig
 from minimagen.config.data import ShapesSplit, is_embedded, is_same
 from minimagen.errors import UserError
@@ -86,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse(options.with_directory(argv))
     if arguments.SHEET is not None and arguments.SHEET.suffix.lower() != ".png":
         raise UserError(f"--SHEET {arguments.SHEET}: the sheet is a PNG; end its name in .png")
+    use_free_cores()  # before torch is imported
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory

@@ -7,6 +7,7 @@ from typing import Any
 
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
+from minimagen.cli.next_commands import typed
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
 from minimagen.storage.card import NO_DATA, NO_FIGURES, OTHER_WEIGHTS, Facts, figures_table
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     card = own.read_text("utf-8") if own.is_file() else imagen.card(name, facts)
     out = imagen.save_pretrained(arguments.out, card)
     print(f"{out}: weights, parameters and README.md; read it before you publish it")
-    print(f'generate with it: python inference.py -d {out} -c "{facts.caption}"')
+    print(f"generate with it: {typed('inference', '-d', str(out), '-c', facts.caption)}")
     if arguments.PUSH is not None:
         print(imagen.push_to_hub(arguments.PUSH, private=not arguments.PUBLIC, readme=card))
     return 0

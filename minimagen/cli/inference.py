@@ -205,6 +205,7 @@ def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequenc
 
 def go_on(arguments: argparse.Namespace) -> int:
     """Sample what a stopped run has left; return the exit code."""
+    use_free_cores()  # before torch is imported
     from minimagen.cli.sampling import Asked, write_images
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.storage.model_hash import model_hash
@@ -224,6 +225,7 @@ def go_on(arguments: argparse.Namespace) -> int:
 
 def again(arguments: argparse.Namespace) -> int:
     """Sample the image of ``--FROM_IMAGE`` again, with what else is given; return the exit code."""
+    use_free_cores()  # before torch is imported
     from minimagen.cli.sampling import Asked, requests_again, write_images
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.storage.metadata import read_generation

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from minimagen.config.recipes import Recipe, recipe_for
 from minimagen.storage.directory import Parameters, read_imagen_config
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
+OVERRULED = {"text_encoder": "T5_NAME", "thresholding": "THRESHOLDING"}
+"""Of the recipe's reasons those that a flag makes void: they are not printed then."""
 READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE": "where"}
 
 
@@ -31,8 +34,10 @@ def follow_recipe(settings: Settings, arguments: argparse.Namespace) -> None:
     if not any(is_given(arguments, name) for name in ("MINUTES", "STEPS", "EPOCHS")):
         settings.set(("training", "steps"), None, "recipe")
         settings.set(("training", "minutes"), MINUTES, "recipe")
-    for reason in recipe.reasons if os.environ.get("RANK", "0") == "0" else ():
-        print(f"recipe: {with_flags(reason)}")
+    if os.environ.get("RANK", "0") == "0":
+        for name, reason in recipe.reasons:
+            if name not in OVERRULED or not is_given(arguments, OVERRULED[name]):
+                print(f"recipe: {with_flags(reason)}")
 
 
 def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
@@ -45,9 +50,19 @@ def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
         if is_given(arguments, flag)
     }
     side = arguments.IMG_SIDE_LEN or side
+    started = time.monotonic()
     images = count_of(load_dataset(arguments.DATASET, side, **given))
+    if not any(is_given(arguments, name) for name in ("STEPS", "EPOCHS")):
+        report_opening(started)
     minutes = arguments.MINUTES or MINUTES
     return recipe_for(side, images, sum(minutes) if isinstance(minutes, tuple) else minutes)
+
+
+def report_opening(started: float) -> None:
+    """Say how long the data set took to open, which is not part of a run by minutes."""
+    seconds = time.monotonic() - started
+    if seconds > 1.0 and os.environ.get("RANK", "0") == "0":
+        print(f"data set opened in {seconds:.0f} s, which do not count for --MINUTES")
 
 
 def suggestion(

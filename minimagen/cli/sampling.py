@@ -16,6 +16,7 @@ from minimagen.arguments import seeds_of
 from minimagen.checked import Config, per_stage
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
+from minimagen.cli.next_commands import typed
 from minimagen.device import resolve_device
 from minimagen.errors import UserError, first_line
 from minimagen.evaluation.choice import Choice
@@ -316,7 +317,8 @@ def _print_written(folder: ImageFolder, wanted: int) -> None:
     stopped = f"interrupted: {folder.written} of " if folder.written < wanted else ""
     print(f"{stopped}{wanted} image{'s' * (wanted != 1)}: {folder.images}")
     if stopped:
-        print(f"sample the others: python inference.py --CONTINUE {folder.path}")
+        command = typed("inference", "--CONTINUE", str(folder.path))
+        print(f"sample the others: {command}")
     if folder.written:
         width, height = folder.size
         shown = f" (the first {folder.shown} images)" if folder.written > folder.shown else ""

@@ -15,7 +15,7 @@ from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
-from minimagen.cli.recipe import follow_recipe, has_recipe, suggestion
+from minimagen.cli.recipe import follow_recipe, has_recipe, report_opening, suggestion
 from minimagen.cli.settings import (
     LENGTHS,
     Settings,
@@ -310,9 +310,8 @@ def _opened(
     reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
     started = time.monotonic()
     dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
-    opened = time.monotonic() - started
-    if parameters.training.minutes is not None and processes.rank == 0 and opened > 1.0:
-        print(f"data set opened in {opened:.0f} s, which do not count for --MINUTES")
+    if parameters.training.minutes is not None:
+        report_opening(started)
     if processes.rank == 0 and (hint := suggestion(arguments, parameters, count_of(dataset))):
         print(with_flags(hint))
     return dataset

@@ -39,14 +39,14 @@ class Recipe:
         stages: Their networks and objectives.
         training: How each is trained.
         train_valid_frac: The share of the images that is trained on.
-        reasons: One line for each choice.
+        reasons: One line for each choice, and the parameter that makes another one.
     """
 
     image_sizes: tuple[int, ...]
     stages: tuple[DiffusionConfig, ...]
     training: tuple[LearnerTrainingConfig, ...]
     train_valid_frac: float
-    reasons: tuple[str, ...] = field(default=())
+    reasons: tuple[tuple[str, str], ...] = field(default=())
 
     def values(self) -> Iterator[tuple[tuple[str, str], Any]]:
         """Yield (section, name) and value of each setting, as JSON has them."""
@@ -169,17 +169,34 @@ def _super_resolution(side: int) -> DiffusionConfig:
 
 def _reasons(
     sizes: tuple[int, ...], images: int | None, minutes: float, width: int, dropout: float
-) -> Iterator[str]:
-    """Yield one line for each choice."""
+) -> Iterator[tuple[str, str]]:
+    """Yield the parameter that is chosen, and one line that says why."""
     shown = " and ".join(map(str, sizes))
     if len(sizes) == 1:
-        yield f"one stage of {shown} px: up to {ONE_STAGE} px it learns faster than a cascade"
+        yield (
+            "img_side_len",
+            f"one stage of {shown} px: up to {ONE_STAGE} px it learns faster than a cascade",
+        )
     else:
-        yield f"stages of {shown} px: above {ONE_STAGE} px a cascade is cheaper than one stage"
+        yield (
+            "img_side_len",
+            f"stages of {shown} px: above {ONE_STAGE} px a cascade is cheaper than one stage",
+        )
     if sizes[-1] > TESTED:
-        yield f"untested: sides above {TESTED} px are extrapolated from smaller ones"
-    yield f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores"
+        yield (
+            "img_side_len",
+            f"untested: sides above {TESTED} px are extrapolated from smaller ones",
+        )
+    yield (
+        "parameters",
+        f"first level of {width} channels: suits {minutes:g} minutes on two CPU cores",
+    )
     if dropout:
-        yield f"dropout {dropout}: {images} images are few, and would be learned by heart"
-    yield f"{TEXT_ENCODER} as text encoder: it knows more words than t5_mini (`text_encoder`)"
-    yield "static thresholding: dynamic thresholding grays the white of small images"
+        yield (
+            "parameters",
+            f"dropout {dropout}: {images} images are few, and would be learned by heart",
+        )
+    words = f"{TEXT_ENCODER} as text encoder: it knows more words than t5_mini"
+    yield "text_encoder", f"{words} (`text_encoder`)"
+    gray = "static thresholding: dynamic thresholding grays the white of small images"
+    yield "thresholding", f"{gray} (`thresholding`)"

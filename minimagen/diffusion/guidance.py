@@ -1,5 +1,7 @@
 """Wrappers of a denoiser: classifier-free guidance, and the thresholding that it needs."""
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
@@ -33,25 +35,27 @@ class Overshoot:
     """Measures which share of the values of estimates lies far outside [-1, 1], on their device."""
 
     def __init__(self) -> None:
-        self._total: Tensor | float = 0.0
-        self._calls = 0
+        self._shares: dict[float, list[Tensor]] = defaultdict(list)  # by the scale
 
-    def measured(self, denoise: Denoiser) -> Denoiser:
-        """Return the denoiser, its estimates [b c h w] counted."""
+    def measured(self, denoise: Denoiser, guidance_scale: float) -> Denoiser:
+        """Return the denoiser, its estimates [b c h w] counted as those of this scale."""
 
         def measure(x_t: Tensor, t: Tensor) -> Tensor:
             x_0_hat = denoise(x_t, t)
-            self._total = self._total + (x_0_hat.abs() > 1.0 + MARGIN).float().mean()
-            self._calls += 1
+            share = (x_0_hat.abs() > 1.0 + MARGIN).float().mean()
+            self._shares[guidance_scale].append(share)
             return x_0_hat
 
         return measure
 
-    def take(self) -> float:
-        """Return the share, in [0, 1], of all estimates since the last call; 0 without any."""
-        share = float(self._total) / max(1, self._calls)
-        self._total, self._calls = 0.0, 0
-        return share
+    def take(self) -> tuple[float, float]:
+        """Return the share, in [0, 1], of the estimates since the last call, and the scale.
+
+        Of several scales it is the one with the largest share; without any (0, 1).
+        """
+        means = [(float(torch.stack(each).mean()), w) for w, each in self._shares.items()]
+        self._shares.clear()
+        return max(means, default=(0.0, 1.0))
 
 
 def guidance_at(t: Tensor, guidance_scale: float, interval: tuple[float, float]) -> Tensor:

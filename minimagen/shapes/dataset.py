@@ -7,6 +7,7 @@ of those in `heldout` is ever drawn in training.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from types import ModuleType
 from typing import Any, Literal, NoReturn, Protocol, get_args
@@ -249,7 +250,9 @@ class DigitsDataset(DrawnDataset):
             UserError: an option is not valid, or a file not usable.
         """
         drawing = Digits.of(files)
-        name = f"digits:{files}" if files else "digits"
+        parts = [part.partition("=") for part in files.split(",") if part]
+        whole = ",".join(f"{key}={Path(file).absolute()}" for key, _, file in parts)
+        name = f"digits:{whole}" if files else "digits"  # it holds in other working directories
         content = f"digits {drawing.content}" if files else ""
         super().__init__(drawing, name, "digits", split, content=content, **options)
 

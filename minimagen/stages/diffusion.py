@@ -77,7 +77,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
             )
         self.divisible(size, config.divisor)
         self.schedule, self.aug_schedule = self._schedules()
-        self._overshoot, self._guidance_scale = Overshoot(), 1.0
+        self._overshoot = Overshoot()
         self.unet = self._network(text_embed_dim)
         # channels_last is what convolutions are fastest in
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
@@ -154,7 +154,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
 
     def notes(self) -> list[str]:
         """Return a warning if guidance drove many values out of range since the last call."""
-        note = burning(self.index, self._overshoot.take(), self._guidance_scale)
+        note = burning(self.index, *self._overshoot.take())
         return [note] if note else []
 
     def _example(
@@ -341,6 +341,6 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         if not self.autoencoder.bounded:
             return guide
         if copies == 2:
-            guide, self._guidance_scale = self._overshoot.measured(guide), scale
+            guide = self._overshoot.measured(guide, scale)
         percentile = sampling.dynamic_thresholding_percentile
         return thresholded(guide, sampling.thresholding, percentile)

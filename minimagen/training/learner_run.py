@@ -92,6 +92,8 @@ class LearnerRun:
             self.tracker.log(f"{self.title} has no checkpoint and starts from its beginning")
         if self.clock:
             self.clock.begun -= self._seconds()
+        else:
+            self._check_epochs()
         if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
             self._sheet_of_average()
         self._begin_clock()

@@ -97,7 +97,7 @@ def test_a_stopped_run_keeps_what_is_done(
     assert written(Path("out")) == (2 * done,) * 3
     printed = capsys.readouterr().out
     assert f"interrupted: {2 * done} of 6 images" in printed
-    assert "python inference.py --CONTINUE out" in printed
+    assert "inference --CONTINUE out" in printed
     assert Path("out/grid.png").exists() == (done > 0)
 
 

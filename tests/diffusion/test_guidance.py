@@ -134,10 +134,19 @@ def test_overshoot_is_the_share_of_values_beyond_the_margin_since_it_was_taken()
     one[0, 0, 0, 0], three[0, :, 0, 0] = -far, far
     estimates = iter([one, three, one, one])
     overshoot = Overshoot()
-    denoise = overshoot.measured(lambda x_t, t: next(estimates))
-    assert overshoot.take() == 0.0
+    denoise = overshoot.measured(lambda x_t, t: next(estimates), 2.0)
+    assert overshoot.take() == (0.0, 1.0)
     given = [denoise(torch.zeros_like(one), torch.ones(1)) for _ in range(2)]
     assert given[0] is one and given[1] is three
-    assert overshoot.take() == pytest.approx((1 + 3) / 2 / 12)
+    assert overshoot.take() == pytest.approx(((1 + 3) / 2 / 12, 2.0))
     denoise(one, torch.ones(1))
-    assert overshoot.take() == pytest.approx(1 / 12)
+    assert overshoot.take() == pytest.approx((1 / 12, 2.0))
+
+
+def test_of_several_scales_the_one_that_burns_most_is_told():
+    far = torch.full((1, 3, 2, 2), 1.0 + 2 * MARGIN)
+    overshoot = Overshoot()
+    for scale, share in ((8.0, 1.0), (1.5, 0.0), (3.0, 0.5)):
+        estimate = torch.where(torch.arange(4).reshape(2, 2) < 4 * share, far, 0.0 * far)
+        overshoot.measured(lambda x_t, t, found=estimate: found, scale)(far, torch.ones(1))
+    assert overshoot.take() == (1.0, 8.0)

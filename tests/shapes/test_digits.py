@@ -123,6 +123,14 @@ def test_digits_and_materials_of_files_are_used(files: str) -> None:
     assert dataset.description["dataset"] == f"digits:{files}"
 
 
+def test_files_of_a_relative_path_are_known_in_other_folders(
+    files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = files.replace(f"{tmp_path}/", "")
+    assert load_dataset(f"digits:{relative}", 28).description["dataset"] == f"digits:{files}"
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
