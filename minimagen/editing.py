@@ -172,10 +172,12 @@ class Frame:
 def film(imagen: Imagen, caption: str, **settings: Any) -> list[Frame]:
     """Return the estimate of x_0 after every step of every stage, and the image at last."""
     frames: list[Frame] = []
+    callback = settings.pop("callback", None)
 
-    def take(stage: int, step: int, steps: int, x_0_hat: Tensor) -> None:
+    def take(stage: int, step: int, steps: int, x_0_hat: Tensor) -> bool | None:
         (image,) = to_pil(imagen.stages[stage].preview(x_0_hat))
         frames.append(Frame(stage, step, image))
+        return callback(stage, step, steps, x_0_hat) if callback else None
 
     final = imagen.sample([caption], callback=take, **settings)[0]
     return [*frames, Frame(len(imagen.stages) - 1, frames[-1].step + 1, final)]

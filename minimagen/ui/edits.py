@@ -7,6 +7,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from minimagen.checked import whole_number
 from minimagen.editing import as_mask, as_tensor
 from minimagen.errors import UserError
 from minimagen.generating import Edit
@@ -49,7 +50,7 @@ def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> No
 
         yield from streamed(studio.generate(form_of(*values), edit))
 
-    action("Change it", "image_to_image", change, [*controls.all, image, strength], history)
+    action(studio, "Change it", "image_to_image", change, [*controls.all, image, strength], history)
 
 
 def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -73,7 +74,7 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
 
         yield from streamed(studio.generate(form_of(*values), edit))
 
-    action("Inpaint", "inpaint", change, [*controls.all, editor, mask, resample], history)
+    action(studio, "Inpaint", "inpaint", change, [*controls.all, editor, mask, resample], history)
 
 
 def _drawn(
@@ -118,16 +119,21 @@ def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
 
         yield from streamed(studio.generate(form_of(*values), edit))
 
-    action("Upscale", "upscale", change, [*controls.all, image], history)
+    action(studio, "Upscale", "upscale", change, [*controls.all, image], history)
 
 
 def _interpolate(studio: Studio, controls: Controls, history: gr.State) -> None:
-    gr.Markdown("From the caption on the left to another one, with one seed.")
-    last = gr.Textbox(label="Last caption")
+    gr.Markdown("From the caption and the seed on the left to another caption, or to another seed.")
+    with gr.Row():
+        last = gr.Textbox(label="Last caption")
+        last_seed = gr.Number(label="Last seed", precision=0, value=None,
+                              info="instead of a caption")  # fmt: skip
     frames = gr.Slider(2, 33, value=9, step=1, label="Frames")
 
     def change(*values: Any) -> Iterator[Any]:
-        end, count = values[-2:]
-        yield from streamed(studio.interpolate(form_of(*values), end or "", int(count)))
+        end, count, seed = values[-3:]
+        seed = None if seed is None else whole_number("seed", seed, least=0)
+        yield from streamed(studio.interpolate(form_of(*values), end or "", int(count), seed))
 
-    action("Interpolate", "interpolate", change, [*controls.all, last, frames], history)
+    inputs = [*controls.all, last, frames, last_seed]
+    action(studio, "Interpolate", "interpolate", change, inputs, history)

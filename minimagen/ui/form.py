@@ -1,6 +1,6 @@
 """What is filled in on the page: from controls to settings, and from an image back to controls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -96,8 +96,24 @@ def form_of(*values: Any) -> Form:
                 guidance or "", sampler or "", aug_level or "")  # fmt: skip
 
 
+def not_filled(made: Generation, model: bool) -> Iterator[str]:
+    """Yield what the form cannot say of how an image was made; ``model``: its weights are here."""
+    if not model:
+        yield "The weights of this image are not here: the chosen model makes another image."
+    if made.edit is not None:
+        yield "The image was made of another one, which it does not carry: give that image too."
+    if made.aspect_ratio is not None:
+        yield "The image has another shape than those of this page."
+    if len({str(stage.get("sampler")) for stage in made.stages}) > 1:
+        yield "The stages had samplers of their own: the trained ones are chosen."
+    if any(choice != "final" for choice in made.weights):
+        yield "The image was made with other weights than the final ones, which this page takes."
+
+
 def fields_of(made: Generation) -> list[Any]:
-    """Return the values of ``Controls.fillable`` that an image was made with.
+    """Return the values of ``Controls.all`` but the model that an image was made with.
+
+    Where only later stages ran, what is one for each stage is left as trained.
 
     Raises:
         UserError: They are of another program, or were edited.
@@ -107,7 +123,7 @@ def fields_of(made: Generation) -> list[Any]:
         values = [stage[name] for stage in made.stages if name in stage]
         if not all(isinstance(value, int | float) for value in values):
             raise UserError(f"The image says {name} {values}, which are no numbers.")
-        return ",".join(map(str, values))
+        return ",".join(map(str, values)) if made.first == 0 else ""
 
     given = [stage.get("sampler", "") for stage in made.stages]
     sampler = given[0] if given and all(each == given[0] for each in given) else ""

@@ -9,7 +9,7 @@ import gradio as gr
 from minimagen.checked import whole_number
 from minimagen.errors import UserError
 from minimagen.ui.edits import edit_tabs
-from minimagen.ui.form import MOST, fields_of, form_of, numbers
+from minimagen.ui.form import MOST, fields_of, form_of, not_filled, numbers
 from minimagen.ui.parts import Controls, action, copy_of, streamed, toasted
 from minimagen.ui.runs import curves, log_lines, newest_sheet, state
 from minimagen.ui.studio import Studio
@@ -58,8 +58,10 @@ def build(studio: Studio) -> gr.Blocks:
                     _sweep_tab(studio, controls, history)
                 with gr.Tab("Stages"):
                     _stages_tab(studio, controls, history)
+                with gr.Tab("Film"):
+                    _film_tab(studio, controls, history)
                 with gr.Tab("Image info"):
-                    _info_tab(controls)
+                    _info_tab(studio, controls)
                 with gr.Tab("History"):
                     _history_tab(history)
                 with gr.Tab("Training"):
@@ -91,7 +93,7 @@ def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None
     def generate(*values: Any) -> Iterator[Any]:
         yield from streamed(studio.generate(form_of(*values)))
 
-    outputs = action("Generate", "generate", generate, controls.all, history)
+    outputs = action(studio, "Generate", "generate", generate, controls.all, history)
     controls.reuse.click(lambda seed: seed, outputs.seed, controls.seed, api_visibility="private")
 
 
@@ -101,7 +103,16 @@ def _stages_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
     def stages(*values: Any) -> Iterator[Any]:
         yield from streamed(studio.stages(form_of(*values)))
 
-    action("Show every stage", "stages", stages, controls.all, history)
+    action(studio, "Show every stage", "stages", stages, controls.all, history)
+
+
+def _film_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
+    gr.Markdown("The estimate of one image after every step, from noise to what is made of it.")
+
+    def film(*values: Any) -> Iterator[Any]:
+        yield from streamed(studio.film(form_of(*values)))
+
+    action(studio, "Film it", "film", film, controls.all, history)
 
 
 def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -124,7 +135,7 @@ def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
         given = values[len(controls.all) :]
         yield from streamed(studio.sweep(form_of(*values), _axes(*given)))
 
-    action("Sweep", "sweep", sweep, [*controls.all, *axes], history)
+    action(studio, "Sweep", "sweep", sweep, [*controls.all, *axes], history)
 
 
 def _axes(first: str, first_values: str, second: str, second_values: str) -> dict[str, list[Any]]:
@@ -157,7 +168,7 @@ def _total(*given: str) -> str:
     return f"{count} image{'s' * (count != 1)}{many}"
 
 
-def _info_tab(controls: Controls) -> None:
+def _info_tab(studio: Studio, controls: Controls) -> None:
     from minimagen.storage.metadata import read_generation, read_text
 
     gr.Markdown("What an image says of how it was made.")
@@ -177,10 +188,14 @@ def _info_tab(controls: Controls) -> None:
     def fill(path: str | None) -> list[Any]:
         if path is None:
             raise UserError("There is no image: give a PNG file first.")
-        return fields_of(read_generation(path))
+        made = read_generation(path)
+        model = studio.made_by(made)
+        for missing in not_filled(made, model is not None):
+            gr.Warning(missing)
+        return [gr.skip() if model is None else model, *fields_of(made)]
 
     file.change(toasted(show), file, [text, exact], api_visibility="private")
-    use.click(toasted(fill), file, controls.fillable, api_visibility="private")
+    use.click(toasted(fill), file, controls.all, api_visibility="private")
 
 
 def _history_tab(history: gr.State) -> None:

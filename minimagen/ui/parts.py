@@ -15,10 +15,13 @@ import gradio as gr
 
 from minimagen.config.stages import SamplerName
 from minimagen.errors import UserError
-from minimagen.ui.studio import Progress, Result, Stream, Studio
+from minimagen.ui.stream import Progress, Result, Stream
+from minimagen.ui.studio import Studio
 
 OWN = "as trained"
-STOPPED = "Stopped. Images of finished batches are kept."
+STOPPED = "Stopped. What was finished is kept."
+STARTED = "Starting ..."
+QUEUED = "Waiting in the queue: another request is being sampled ..."
 EACH = "one, or one per stage: 8,2"
 
 
@@ -97,11 +100,6 @@ class Controls:
         return [self.model, self.caption, self.negative, self.seed, self.count, self.steps,
                 self.guidance, self.sampler, self.aug_level]  # fmt: skip
 
-    @property
-    def fillable(self) -> list[Any]:
-        """Return what ``fields_of`` fills."""
-        return self.all[1:]
-
 
 def _placeholder(studio: Studio, name: str) -> str:
     """Return a caption that a model was trained on."""
@@ -152,11 +150,19 @@ class Outputs:
 
 
 def action(
-    label: str, name: str, function: Callable[..., Any], inputs: list[Any], history: gr.State
+    studio: Studio,
+    label: str,
+    name: str,
+    function: Callable[..., Any],
+    inputs: list[Any],
+    history: gr.State,
 ) -> Outputs:
     """Lay out a button that samples, one that stops it, and what is shown; return the latter.
 
+    While it samples, the button cannot be pressed again.
+
     Args:
+        studio: Samples.
         label: On the button.
         name: The endpoint is ``/name``, the button's id ``name``.
         function: Takes the values of ``inputs``, and yields those of ``Outputs.all``.
@@ -167,16 +173,27 @@ def action(
         go = gr.Button(label, variant="primary", elem_id=name)
         cancel = gr.Button("Cancel", variant="stop")
     outputs = Outputs.build()
-    event = go.click(toasted(function), inputs, outputs.all, api_name=name, concurrency_id="device",
-                     concurrency_limit=1, show_progress="hidden")  # fmt: skip
+
+    def pressed() -> tuple[str, Any]:
+        return QUEUED if studio.busy else STARTED, gr.Button(interactive=False)
+
+    def ended() -> Any:
+        return gr.Button(interactive=True)
+
+    quietly: dict[str, Any] = {"api_visibility": "private", "queue": False}
+    begun = go.click(pressed, None, [outputs.status, go], show_progress="hidden", **quietly)
+    event = begun.then(toasted(function), inputs, outputs.all, api_name=name,
+                       concurrency_id="device", concurrency_limit=1,
+                       show_progress="hidden")  # fmt: skip
+    event.then(ended, None, go, **quietly)
     event.success(
         lambda files, past: past + [file for file in files or [] if file not in past],
         [outputs.files, history], history, api_visibility="private",
     )  # fmt: skip
     click = cancel.click(None, cancels=[event], api_visibility="private")
     click.then(  # sampling stops after the step that it is at
-        lambda: (STOPPED, gr.Image(None, visible=False)), None, [outputs.status, outputs.preview],
-        api_visibility="private", queue=False,
+        lambda: (STOPPED, gr.Image(None, visible=False), ended()), None,
+        [outputs.status, outputs.preview, go], **quietly,
     )  # fmt: skip
     return outputs
 

@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +12,27 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.device import resolve_device
-from minimagen.editing import by_stage, cells_of, interpolate_captions, label_of
-from minimagen.errors import Stopped, UserError
+from minimagen.editing import (
+    by_stage,
+    cells_of,
+    film,
+    interpolate_captions,
+    interpolate_seeds,
+    label_of,
+)
+from minimagen.errors import UserError
 from minimagen.generating import Edit, Generator, Request, batches_of, encoded
 from minimagen.imagen import Imagen
-from minimagen.images import to_pil
 from minimagen.storage.animation import save_animations, save_strip
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 from minimagen.storage.image_files import ImageFolder, contact_sheet
-from minimagen.storage.metadata import Generation, parameters_text, save_png
+from minimagen.storage.metadata import Generation, save_png
 from minimagen.storage.model_hash import model_hash
 from minimagen.text.encoded import EncodedCaptions
 from minimagen.ui.form import MOST, Form
+from minimagen.ui.stream import Report, Result, Stream
 
-PREVIEW = 256  # px
 AT_ONCE = 8  # images in a batch: what is finished is kept when one cancels
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where sampling is.
-
-    Attributes:
-        text: Stage, step, time left.
-        preview: The estimate of the first image.
-    """
-
-    text: str
-    preview: Image.Image
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was sampled.
-
-    Attributes:
-        paths: PNG files with their parameters, as they were written.
-        sheet: A contact sheet, where there is one.
-        made: How each image was made.
-        seed: Of the first one.
-    """
-
-    paths: list[Path]
-    sheet: Path | None
-    made: list[Generation]
-    seed: int
-
-    @property
-    def parameters(self) -> str:
-        """Return the parameters of the first image, as other programs read them."""
-        return parameters_text(self.made[0]) if self.made else ""
-
-    @property
-    def exact(self) -> str:
-        """Return the same exactly, as JSON."""
-        return self.made[0].model_dump_json(indent=1) if self.made else ""
 
 
 class Studio:
@@ -101,6 +65,19 @@ class Studio:
         found = [p for p in self.root.iterdir() if _has_parameters(p)]
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
+    def made_by(self, made: Generation) -> str | None:
+        """Return the name of the model whose weights made an image, if it is here."""
+        for name, path in self.models().items():
+            with contextlib.suppress(UserError):  # it has no such weights
+                if model_hash(TrainingDirectory(path), made.weights) == made.model:
+                    return name
+        return None
+
+    @property
+    def busy(self) -> bool:
+        """Return whether something is sampled."""
+        return self._lock.locked()
+
     def load(self, name: str) -> tuple[Imagen, str]:
         """Return a cascade and the hash of its weights; the one before is given up.
 
@@ -132,11 +109,11 @@ class Studio:
 
         threading.Thread(target=load, daemon=True).start()
 
-    def generate(self, form: Form, edit: Callable[[Imagen], Edit] | None = None) -> "Stream":
+    def generate(self, form: Form, edit: Callable[[Imagen], Edit] | None = None) -> Stream:
         """Sample images of a form, begun with an image where ``edit`` gives one."""
         form = form.checked()
 
-        def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
+        def work(report: Report) -> Result:
             imagen, digest = self.load(form.model)
             given = edit(imagen) if edit else None
             first = given.first if given else 0
@@ -144,16 +121,16 @@ class Studio:
             requests = [form.request(seed, samplings) for seed in form.seeds(form.count)]
             return self._sampled(imagen, digest, requests, report, given)
 
-        return Stream(self, work)
+        return self._stream(work)
 
-    def sweep(self, form: Form, axes: dict[str, list[Any]]) -> "Stream":
+    def sweep(self, form: Form, axes: dict[str, list[Any]]) -> Stream:
         """Sample one image for each combination of values, with one seed, as a sheet."""
         form = form.checked()
         total = math.prod(map(len, axes.values()))
         if not 1 <= total <= MOST:
             raise UserError(f"The sweep has {total} images; give values for 1 to {MOST}.")
 
-        def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
+        def work(report: Report) -> Result:
             imagen, digest = self.load(form.model)
             (seed,), cells = form.seeds(), cells_of(axes)
             requests = []
@@ -167,34 +144,72 @@ class Studio:
             save_png(sheet, contact_sheet([*map(label_of, cells)], [images]))
             return Result(result.paths, sheet, result.made, seed)
 
-        return Stream(self, work)
+        return self._stream(work)
 
-    def interpolate(self, form: Form, last: str, frames: int) -> "Stream":
-        """Sample images from the form's caption to another one, with one seed, and an animation."""
-        form, end = form.checked(), replace(form, caption=last).checked()
+    def interpolate(
+        self, form: Form, last: str, frames: int, last_seed: int | None = None
+    ) -> Stream:
+        """Sample images from the form's caption to another one, with one seed, and an animation.
 
-        def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
+        With ``last_seed`` instead of a caption they go from the form's seed to that one.
+        """
+        if last_seed is not None and last.strip():
+            raise UserError("Give a last caption or a last seed, not both.")
+        form = form.checked()
+        end = form if last_seed is not None else replace(form, caption=last).checked()
+
+        def work(report: Report) -> Result:
             imagen, _ = self.load(form.model)
             (seed,) = form.seeds()
-            images = interpolate_captions(
-                imagen, form.caption, end.caption, frames, seed=seed, callback=report,
-                negative=form.against, progress=False, **form.changes(),
-            )  # fmt: skip
-            folder = stamped("generated_images", self.root)
-            paths = [folder / f"frame_{i}.png" for i in range(frames)]
-            for path, image in zip(paths, images, strict=True):
-                save_png(path, image)
-            animations = save_animations(folder, "interpolation", images)
-            strip = save_strip(folder, "interpolation", images)
-            return Result([*paths, *animations], strip, [], seed)
+            how = self._settings(form, report)
+            if last_seed is None:
+                texts = form.caption, end.caption
+                images = interpolate_captions(imagen, *texts, frames, seed=seed, **how)
+            else:
+                images = interpolate_seeds(imagen, form.text, seed, last_seed, frames, **how)
+            return self._animated("interpolation", images, seed)
 
-        return Stream(self, work)
+        return self._stream(work)
 
-    def stages(self, form: Form) -> "Stream":
+    def film(self, form: Form) -> Stream:
+        """Sample an image of a form, and show the estimate of it after every step."""
+        form = form.checked()
+
+        def work(report: Report) -> Result:
+            imagen, _ = self.load(form.model)
+            (seed,) = form.seeds()
+            frames = film(imagen, form.text, seed=seed, **self._settings(form, report))
+            return self._animated("film", [frame.image for frame in frames], seed)
+
+        return self._stream(work)
+
+    def _stream(self, work: Callable[[Report], Result]) -> Stream:
+        return Stream(work, self._lock, self._preview)
+
+    def _preview(self, stage: int, x_0_hat: Tensor) -> Tensor | None:
+        """Return images of an estimate of the loaded cascade."""
+        loaded = self._loaded
+        return None if loaded is None else loaded[1].stages[stage].preview(x_0_hat)
+
+    def _settings(self, form: Form, report: Report) -> dict[str, Any]:
+        """Return what images that belong together are sampled with."""
+        own = {"callback": report, "negative": form.against, "progress": False}
+        return own | form.changes()
+
+    def _animated(self, name: str, images: list[Image.Image], seed: int) -> Result:
+        """Write frames, animations and a strip."""
+        folder = stamped("generated_images", self.root)
+        paths = [folder / f"frame_{i}.png" for i in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            save_png(path, image)
+        animations = save_animations(folder, name, images)
+        return Result([*paths, *animations], save_strip(folder, name, images), [], seed)
+
+    def stages(self, form: Form) -> Stream:
         """Sample images of a form, and show those of every stage on a sheet."""
         form = form.checked()
 
-        def work(report: Callable[[int, int, int, Tensor], bool]) -> Result:
+        def work(report: Report) -> Result:
             imagen, _ = self.load(form.model)
             seeds = form.seeds(form.count)
             columns = by_stage(
@@ -206,7 +221,7 @@ class Studio:
             save_png(sheet, contact_sheet(labels, columns))
             return Result([sheet], sheet, [], seeds[0])
 
-        return Stream(self, work)
+        return self._stream(work)
 
     def enlarges(self, name: str) -> bool:
         """Return whether a model has stages that enlarge images."""
@@ -220,7 +235,7 @@ class Studio:
         imagen: Imagen,
         digest: str,
         requests: list[Request],
-        report: Callable[[int, int, int, Tensor], bool],
+        report: Report,
         edit: Edit | None,
     ) -> Result:
         """Sample batch by batch, each on disk as soon as it is done."""
@@ -238,58 +253,6 @@ class Studio:
 
     def _name(self) -> str:
         return self._loaded[0] if self._loaded else ""
-
-
-class Stream:
-    """Runs work in a thread; yields its progress and, at last, its result. Closing it stops it."""
-
-    def __init__(
-        self, studio: Studio, work: Callable[[Callable[[int, int, int, Tensor], bool]], Result]
-    ) -> None:
-        self._studio, self._work = studio, work
-        self._stop = threading.Event()
-        self._items: queue.Queue[Progress | Result | BaseException] = queue.Queue()
-        self._begun = time.monotonic()  # when the first step of a stage was done
-
-    def __iter__(self) -> Iterator[Progress | Result]:
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        try:
-            while True:
-                item = self._items.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-                if isinstance(item, Result):
-                    return
-        finally:
-            self._stop.set()
-            thread.join()
-
-    def _run(self) -> None:
-        with self._studio._lock:
-            try:
-                if not self._stop.is_set():
-                    self._items.put(self._work(self._report))
-            except Stopped:
-                pass
-            except BaseException as error:  # handed to the thread that waits
-                self._items.put(error)
-
-    def _report(self, stage: int, step: int, steps: int, x_0_hat: Tensor) -> bool:
-        loaded = self._studio._loaded
-        if step == 0:
-            self._begun = time.monotonic()
-        if loaded is not None and self._items.qsize() < 2:
-            (image,) = to_pil(loaded[1].stages[stage].preview(x_0_hat[:1]))
-            side = max(PREVIEW, image.width)
-            size = side, round(side * image.height / image.width)
-            text = f"Stage {stage}: step {step + 1} of {steps}"
-            if step > 0 and steps - step > 1:
-                left = (time.monotonic() - self._begun) / step * (steps - step - 1)
-                text += f", about {left:.0f} s left of this stage"
-            self._items.put(Progress(text, image.resize(size, Image.Resampling.NEAREST)))
-        return self._stop.is_set()
 
 
 def _is_model(path: Path) -> bool:

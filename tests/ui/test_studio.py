@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.storage.metadata import read_generation
-from minimagen.ui.form import Form, fields_of, numbers
+from minimagen.ui.form import Form, fields_of, not_filled, numbers
 from minimagen.ui.runs import curves, log_lines, state
-from minimagen.ui.studio import Progress, Result, Studio
+from minimagen.ui.stream import Progress, Result
+from minimagen.ui.studio import Studio
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,6 +112,42 @@ def test_an_interpolation_is_frames_a_strip_and_animations(studio: Studio) -> No
     assert result.sheet is not None and all(path.is_file() for path in result.paths)
     with pytest.raises(UserError, match="caption is empty"):
         studio.interpolate(FORM, " ", 3)
+
+
+def test_between_seeds_the_first_frame_is_the_forms_own_image(studio: Studio) -> None:
+    frames = last(iter(studio.interpolate(FORM, " ", 3, last_seed=9))).paths[:3]
+    images = []
+    for seed in (3, 9):
+        form = replace(FORM, seed=seed, count=1)
+        images.append(last(iter(studio.generate(form))).paths[0])
+    for frame, image in zip((frames[0], frames[2]), images, strict=True):
+        with Image.open(frame) as one, Image.open(image) as other:
+            ends = zip(one.convert("RGB").tobytes(), other.convert("RGB").tobytes(), strict=True)
+        assert max(abs(a - b) for a, b in ends) <= 8  # bfloat16 in another batch
+    with pytest.raises(UserError, match="not both"):
+        studio.interpolate(FORM, "a ring", 3, last_seed=9)
+
+
+def test_a_film_has_a_frame_for_each_step_and_can_be_stopped(studio: Studio) -> None:
+    result = last(iter(studio.film(FORM)))
+    assert [path.suffix for path in result.paths] == [".png"] * 5 + [".gif", ".webp"]
+    items = iter(studio.film(replace(FORM, steps="500,1")))
+    assert isinstance(next(items), Progress)
+    items.close()  # type: ignore[attr-defined]  # a generator
+    assert last(iter(studio.generate(FORM))).paths
+
+
+def test_an_image_names_its_model_and_what_the_form_cannot_say(studio: Studio) -> None:
+    made = read_generation(last(iter(studio.generate(FORM))).paths[0])
+    assert studio.made_by(made) == "trained"
+    assert studio.made_by(made.model_copy(update={"model": "0" * 64})) is None
+    assert not list(not_filled(made, model=True))
+    enlarged = made.model_copy(update={"first": 1, "edit": {"kind": "upscale"}})
+    assert fields_of(enlarged)[4:6] == ["", ""]  # steps of one stage are not those of both
+    (said,) = not_filled(enlarged, model=True)
+    assert "give that image too" in said
+    (said,) = not_filled(made, model=False)
+    assert "another image" in said
 
 
 @pytest.mark.parametrize(
