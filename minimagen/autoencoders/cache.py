@@ -50,7 +50,7 @@ class LatentCache:
         for start in range(0, len(missing), BLOCK):
             some = list(missing.items())[start : start + BLOCK]
             rows = [i for _, i in some] + [some[0][1]] * (BLOCK - len(some))
-            block = self._encode(to_model_space(images[rows]).to(self._device)).cpu()
+            block = self._fresh(images[rows])
             self._shapes[size] = block.shape[1:]
             fresh = {
                 key: row.to(torch.bfloat16).reshape(-1, 1)
@@ -64,6 +64,10 @@ class LatentCache:
             one = to_model_space(images[:1]).to(self._device)
             self._shapes[size] = self._encode(one).shape[1:]
         return rows_found.reshape(len(keys), *self._shapes[size])
+
+    def _fresh(self, images: Tensor) -> Tensor:
+        """Return what becomes of images that are not kept yet, on the CPU."""
+        return self._encode(to_model_space(images).to(self._device)).cpu()
 
 
 def _key(image: Tensor) -> bytes:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from minimagen.evaluation.clip import alignment
 from minimagen.evaluation.metrics import (
     color_shift,
     frechet_distance,
@@ -91,3 +92,14 @@ def test_the_kernel_distance_does_not_depend_on_the_scale_of_the_features():
     expected = 1000 * kid(a / b.square().mean().sqrt(), b / b.square().mean().sqrt())
     assert kernel_distance(7 * a, 7 * b) == pytest.approx(expected)
     assert kernel_distance(a, b) == pytest.approx(expected)
+
+
+def test_alignment_is_the_cosine_above_that_with_another_caption() -> None:
+    """Orthogonal unit vectors: own captions, captions moved by one, two equal captions."""
+    vectors, captions = torch.eye(5), list("abcde")
+    assert alignment(vectors, vectors, captions) == {"alignment": 1.0, "r_precision": 1.0}
+    moved = alignment(vectors, vectors.roll(1, 0), captions)
+    assert moved["alignment"] == pytest.approx(-1 / 4) and moved["r_precision"] == 0.0
+    texts = torch.eye(5)[[0, 0, 2, 3, 4]]
+    twice = alignment(texts, texts, list("aacde"))  # the other "a" is no distractor
+    assert twice == {"alignment": 1.0, "r_precision": 1.0}

@@ -8,18 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from minimagen import DataConfig, Imagen, ImagenConfig, TrainingConfig, UserError, train
+from minimagen.autoencoders.build import build as build_autoencoder
 from minimagen.autoencoders.build import load
+from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.files import save_folder
 from minimagen.cli.dry_run import Ranks, _column
 from minimagen.cli.next_commands import print_next
 from minimagen.cli.train import entry as train_entry
 from minimagen.cli.train import parse_flags
 from minimagen.config.cascade_sizes import sizes_of_ratio
+from minimagen.data.open import load_dataset
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.checkpoint import load_weights, save_checkpoint
 from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameters
+from minimagen.text.build import build
 from minimagen.training.clock import planned
 from minimagen.training.finetuning import Source
 
@@ -234,3 +240,109 @@ def test_a_stage_is_fine_tuned_with_the_autoencoder_of_its_source(tmp_path: Path
     parts = [load_weights(d / "state_dicts" / "autoencoder_0.safetensors").tensors
              for d in (source.path, tmp_path / "tuned")]  # fmt: skip
     assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
+
+
+def folder_of_images(folder: Path) -> Path:
+    """Twelve captioned images of one's own."""
+    folder.mkdir()
+    for i in range(12):
+        ramp = torch.arange(20, dtype=torch.uint8).mul(11).add(7 * i).expand(20, -1)
+        Image.fromarray(ramp.numpy()).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["latent", "gumbel"])
+def test_latents_of_files_are_kept_and_a_resumed_run_finds_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mirrored or not, each is encoded once; the weights are those of a run that kept nothing."""
+    data = load_dataset(folder_of_images(tmp_path / "images"), 16, flip=True)
+
+    def trained(output: str, resume: TrainingDirectory | None = None) -> TrainingDirectory:
+        config = ImagenConfig.read({"image_sizes": [16]} | CASCADES[name], name)
+        training = TrainingConfig(
+            batch_size=4, steps=6, chckpt_num=3, sample_captions=("a red star",), precision="fp32"
+        )
+        return train(
+            Imagen(config), data, training, data=DataConfig(valid_num=2), resume=resume,
+            output=tmp_path / output, device="cpu",
+        )  # fmt: skip
+
+    whole = trained("whole")
+    (stage,) = (n for n in whole_names(whole) if not n.startswith("autoencoder"))
+    stopped = TrainingDirectory(shutil.copytree(whole.path, tmp_path / "stopped"))
+    shutil.rmtree(stopped.checkpoint(stage, 6))
+    encoded: list[int] = []
+    block = LatentCache._fresh
+
+    def counted(cache: LatentCache, images: Tensor) -> Tensor:
+        encoded.append(len(images))
+        return block(cache, images)
+
+    monkeypatch.setattr(LatentCache, "_fresh", counted)
+    resumed = trained("resumed", stopped)
+    assert not encoded  # all of them were on disk
+    monkeypatch.setenv("MINIMAGEN_CACHE", str(tmp_path / "empty"))
+    anew = trained("anew")
+    assert encoded
+    for other in (resumed, anew):
+        one, two = (load_weights(d.weights(stage)).tensors for d in (whole, other))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def whole_names(directory: TrainingDirectory) -> tuple[str, ...]:
+    return read_parameters(directory.parameters).imagen.learner_names
+
+
+def test_a_part_whose_training_has_not_ended_is_refused_by_name(tmp_path: Path) -> None:
+    directory = run("latent", tmp_path / "latent", steps=2)
+    assert load(str(directory.path)).config.latents_mean is not None
+    assert build_autoencoder(str(directory.path)).channels == 4
+    path = directory.parameters / "autoencoder_0.json"
+    values = json.loads(path.read_text())  # as if it had been killed before it measured
+    path.write_text(json.dumps(values | {"latents_mean": None, "latents_std": None}))
+    with pytest.raises(UserError, match="training of autoencoder_0 in .* has not ended"):
+        build_autoencoder(str(directory.path))
+    with pytest.raises(UserError, match="stage 0 is trained with autoencoder_0, which is not"):
+        config = ImagenConfig.read({"image_sizes": [16]} | CASCADES["latent"], "latent")
+        training = TrainingConfig(batch_size=4, steps=2, precision="fp32")
+        data = embedded("shapes", size=16, epoch_size=64)
+        train(Imagen(config), data, training, learners=["unet_0"], output=directory.path)
+    clip = run("clip", tmp_path / "clip", steps=2)
+    assert build(str(clip.path), 64).name
+    path = clip.parameters / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": [9, 2]}))
+    with pytest.raises(UserError, match="training of clip in .* has not ended"):
+        build(str(clip.path), 64)
+
+
+ANY_BATCH: dict[str, dict[str, Any]] = CASCADES | {
+    "flow": {"stages": [{"unet": UNET, "schedule": {"kind": "flow"}, "sampling": SAMPLING}]},
+    "labels": {
+        "text_encoder_name": "labels",
+        "labels": ["a red star", "blue"],
+        "stages": [{"unet": UNET, "sampling": SAMPLING}],
+    },
+    "tokens and super-resolution": {
+        "image_sizes": [16, 32],
+        "autoencoders": [SMALL | {"kind": "fsq"}],
+        "stages": [
+            {"kind": "tokens", "autoencoder": 0, "gpt": {"dim": 8, "depth": 1, "heads": 2}},
+            {"unet": UNET, "sampling": SAMPLING},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("name", ANY_BATCH)
+def test_a_seed_gives_its_image_in_any_batch(name: str, wake: Any) -> None:
+    """In every way of generating; fp32, at most one step of 255 apart."""
+    imagen = wake(Imagen(ImagenConfig.read({"image_sizes": [16]} | ANY_BATCH[name], name))).eval()
+    captions = ["a red star", "blue", "a red star", "blue", "blue"]
+    how = {"precision": "fp32", "output_type": "pt", "progress": False}
+    whole = imagen.sample(captions, seed=7, **how)
+    for size in (1, 2):
+        split = imagen.sample(captions, seed=7, batch_size=size, **how)
+        assert float((whole - split).abs().max()) <= 1 / 255
+    assert float((whole[1] - whole[3]).abs().max()) > 1 / 255  # the seed does something
