@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, KeyPath
+from minimagen.cli.sampling import Asked
 from minimagen.cli.train import RUN
 from minimagen.config import (
     AutoencoderConfig,
@@ -24,7 +25,9 @@ from minimagen.config import (
 )
 from minimagen.config.diffusers import DiffusersConfig
 from minimagen.config.stages import DiffusionConfig, DistilledConfig, TokenConfig
+from minimagen.evaluation.figures import Record
 from minimagen.storage.environment import Environment
+from minimagen.storage.metadata import Generation
 
 PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"
 Model = type[BaseModel]
@@ -51,6 +54,15 @@ FILES: dict[str, tuple[Model, KeyPath, str]] = {
         Environment, ("environment",),
         "In what a training directory was made; training writes it, and nothing reads it.",
     ),
+    "evaluation.json": (Record, ("evaluation",), "What `python -m minimagen evaluate` found."),
+    "request.json": (
+        Asked, ("request",),
+        "What `inference.py` was asked for, in its output directory; `--CONTINUE` reads it.",
+    ),
+    "images.jsonl": (
+        Generation, ("images",),
+        "A line for each image beside it, with its `file_name`; the PNG carries the same.",
+    ),
 }  # fmt: skip
 ELSEWHERE = {"stages", "clip", "autoencoders"}
 """Fields of imagen.json that are files of their own."""
@@ -64,7 +76,7 @@ key is an error that names the nearest one. Lists have one entry for each learne
 autoencoders, stages, in this order. A flag changes the key for one run, of all stages, or with
 commas of each stage (`--GUIDANCE_SCALE 5,1`).
 
-`evaluation.json` holds results, not settings: `python -m minimagen evaluate --help`.
+The last four are written beside results: nothing in them is typed.
 """
 ROW = "| `{}` | {} | {} | {} | {} | {} |"
 
@@ -127,6 +139,8 @@ def kind(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         inside = [part for part in get_args(annotation) if part is not ...]
         return f"list of {kind(inside[0])}"
+    if get_origin(annotation) is dict:
+        return "object"
     names = {bool: "bool", int: "integer", float: "number", str: "string", type(None): "null"}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "object"

@@ -41,6 +41,7 @@ class Sheet(Config):
     labels: tuple[str, ...]
     """One below each image."""
     columns: int
+    """Images side by side."""
 
     def write(self, folder: ImageFolder) -> Path:
         """Write ``sweep.png``; return its path."""
@@ -54,16 +55,23 @@ class Asked(Config):
     """All that a run of ``inference.py`` was asked for."""
 
     directory: str
+    """The training directory."""
     model: str
-    """Hash of the weights."""
+    """SHA-256 of the weights' tensors."""
     weights: tuple[str | int, ...]
+    """Which averaged weights, of each stage."""
     batch_size: int
+    """Images sampled at once."""
     precision: str
+    """What the networks compute in: auto, fp32 or bf16."""
     best_of: int = 1
+    """Candidates of each image."""
     clip: str | None = None
+    """Training directory of the CLIP that chooses among them."""
     metadata: bool = True
+    """Whether each PNG says how it was made."""
     images: tuple[dict[str, Any], ...]
-    """Every candidate, see ``Request.values``."""
+    """Every candidate: text, seed, settings of the stages, negative caption, aspect ratio."""
     place: Place | None = None
     """Where in its batch the only image was, if it is made again."""
     edit: dict[str, Any] | None = None

@@ -23,13 +23,17 @@ class Figure(Config):
     group: str
     """What it belongs to, a heading."""
     name: str
+    """What was measured."""
     value: float
+    """Of the generated images."""
     unit: str = ""
+    """Such as % or dB; empty for a plain number."""
     n: int
     """Images."""
     low: float | None = None
+    """The lower end of the 95 % interval, where there is one."""
     high: float | None = None
-    """The 95 % interval."""
+    """Its upper end."""
     real: float | None = None
     """The same of real images: the floor of a distance, the ceiling of an accuracy."""
 
@@ -45,15 +49,21 @@ class Record(Config):
     """The whole of ``evaluation.json``."""
 
     date: str
+    """When it was evaluated."""
     device: str
+    """Where."""
     dataset: str
+    """What it was evaluated on."""
     split: str
+    """Which part of that."""
     features: str
+    """The network whose features distances are taken in."""
     seed: int
     """Of image 0; image i has seed + i."""
     sampling: tuple[dict[str, Any], ...]
     """Of each stage."""
     figures: tuple[Figure, ...]
+    """What was found."""
     verdicts: tuple[str, ...]
     """Findings in words: copies of training images, limits."""
     weights: tuple[str | int, ...] = ("final",)

@@ -24,7 +24,9 @@ class Place(Config):
     """Where in its batch an image was sampled: the same shapes give the same bits."""
 
     size: PositiveInt = 1
+    """Images of the batch."""
     index: Annotated[int, Field(ge=0)] = 0
+    """Which of them it is, from 0."""
     tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens that the captions were padded to."""
 
@@ -43,10 +45,11 @@ class Generation(Config):
     negative: str | None = None
     """What guidance leads away from, instead of from no caption."""
     seed: Annotated[int, Field(ge=0)]
+    """Of all its noise."""
     size: tuple[PositiveInt, PositiveInt]
     """(width, height) in px."""
     model: str = ""
-    """Of the weights, see ``directory.model_hash``; empty where it is unknown."""
+    """SHA-256 of the weights' tensors; empty where it is unknown."""
     weights: tuple[str | int, ...] = ("final",)
     """Which averaged weights: of all stages, or one each."""
     first: Annotated[int, Field(ge=0)] = 0
@@ -56,10 +59,12 @@ class Generation(Config):
     aspect_ratio: float | None = None
     """Width : height that was asked for, where it is not the cascade's own."""
     precision: str = "auto"
+    """What the networks computed in: auto, fp32 or bf16."""
     batch: Place = Place()
     edit: dict[str, Any] | None = None
     """What was done to a given image, where there was one."""
     version: str = minimagen.__version__
+    """Of this program."""
 
 
 def parameters_text(generation: Generation) -> str:
