@@ -58,7 +58,7 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
     editor = gr.ImageEditor(
         label="Image to inpaint", type="pil", height=380, transforms=(), layers=False,
         sources=("upload", "clipboard"), format="png",
-        brush=gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=24),
+        brush=gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=6),
     )  # fmt: skip
     mask = gr.Image(label="Mask, instead of drawing", type="pil", height=160)
     resample = gr.Slider(1, 10, value=1, step=1, label="Times each step is taken",

@@ -185,7 +185,8 @@ def action(
     event = begun.then(toasted(function), inputs, outputs.all, api_name=name,
                        concurrency_id="device", concurrency_limit=1,
                        show_progress="hidden")  # fmt: skip
-    event.then(ended, None, go, **quietly)
+    event.success(ended, None, go, **quietly)
+    event.failure(ended, None, go, **quietly)
     event.success(
         lambda files, past: past + [file for file in files or [] if file not in past],
         [outputs.files, history], history, api_visibility="private",

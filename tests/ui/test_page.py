@@ -114,6 +114,17 @@ class Seen:
     def fill(self, label: str, text: str) -> None:
         self.page.get_by_label(re.compile(rf"^\s*{label}")).first.fill(text)
 
+    def draw(self, canvas: Any) -> None:
+        """Draw a line over the middle of the image that is edited."""
+        canvas.wait_for()
+        self.page.wait_for_timeout(1000)  # until the image is on the canvas
+        box = canvas.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x - 20, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 20, y, steps=5)
+        self.page.mouse.up()
+
     def open(self, tab: str) -> None:
         """Choose a tab; where there is no room for it, it is in the menu of others."""
         shown = self.page.get_by_role("tab", name=tab, exact=True)
@@ -192,8 +203,10 @@ def test_cancel_stops_and_leaves_the_page_usable(seen: Seen) -> None:
     seen.fill("Steps", "3000,1")
     seen.button("Generate").click()
     seen.wait("Stage 0: step")
+    assert seen.button("Generate").is_disabled()  # it was pressed
     seen.button("Cancel").click()
     seen.wait("Stopped.")
+    seen.page.wait_for_function("!document.querySelector('#generate').disabled")
     seen.fill("Steps", "1")
     seen.button("Generate").click()
     seen.wait("1 image, seed")
@@ -207,6 +220,44 @@ def test_a_sweep_says_how_many_images_and_makes_them(seen: Seen, root: Path) -> 
     seen.button("Sweep").click()
     seen.wait("2 images, seed")
     assert len(newest(root)) == 2 and (newest(root)[0].parents[1] / "sweep.png").is_file()
+
+
+def test_every_tab_that_begins_with_an_image_works_in_the_browser(
+    seen: Seen, root: Path, tmp_path: Path
+) -> None:
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "given.png")
+    seen.fill("Caption", "a red star")
+    seen.fill("Steps", "2")
+    tabs = (("Image to image", "Change it"), ("Upscale", "Upscale"), ("Inpaint", "Inpaint"))
+    for seed, (tab, button) in enumerate(tabs, 31):
+        seen.fill("Seed", str(seed))
+        seen.open(tab)
+        shown = seen.page.locator("[role=tabpanel]:visible")
+        if tab == "Inpaint":  # the editor takes no file before its canvas is there
+            shown.locator("canvas").first.wait_for()
+            seen.page.wait_for_timeout(500)
+        shown.locator("input[type=file]").first.set_input_files(str(tmp_path / "given.png"))
+        if tab == "Inpaint":
+            seen.draw(shown.locator("canvas").first)
+        else:
+            shown.locator("img").first.wait_for()
+        seen.button(button).click()
+        seen.wait(f"seed {seed}, kept in")
+        made = read_generation(newest(root)[0])
+        assert made.edit is not None and made.seed == seed
+    assert made.edit["kind"] == "inpainting"  # of what was drawn over
+
+
+def test_images_that_belong_together_are_made_in_the_browser(seen: Seen) -> None:
+    seen.fill("Caption", "a red star")
+    seen.fill("Steps", "1")
+    seen.open("Interpolate")
+    seen.fill("Last caption", "a large blue ring")
+    seen.button("Interpolate").click()
+    seen.wait("11 images, seed")  # nine frames, two animations
+    seen.open("Film")
+    seen.button("Film it").click()
+    seen.wait("5 images, seed")  # a step of each stage and the image, two animations
 
 
 def test_image_info_fills_the_form(seen: Seen, root: Path, tmp_path: Path) -> None:
