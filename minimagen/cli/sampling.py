@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from minimagen.arguments import seeds_of
+from minimagen.arguments import Callback, seeds_of
 from minimagen.checked import Config, per_stage
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
@@ -246,17 +246,9 @@ def write_images(
         StopSignals() as signals,
         tqdm(total=len(requests), initial=done, bar_format=BAR, mininterval=1.0, miniters=0) as bar,
     ):
-
-        def step_done(stage: int, step: int, steps: int, x_0_hat: torch.Tensor) -> None:
-            own = requests[min(int(bar.n), len(requests) - 1)].samplings
-            bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
-            bar.update(len(x_0_hat) * share_of_step(own, stage - first, steps))
-            if signals.received:
-                raise Interrupted(signals.received, "")
-
         options_ = {
             "precision": asked.precision,
-            "callback": step_done,
+            "callback": _step_done(bar, requests, first, signals),
             "device": device if arguments.OFFLOAD else None,
         }
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
@@ -277,6 +269,22 @@ def write_images(
     if asked.sheet is not None and folder.written == wanted:
         print(f"sheet: {asked.sheet.write(folder)}")
     return 128 + (signals.received or 0) if folder.written < wanted else 0
+
+
+def _step_done(
+    bar: tqdm, requests: Sequence[Request], first: int, signals: StopSignals
+) -> Callback:
+    """Return what moves the bar after each step, and ends sampling after a signal."""
+
+    def step_done(stage: int, step: int, steps: int, x_0_hat: torch.Tensor) -> None:
+        own = requests[min(int(bar.n), len(requests) - 1)].samplings
+        share = share_of_step(own, stage - first, steps)
+        bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
+        bar.update(min(len(x_0_hat) * share, bar.total - bar.n))  # a batch may be repeated
+        if signals.received:
+            raise Interrupted(signals.received, "")
+
+    return step_done
 
 
 def share_of_step(samplings: Sequence[Config], stage: int, steps: int) -> float:
