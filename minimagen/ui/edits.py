@@ -126,13 +126,13 @@ def _interpolate(studio: Studio, controls: Controls, history: gr.State) -> None:
     gr.Markdown("From the caption and the seed on the left to another caption, or to another seed.")
     with gr.Row():
         last = gr.Textbox(label="Last caption")
-        last_seed = gr.Number(label="Last seed", precision=0, value=None,
-                              info="instead of a caption")  # fmt: skip
+        last_seed = gr.Number(label="Last seed", precision=0, value=-1,
+                              info="instead of a caption; -1: none")  # fmt: skip
     frames = gr.Slider(2, 33, value=9, step=1, label="Frames")
 
     def change(*values: Any) -> Iterator[Any]:
         end, count, seed = values[-3:]
-        seed = None if seed is None else whole_number("seed", seed, least=0)
+        seed = None if seed in (None, -1) else whole_number("seed", seed, least=0)
         yield from streamed(studio.interpolate(form_of(*values), end or "", int(count), seed))
 
     inputs = [*controls.all, last, frames, last_seed]

@@ -20,8 +20,9 @@ from minimagen.ui.studio import Studio
 
 OWN = "as trained"
 STOPPED = "Stopped. What was finished is kept."
-STARTED = "Starting ..."
+READY, STARTED = "Ready.", "Starting ..."
 QUEUED = "Waiting in the queue: another request is being sampled ..."
+WAITING = "Waiting for the model ..."
 EACH = "one, or one per stage: 8,2"
 
 
@@ -126,7 +127,7 @@ class Outputs:
     @classmethod
     def build(cls) -> "Outputs":
         """Lay the outputs out."""
-        status = gr.Markdown("Ready.", elem_classes="status")
+        status = gr.Markdown(READY, elem_classes="status")
         preview = gr.Image(label="Preview: the estimate so far", interactive=False, visible=False,
                            height=256, format="png", buttons=[])  # fmt: skip
         gallery = gr.Gallery(label="Images", columns=3, height=420, object_fit="contain",
@@ -180,13 +181,16 @@ def action(
     def ended() -> Any:
         return gr.Button(interactive=True)
 
+    def failed(status: str) -> tuple[Any, Any]:  # also after Cancel, which says so itself
+        return READY if status in (STARTED, QUEUED, WAITING) else gr.skip(), ended()
+
     quietly: dict[str, Any] = {"api_visibility": "private", "queue": False}
     begun = go.click(pressed, None, [outputs.status, go], show_progress="hidden", **quietly)
     event = begun.then(toasted(function), inputs, outputs.all, api_name=name,
                        concurrency_id="device", concurrency_limit=1,
                        show_progress="hidden")  # fmt: skip
     event.success(ended, None, go, **quietly)
-    event.failure(ended, None, go, **quietly)
+    event.failure(failed, outputs.status, [outputs.status, go], **quietly)
     event.success(
         lambda files, past: past + [file for file in files or [] if file not in past],
         [outputs.files, history], history, api_visibility="private",
@@ -201,7 +205,7 @@ def action(
 
 def streamed(stream: Stream) -> Iterator[Any]:
     """Yield what the outputs show, step by step."""
-    yield "Waiting for the model ...", *[gr.skip()] * 7
+    yield WAITING, *[gr.skip()] * 7
     for item in stream:
         if isinstance(item, Progress):
             yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 6)
