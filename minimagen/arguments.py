@@ -36,7 +36,6 @@ FOREIGN = {
     "height": "aspect_ratio",
     "torch_dtype": "precision",
     "dtype": "precision",
-    "device_map": "device",
 }
 """What other programs call an argument of ``Imagen.sample``."""
 

@@ -16,7 +16,7 @@ from minimagen.config import AutoencoderConfig, ImagenConfig
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
-from minimagen.storage.pretrained import check_finished, find_weights, load_stage
+from minimagen.storage.pretrained import find_weights, load_stage
 
 KINDS: dict[str, type[KLAutoencoder | TinyAutoencoder | DiscreteAutoencoder]] = {
     "kl": KLAutoencoder,
@@ -47,16 +47,11 @@ def build(
         own: Those that the cascade trains.
 
     Raises:
-        UserError: there is no such autoencoder, it is damaged, or still trained.
+        UserError: there is no such autoencoder, or it is damaged.
     """
     if given is None:
         return Pixels()
-    if isinstance(given, int):
-        return own[given]
-    found = load(given)
-    if (Path(given) / "parameters" / "imagen.json").is_file():
-        check_finished(TrainingDirectory(given), found.name)
-    return found
+    return own[given] if isinstance(given, int) else load(given)
 
 
 def load(name: str) -> TrainedAutoencoder:

@@ -62,7 +62,9 @@ PER_CAPTION = tuple(
 )
 """What a line of a file may set for its own images."""
 SHORT = {option.short: option.name for option in PER_CAPTION}
-OWN = re.compile(rf"\s+(?=--[A-Za-z]|-({'|'.join(SHORT)})[ =]+[\d.'\"])")  # a line's options begin
+LETTERS, WORDS = ("|".join(s for s in SHORT if (len(s) == 1) == one) for one in (True, False))
+OWN = re.compile(rf"\s+(?=--[A-Za-z]|-(?:{LETTERS})[\s=]+[\d.]|-(?:{WORDS})[\s=]+\S)")
+"""Where a line's options begin: a short flag of one letter only before a number."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _of_lines(path: Path) -> Iterator[Caption]:
         text, own = (line[: begun.start()], line[begun.end() :]) if begun else (line, "")
         if _one_line(line):
             where = f"{path}, line {number}"
-            if not _one_line(text) or text.lstrip().startswith("--"):
+            if not _one_line(text) or OWN.match(f" {line.lstrip()}"):
                 raise UserError(f"{where}: it has options but no caption: {line.strip()[:80]!r}")
             yield Caption(_one_line(text), _parsed(_split(own, where), where) if own else {})
 
@@ -163,7 +165,7 @@ def _parsed(flags: list[str], where: str) -> dict[str, Any]:
     for flag in flags:
         name, equals, value = flag.partition("=")
         key = name[2:].replace("-", "_").upper()
-        long = ALIASES.get(key) or SHORT.get(name[2:])
+        long = ALIASES.get(key) or (SHORT.get(name[2:]) if name.startswith("--") else None)
         spelled.append(f"--{long}{equals}{value}" if long else flag)
     try:
         values = Parser(where, "", "", {"of a caption": PER_CAPTION}).parse(spelled)

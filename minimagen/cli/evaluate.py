@@ -99,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{directory} is no folder to write into; give --OUTPUT")
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
+    digest = model_hash(directory, arguments.WEIGHTS)
     result, sets = _studied(imagen, data, arguments)
     seconds = time.perf_counter() - started
     print(f"{directory}: {arguments.COUNT} {sets.split} captions, {seconds:.0f} s")
@@ -110,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     stages = len(imagen.stages)
     record = result.record.replace(
         weights=tuple(per_stage("`weights`", arguments.WEIGHTS, stages)),
-        model=model_hash(directory, arguments.WEIGHTS),
+        model=digest,
         captions_seed=arguments.SEED,
     )
     _write(directory, arguments.OUTPUT or directory.path, result, record)

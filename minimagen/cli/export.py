@@ -92,7 +92,7 @@ def _figures(directory: TrainingDirectory, weights: Choices) -> str:
     record = read_record(directory.path)
     if record is None or not record.figures:
         return NO_FIGURES
-    if record.model and not fits(directory, record, weights):
+    if not fits(directory, record, weights):
         return OTHER_WEIGHTS
     stages = read_imagen_config(directory.parameters).stages
     unlike = record.unlike([stage.sampling for stage in stages])

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from minimagen.arguments import Callback, seeds_of
+from minimagen.arguments import seeds_of
 from minimagen.checked import Config, per_stage
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
@@ -30,7 +30,7 @@ from minimagen.storage.metadata import Generation, Place, save_png
 from minimagen.storage.model_hash import model_hash
 from minimagen.training.interruption import Interrupted, StopSignals
 
-BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} images [{elapsed}<{remaining}{postfix}]"
+BAR = "{percentage:3.0f}%|{bar}| of {total_fmt} images [{elapsed}<{remaining}{postfix}]"
 REQUEST, GIVEN = "request.json", "given.safetensors"
 """What an output directory was asked for, and the image that was given, for ``--CONTINUE``."""
 
@@ -230,6 +230,8 @@ def write_images(
     so what is written is whole.
     """
     device = resolve_device(arguments.DEVICE)
+    if output is None and arguments.OUTPUT is not None:
+        new_output(arguments.OUTPUT, "")  # it is refused at once
     first = edit.first if edit else 0
     requests = [request_of(imagen, values, first) for values in asked.images]
     imagen.text_encoder.to(device)
@@ -246,23 +248,21 @@ def write_images(
         StopSignals() as signals,
         tqdm(total=len(requests), initial=done, bar_format=BAR, mininterval=1.0, miniters=0) as bar,
     ):
+        batch = _Batch(bar, first, signals)
         options_ = {
             "precision": asked.precision,
-            "callback": _step_done(bar, requests, first, signals),
+            "callback": batch.step_done,
             "device": device if arguments.OFFLOAD else None,
         }
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
         group = []
         with suppress(Interrupted), explained(device, batch_size=1):
-            for number, (image, generation) in enumerate(
-                _candidates(generator, requests, asked, done), done + 1
-            ):
+            for image, generation in _candidates(generator, requests, asked, done, batch):
                 group.append((image, generation))
                 if len(group) == asked.best_of:
                     best = choice.best(generation.text, [candidate for candidate, _ in group])
                     folder.write(*group[best])
                     group = []
-                bar.update(max(0.0, number - bar.n))  # exactly, and never back
     wanted = len(requests) // asked.best_of
     _print_notes(imagen)
     _print_written(folder, wanted)
@@ -271,26 +271,28 @@ def write_images(
     return 128 + (signals.received or 0) if folder.written < wanted else 0
 
 
-def _step_done(
-    bar: tqdm, requests: Sequence[Request], first: int, signals: StopSignals
-) -> Callback:
-    """Return what moves the bar after each step, and ends sampling after a signal."""
+class _Batch:
+    """The batch that is sampled: its steps move the bar, and end after a signal."""
 
-    def step_done(stage: int, step: int, steps: int, x_0_hat: torch.Tensor) -> None:
-        own = requests[min(int(bar.n), len(requests) - 1)].samplings
-        share = share_of_step(own, stage - first, steps)
-        bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
-        bar.update(min(len(x_0_hat) * share, bar.total - bar.n))  # a batch may be repeated
-        if signals.received:
-            raise Interrupted(signals.received, "")
+    def __init__(self, bar: tqdm, first: int, signals: StopSignals) -> None:
+        self._bar, self._first, self._signals = bar, first, signals
+        self._begun, self._new = 0, 0
+        self._counts: list[int] = []
 
-    return step_done
+    def begin(self, samplings: Sequence[Config], begun: int, new: int) -> None:
+        """Begin one: ``begun`` images are done, ``new`` of its images are wanted."""
+        self._counts = [getattr(sampling, "timesteps", 1) for sampling in samplings]
+        self._begun, self._new = begun, new
 
-
-def share_of_step(samplings: Sequence[Config], stage: int, steps: int) -> float:
-    """Return which share of an image's steps one of ``stage`` is, counted in its settings."""
-    counts = [getattr(sampling, "timesteps", 1) for sampling in samplings]
-    return float(counts[stage] / sum(counts) / steps)
+    def step_done(self, stage: int, step: int, steps: int, _: object) -> None:
+        """Show where sampling is."""
+        place = stage - self._first
+        done = sum(self._counts[:place]) + self._counts[place] * (step + 1) / steps
+        at = self._begun + self._new * done / sum(self._counts)
+        self._bar.set_postfix_str(f"stage {stage}, step {step + 1} of {steps}", refresh=False)
+        self._bar.update(max(0.0, at - self._bar.n))  # not back, where a batch is sampled in parts
+        if self._signals.received:
+            raise Interrupted(self._signals.received, "")
 
 
 @contextmanager
@@ -308,19 +310,22 @@ def explained(device: torch.device, batch_size: int) -> Iterator[None]:
 
 
 def _candidates(
-    generator: Generator, requests: Sequence[Request], asked: Asked, done: int
+    generator: Generator, requests: Sequence[Request], asked: Asked, done: int, sampled: _Batch
 ) -> Iterator[tuple[Image.Image, Generation]]:
     """Yield the candidates from number ``done`` on; the batches are those of an unstopped run."""
     if asked.place is not None:
         if done == 0:
             batch = [requests[0]] * asked.place.size
+            sampled.begin(requests[0].samplings, 0, 1)
             yield generator.sample(batch, asked.place.tokens)[asked.place.index]
         return
     end = 0
     for batch in batches_of(requests, asked.batch_size):
         end += len(batch)
         if end > done:
-            yield from generator.sample(batch)[max(0, done - end + len(batch)) :]
+            known = max(0, done - end + len(batch))
+            sampled.begin(batch[0].samplings, end - len(batch) + known, len(batch) - known)
+            yield from generator.sample(batch)[known:]
 
 
 def _print_notes(imagen: Imagen) -> None:

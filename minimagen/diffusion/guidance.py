@@ -1,6 +1,6 @@
 """Wrappers of a denoiser: classifier-free guidance, and the thresholding that it needs."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class Overshoot:
     """Measures which share of the values of estimates lies far outside [-1, 1], on their device."""
 
     def __init__(self) -> None:
-        self._shares: dict[float, list[Tensor]] = defaultdict(list)  # by the scale
+        self._totals: dict[float, Tensor | float] = defaultdict(float)  # by the scale
+        self._calls = Counter[float]()
 
     def measured(self, denoise: Denoiser, guidance_scale: float) -> Denoiser:
         """Return the denoiser, its estimates [b c h w] counted as those of this scale."""
@@ -43,7 +44,9 @@ class Overshoot:
         def measure(x_t: Tensor, t: Tensor) -> Tensor:
             x_0_hat = denoise(x_t, t)
             share = (x_0_hat.abs() > 1.0 + MARGIN).float().mean()
-            self._shares[guidance_scale].append(share)
+            before = torch.as_tensor(self._totals[guidance_scale], device=share.device)
+            self._totals[guidance_scale] = before + share
+            self._calls[guidance_scale] += 1
             return x_0_hat
 
         return measure
@@ -53,8 +56,9 @@ class Overshoot:
 
         Of several scales it is the one with the largest share; without any (0, 1).
         """
-        means = [(float(torch.stack(each).mean()), w) for w, each in self._shares.items()]
-        self._shares.clear()
+        means = [(float(total) / self._calls[w], w) for w, total in self._totals.items()]
+        self._totals.clear()
+        self._calls.clear()
         return max(means, default=(0.0, 1.0))
 
 

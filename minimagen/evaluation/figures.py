@@ -66,8 +66,8 @@ class Record(Config):
     """What was found."""
     verdicts: tuple[str, ...]
     """Findings in words: copies of training images, limits."""
-    weights: tuple[str | int, ...] = ("final",)
-    """Which weights they are, see ``load_learners``."""
+    weights: tuple[str | int, ...] = ()
+    """Which weights they are, see ``load_learners``; none in files from before it was kept."""
     model: str = ""
     """Their hash, see ``model_hash``; empty in files from before it was kept."""
     captions_seed: int = 0

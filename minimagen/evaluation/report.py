@@ -78,7 +78,7 @@ def _subtitle(values: dict[str, Any], record: Record | None) -> str:
     text = f"{sizes} px, trained on {Path(str(data)).name}."
     if record is None:
         return f"{text} Not evaluated yet: python -m minimagen evaluate DIR"
-    weights = "/".join(map(str, dict.fromkeys(record.weights)))
+    weights = "/".join(map(str, dict.fromkeys(record.weights))) or "unknown"
     return (
         f"{text} Evaluated {record.date} on {Path(record.dataset).name} ({record.split}), device "
         f"{record.device}, {weights} weights, features of {record.features}, image i has seed "

@@ -31,9 +31,11 @@ def _tensors_hash(path: Path) -> bytes:
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise UserError(f"{path} is damaged: no safetensors file")
         try:
-            described = json.loads(header)
+            described = json.loads(file.read(length))
             described.pop("__metadata__", None)
         except (ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {first_line(error)}") from None

@@ -237,17 +237,23 @@ class Cascade(Protocol):
 def is_finished(directory: TrainingDirectory, name: str) -> bool:
     """Return whether a learner's training has ended; it has in a cascade that was shared.
 
-    An autoencoder's ends with the measurement of its latents.
+    So it has where the learner is that of a source or a teacher, and no job trains it on. An
+    autoencoder's training ends with the measurement of its latents.
     """
+    if not directory.weights(name).is_file():
+        return False
     values = read_parameter_values(directory.parameters)
     config = ImagenConfig.read(values["imagen"], str(directory.parameters / "imagen.json"))
-    i = config.learner_names.index(name)
     own = [a for k, a in enumerate(config.autoencoders) if name == f"autoencoder_{k}"]
-    if not directory.weights(name).is_file() or any(a.latents_mean is None for a in own):
+    if name not in config.learner_names or any(a.latents_mean is None for a in own):
         return False
     if "training" not in values:
         return True
     training = TrainingConfig.read(values["training"], str(directory.parameters / "training.json"))
+    elsewhere = directory.teacher.is_dir() or training.source is not None
+    if elsewhere and not directory.claim(name).exists():
+        return True
+    i = config.learner_names.index(name)
     return bool(load_weights(directory.weights(name)).state.get("step") == training.steps_of(i))
 
 
@@ -256,7 +262,7 @@ def check_finished(directory: TrainingDirectory, name: str) -> None:
     if not is_finished(directory, name):
         raise UserError(
             f"the training of {name} in {directory} has not ended: what is trained with it would "
-            f"not fit it later; end it first (`restart_directory` {directory})"
+            f"not fit it later; end it first (`resume` {directory})"
         )
 
 

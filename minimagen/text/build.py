@@ -44,13 +44,9 @@ def build(
 
         return ClipEncoder(clip)
     if (Path(name) / "parameters" / "clip.json").is_file():
-        from minimagen.storage.directory import TrainingDirectory
-        from minimagen.storage.pretrained import check_finished
         from minimagen.text.clip_encoder import ClipEncoder
 
-        trained = load_clip(Path(name))
-        check_finished(TrainingDirectory(name), CLIP)
-        return ClipEncoder(trained, name)
+        return ClipEncoder(load_clip(Path(name)), name)
     return PretrainedEncoder(name, max_num_words)
 
 

@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minimagen.config import DataConfig, LearnerTrainingConfig
+from minimagen.config import DataConfig, ImagenConfig, LearnerTrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
 from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, saved_shapes
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
-from minimagen.storage.pretrained import PartIdentity, first_difference, is_finished
+from minimagen.storage.pretrained import (
+    PartIdentity,
+    check_finished,
+    first_difference,
+    is_finished,
+)
 from minimagen.training.plan import Plan
 
 MAY_CHANGE = (
@@ -86,6 +91,7 @@ def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
         directory: Where parts may be that another run has trained.
     """
     config = plan.imagen.config
+    _check_named(config)
     for i, name in enumerate(config.learner_names[: config.first_stage]):
         users = [s for s in config.stages_with(name) if config.first_stage + s in plan.chosen]
         if not users or i in plan.chosen or (directory and is_finished(directory, name)):
@@ -96,6 +102,16 @@ def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
             f"stage {users[0]} is trained with {name}, which is not trained yet: train it before "
             f"(`learners` {name}), or leave `learners` and `stages` out to train all in order"
         )
+
+
+def _check_named(config: ImagenConfig) -> None:
+    """Raise a UserError where a part is named by a directory whose training has not ended."""
+    for name in {stage.autoencoder for stage in config.stages}:
+        if isinstance(name, str) and (Path(name) / "parameters" / "imagen.json").is_file():
+            check_finished(TrainingDirectory(name), "autoencoder_0")
+    encoder = Path(config.text_encoder_name)
+    if (encoder / "parameters" / "clip.json").is_file():
+        check_finished(TrainingDirectory(encoder), "clip")
 
 
 def _comes_from_elsewhere(

@@ -239,7 +239,7 @@ def _folder_of(result: Result) -> str:
 
 def _finished(result: Result) -> tuple[Any, ...]:
     paths = [copy_of(path) for path in result.paths]
-    count = len(paths)
+    count = sum(path.suffix == ".png" for path in result.paths)
     folder = _folder_of(result)
     status = f"{count} image{'s' * (count > 1)}, seed {result.seed}, kept in `{folder}`."
     sheet = None if result.sheet is None else copy_of(result.sheet)

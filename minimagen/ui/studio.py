@@ -67,8 +67,11 @@ class Studio:
 
     def made_by(self, made: Generation) -> str | None:
         """Return the name of the model whose weights made an image, if it is here."""
+        loaded = self._loaded
+        if loaded is not None and loaded[2] == made.model:
+            return loaded[0]
         for name, path in self.models().items():
-            with contextlib.suppress(UserError):  # it has no such weights
+            with contextlib.suppress(UserError, OSError):  # it has no such weights
                 if model_hash(TrainingDirectory(path), made.weights) == made.model:
                     return name
         return None

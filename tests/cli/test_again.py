@@ -47,7 +47,7 @@ def several(trained: Path) -> Path:
     lines = [
         "a red star",
         "a large blue ring on a green background " * 3,
-        "a square --seed 7 --guidance 2 --negative 'a circle'",
+        "a square -ng 'a circle' --seed 7 --guidance 2",
         "a dot -t 1,3",
     ]
     Path("c.txt").write_text("\n".join(lines) + "\n")
@@ -128,6 +128,7 @@ def test_a_table_of_captions_has_options_as_columns(trained: Path, name: str, te
         ("c.txt", "a star\na ring --sede 7", ["line 2", "--sede", "did you mean '--SEED'"]),
         ("c.txt", "a star --seed x", ["line 1", "--SEED", "'x'"]),
         ("c.txt", "--seed 7", ["line 1", "no caption"]),
+        ("c.txt", "-g 4", ["line 1", "no caption"]),
         ("c.txt", 'a star --negative "x', ["line 1", "quotation"]),
         ("c.csv", "caption,sead\na,1\n", ["line 2", "did you mean '--SEED'"]),
         ("c.csv", "name,seed\na,1\n", ["caption, text, prompt", "['name', 'seed']"]),
@@ -290,3 +291,21 @@ def test_what_an_image_made_again_has_no_use_for_is_refused(
     trained: Path, refused: Refused, flags: list[str]
 ) -> None:
     refused(inference.entry, ["--FROM_IMAGE", "image.png", *flags], "leave out", flags[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "own"),
+    [
+        ("a park --negative dog", "a park", {"NEGATIVE": "dog"}),
+        ("a red star -sa ddim -th static", "a red star", {"SAMPLER": "ddim"}),
+        ("a red star -g\t4", "a red star", {"GUIDANCE_SCALE": 4.0}),
+        ("a t-shirt - n o t e s -g -", "a t-shirt - n o t e s -g -", {}),
+    ],
+)
+def test_short_flags_and_words_that_end_like_them(
+    here: Path, line: str, text: str, own: dict[str, Any]
+) -> None:
+    Path("c.txt").write_text(line)
+    (caption,) = inference.read_captions("c.txt")
+    assert caption.text == text and own.items() <= caption.own.items()
+    assert bool(caption.own) == bool(own)

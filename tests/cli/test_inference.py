@@ -15,11 +15,13 @@ from PIL.Image import Image
 
 from minimagen.cli import inference
 from minimagen.cli.captions import Caption
-from minimagen.cli.sampling import share_of_step
+from minimagen.cli.sampling import _Batch
 from minimagen.config import SamplingConfig
+from minimagen.progress import tqdm
 from minimagen.storage import image_files
 from minimagen.storage.files import read_lines
 from minimagen.storage.metadata import Generation
+from minimagen.training.interruption import StopSignals
 
 Refused = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +83,7 @@ def test_images_are_on_disk_as_soon_as_their_batch_is_done(
     assert found == [(n, n, n) for n in (0, 2, 4)]
     assert written(Path("out")) == (5, 5, 5)
     printed = capsys.readouterr()
-    assert "seed: 3\n5 images: " in printed.out and "5/5 images [" in printed.err
+    assert "seed: 3\n5 images: " in printed.out and "of 5 images [" in printed.err
     assert [row["seed"] for row in rows(Path("out"))] == [3, 4, 5, 6, 7]
 
 
@@ -159,11 +161,18 @@ def test_only_the_three_line_ends_of_text_files_end_a_caption(here: Path) -> Non
     assert texts == ["a b", "c", "d", "e"]
 
 
-def test_the_bar_moves_with_every_step() -> None:
-    """Each stage counts by its steps, so that there is a time left before the first batch ends."""
-    samplings = [SamplingConfig(timesteps=9), SamplingConfig(timesteps=3)]
-    shares = [
-        share_of_step(samplings, stage, n) for stage, n in enumerate((9, 3)) for _ in range(n)
-    ]
-    assert shares == pytest.approx([1 / 12] * 12)
-    assert share_of_step(samplings[:1], 0, 2) == 0.5  # fewer steps, of an image that is given
+@pytest.mark.parametrize("counts", [(9, 3), (2, 2)])
+def test_the_bar_moves_with_every_step_and_ends_at_its_end(counts: tuple[int, int]) -> None:
+    """A batch of 4 of which one image is known; a step counts as one of all its stages' steps."""
+    samplings = [SamplingConfig(timesteps=n) for n in counts]
+    with tqdm(total=4, initial=1, disable=True) as bar, StopSignals() as signals:
+        bar.update = lambda more: setattr(bar, "n", bar.n + more)
+        batch, seen = _Batch(bar, 0, signals), []
+        batch.begin(samplings, 1, 3)
+        for stage, count in enumerate(counts):
+            for step in range(count):
+                batch.step_done(stage, step, count, None)
+                seen.append(bar.n)
+        assert seen == pytest.approx([1 + 3 * (i + 1) / sum(counts) for i in range(sum(counts))])
+        batch.step_done(0, 0, 1, None)  # a half of it, as memory is short: not back
+        assert bar.n == pytest.approx(4)

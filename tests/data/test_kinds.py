@@ -289,6 +289,7 @@ def test_a_test_part_beside_other_folders_or_shards_is_not_trained_on(tmp_path: 
     """Also where nothing is called train."""
     for name in ("cats", "dogs", "test"):
         texts(tmp_path / "folders" / name, f"{name}1", f"{name}2")
+    (tmp_path / "folders" / "README.md").write_text("mine")
     shard(shard(tmp_path / "shards", "a", "b", file="part-0.tar"), "c", file="test-0.tar")
     for folder, seen, kept in (
         ("folders", ["cats1", "cats2", "dogs1", "dogs2"], ["test1", "test2"]),

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen import DataConfig, Imagen, ImagenConfig, TrainingConfig, UserError, train
-from minimagen.autoencoders.build import build as build_autoencoder
 from minimagen.autoencoders.build import load
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.files import save_folder
@@ -25,7 +24,6 @@ from minimagen.data.open import load_dataset
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.checkpoint import load_weights, save_checkpoint
 from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameters
-from minimagen.text.build import build
 from minimagen.training.clock import planned
 from minimagen.training.finetuning import Source
 
@@ -298,23 +296,36 @@ def whole_names(directory: TrainingDirectory) -> tuple[str, ...]:
 def test_a_part_whose_training_has_not_ended_is_refused_by_name(tmp_path: Path) -> None:
     directory = run("latent", tmp_path / "latent", steps=2)
     assert load(str(directory.path)).config.latents_mean is not None
-    assert build_autoencoder(str(directory.path)).channels == 4
+    named = dict(CASCADES["latent"]) | {"autoencoders": []}
+    named["stages"] = [named["stages"][0] | {"autoencoder": str(directory.path)}]
+    data = embedded("shapes", size=16, epoch_size=64)
+    training = TrainingConfig(batch_size=4, steps=1, precision="fp32")
+
+    def start(values: dict[str, Any], output: str) -> TrainingDirectory:
+        config = ImagenConfig.read({"image_sizes": [16]} | values, "named")
+        return train(Imagen(config), data, training, output=tmp_path / output, device="cpu")
+
+    start(named, "on_it")
     path = directory.parameters / "autoencoder_0.json"
     values = json.loads(path.read_text())  # as if it had been killed before it measured
     path.write_text(json.dumps(values | {"latents_mean": None, "latents_std": None}))
     with pytest.raises(UserError, match="training of autoencoder_0 in .* has not ended"):
-        build_autoencoder(str(directory.path))
+        start(named, "refused")
     with pytest.raises(UserError, match="stage 0 is trained with autoencoder_0, which is not"):
         config = ImagenConfig.read({"image_sizes": [16]} | CASCADES["latent"], "latent")
-        training = TrainingConfig(batch_size=4, steps=2, precision="fp32")
-        data = embedded("shapes", size=16, epoch_size=64)
         train(Imagen(config), data, training, learners=["unet_0"], output=directory.path)
     clip = run("clip", tmp_path / "clip", steps=2)
-    assert build(str(clip.path), 64).name
+    by_clip = {"stages": CASCADES["clip"]["stages"], "text_encoder_name": str(clip.path)}
+    start(by_clip, "on_clip")
+    fine = train(
+        Imagen(ImagenConfig.read({"image_sizes": [16]} | CASCADES["clip"], "clip")), data, training,
+        output=tmp_path / "fine", source=Source(clip), stages=[0], device="cpu",
+    )  # fmt: skip
+    start(by_clip | {"text_encoder_name": str(fine.path)}, "on_fine")  # its CLIP is the source's
     path = clip.parameters / "training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": [9, 2]}))
     with pytest.raises(UserError, match="training of clip in .* has not ended"):
-        build(str(clip.path), 64)
+        start(by_clip, "refused")
 
 
 ANY_BATCH: dict[str, dict[str, Any]] = CASCADES | {

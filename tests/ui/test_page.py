@@ -254,10 +254,10 @@ def test_images_that_belong_together_are_made_in_the_browser(seen: Seen) -> None
     seen.open("Interpolate")
     seen.fill("Last caption", "a large blue ring")
     seen.button("Interpolate").click()
-    seen.wait("11 images, seed")  # nine frames, two animations
+    seen.wait("9 images, seed")
     seen.open("Film")
     seen.button("Film it").click()
-    seen.wait("5 images, seed")  # a step of each stage and the image, two animations
+    seen.wait("3 images, seed")  # a step of each stage, and the image
 
 
 def test_image_info_fills_the_form(seen: Seen, root: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
           "system volume information"}  # fmt: skip
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET = ".parquet"
+TABLES = (".csv", ".tsv", ".json", ".jsonl", PARQUET)  # what may describe images
 TRAINING = ("train", "training")
 VALIDATION = ("validation", "valid", "val", "dev", "test")  # the first that is there validates
 RUN_FILES = ("parameters/imagen.json", "imagen_training_directory.txt")  # what this program writes
@@ -93,14 +94,14 @@ class Listing:
 
         ``train`` is trained on and the first of ``VALIDATION`` validates, if both are there; other
         files are left out. Without ``train``, the folders beside one that validates are trained on,
-        where there are only folders; without that too, all files are.
+        unless a table beside them describes all; without that too, all files are.
         """
 
         def named(top: str) -> str:
             return f"files in {printable(top)}/" if top else "files beside them"
 
-        tops = {_top(file) for file in self.files}
-        if division(tops)[0] is None and "" in tops:  # the files beside may speak of all folders
+        beside = [file for file in self.with_suffix(*TABLES) if not _top(file)]
+        if division(map(_top, self.files))[0] is None and beside:  # it may speak of all folders
             return [self]
         training, held_out = self._divided(self.files, _top, named)
         if not held_out:

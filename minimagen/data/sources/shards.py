@@ -37,6 +37,7 @@ MEMBER_BYTES = 64 * 2**20  # the largest member that is read
 BUFFER, BUFFER_BYTES = 1000, 256 * 2**20  # samples among which a reader shuffles
 TRIES = 3  # to open or go on with a shard, with pauses of 1, 2, 4 ... seconds
 PAUSE = 1.0
+EMPTY = 10  # draws for each shard, none with a sample that fits: all were drawn
 LOST_IN_A_ROW = 5  # shards; then the source is unavailable
 
 # What reading a damaged tar or a connection that breaks raises.
@@ -84,16 +85,15 @@ class TarStream:
         return _shuffled(self._drawn(draws), draws)
 
     def _drawn(self, draws: Random) -> Iterator[Found]:
-        lost, any_read, absence = 0, False, Absence()
+        lost, empty, any_read, absence = 0, 0, False, Absence()
         while True:
             try:
-                shard, found = draws.choice(self.shards), False
-                for row in self._read(shard):
+                empty += 1
+                for row in self._read(draws.choice(self.shards)):
                     yield row
-                    found = True
-                if not found and self.where is not None:  # it is counted: a run must not wait
-                    name = printable(self._names[shard])
-                    yield BadSampleError(f"{name}: no sample fits {self.where.text!r}")
+                    empty = 0
+                if empty > EMPTY * len(self.shards) and self.where is not None:
+                    raise UserError(f"no sample of the shards fits `where` {self.where.text!r}")
                 lost, any_read = 0, True
                 absence.over()
             except ShardLostError as error:
