@@ -196,10 +196,14 @@ def go_on_from(bundled: TrainingDirectory, imagen: Imagen) -> None:
     if not bundled.parameters.is_dir():
         return
     before = Imagen(read_imagen_config(bundled.parameters))
-    for i, stage in enumerate(before.stages):
-        if bundled.weights(stage.name).is_file():
-            load_stage(stage, bundled.weights(stage.name), before.identity(i))
-            imagen.stages[i].load_state_dict(stage.state_dict())
+    for i, (stage, own) in enumerate(zip(before.stages, imagen.stages, strict=False)):
+        path = bundled.weights(stage.name)
+        if path.is_file():
+            load_stage(stage, path, before.identity(i))
+            try:
+                own.load_state_dict(stage.state_dict())
+            except RuntimeError:  # another network
+                raise UserError(f"{path} was trained with another configuration") from None
 
 
 def bundle(directory: TrainingDirectory, options: argparse.Namespace) -> None:
