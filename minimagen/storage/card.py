@@ -47,7 +47,7 @@ NO_FIGURES = "Not measured: `python -m minimagen evaluate DIR`, then `export` ag
 
 OTHER_WEIGHTS = (
     "Not measured: the evaluation is of other weights than these. `python -m minimagen evaluate "
-    "DIR` with the same `--WEIGHTS`, then `export` again."
+    "DIR`, of the weights that are exported, then `export` again."
 )
 
 
