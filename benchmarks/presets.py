@@ -36,8 +36,9 @@ def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str]
     command = [sys.executable, "train.py", "--PARAMETERS", str(parameters), "--DATASET", str(data)]
     command += ["--IMG_SIDE_LEN", str(case["side"]), "--SEED", str(case["seed"])]
     command += ["--OUTPUT", str(output), length, str(case.get("steps", case.get("minutes")))]
-    if "steps" in case:  # a quick run: what is validated would take longer than the training
-        command += ["--VALID_NUM", "8"]
+    if "steps" in case:  # a quick run: validation and sheets would take longer than the training
+        (place / "captions.txt").write_text("a red star\n", "utf-8")
+        command += ["--VALID_NUM", "8", "--SAMPLE_CAPTIONS", str(place / "captions.txt")]
     begun = time.time()
     subprocess.run([*command, *flags], cwd=ROOT, check=True, stdout=sys.stderr)
     seconds = time.time() - begun

@@ -190,7 +190,7 @@ def _encoders() -> Iterator[str]:
 def cases(quick: bool) -> Iterator[Case]:
     """Yield all cases."""
     cascade = ROOT / "parameters" / ("testing" if quick else "")
-    yield {"what": "encode", "encoder": "t5_mini", "captions": 600 if quick else 20_000}
+    yield {"what": "encode", "encoder": "t5_mini", "captions": 200 if quick else 20_000}
     for mode in MODES:
         yield {
             "what": "step",
@@ -203,7 +203,7 @@ def cases(quick: bool) -> Iterator[Case]:
     for repeat in range(1 if quick else 3):
         start = {"images": 40 if quick else 4096, "repeat": repeat}
         yield {"what": "start", "cascade": str(cascade.relative_to(ROOT))} | start
-    for captions in (600, 1200) if quick else (10**4, 10**5, 10**6):
+    for captions in (200, 400) if quick else (10**4, 10**5, 10**6):
         yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": WIDTH}
     for data in SOURCES if available() and not quick else ():
         for encoder in _encoders():
