@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -235,22 +236,19 @@ def _stages_sheet(
 
 
 def swept(
-    arguments: argparse.Namespace, imagen: "Imagen", caption: str, seed: int
+    arguments: argparse.Namespace, imagen: "Imagen", request: "Request"
 ) -> "tuple[list[Request], Sheet]":
-    """Return the request of each combination of ``--SWEEP``, and the sheet that shows them."""
+    """Return a request for each combination of ``--SWEEP``, and the sheet that shows them."""
     from minimagen.cli.sampling import Sheet
     from minimagen.editing import cells_of, label_of
-    from minimagen.generating import Request
 
     axes = _axes(arguments.SWEEP)
     changes, cells = options.sampling_changes(arguments), cells_of(axes)
     requests = []
     for cell in cells:
         own = changes | {name: value for name, value in cell.items() if name != "seed"}
-        samplings = tuple(imagen.samplings(**own))
-        each = int(cell.get("seed", seed))
-        ratio = arguments.ASPECT_RATIO
-        requests.append(Request(caption, each, samplings, arguments.NEGATIVE, ratio))
+        seed, samplings = int(cell.get("seed", request.seed)), tuple(imagen.samplings(**own))
+        requests.append(replace(request, seed=seed, samplings=samplings))
     labels, columns = tuple(map(label_of, cells)), len([*axes.values()][-1])
     return requests, Sheet(labels=labels, columns=columns)
 

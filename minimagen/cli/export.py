@@ -11,12 +11,7 @@ from minimagen.cli.next_commands import typed
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
 from minimagen.storage.card import NO_DATA, NO_FIGURES, OTHER_WEIGHTS, Facts, figures_table
-from minimagen.storage.directory import (
-    Choices,
-    TrainingDirectory,
-    read_imagen_config,
-    read_parameter_values,
-)
+from minimagen.storage.directory import Choices, TrainingDirectory, read_parameter_values
 from minimagen.storage.files import read_lines
 
 OPTIONS = {
@@ -87,20 +82,19 @@ def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> st
 
 def _figures(directory: TrainingDirectory, weights: Choices) -> str:
     """Return the figures as a table, with what they are of; none if of other weights."""
-    from minimagen.evaluation.figures import fits, read_record
+    from minimagen.evaluation.figures import fits, other_settings, read_record
 
     record = read_record(directory.path)
     if record is None or not record.figures:
         return NO_FIGURES
     if not fits(directory, record, weights):
         return OTHER_WEIGHTS
-    stages = read_imagen_config(directory.parameters).stages
-    unlike = record.unlike([stage.sampling for stage in stages])
+    others = other_settings(directory, record)
     said = (
         f"`python -m minimagen evaluate`, {record.date}, on `{Path(record.dataset).name}` "
         f"({record.split}); features of {record.features}"
     )
-    said += f"; sampled with {'; '.join(unlike)}." if unlike else "."
+    said += f"; sampled with {others}." if others else "."
     return f"{said}\n\n{figures_table(record.model_dump()['figures'])}"
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from minimagen.checked import Config
 from minimagen.errors import UserError
-from minimagen.storage.directory import Choices, TrainingDirectory
+from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.metadata import save_png
 from minimagen.storage.model_hash import model_hash
@@ -73,18 +73,17 @@ class Record(Config):
     captions_seed: int = 0
     """Of drawn captions."""
 
-    def unlike(self, own: Sequence[Config]) -> list[str]:
-        """Return what was sampled with other settings than ``own``, the stages' own."""
-        pairs = [
-            (i, found, before.model_dump(mode="json"))
-            for i, (found, before) in enumerate(zip(self.sampling, own, strict=False))
-        ]
-        return [
-            f"stage {i}: {name} {value}, not {before[name]}"
-            for i, found, before in pairs
-            for name, value in found.items()
-            if name in before and before[name] != value
-        ]
+
+def other_settings(directory: TrainingDirectory, record: Record) -> str:
+    """Return which sampling settings are not the directory's own; "" where all are."""
+    stages = read_imagen_config(directory.parameters).stages
+    own = [stage.sampling.model_dump(mode="json") for stage in stages]
+    return "; ".join(
+        f"stage {i}: {name} {value}, not {before[name]}"
+        for i, (found, before) in enumerate(zip(record.sampling, own, strict=False))
+        for name, value in found.items()
+        if name in before and before[name] != value
+    )
 
 
 def fits(directory: TrainingDirectory, record: Record, weights: Choices | None = None) -> bool:

@@ -14,11 +14,12 @@ from minimagen.evaluation.figures import (
     Record,
     cells,
     fits,
+    other_settings,
     read_record,
     read_sheets,
 )
 from minimagen.evaluation.history import CURVES, History, newest_sheets, read_history
-from minimagen.storage.directory import TrainingDirectory, read_imagen_config, read_parameter_values
+from minimagen.storage.directory import TrainingDirectory, read_parameter_values
 
 FILE = "report.html"
 LOGARITHMIC = ("loss", "valid_loss")
@@ -88,9 +89,8 @@ def _subtitle(values: dict[str, Any], record: Record | None) -> str:
 
 def _other_than_now(directory: TrainingDirectory, record: Record) -> Iterator[str]:
     """Yield notes in which way the figures are not those of the directory as it is."""
-    stages = read_imagen_config(directory.parameters).stages
-    if unlike := record.unlike([stage.sampling for stage in stages]):
-        yield html.note(f"The figures are of other settings: {'; '.join(unlike)}.")
+    if others := other_settings(directory, record):
+        yield html.note(f"The figures are of other settings: {others}.")
     if record.model and not fits(directory, record):
         said = "The figures are of weights that are not here any more: evaluate again."
         yield html.note(said, warns=True)

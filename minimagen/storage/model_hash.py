@@ -58,6 +58,20 @@ def _files(directory: TrainingDirectory, weights: Choices) -> Iterable[Path]:
         yield from sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
 
 
+def model_among(
+    wanted: str, weights: Sequence[Choice], folders: Iterable[Path]
+) -> TrainingDirectory | None:
+    """Return the first of some training directories whose weights have this hash, if one has."""
+    for path in folders:
+        directory = TrainingDirectory(path)
+        try:
+            if directory.samples_images and model_hash(directory, weights) == wanted:
+                return directory
+        except (UserError, OSError):  # without these weights, damaged, or not to be read
+            continue
+    return None
+
+
 def find_model(
     wanted: str, weights: Sequence[Choice], where: Path, others: Iterable[Path] = ()
 ) -> TrainingDirectory:
@@ -67,14 +81,10 @@ def find_model(
         UserError: There is none.
     """
     folders = [path for path in sorted(where.iterdir()) if path.is_dir()]
-    for path in [*folders, *others]:
-        directory = TrainingDirectory(path)
-        try:
-            if directory.samples_images and model_hash(directory, weights) == wanted:
-                return directory
-        except UserError:  # without these weights, or damaged: not the one
-            continue
-    raise UserError(
-        f"no model here has the weights that made the image (hash {wanted[:10] or 'unknown'}); "
-        "give its `training_directory`"
-    )
+    found = model_among(wanted, weights, [*folders, *others])
+    if found is None:
+        raise UserError(
+            f"no model here has the weights that made the image (hash {wanted[:10] or 'unknown'}); "
+            "give its `training_directory`"
+        )
+    return found

@@ -117,12 +117,11 @@ def _check_named(config: ImagenConfig) -> None:
 def _comes_from_elsewhere(
     plan: Plan, directory: TrainingDirectory | None, name: str, i: int
 ) -> bool:
-    """Return whether a part is that of a source or a teacher, and no job trains it on."""
+    """Return whether a part is that of the plan's source, and no job trains it on."""
     if directory is not None and directory.claim(name).exists():
         return False
-    taught = directory is not None and directory.teacher.is_dir()
     source = plan.config.source
-    return taught or (source is not None and i in source.stages)
+    return source is not None and i in source.stages
 
 
 def _check_frozen(plan: Plan, resume: TrainingDirectory) -> None:

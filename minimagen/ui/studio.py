@@ -27,7 +27,7 @@ from minimagen.storage.animation import save_animations, save_strip
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 from minimagen.storage.image_files import ImageFolder, contact_sheet
 from minimagen.storage.metadata import Generation, save_png
-from minimagen.storage.model_hash import model_hash
+from minimagen.storage.model_hash import model_among, model_hash
 from minimagen.text.encoded import EncodedCaptions
 from minimagen.ui.form import MOST, Form
 from minimagen.ui.stream import Report, Result, Stream
@@ -70,11 +70,9 @@ class Studio:
         loaded = self._loaded
         if loaded is not None and loaded[2] == made.model:
             return loaded[0]
-        for name, path in self.models().items():
-            with contextlib.suppress(UserError, OSError):  # it has no such weights
-                if model_hash(TrainingDirectory(path), made.weights) == made.model:
-                    return name
-        return None
+        names = {path: name for name, path in self.models().items()}
+        found = model_among(made.model, made.weights, names)
+        return None if found is None else names[found.path]
 
     @property
     def busy(self) -> bool:

@@ -248,7 +248,7 @@ def test_every_tab_that_begins_with_an_image_works_in_the_browser(
     assert made.edit["kind"] == "inpainting"  # of what was drawn over
 
 
-def test_images_that_belong_together_are_made_in_the_browser(seen: Seen) -> None:
+def test_images_that_belong_together_are_made_in_the_browser(seen: Seen, root: Path) -> None:
     seen.fill("Caption", "a red star")
     seen.fill("Steps", "1")
     seen.open("Interpolate")
@@ -258,6 +258,8 @@ def test_images_that_belong_together_are_made_in_the_browser(seen: Seen) -> None
     seen.open("Film")
     seen.button("Film it").click()
     seen.wait("3 images, seed")  # a step of each stage, and the image
+    made = {path.name for path in root.glob("generated_images_*/*")}
+    assert {"interpolation.gif", "interpolation.webp", "film.gif", "film.webp"} <= made
 
 
 def test_image_info_fills_the_form(seen: Seen, root: Path, tmp_path: Path) -> None:
@@ -278,6 +280,8 @@ def test_image_info_fills_the_form(seen: Seen, root: Path, tmp_path: Path) -> No
     seen.page.wait_for_function(
         "[...document.querySelectorAll('textarea')].some(a => a.value == 'a green dot')"
     )
+    filled = {name: seen.page.get_by_label(name).first.input_value() for name in ("Model", "Seed")}
+    assert filled == {"Model": "training_tiny", "Seed": "11"}
 
 
 def test_two_pages_queue_and_both_get_their_images(browser: Any, url: str) -> None:
