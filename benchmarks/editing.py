@@ -2,12 +2,15 @@
 
     python -m benchmarks.editing
     python -m benchmarks.editing --what border,interpolation -d training_20261128_120000
+    python -m benchmarks.editing --what upscale -d pretrained/scenes
 
 again           images that their own PNG files make again, by ``inference.py --FROM_IMAGE``
 batch           the largest difference of an image in batches of 1, 7 and 64, of 255
 strength        mean difference to the image that was given, of 255, by strength
 border          change across the border of what was inpainted, over that inside: the gradient
 interpolation   largest step between two frames over the median one, seeds and captions
+upscale         PSNR, dB, and SSIM of small images enlarged by super-resolution, and by bicubic
+                interpolation; held-out drawn images, ``pretrained/scenes`` without ``-d``
 """
 
 import statistics
@@ -25,12 +28,17 @@ from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_case
 from minimagen import Imagen, editing
 from minimagen.between import unevenness
 from minimagen.cli import inference
+from minimagen.data.loading.reading import stack_images
+from minimagen.evaluation.metrics import ssim
+from minimagen.images import psnr, resize_clamped, to_model_space, to_pil
+from minimagen.shapes.dataset import embedded
+from minimagen.storage.directory import read_parameters
 
 SIDE_KEPT = 4  # a quarter of the side around what is inpainted is kept
 RESAMPLE = (1, 2, 4, 8)
 STRENGTHS = (0.02, 0.1, 0.3, 0.6, 1.0)
 FRAMES = 9
-EMOJI = ROOT / "pretrained" / "emoji"
+EMOJI, SCENES = (ROOT / "pretrained" / name for name in ("emoji", "scenes"))
 
 
 def captions_of(directory: Path, count: int) -> list[str]:
@@ -142,6 +150,26 @@ def interpolation(case: Case) -> Row:
     }
 
 
+def upscale(case: Case) -> Row:
+    """Enlarge held-out images that were made small, and compare with what they were."""
+    imagen, count = Imagen.from_directory(case["directory"]), case["images"]
+    data = read_parameters(Path(case["directory"]) / "parameters").data
+    size, low_size = imagen.config.image_sizes[1], imagen.config.image_sizes[0]
+    drawn = embedded(data.dataset, split="heldout", epoch_size=count, size=size[0])
+    samples = list(drawn)
+    truth = to_model_space(stack_images(samples))
+    low_res = resize_clamped(truth, low_size)
+    captions = [sample.caption for sample in samples]
+    enlarged = editing.upscale(imagen, captions, to_pil(low_res), seed=0, progress=False)
+    made = to_model_space(torch.from_numpy(_pixels(enlarged)).permute(0, 3, 1, 2).to(torch.uint8))
+    sides = {"super-resolution": made, "bicubic": resize_clamped(low_res, size)}
+    return {
+        "images": count,
+        "psnr": {name: float(psnr(each, truth).mean()) for name, each in sides.items()},
+        "ssim": {name: float(ssim(each, truth).mean()) for name, each in sides.items()},
+    }
+
+
 def _pixels(images: Sequence[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image, np.float64) for image in images])
 
@@ -152,8 +180,11 @@ WHAT: dict[str, Callable[[Case], Row]] = {
     "strength": strength,
     "border": border,
     "interpolation": interpolation,
+    "upscale": upscale,
 }
-COUNTS = {"again": 100, "batch": 64, "strength": 24, "border": 60, "interpolation": 11}
+COUNTS = {
+    "again": 100, "batch": 64, "strength": 24, "border": 60, "interpolation": 11, "upscale": 200,
+}  # fmt: skip
 
 
 def measure(case: Case, started: float) -> Row:
@@ -163,10 +194,12 @@ def measure(case: Case, started: float) -> Row:
     return WHAT[case["what"]](case)
 
 
-def cases(what: Sequence[str], directory: Path, quick: bool) -> Iterator[Case]:
+def cases(what: Sequence[str], given: Path | None, quick: bool) -> Iterator[Case]:
     """Yield what is measured."""
     for name in what:
-        case: dict[str, Any] = {"what": name, "directory": str(directory)}
+        directory = (given or (SCENES if name == "upscale" else EMOJI)).absolute()
+        shown = directory.relative_to(ROOT) if directory.is_relative_to(ROOT) else directory
+        case: dict[str, Any] = {"what": name, "directory": str(shown)}
         case["images"] = 2 if quick else COUNTS[name]
         if name != "batch":
             yield case
@@ -178,13 +211,11 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measure and print."""
     parser = build_parser(__doc__)
     parser.add_argument("--what", default=",".join(WHAT), help=f"of {', '.join(WHAT)} [all]")
-    parser.add_argument("-d", "--directory", type=Path, default=EMOJI, help="[pretrained/emoji]")
+    parser.add_argument("-d", "--directory", type=Path, help="[pretrained/emoji]")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
-    directory = arguments.directory.absolute()
-    shown = directory.relative_to(ROOT) if directory.is_relative_to(ROOT) else directory
-    chosen = cases(arguments.what.split(","), shown, arguments.quick)
+    chosen = cases(arguments.what.split(","), arguments.directory, arguments.quick)
     rows = run_cases("benchmarks.editing", chosen, measure, arguments)
     for row in rows:
         print(row["case"]["what"], {k: v for k, v in row.items() if k not in ("case", "machine")})

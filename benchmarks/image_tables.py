@@ -172,9 +172,31 @@ def _interpolation(rows: list[Row]) -> Table:
     return table
 
 
+def _upscale(rows: list[Row]) -> Table:
+    table: Table = [("enlarged by", "images", "PSNR, dB", "SSIM")]
+    for row in (row for row in rows if row["case"]["what"] == "upscale"):
+        table += [
+            (name, row["images"], f"{psnr:.1f}", f"{row['ssim'][name]:.3f}")
+            for name, psnr in row["psnr"].items()
+        ]
+    return table
+
+
 EDITING: Sequence[Callable[[list[Row]], Table]] = (
-    _again, _batch, _strength, _border, _interpolation,
+    _again, _batch, _strength, _border, _interpolation, _upscale,
 )  # fmt: skip
+
+
+def page(rows: list[Row]) -> Table:
+    """Return how soon the page is there and shows something."""
+    table: Table = [("cascade", "seconds to", "median (quartiles)", "runs")]
+    for row in rows:
+        for name in ("served", "first_text", "usable", "preview", "again"):
+            low, high = row[name]["quartiles"]
+            table.append((row["case"]["directory"], name.replace("_", " "),
+                          f"{row[name]['median']:.2f} ({low:.2f} to {high:.2f})",
+                          row[name]["n"]))  # fmt: skip
+    return table
 
 
 def pretrained(rows: list[Row]) -> Table:

@@ -1,7 +1,7 @@
 """Many images, batch by batch: what is asked for, which images share a batch, how each was made."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -86,14 +86,6 @@ class Edit:
     low_res: Tensor | None = None
     first: int = 0
 
-    def options(self, count: int) -> dict[str, Any]:
-        """Return the options of a batch of ``count`` images."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: value.expand(count, -1, -1, -1) if isinstance(value, Tensor) else value
-            for name, value in values.items()
-        }
-
     @property
     def images(self) -> dict[str, Tensor]:
         """Return the tensors that it has, by name."""
@@ -164,7 +156,7 @@ class Generator:
             list(shared.samplings),
             [request.seed for request in batch],
             **self.options,
-            **(self.edit.options(len(batch)) if self.edit else {}),
+            **(vars(self.edit) if self.edit else {}),
             negative=negatives or None,
             aspect_ratio=shared.aspect_ratio,
             batch_size=len(batch),

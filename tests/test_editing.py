@@ -167,6 +167,17 @@ def test_noising_back_gives_the_distribution_of_the_time_before() -> None:
     assert float(x_t.std()) == pytest.approx(float(now.sigma), rel=0.01)
 
 
+def test_variations_begin_with_the_image_each_with_its_own_seed(
+    imagen: Imagen, image: Image.Image
+) -> None:
+    made = editing.variations(imagen, "a red star", image, 3, 0.5, seed=7, **QUICK)
+    each = editing.image_to_image(
+        imagen, ["a red star"] * 3, [image], 0.5, seeds=[7, 8, 9], **QUICK
+    )
+    assert [np.array_equal(a, b) for a, b in zip(made, each, strict=True)] == [True] * 3
+    assert difference(made[0], made[1]) > 1.0
+
+
 def test_interpolation_between_seeds_ends_at_them_and_stays_standard_normal(
     imagen: Imagen,
 ) -> None:

@@ -13,8 +13,8 @@ NOT_OURS = re.compile(
 )
 FOLDERS = ("minimagen", "benchmarks", "tools", "docs", "examples")
 KEPT = re.compile(
-    r'["`](centre|pictures?|picture of [^"]*)["`]'
-)  # values, keys and captions on disk
+    r'["`](centre|pictures?|picture of [^"]*|first-contentful-paint)["`]'
+)  # values, keys and captions on disk, and a name of browsers
 SKIPPED = {  # files whose subject is the words, and old names that are still read
     "CONTRIBUTING.md": "the table of words",
     "benchmarks/measuring.py": "earlier keys of rows",

@@ -1,13 +1,11 @@
 """Captions to sample, from the command line or from a file, each with options of its own."""
 
-import csv
-import io
-import json
 import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +18,8 @@ from minimagen.cli.options import Option
 from minimagen.errors import UserError
 from minimagen.storage.files import read_lines
 
-TABLES = (".csv", ".jsonl")
-OTHER_FILES = {".tsv", ".json", ".parquet", ".md", ".text", ".caption", ".xlsx"}
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+OTHER_FILES = {".json", ".md", ".text", ".caption", ".xlsx"}
 CAPTION_COLUMNS = ("caption", "text", "prompt")
 ALIASES = {"GUIDANCE": "GUIDANCE_SCALE", "STEPS": "TIMESTEPS"}
 
@@ -76,7 +74,7 @@ class Caption:
 
 
 def read_captions(given: str) -> list[Caption]:
-    """Return the captions of a ``.txt``, ``.csv`` or ``.jsonl`` file, or the caption itself.
+    """Return the captions of a ``.txt`` file or of a table, or the caption itself.
 
     Blank lines are skipped. Words are separated by single spaces, so that each caption is one line
     of captions.txt.
@@ -89,13 +87,13 @@ def read_captions(given: str) -> list[Caption]:
     kind = path.suffix.lower()
     if kind != ".txt" and kind not in TABLES and (kind in OTHER_FILES or os.path.isfile(given)):
         raise UserError(
-            f"--CAPTIONS {given} is a file, but captions are read from .txt, .csv and .jsonl files "
-            "only; write one caption per line into a .txt file"
+            f"--CAPTIONS {given} is a file, but captions are read from .txt files and tables "
+            f"({', '.join(TABLES)}) only; write one caption per line into a .txt file"
         )
     if kind == ".txt":
         captions = list(_of_lines(path))
     elif kind in TABLES:
-        captions = list(_of_rows(path, _csv_rows(path) if kind == ".csv" else _json_rows(path)))
+        captions = list(_of_rows(path))
     else:
         captions = [Caption(text)] if (text := _one_line(given)) else []
     if not captions:
@@ -116,9 +114,11 @@ def _of_lines(path: Path) -> Iterator[Caption]:
             yield Caption(_one_line(text), _parsed(_split(own, where), where) if own else {})
 
 
-def _of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Caption]:
-    for number, row in rows:
-        where = f"{path}, line {number}"
+def _of_rows(path: Path) -> Iterator[Caption]:
+    from minimagen.data.sources.table import csv_rows, read_table  # pyarrow takes its time
+
+    strict = {".csv": partial(csv_rows, strict=True)}  # a quote that is not closed is a mistake
+    for where, row in read_table(path, strict.get(path.suffix.lower())):
         named = [key for key in row if str(key).lower() in CAPTION_COLUMNS]
         if len(named) != 1:
             columns = ", ".join(CAPTION_COLUMNS)
@@ -131,32 +131,6 @@ def _of_rows(path: Path, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator
         ]
         if _one_line(caption):
             yield Caption(_one_line(caption), _parsed(flags, where))
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = read_lines(path)
-    delimiter = max(",;\t", key=(lines[0] if lines else "").count)  # as in tables of images
-    table = io.StringIO("\n".join(lines), newline="")
-    reader = csv.DictReader(table, strict=True, delimiter=delimiter)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(f"{path}, line {reader.line_num}: not as many cells as columns")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number} is not a JSON object")
-            yield number, row
 
 
 def _parsed(flags: list[str], where: str) -> dict[str, Any]:

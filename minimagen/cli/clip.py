@@ -47,12 +47,10 @@ def main(argv: Sequence[str]) -> int:
 
     folder = Path(arguments.dir)
     clip = load_clip(folder).to(resolve_device(arguments.DEVICE))
-    trained_on = read_data_config(folder / "parameters", arguments.DATASET)
+    data = read_data_config(folder / "parameters", arguments.DATASET)
     if arguments.CAPTION_COLUMN is not None:
-        name = arguments.DATASET or trained_on.dataset
-        trained_on = trained_on.replace(dataset=name, caption_column=arguments.CAPTION_COLUMN)
-    dataset = open_again(trained_on, clip.config.image_size, arguments.DATASET)
-    samples = held_out(dataset, arguments.COUNT, trained_on)
+        data = data.replace(caption_column=arguments.CAPTION_COLUMN)
+    samples = held_out(open_again(data, clip.config.image_size), arguments.COUNT, data)
     report = evaluate_clip(clip, samples, templates or TEMPLATES)
     for line in report.lines():
         print(line)

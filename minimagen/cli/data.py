@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from minimagen.checked import PositiveInt
-from minimagen.cli.arguments import Parser
+from minimagen.cli.arguments import Parser, with_flags
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, Option
 from minimagen.config.data import ShapesLevel, ShapesSplit, is_embedded
 from minimagen.config.recipes import TEXT_ENCODER
@@ -57,7 +57,7 @@ def _check(arguments: Namespace) -> int:
     )
     reports = check(dataset, encoder, arguments.IMG_SIDE_LEN)
     for report in reports:
-        print(report.text(arguments.IMG_SIDE_LEN, arguments.MAX_NUM_WORDS))
+        print(with_flags(report.text(arguments.IMG_SIDE_LEN, arguments.MAX_NUM_WORDS)))
     if arguments.SHEET is not None:
         print(f"{write_sheet(dataset, arguments.SHEET)} images are on {arguments.SHEET}")
     problems = sum(len(report.problems) for report in reports)

@@ -13,7 +13,7 @@ from minimagen.cli.options import Option
 from minimagen.cli.table import table
 from minimagen.cli.threads import use_free_cores
 from minimagen.config import DataConfig
-from minimagen.config.data import ShapesSplit, is_embedded, is_same
+from minimagen.config.data import ShapesSplit, is_embedded
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
 
     if not read_imagen_config(directory.parameters).stages:
         raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
-    own = read_data_config(directory.parameters, name)
-    return own if name is None or is_same(name, own.dataset) else DataConfig(dataset=name)
+    return read_data_config(directory.parameters, name)
 
 
 def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple[Study, Sets]":

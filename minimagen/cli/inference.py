@@ -47,7 +47,8 @@ OPTIONS = {
         options.TRAINING_DIRECTORY.but(shown="the newest one here, else pretrained/emoji"),
         options.WEIGHTS.but(default=None, shown="final, of --FROM_IMAGE the image's own"),
         Option("CAPTIONS", "c", "Caption, or a .txt file with one per line (a line may end with "
-               "options of its own: a red star --seed 7 --guidance 4), .csv or .jsonl",
+               "options of its own: a red star --seed 7 --guidance 4), or a table (.csv, .tsv, "
+               ".jsonl, .parquet)",
                shown="the sample sheet's", also=("prompt", "prompts", "text")),
         NEGATIVE,
         IMAGES_PER_CAPTION,

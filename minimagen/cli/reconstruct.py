@@ -59,17 +59,16 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )
-    trained_on = DataConfig()
+    data = DataConfig() if arguments.DATASET is None else DataConfig(dataset=arguments.DATASET)
     buckets: tuple[Size, ...] = ()
     if trained:
-        trained_on = read_data_config(given / "parameters", arguments.DATASET)
-        buckets = trained_sizes(read_imagen_config(given / "parameters"), trained_on)
+        data = read_data_config(given / "parameters", arguments.DATASET)
+        buckets = trained_sizes(read_imagen_config(given / "parameters"), data)
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):
         raise UserError(f"--IMG_SIDE_LEN {side} is not divisible by {autoencoder.factor}")
-    dataset = open_again(trained_on, size, arguments.DATASET, buckets)
-    samples = held_out(dataset, arguments.COUNT, trained_on)
+    samples = held_out(open_again(data, size, buckets), arguments.COUNT, data)
     report = reconstruct(autoencoder, samples)
     for line in report.lines():
         print(line)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from minimagen.arguments import seeds_of
 from minimagen.checked import Config, per_stage
 from minimagen.cli import options
-from minimagen.cli.captions import Caption
+from minimagen.cli.captions import Caption, read_captions
 from minimagen.cli.next_commands import typed
 from minimagen.device import resolve_device
 from minimagen.errors import UserError, first_line
-from minimagen.evaluation.choice import Choice
+from minimagen.evaluation.choice import independent_clip, similarity
 from minimagen.generating import Edit, Generator, Request, batches_of, encoded, request_of
 from minimagen.imagen import Imagen
 from minimagen.progress import tqdm
@@ -28,6 +28,7 @@ from minimagen.storage.files import read_json, write_json
 from minimagen.storage.image_files import ImageFolder, contact_sheet
 from minimagen.storage.metadata import Generation, Place, save_png
 from minimagen.storage.model_hash import model_hash
+from minimagen.text.clip import Clip
 from minimagen.training.interruption import Interrupted, StopSignals
 
 BAR = "{percentage:3.0f}%|{bar}| of {total_fmt} images [{elapsed}<{remaining}{postfix}]"
@@ -201,7 +202,10 @@ def requests_again(
     samplings = request_of(imagen, values, made.first).samplings
     text = made.text
     if arguments.CAPTIONS is not None:
-        text = " ".join(arguments.CAPTIONS.split())
+        captions = read_captions(arguments.CAPTIONS)
+        if len(captions) > 1 or captions[0].own:
+            raise UserError("`captions` with an image to sample again: give one caption, as text")
+        (text,) = (caption.text for caption in captions)
     seed = made.seed if arguments.SEED is None else arguments.SEED
     print(f"seed: {seed}")
     return [
@@ -235,8 +239,9 @@ def write_images(
     first = edit.first if edit else 0
     requests = [request_of(imagen, values, first) for values in asked.images]
     imagen.text_encoder.to(device)
-    clip = None if asked.clip is None else Path(asked.clip)
-    choice = Choice(clip, imagen, device)
+    clip = None
+    if asked.clip is not None:
+        clip = independent_clip(Path(asked.clip), imagen).to(device)
     text = encoded(imagen, requests)
     imagen.text_encoder = text  # the encoder's memory is free from here on
     if output is None:
@@ -260,8 +265,7 @@ def write_images(
             for image, generation in _candidates(generator, requests, asked, done, batch):
                 group.append((image, generation))
                 if len(group) == asked.best_of:
-                    best = choice.best(generation.text, [candidate for candidate, _ in group])
-                    folder.write(*group[best])
+                    folder.write(*_nearest(group, clip))
                     group = []
     wanted = len(requests) // asked.best_of
     _print_notes(imagen)
@@ -269,6 +273,19 @@ def write_images(
     if asked.sheet is not None and folder.written == wanted:
         print(f"sheet: {asked.sheet.write(folder)}")
     return 128 + (signals.received or 0) if folder.written < wanted else 0
+
+
+def _nearest(
+    candidates: Sequence[tuple[Image.Image, Generation]], clip: Clip | None
+) -> tuple[Image.Image, Generation]:
+    """Return the candidate nearest to its caption as a CLIP sees them; the first without one.
+
+    As in DALL-E (arXiv 2102.12092, section 2.6).
+    """
+    if clip is None:
+        return candidates[0]
+    images = [image for image, _ in candidates]
+    return candidates[int(similarity(clip, candidates[0][1].text, images).argmax())]
 
 
 class _Batch:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minimagen.config import DataConfig, Size
-from minimagen.config.data import is_embedded, is_same
+from minimagen.config.data import is_embedded
 from minimagen.data.dataset import Dataset, Stream, Table
 from minimagen.data.download.download import download
 from minimagen.data.download.url_table import fingerprint, is_url_table, named
@@ -218,25 +218,17 @@ def _archives(
     return parts[0].paths(training), parts[-1].paths(held_out)
 
 
-def open_again(
-    data: DataConfig,
-    size: Size | int,
-    name: str | None = None,
-    buckets: Sequence[Size] = (),
-) -> Dataset:
-    """Open the data of a training, to be divided as it was, or another one with the defaults.
+def open_again(data: DataConfig, size: Size | int, buckets: Sequence[Size] = ()) -> Dataset:
+    """Open the data of a training, to be divided as it was.
 
     Args:
         data: What the training read.
         size: (height, width) in pixels of all images, or the side of a square.
-        name: Of the other data; None for the training's.
         buckets: The sizes that the training had images of (``trained_sizes``), if more than one.
 
     Raises:
         UserError: there is no such data, or it is not usable.
     """
-    if name is not None and not is_same(name, data.dataset):
-        return load_dataset(name, size)
     dataset = load_dataset(
         data.dataset, size, seed=data.seed, epoch_size=data.epoch_size, crop=data.crop,
         caption_column=data.caption_column, where=data.where, streaming=data.streaming,

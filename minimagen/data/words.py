@@ -16,7 +16,7 @@ WORD = re.compile(r"[^\W\d_]+")
 SHOWN = 8  # unknown words, the most frequent first
 SECONDS = 1.0  # for the captions at the start of a training
 BETTER = (
-    "it has to spell them, which a network learns slowly: --T5_NAME minilm_mini (bundled), minilm "
+    "it has to spell them, which a network learns slowly: `t5_name` minilm_mini (bundled), minilm "
     "or t5_base knows more words"
 )
 

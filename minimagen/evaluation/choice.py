@@ -1,4 +1,4 @@
-"""The best of several images of a caption, as a CLIP sees them (DALL-E, arXiv 2102.12092, 2.6)."""
+"""How near images are to their caption, as a CLIP sees them that had no part in them."""
 
 from pathlib import Path
 
@@ -13,26 +13,6 @@ from minimagen.imagen import Imagen
 from minimagen.text.build import load_clip
 from minimagen.text.clip import Clip
 from minimagen.text.clip_encoder import fingerprint_as
-
-
-class Choice:
-    """Says which of several images is nearest to their caption.
-
-    Args:
-        directory: Training directory of the CLIP; None where there is nothing to choose.
-        imagen: What generates the images.
-        device: Where the CLIP computes.
-
-    Raises:
-        UserError: The CLIP is the one that conditions the images: it would judge itself.
-    """
-
-    def __init__(self, directory: Path | None, imagen: Imagen, device: torch.device) -> None:
-        self._clip = None if directory is None else independent_clip(directory, imagen).to(device)
-
-    def best(self, caption: str, images: list[Image.Image]) -> int:
-        """Return the number of the image nearest to the caption, 0 where there is no CLIP."""
-        return 0 if self._clip is None else int(similarity(self._clip, caption, images).argmax())
 
 
 def independent_clip(directory: Path, imagen: Imagen) -> Clip:

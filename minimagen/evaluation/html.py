@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from minimagen.errors import UserError
 from minimagen.storage.files import replacing
 
 STYLE = """
@@ -113,9 +112,6 @@ def write_page(path: Path, text: str) -> Path:
     Raises:
         UserError: It cannot be written.
     """
-    try:
-        with replacing(path) as part:
-            part.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", errors="replace")
     return path

@@ -6,28 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from minimagen.errors import UserError
-from minimagen.shapes.dataset import DrawnDataset, ShapesDataset
-
-
-def export_shapes(
-    out: str | Path,
-    count: int,
-    size: int = 64,
-    seed: int = 0,
-    split: str = "train",
-    level: str = "simple",
-) -> Path:
-    """Write shapes; see ``export_drawn``.
-
-    Args:
-        out: a folder that does not exist or is empty; it is returned.
-        count: the number of images, at least 1.
-        size, seed, split, level: those of ``ShapesDataset``.
-
-    Raises:
-        UserError: the folder is not empty, cannot be written, or an option is not valid.
-    """
-    return export_drawn(out, ShapesDataset(split, level, size, seed, epoch_size=count))
+from minimagen.shapes.dataset import DrawnDataset
 
 
 def export_drawn(out: str | Path, dataset: DrawnDataset) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minimagen.config import AutoencoderConfig, ClipConfig, DataConfig, ImagenConfig, TrainingConfig
+from minimagen.config.data import is_same
 from minimagen.config.kinds import read_stage
 from minimagen.config.training import with_learners
 from minimagen.errors import UserError
@@ -292,16 +293,20 @@ def read_imagen_config(folder: Path) -> ImagenConfig:
 
 
 def read_data_config(folder: Path, other: str | None) -> DataConfig:
-    """Return the settings of the data of a training; the defaults where it does not say.
+    """Return the settings of the data of a training, or the defaults for ``other`` data.
 
     Raises:
-        UserError: It does not say, as it was shared, and no ``other`` data is named; or as for
-            ``read_parameters``.
+        UserError: The training does not say, as it was shared, and no ``other`` data is named; or
+            as for ``read_parameters``.
     """
     values = read_parameter_values(folder)
-    if "data" not in values and other is None:
+    if "data" in values:
+        own = DataConfig.read(values["data"], str(folder / "data.json"))
+        if other is None or is_same(other, own.dataset):
+            return own
+    if other is None:
         raise UserError(f"{folder.parent} does not say what it was trained on; give `dataset`")
-    return DataConfig.read(values.get("data", {}), str(folder / "data.json"))
+    return DataConfig(dataset=other)
 
 
 def read_parameters(folder: Path) -> Parameters:

@@ -151,11 +151,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _lock(path: Path, wait: float) -> Iterator[bool | None]:
+def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
     """Wait up to ``wait`` seconds for a lock on the file ``path``; it ends with the process.
 
-    Yields True where it is held, False where another process has it, None where the file system
-    has no locks.
+    Yields False where another process has it. Where the file system has no locks, nothing is held,
+    and it yields True.
     """
     from filelock import FileLock, Timeout
 
@@ -166,26 +166,12 @@ def _lock(path: Path, wait: float) -> Iterator[bool | None]:
         yield False
         return
     except (OSError, NotImplementedError):
-        yield None
+        yield True
         return
     try:
         yield True
     finally:
         lock.release()
-
-
-@contextmanager
-def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Lock the file ``path``; yields False only where another process is known to have it."""
-    with _lock(path, wait) as held:
-        yield held is not False
-
-
-@contextmanager
-def locked(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Lock the file ``path``; yields True only where the lock is held."""
-    with _lock(path, wait) as held:
-        yield held is True
 
 
 def cannot_write(path: Path, error: BaseException) -> UserError:

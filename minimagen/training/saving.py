@@ -23,7 +23,7 @@ from minimagen.storage.directory import TrainingDirectory, read_imagen_config, w
 from minimagen.storage.files import (
     begin_folder,
     cannot_write,
-    claimed,
+    locked,
     read_json,
     write_json,
 )
@@ -170,7 +170,7 @@ def _hold(directory: TrainingDirectory, plan: Plan, held: ExitStack) -> None:
     """Keep other processes from training the same learners in a directory."""
     directory.tmp.mkdir(parents=True, exist_ok=True)
     for name in (plan.imagen.learners[i].name for i in plan.chosen):
-        if not held.enter_context(claimed(directory.tmp / f".{name}_training", PATIENCE)):
+        if not held.enter_context(locked(directory.tmp / f".{name}_training", PATIENCE)):
             raise UserError(
                 f"{name} is being trained in {directory} by another process: wait for its end, or "
                 "leave out `in_place`"

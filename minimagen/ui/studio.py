@@ -164,7 +164,7 @@ class Studio:
             (seed,) = form.seeds()
             how = self._settings(form, report)
             if last_seed is None:
-                texts = form.caption, end.caption
+                texts = form.text, end.text
                 images = interpolate_captions(imagen, *texts, frames, seed=seed, **how)
             else:
                 images = interpolate_seeds(imagen, form.text, seed, last_seed, frames, **how)

@@ -104,6 +104,7 @@ def test_a_line_of_captions_sets_options_for_its_own_images(several: Path) -> No
     [
         ("c.csv", "caption;seed;steps;guidance\na star, red;5;;4\na ring;;;\n"),
         ("c.csv", 'caption,seed,g\n"a star, red",5,4\na ring,,\n'),
+        ("c.tsv", "caption\tseed\tg\na star, red\t5\t4\na ring\t\t\n"),
         (
             "c.jsonl",
             '{"text": "a star, red", "seed": 5, "guidance_scale": 4.0}\n{"prompt": "a ring"}',
@@ -132,7 +133,7 @@ def test_a_table_of_captions_has_options_as_columns(trained: Path, name: str, te
         ("c.txt", 'a star --negative "x', ["line 1", "quotation"]),
         ("c.csv", "caption,sead\na,1\n", ["line 2", "did you mean '--SEED'"]),
         ("c.csv", "name,seed\na,1\n", ["caption, text, prompt", "['name', 'seed']"]),
-        ("c.csv", "caption,seed\na,1,2\n", ["line 2", "cells"]),
+        ("c.csv", "caption,seed\na,1,2\n", ["line 2", "more or fewer values"]),
         ("c.jsonl", "[1]", ["line 1", "JSON object"]),
         ("c.jsonl", '{"text": 3}', ["line 1", "caption is 3"]),
         ("c.jsonl", "{", ["line 1 is not JSON"]),
@@ -276,6 +277,18 @@ def test_an_exported_model_samples_the_same_image_without_training_json(
 
 def difference_of(a: Image.Image, b: Image.Image) -> int:
     return max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes(), strict=True))
+
+
+def test_an_image_made_again_takes_one_caption_however_it_is_given(
+    trained: Path, refused: Refused
+) -> None:
+    first = run("-c", "a red star", "--SEED", "3", "-o", "one", *QUICK)
+    argv = ["-fi", str(images(first)[0]), "--DEVICE", "cpu"]
+    Path("one.txt").write_text("a blue ring\n")
+    Path("two.txt").write_text("a blue ring\na red star\n")
+    assert rows(run(*argv, "-c", "one.txt", "-o", "again"))[0]["text"] == "a blue ring"
+    refused(inference.entry, [*argv, "-c", "two.txt"], "one caption")
+    refused(inference.entry, [*argv, "-c", " "], "--CAPTIONS is blank")
 
 
 def test_the_weights_of_an_image_are_those_it_was_made_with(trained: Path) -> None:

@@ -58,7 +58,7 @@ def test_no_library_message_names_a_flag() -> None:
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                named = re.findall(r"--[A-Z_]+\b(?!=)", node.value)
+                named = re.findall(r"--[A-Z0-9_]+\b(?!=)", node.value)
                 assert not named or id(node) in docs, f"{path}: {named}"
 
 

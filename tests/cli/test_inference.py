@@ -130,9 +130,7 @@ def test_the_grid_says_when_it_does_not_show_all(
     assert "grid (the first 2 images): " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["prompts.json", "my prompts.tsv", "p.parquet", "A.MD", "x", "p.txt.bak"]
-)
+@pytest.mark.parametrize("name", ["prompts.json", "my prompts.xlsx", "A.MD", "x", "p.txt.bak"])
 def test_a_file_that_is_no_text_file_is_not_a_caption(
     refused: Refused, here: Path, name: str
 ) -> None:
@@ -142,7 +140,7 @@ def test_a_file_that_is_no_text_file_is_not_a_caption(
 
 @pytest.mark.parametrize("name", ["prompts.csv", "nowhere/my prompts.jsonl"])
 def test_the_name_of_a_missing_table_is_not_a_caption(refused: Refused, name: str) -> None:
-    refused(inference.entry, ["-c", name], f"cannot read {name}: No such file or directory")
+    refused(inference.entry, ["-c", name], f"{name} cannot be read: No such file or directory")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +156,7 @@ def test_only_the_three_line_ends_of_text_files_end_a_caption(here: Path) -> Non
     for c in NEITHER_N_NOR_R:
         Path("c.txt").write_bytes(f"a{c}b\r\nc\rd\ne{c}".encode())
         texts = [caption.text for caption in inference.read_captions("c.txt")]
-    assert texts == ["a b", "c", "d", "e"]
+        assert texts == ["a b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize("counts", [(9, 3), (2, 2)])

@@ -13,7 +13,7 @@ from PIL import Image
 from minimagen.cli import inference, train
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.storage.files import claimed
+from minimagen.storage.files import locked
 from minimagen.training import saving
 from tests.cli.conftest import Refused
 
@@ -104,7 +104,7 @@ def test_a_run_that_another_process_trains_is_not_resumed_in_place(
 ) -> None:
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     again = ["-rd", "training_mine", "-ip", "--STEPS", "3", "--DEVICE", "cpu"]
-    with claimed(trained / "tmp" / ".unet_1_training") as held:
+    with locked(trained / "tmp" / ".unet_1_training") as held:
         assert held
         refused(train.entry, again, "unet_1 is being trained", "--IN_PLACE")
         assert train.entry([*again, "--STAGES", "0"]) == 0

@@ -112,9 +112,10 @@ def test_inference_takes_the_newest_directory_that_is_trained_whole(here: Path) 
 
 
 def test_testing_uses_a_few_images_of_ones_own_data(here: Path) -> None:
-    from minimagen.shapes.export import export_shapes
+    from minimagen.shapes.dataset import ShapesDataset
+    from minimagen.shapes.export import export_drawn
 
-    export_shapes("images", 80, size=32)
+    export_drawn("images", ShapesDataset(size=32, epoch_size=80))
     assert train.entry([*TINY, "-ds", "images", "-b", "32", "-e", "1", "-o", "mine"]) == 0
     assert settings("mine", "training.json")["steps"] == [2, 2]  # 64 of 72 images
 

@@ -47,11 +47,12 @@ def times(count: int) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Train without a fault, on drawn data and on a folder: this is what must come out."""
-    from minimagen.shapes.export import export_shapes
+    from minimagen.shapes.dataset import ShapesDataset
+    from minimagen.shapes.export import export_drawn
 
     torch.set_num_threads(1)  # as the broken processes have: bits may depend on it
     run = Run(tmp_path_factory.mktemp("runs"))
-    export_shapes(Path(run.data), IMAGES, 32)
+    export_drawn(Path(run.data), ShapesDataset(size=32, epoch_size=IMAGES))
     for data in ("shapes", run.data):
         process = run.start(run.output(), data=data)
         process.wait_for(process.output.exists)

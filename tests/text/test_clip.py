@@ -1,6 +1,7 @@
 """CLIP: its loss in closed form, its towers, what it is as a text encoder."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from minimagen import Imagen, ImagenConfig, TrainingConfig, train
-from minimagen.config import ClipConfig, LearnerTrainingConfig
+from minimagen.cli import clip as clip_command
+from minimagen.config import ClipConfig, DataConfig, LearnerTrainingConfig
 from minimagen.draws import Draws
 from minimagen.errors import UserError
 from minimagen.evaluation.clip import class_vectors, evaluate_clip, recall_at
 from minimagen.images import Batch
 from minimagen.shapes.dataset import embedded
+from minimagen.storage.files import write_json
 from minimagen.text.build import build, load_clip
 from minimagen.text.clip import Clip
 from minimagen.text.clip_encoder import ClipEncoder
@@ -232,6 +235,19 @@ def test_a_cascade_trains_its_clip_and_is_conditioned_by_it(trained: Path) -> No
     frozen = Imagen(cascade(str(trained), clip=None))
     assert [learner.name for learner in frozen.learners] == ["unet_0"]
     assert frozen.identity(0).difference(imagen.identity(1)) == ""  # known by its fingerprint
+
+
+def test_a_clip_is_tried_on_other_data_by_that_data_s_defaults(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by the columns, the filter and the crop of what it was trained on."""
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    own = DataConfig(dataset="somewhere/else", caption_column="title", where="width >= 64")
+    write_json(copy / "parameters" / "data.json", own.model_dump(mode="json"))
+    argv = [str(copy), "--DATASET", "shapes", "--COUNT", "60", "--DEVICE", "cpu"]
+    assert clip_command.main([*argv, "--CAPTION_COLUMN", "color"]) == 0
+    assert "zero-shot accuracy" in capsys.readouterr().out
 
 
 def test_a_stage_refuses_another_clip(trained: Path) -> None:

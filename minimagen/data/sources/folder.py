@@ -113,26 +113,23 @@ def file_table(
     """
     digest = hashlib.blake2b(repr((FORMAT, os.fsencode(folder), key)).encode(), digest_size=16)
     path = cache_folder("tables") / f"{digest.hexdigest()}.arrow"
-    if not path.is_file() or _some_came(path, folder):
+    if not _is_stored(path, folder):
         _store(path, rows())
         write_json(_absent(path), list(absent), shared=True)
-        table = _mapped(path)
-        if pc.count_distinct(table["file"]).as_py() < table.num_rows:
-            batches = table.take(pc.sort_indices(table["file"])).to_batches(WRITTEN_AT_ONCE)
-            _store(path, itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
-            del batches
-        del table
         pa.default_memory_pool().release_unused()
     return FileTable(path, folder)
 
 
-def _some_came(path: Path, folder: Path) -> bool:
-    """Return whether a file that is missing in a stored list is there now."""
-    stored = _mapped(path)
+def _is_stored(path: Path, folder: Path) -> bool:
+    """Return whether a list is there, whole, and no file that it misses has come."""
+    try:
+        stored = _mapped(path)
+    except (FileNotFoundError, pa.ArrowInvalid):  # Arrow's: a power cut left part of it
+        return False
     missing = stored.filter(pc.less(stored["size"], 0))["file"]
     names = [os.fsdecode(name.as_py()) for name in missing]
     names += read_json(_absent(path)) if _absent(path).is_file() else []
-    return any(size_of(folder / name) >= 0 for name in names)
+    return not any(size_of(folder / name) >= 0 for name in names)
 
 
 def _absent(path: Path) -> Path:
@@ -145,12 +142,19 @@ def _mapped(path: Path) -> pa.Table:
 
 def _store(path: Path, rows: Iterable[FileRow]) -> None:
     """Write the list, all of it or nothing; processes that do so at once do not disturb another."""
+    with replacing(path, shared=True) as part:
+        _write(part, rows)
+        table = _mapped(part)
+        if pc.count_distinct(table["file"]).as_py() < table.num_rows:
+            batches = table.take(pc.sort_indices(table["file"])).to_batches(WRITTEN_AT_ONCE)
+            del table  # Windows replaces no file that is mapped
+            _write(part, itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
+
+
+def _write(path: Path, rows: Iterable[FileRow]) -> None:
+    """Write rows, neighbors of the same file as one."""
     remaining = _merged(rows)
-    with (
-        replacing(path, shared=True) as part,
-        pa.OSFile(str(part), "wb") as file,
-        pa.ipc.new_file(file, SCHEMA) as writer,
-    ):
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
         while some := list(itertools.islice(remaining, WRITTEN_AT_ONCE)):
             writer.write_batch(pa.RecordBatch.from_pylist(some, SCHEMA))
 

@@ -15,7 +15,7 @@ from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import load_dataset
 from minimagen.errors import UserError
 from minimagen.shapes.dataset import DrawnDataset, ShapesDataset
-from minimagen.shapes.export import export_shapes
+from minimagen.shapes.export import export_drawn
 
 EMOJI = Path(__file__).parents[3].parent / "shared" / "data" / "emoji"
 
@@ -38,8 +38,8 @@ def _images(folder: Path, count: int) -> list[dict]:
 
 @pytest.mark.parametrize("level", ["simple", "scenes"])
 def test_an_export_read_back_is_the_stream(tmp_path: Path, level: str) -> None:
-    out = export_shapes(tmp_path / "out", 12, 32, seed=5, split="tune", level=level)
-    stream = ShapesDataset("tune", level, 32, seed=5)
+    stream = ShapesDataset("tune", level, 32, seed=5, epoch_size=12)
+    out = export_drawn(tmp_path / "out", stream)
     folder = load_dataset(out, (32, 32))
     assert len(folder) == 12
     for index in range(12):
@@ -54,11 +54,11 @@ def test_hugging_face_datasets_reads_an_export(
 ) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
-    out = export_shapes(tmp_path / "out", 6, 16, level="scenes")
+    stream = ShapesDataset("train", "scenes", 16, epoch_size=6)
+    out = export_drawn(tmp_path / "out", stream)
     rows = datasets.load_dataset(
         "imagefolder", data_dir=str(out), split="train", cache_dir=str(tmp_path / "cache")
     )
-    stream = ShapesDataset("train", "scenes", 16)
     assert [row["text"] for row in rows] == [stream[i].caption for i in range(6)]
     assert [row["color"] for row in rows] == [stream[i].attributes["color"] for i in range(6)]
     assert np.array_equal(np.array(rows[3]["image"]), stream[3].image)
@@ -67,11 +67,8 @@ def test_hugging_face_datasets_reads_an_export(
 def test_an_export_never_touches_a_folder_with_something_in_it(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="not an empty folder"):
-        export_shapes(tmp_path, 3)
+        export_drawn(tmp_path, ShapesDataset(epoch_size=3))
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
-    with pytest.raises(UserError, match="epoch_size >= 1"):
-        export_shapes(tmp_path / "new", 0)
-    assert not (tmp_path / "new").exists()
 
 
 def test_the_lines_of_a_text_file_are_variants_of_its_image_s_caption(tmp_path: Path) -> None:

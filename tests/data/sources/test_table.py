@@ -154,6 +154,42 @@ def test_rows_of_one_image_anywhere_are_merged(tmp_path: Path) -> None:
     ]
 
 
+def test_a_list_is_stored_merged_or_not_at_all(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _image(tmp_path / "0.png")
+    _image(tmp_path / "1.png")
+    rows = [{"file_name": f"{n}.png", "text": str(i)} for i, n in enumerate("010")]
+    _table(tmp_path / "metadata.jsonl", rows)
+    written, write = [], folder._write
+
+    def interrupted(path: Path, rows: Any) -> None:
+        if written:  # the first time they are not merged yet
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folder, "_write", interrupted)
+        load_dataset(tmp_path)
+    assert written and not list(cache.rglob("*.arrow*"))
+    assert load_dataset(tmp_path).table[0].captions == ("0", "2")
+
+
+def test_a_list_of_which_a_power_cut_left_a_part_is_written_again(
+    tmp_path: Path, cache: Path
+) -> None:
+    _image(tmp_path / "0.png")
+    _table(tmp_path / "metadata.jsonl", [{"file_name": "0.png", "text": "a"}])
+    load_dataset(tmp_path)
+    (stored,) = cache.rglob("*.arrow")
+    whole = stored.read_bytes()
+    for length in (0, 8, len(whole) // 2, len(whole) - 1):
+        stored.write_bytes(whole[:length])
+        assert [s.caption for s in load_dataset(tmp_path)] == ["a"]
+        assert stored.read_bytes() == whole
+
+
 def test_a_table_travels_to_workers_as_its_path(tmp_path: Path) -> None:
     _image(tmp_path / "0.png")
     rows = [{"file_name": "0.png", "text": f"caption {i}"} for i in range(5000)]

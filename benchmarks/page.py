@@ -1,0 +1,125 @@
+"""How soon is the page there, and how soon does it show something? In a headless Chromium.
+
+    python -m benchmarks.page
+    python -m benchmarks.page -d training_20261128_120000
+
+served       seconds from the command to the first answer
+first_text  seconds from the address to the first text (the browser's `first-contentful-paint`)
+usable       seconds from the address to a button that can be pressed
+preview      seconds from Generate to the first estimate, in a server that has loaded no model yet
+again        the same, the model loaded
+
+Needs Chromium and the extra ``[ui]`` with Playwright. Each run has its own server and browser.
+"""
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases, spread
+
+TINY = ROOT / "tests" / "golden" / "trained"
+STEPS = 50
+FIRST_TEXT = (
+    """() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null"""
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def measure(case: Case, started: float) -> Row:
+    """Start the page ``runs`` times, and press Generate twice in each."""
+    del started
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(case["directory"], Path(folder) / "training")
+        for _ in range(case["runs"]):
+            for name, seconds in one_run(Path(folder)).items():
+                found.setdefault(name, []).append(seconds)
+    return {name: spread(each) for name, each in found.items()}
+
+
+def one_run(root: Path) -> dict[str, float]:
+    """Return the seconds of one server with one visitor."""
+    with served(root) as (url, seconds), visitor() as page:
+        found = {"served": seconds}
+        begun = time.perf_counter()
+        page.goto(url)
+        button = page.get_by_role("button", name="Generate", exact=True).first
+        button.wait_for()
+        found["usable"] = time.perf_counter() - begun
+        page.wait_for_function(FIRST_TEXT)
+        found["first_text"] = page.evaluate(FIRST_TEXT) / 1000
+        page.get_by_label("Caption", exact=True).fill("a red star")
+        page.get_by_label("Steps").first.fill(str(STEPS))
+        for name in ("preview", "again"):
+            page.wait_for_function("!document.querySelector('#generate').disabled")
+            begun = time.perf_counter()
+            button.click()
+            page.get_by_text("Stage 0: step").locator("visible=true").first.wait_for()
+            found[name] = time.perf_counter() - begun
+            page.get_by_text("1 image, seed").locator("visible=true").first.wait_for()
+        return found
+
+
+@contextmanager
+def served(root: Path) -> Iterator[tuple[str, float]]:
+    """Serve the page of a folder; yield its address and the seconds until it answered."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["ui", "--ROOT", str(root), "--PORT", str(port), "--DEVICE", "cpu"]
+    begun = time.perf_counter()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "minimagen", *command], cwd=ROOT, stdout=sys.stderr
+    )
+    try:
+        while server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.02)
+        else:
+            raise RuntimeError("the page's command has ended")
+        yield f"http://127.0.0.1:{port}/", time.perf_counter() - begun
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@contextmanager
+def visitor() -> Iterator[Any]:
+    """Yield an empty page of a browser of its own."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        raise SystemExit("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1280, "height": 900})
+        browser.close()
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Measure and print."""
+    parser = build_parser(__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="[5]")
+    parser.add_argument("-d", "--directory", type=Path, default=TINY, help="[the tests' cascade]")
+    arguments = parser.parse_args(argv)
+    if answer(arguments, measure):
+        return []
+    directory = arguments.directory.absolute()
+    shown = directory.relative_to(ROOT) if directory.is_relative_to(ROOT) else directory
+    case = {"directory": str(shown), "runs": 1 if arguments.quick else arguments.runs}
+    return run_cases("benchmarks.page", [case], measure, arguments)
+
+
+if __name__ == "__main__":
+    main()
