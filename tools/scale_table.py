@@ -51,7 +51,7 @@ class Assumptions:
     bytes_token: float = assumed(8192, "bytes of a token's embedding: 4096 channels in bf16")
     bytes_pixel: float = assumed(0.3, "bytes per pixel of a JPEG of quality 90")
     side: float = assumed(1024, "stored side of the images, pixels; one set for all stages")
-    shard: float = assumed(10_000, "images in a tar shard")
+    shard: float = assumed(1000, "images in a tar shard, as `data download` writes it")
     list_row: float = assumed(150, "bytes of a row of the stored list: file name and caption")
     node: float = assumed(30e12, "bytes of NVMe in one node of 8 GPUs")
     network: float = assumed(25e9, "bytes/s of a node's network: 200 Gbit/s")

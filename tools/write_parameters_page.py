@@ -61,7 +61,8 @@ FILES: dict[str, tuple[Model, KeyPath, str]] = {
     ),
     "images.jsonl": (
         Generation, ("images",),
-        "A line for each image beside it, with its `file_name`; the PNG carries the same.",
+        "A line for each image in `generated_images/`, with its `file_name`; the PNG carries the "
+        "same.",
     ),
 }  # fmt: skip
 ELSEWHERE = {"stages", "clip", "autoencoders"}

@@ -4,8 +4,8 @@
 # # From noise to an image
 #
 # The story of [docs/tour.md](../docs/tour.md), to run and to change. It takes less than a minute on two CPU cores. The
-# cascade is `pretrained/emoji`: one stage of 64 x 64 pixels, trained for an hour on emoji. Any other directory that
-# `main.py` or `train.py` has made can be named in the next cell.
+# cascade is `pretrained/emoji`: one stage of 64 x 64 pixels, trained for 102 minutes on emoji. Any other directory
+# that `main.py` or `train.py` has made can be named in the next cell.
 # %%
 import os
 from pathlib import Path
