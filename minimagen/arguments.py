@@ -49,7 +49,8 @@ class Options:
         low_res: One image for each caption or for all, [n 3 h w] in [-1, 1]; see ``first``.
         init_images: Images to edit, one for each caption or for all, [n 3 h w] in [-1, 1]: every
             stage begins with them, at its own size.
-        strength: The time in (0, 1] that ``init_images`` are noised to: 1 keeps nothing of them.
+        strength: The time in (0, 1] that ``init_images`` are noised to: 1 keeps nothing of them
+            (of the linear schedules a shade: their last level is not pure noise).
         mask: [n 1 h w], like ``init_images``: 1 where they are sampled anew, 0 where they are kept.
         resample: How often each step is taken, with a ``mask``.
         negative: What guidance leads away from, instead of from no caption: one caption for all
@@ -147,7 +148,7 @@ class Options:
         Raises:
             UserError: There is no such device here.
         """
-        return resolve_device(self.device) if isinstance(self.device, str) else self.device
+        return None if self.device is None else resolve_device(str(self.device))
 
     @classmethod
     def taken_from(cls, settings: dict[str, Any], count: int = 0, each: int = 1) -> dict[str, Any]:
@@ -163,9 +164,32 @@ class Options:
                     f"`{name}` is {type(options[name]).__name__}; give a tensor [n c h w] in "
                     "[-1, 1] (minimagen.editing.as_tensor makes it of Pillow images)"
                 )
+            check_images(name, options[name])
             if len(options[name]) == count:
                 options[name] = options[name].repeat_interleave(each, dim=0)
         return options
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raise a UserError for what is not [n 3 h w] (a ``mask``: [n 1 h w]) of floats."""
+    channels = 1 if name == "mask" else 3
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+        raise UserError(
+            f"`{name}` is {images.dtype} {list(images.shape)}; give floats [n {channels} h w] "
+            f"{'of 0 and 1' if name == 'mask' else 'in [-1, 1]'}"
+        )
+
+
+def stages_from(first: Any, samplings: list[Any]) -> list[Any]:
+    """Return how the stages from ``first`` on sample.
+
+    Raises:
+        UserError: There is no such stage.
+    """
+    number, count = whole_number("first", first, least=0), len(samplings)
+    if number >= count:
+        raise UserError(f"`first` is {number}; the cascade has {count} stages: 0 to {count - 1}")
+    return samplings[number:]
 
 
 def _check_mask(mask: Tensor, images: Tensor) -> None:

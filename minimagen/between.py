@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ class BetweenCaptions:
         name = f"{share!r} of {self._way}"
         self._shares[name] = share
         return name
+
+    def to(self, device: torch.device | str) -> Self:
+        """Let its encoder compute on ``device`` from now on."""
+        self._encoder.to(device)
+        return self
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return an embedding [n d] for each caption."""

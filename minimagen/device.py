@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import nn
 
 from minimagen.checked import Precision
 from minimagen.errors import UserError
+
+
+class Movable(Protocol):
+    """What can be on one device or another: a network, a text encoder."""
+
+    def to(self, device: torch.device, /) -> Any:
+        """Go there."""
+        ...
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -40,7 +48,8 @@ def _available() -> list[str]:
 def has_native_bf16(device: torch.device) -> bool:
     """Return whether ``device`` multiplies bfloat16 in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
@@ -53,16 +62,31 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 @contextmanager
 def visiting(module: nn.Module, device: torch.device | None) -> Iterator[torch.device]:
-    """Move ``module`` to ``device`` inside the ``with``, if one is given; yields where it is."""
-    home = next(module.parameters()).device
-    if device is None:
-        yield home
-        return
+    """Let ``module`` sample inside the ``with``: on ``device``, if one is given, without dropout.
+
+    Yields where it is.
+    """
+    home, modes = next(module.parameters()).device, [(m, m.training) for m in module.modules()]
+    module.eval()
     try:
-        module.to(device)
-        yield device
+        with nullcontext() if device is None else lent(module, device, home):
+            yield device or home
     finally:
-        module.to(home)
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def lent(part: Movable, device: torch.device | None, home: torch.device) -> Iterator[None]:
+    """Let ``part`` be on ``device`` inside the ``with``, if one is given, and then at ``home``."""
+    with torch.inference_mode(False):  # what moves in that mode could not be trained any more
+        part.to(device or home)
+    try:
+        yield
+    finally:
+        if device is not None:
+            with torch.inference_mode(False):
+                part.to(home)
 
 
 def device_name(device: torch.device) -> str:
@@ -94,3 +118,8 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     if resolved_precision(device, precision) == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def exactly(device: torch.device | str) -> AbstractContextManager[object]:
+    """Return the context of what must not be rounded to bfloat16, inside of ``autocast`` too."""
+    return torch.autocast(torch.device(device).type, enabled=False)

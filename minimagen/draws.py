@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from random import Random
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 def derive_seed(*key: int | str) -> int:
     """Return a 63-bit seed that depends on every part of ``key`` and on nothing else."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    exact = tuple(part if isinstance(part, str) else index(part) for part in key)  # NumPy's too
+    digest = hashlib.blake2b(repr(exact).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

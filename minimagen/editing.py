@@ -3,7 +3,7 @@
 ``settings`` are the keyword arguments of ``Imagen.sample``: seeds, options, sampling settings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -64,18 +64,20 @@ def inpaint(
         imagen: The cascade.
         captions: What the images should show.
         images: One for each caption, or one for all.
-        masks: Of the sizes of ``images``.
+        masks: One for each of ``images``, of its size.
         strength: As in ``image_to_image``, of what is sampled anew.
         settings: See above; ``resample`` repeats each step.
     """
-    size = _sizes(imagen, settings)[-1]
-    for image, mask in zip(images, masks, strict=True):
+    size, each, own = _sizes(imagen, settings)[-1], listed(images), listed(masks)
+    if len(each) != len(own):
+        raise UserError(f"{len(own)} masks for {len(each)} images: give each image its `mask`")
+    for image, mask in zip(each, own, strict=True):
         if image.size != mask.size:
             raise UserError(
                 f"the `mask` is {mask.width} x {mask.height}, the image {image.width} x "
                 f"{image.height} pixels; give one of the image's size"
             )
-    given, new = as_tensor(images, size), as_mask(masks, size)
+    given, new = as_tensor(each, size), as_mask(own, size)
     return imagen.sample(captions, init_images=given, mask=new, strength=strength, **settings)
 
 
@@ -156,7 +158,8 @@ def interpolate_seeds(
 ) -> list[Image.Image]:
     """Return images of a caption from the noise of one seed to that of another."""
     count = whole_number("count", count, least=2)
-    noise = partial(BetweenSeeds, first, last, count)
+    begin, end = (whole_number("seed", seed, least=0) for seed in (first, last))
+    noise = partial(BetweenSeeds, begin, end, count)
     return [*imagen.sample([caption] * count, seeds=range(count), noise=noise, **settings)]
 
 
@@ -192,8 +195,10 @@ def sweep(
         imagen: The cascade.
         caption: Of all images.
         axes: Values of settings by name, of sampling settings, or of ``seed``.
-        settings: What all have.
+        settings: What all have; without a ``seed`` they have the same fresh one.
     """
+    if not {"seed", "seeds"} & {*settings, *axes}:
+        (settings["seed"],) = seeds_of(None, None, 1)
     return [(cell, imagen.sample(caption, **{**settings, **cell})) for cell in cells_of(axes)]
 
 
@@ -212,6 +217,8 @@ def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[I
     seeds = seeds_of(settings.pop("seed", 0), None, len(captions))
     options = Options.taken_from(settings)
     stages = imagen.sample_stages(captions, imagen.samplings(**settings), seeds, **options)
+    if not captions:
+        return [*stages]
     size = stages[-1][0].size
     bicubic = [image.resize(size, Image.Resampling.BICUBIC) for image in stages[0]]
     return [stages[0], bicubic, *stages[1:]] if len(stages) > 1 else [*stages]
@@ -228,23 +235,33 @@ def as_tensor(images: Images, size: Size) -> Tensor:
     Raises:
         UserError: One is not an image, or is too large.
     """
-    return torch.cat([_fitted(_checked(image), size) for image in images])
+    return torch.cat([_fitted(image, size) for image in listed(images)])
 
 
 def as_mask(masks: Images, size: Size) -> Tensor:
     """Return masks as [n 1 h w], 1 where they are at least half white, as ``as_tensor`` cuts."""
-    white = as_tensor([mask.convert("L").convert("RGB") for mask in map(_checked, masks)], size)
+    white = as_tensor([mask.convert("L").convert("RGB") for mask in listed(masks)], size)
     return (white[:, :1] >= 0.0).float()
 
 
-def _checked(image: Any) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        raise UserError(f"an image is a {type(image).__name__}; give a PIL image")
-    if max(image.size) > LARGEST:
-        raise UserError(
-            f"the image is {image.width} x {image.height} pixels; give one of at most {LARGEST}"
-        )
-    return image
+def listed(images: Any) -> list[Image.Image]:
+    """Return one image or several as a list.
+
+    Raises:
+        UserError: There is none, or one is not an image, is empty or too large.
+    """
+    several = isinstance(images, Iterable) and not isinstance(images, str | Image.Image)
+    each = [*images] if several else [images]
+    if not each:
+        raise UserError("there is no image; give one, or one for each caption")
+    for image in each:
+        if not isinstance(image, Image.Image):
+            raise UserError(f"an image is a {type(image).__name__}; give a PIL image")
+        if not 0 < min(image.size) <= max(image.size) <= LARGEST:
+            raise UserError(
+                f"the image is {image.width} x {image.height} pixels; give one of at most {LARGEST}"
+            )
+    return each
 
 
 def _fitted(image: Image.Image, size: Size) -> Tensor:

@@ -149,8 +149,8 @@ class Generator:
         self, batch: Sequence[Request], tokens: int
     ) -> list[tuple[Image.Image, Generation]]:
         shared, captions = batch[0], [request.text for request in batch]
-        tokens = max(tokens, self.text.tokens(captions))
         negatives = [request.negative for request in batch if request.negative is not None]
+        tokens = max(tokens, self.text.tokens([*captions, *negatives]))
         (stages,) = self.imagen.sample_batches(
             captions,
             list(shared.samplings),

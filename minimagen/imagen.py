@@ -27,10 +27,11 @@ from minimagen.arguments import (
     repeated,
     seeds_of,
     shown,
+    stages_from,
 )
 from minimagen.config import ImagenConfig
 from minimagen.config.cascade_sizes import sizes_of_ratio
-from minimagen.device import autocast, visiting
+from minimagen.device import autocast, lent, visiting
 from minimagen.images import to_pil
 from minimagen.stages.build import build_parts
 from minimagen.stages.stage import Condition, Stage, encode_own, settings_of
@@ -75,11 +76,11 @@ class Imagen(Shared):
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
-            encoder = how.encoder or self.text_encoder.to(how.visited or self.device)
-            encode_own(self.stages, encoder)
-            text = encode_batch(encoder, captions[rows], how.tokens)
-            against = how.negatives(rows, len(captions))
-            negative = None if against is None else encode_batch(encoder, against)
+            encoder, against = how.encoder or self.text_encoder, how.negatives(rows, len(captions))
+            with lent(encoder, how.visited, self.device):
+                encode_own(self.stages, encoder)
+                text = encode_batch(encoder, captions[rows], how.tokens)
+                negative = None if against is None else encode_batch(encoder, against)
             images = [] if how.low_res is None else [how.low_res[rows]]
             for i, sampling in enumerate(samplings, how.first):
                 with visiting(self.stages[i], how.visited) as here, autocast(here, how.precision):
@@ -122,14 +123,13 @@ class Imagen(Shared):
             seeds: One for each image, instead of ``seed``.
             output_type: ``pil``, ``np`` or ``pt``, see ``output_of``.
             progress: Whether a bar shows stage and step.
-            settings: Options such as ``batch_size`` (see ``Options``), and changes to sampling such
-                as ``guidance_scale`` (see ``samplings``); what is not valid is a UserError.
+            settings: Options (see ``Options``), and changes to sampling (see ``samplings``).
         """
         check_call(settings, output_type)
         own, each = captions_of(captions), num_images_per_caption
         texts, options = repeated(own, each), Options.taken_from(settings, len(own), each)
         own_seeds = seeds_of(seed, seeds, len(texts))
-        samplings = self.samplings(**settings)[options.get("first", 0) :]
+        samplings = stages_from(options.get("first", 0), self.samplings(**settings))
         with shown(options.pop("callback", None), progress) as callback:
             batches = self.sample_batches(texts, samplings, own_seeds, callback=callback, **options)
             finals = [stages[-1] for stages in batches]

@@ -94,6 +94,11 @@ class Learner(nn.Module, ABC):
         """
         return []
 
+    @property
+    def concluded(self) -> bool:
+        """Return whether it has measured itself, so that others depend on what it found."""
+        return False
+
     def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
         """Return how wrong its estimates of ``batch`` are, beside the images that it enlarges.
 

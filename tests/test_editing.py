@@ -261,6 +261,23 @@ def test_upscaling_begins_with_the_image_as_the_cascade_would(imagen: Imagen) ->
     assert difference(again, large[0]) < 1  # between the stages it was rounded to 8 bits
 
 
+def test_a_sweep_without_a_seed_has_the_same_fresh_one(imagen: Imagen) -> None:
+    axes = {"timesteps": [2, 2]}
+    (_, one), (_, other) = editing.sweep(imagen, "a red star", axes, progress=False)
+    assert np.array_equal(one, other)
+
+
+def test_one_image_need_not_be_in_a_list(imagen: Imagen, image: Image.Image) -> None:
+    white = Image.new("L", image.size, 255)
+    for edit, given in ((editing.image_to_image, [image]), (editing.inpaint, [image, white])):
+        alone, listed = (
+            edit(imagen, "a red star", *each, seed=1, **QUICK)
+            for each in (given, [[one] for one in given])
+        )
+        assert np.array_equal(alone, listed)
+    assert editing.by_stage(imagen, [], timesteps=3) == []
+
+
 def test_a_negative_caption_acts_through_guidance_alone(imagen: Imagen) -> None:
     def sampled(**settings: object) -> bytes:
         return imagen.sample("a red star", seed=1, **QUICK, **settings).tobytes()
@@ -302,6 +319,11 @@ BLACK, WHITE = (Image.new("L", (32, 32), level) for level in (0, 255))
             "5000 x 4",
         ),
         ({"negative": 3}, "`negative` is 3"),
+        ({"images": [WHITE, WHITE]}, "1 masks for 2 images"),
+        ({"images": []}, "there is no image"),
+        ({"images": "x.png"}, "an image is a str"),
+        ({"masks": ["x.png"]}, "an image is a str"),
+        ({"images": [Image.new("RGB", (0, 4))]}, "0 x 4"),
     ],
 )
 def test_what_cannot_be_edited_is_one_line(

@@ -7,6 +7,8 @@ import torch
 
 from minimagen.arguments import Options
 from minimagen.config import DataConfig, ImagenConfig, SamplingConfig, TrainingConfig
+from minimagen.device import visiting
+from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import to_model_space, to_pil
@@ -186,6 +188,43 @@ def test_one_stage_on_the_device_at_a_time_samples_the_same(imagen):
         assert (usual == visiting).all()
 
 
+def test_dropout_is_off_while_it_samples_and_modes_stay_as_they_were(text_encoder, wake):
+    stages = [{"unet": UNET | {"dropout": 0.5}, "sampling": SAMPLING}]
+    imagen = wake(Imagen(ImagenConfig(image_sizes=[8], stages=stages), text_encoder)).train()
+    imagen.stages[0].unet.eval()
+    one, again = (pixels(imagen.sample(CAPTIONS[:2], seed=1)) for _ in range(2))
+    assert (one == again).all()
+    assert imagen.stages[0].training and not imagen.stages[0].unet.training
+
+
+def test_what_sampled_on_another_device_can_be_trained_afterwards(imagen):
+    class Elsewhere(torch.nn.Linear):
+        """Whose weights are new tensors when it moves, as on a GPU."""
+
+        def to(self, device):
+            self.weight = torch.nn.Parameter(self.weight.detach().clone())
+            return self
+
+    part = Elsewhere(2, 2)
+    with torch.inference_mode(), visiting(part, torch.device("cpu", 0)):
+        pass
+    assert not part.weight.is_inference()
+    part(torch.ones(1, 2)).sum().backward()
+
+
+def test_the_text_encoder_is_on_the_device_only_while_it_encodes(imagen, monkeypatch):
+    moves = []
+    monkeypatch.setattr(imagen.text_encoder, "to", lambda device: moves.append(str(device)))
+    imagen.sample(CAPTIONS[:2], seed=0, device=torch.device("cpu", 0), batch_size=1)
+    assert moves == ["cpu:0", "cpu"] * 2
+
+
+def test_seeds_of_numpy_are_those_of_python(imagen):
+    one, other = (pixels(imagen.sample(CAPTIONS[:1], seeds=[n])) for n in (5, np.int64(5)))
+    assert (one == other).all()
+    assert derive_seed(np.int64(5), "noise") == derive_seed(5, "noise")
+
+
 def test_a_stage_is_sent_back_before_the_next_one_is_sent(imagen, monkeypatch):
     moves = []
     for i, stage in enumerate(imagen.stages):
@@ -218,6 +257,18 @@ def test_a_stage_is_sent_back_before_the_next_one_is_sent(imagen, monkeypatch):
         ({"aspect_ratio": "3:2"}, "aspect_ratio '3:2' is not a number above 0"),
         ({"first": 1}, "first is 1: give low_res"),
         ({"first": 1, "low_res": np.zeros((2, 3, 8, 12))}, "`low_res` is ndarray; give a tensor"),
+        (
+            {"first": 2, "low_res": torch.zeros(2, 3, 8, 12)},
+            "`first` is 2; the cascade has 2 stages",
+        ),
+        ({"init_images": torch.zeros(3, 8, 12)}, r"float32 \[3, 8, 12\]; give floats \[n 3 h w\]"),
+        ({"init_images": torch.zeros(1, 4, 8, 12)}, r"give floats \[n 3 h w\] in \[-1, 1\]"),
+        ({"init_images": torch.zeros(1, 3, 8, 12, dtype=torch.uint8)}, "is torch.uint8"),
+        (
+            {"init_images": torch.zeros(1, 3, 8, 12), "mask": torch.ones(1, 3, 8, 12)},
+            r"give floats \[n 1 h w\] of 0 and 1",
+        ),
+        ({"device": torch.device("cuda", 99)}, "'cuda:99' is not available"),
         ({"output_type": "numpy"}, "`output_type` is 'numpy'; give one of pil, np, pt"),
         ({"low_res": torch.zeros(2, 3, 8, 12)}, "first is 0: give low_res for a later stage"),
     ],

@@ -63,7 +63,8 @@ class LatentCache:
         if size not in self._shapes:
             one = to_model_space(images[:1]).to(self._device)
             self._shapes[size] = self._encode(one).shape[1:]
-        return rows_found.reshape(len(keys), *self._shapes[size])
+        latents = rows_found.reshape(len(keys), *self._shapes[size])
+        return latents.pin_memory() if self._device.type == "cuda" else latents
 
     def _fresh(self, images: Tensor) -> Tensor:
         """Return what becomes of images that are not kept yet, on the CPU."""

@@ -2,7 +2,7 @@
 
 Two quantisers: finite scalars (FSQ, arXiv 2309.15505), which round each of a few channels, and
 DALL-E's relaxed choice among learned vectors (Gumbel-softmax, arXiv 2102.12092, section 2.1).
-Everything is computed in float32: codes above 256 do not survive bfloat16.
+Codes are found and read in float32: those above 256 do not survive bfloat16.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.device import exactly
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import Decoder, Encoder
@@ -84,6 +85,8 @@ class FiniteScalars(Quantiser):
     def chosen(self, features: Tensor) -> Tensor:
         """Return the codes, int64 [b h w]."""
         digits = self._bounded(features).round().long() + (self.levels // 2)[:, None, None]
+        # the margin is half a level where there are 1000
+        digits = digits.clamp(min=0).minimum(self.levels[:, None, None] - 1)
         return (digits * self.basis[:, None, None]).sum(1)
 
     def vectors(self, codes: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ class GumbelSoftmax(Quantiser):
         0 to ``kl_weight`` in the first half.
         """
         logits = in_float32(features)
-        numbers = draws.normal("gumbel", logits.shape[1:]).to(logits)
+        numbers = draws.normal("gumbel", logits.shape[1:]).to(logits, non_blocking=True)
         uniform = torch.special.ndtr(numbers).clamp(1e-6, 1.0 - 1e-6)
         first, last = self.config.temperatures
         temperature = first ** (1.0 - draws.progress) * last**draws.progress
@@ -177,14 +180,14 @@ class DiscreteAutoencoder(TrainedAutoencoder):
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
         """Return the codes of images [b 3 h w] in model space, int64 [b h/f w/f]."""
-        with torch.autocast(images.device.type, enabled=False):
+        with exactly(images.device):
             own = self.network.decoder.conv_in.weight.dtype
             return self.network.quantiser.chosen(self.network.encoder(images.to(own)))
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
         """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
-        with torch.autocast(codes.device.type, enabled=False):
+        with exactly(codes.device):
             return self.network.decode(self.network.quantiser.vectors(codes)).float()
 
     def decode(self, latents: Tensor) -> Tensor:

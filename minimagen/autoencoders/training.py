@@ -33,6 +33,7 @@ def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
 
 
 MEASURED = 2048  # images of the training whose latents are measured
+LEAST_STD = 1e-6  # of a channel: latents are divided by it
 ENCODES = {
     "kind", "levels", "scaling_factor", "shift_factor", "latents_mean", "latents_std"
 }  # fmt: skip
@@ -104,6 +105,11 @@ class TrainedAutoencoder(Part):
         images = to_model_space(batch.images)
         return [images, self.reconstruct(images).clamp(-1.0, 1.0)]
 
+    @property
+    def concluded(self) -> bool:
+        """Return whether its latents are measured: stages are trained with these numbers."""
+        return self.config.latents_mean is not None
+
     @torch.inference_mode()
     def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
         """Measure each channel of the latents of training; say how good reconstructions are."""
@@ -115,10 +121,14 @@ class TrainedAutoencoder(Part):
             if count >= MEASURED:
                 break
         values = torch.cat(latents, dim=1)
-        self.config = self.config.measured(values.mean(1).tolist(), values.std(1).tolist())
+        mean, std = values.mean(1).tolist(), values.std(1).tolist()
+        self.config = self.config.measured(mean, [max(each, LEAST_STD) for each in std])
+        constant = [str(i) for i, each in enumerate(std) if each < LEAST_STD]
+        notes = [f"{self.name}: channels {', '.join(constant)} of the latents are constant: they "
+                 "carry nothing"] if constant else []  # fmt: skip
         real = (to_model_space(batch.images.to(self.device)) for batch in held_out)
         ratio = torch.cat([psnr(self.reconstruct(x).clamp(-1.0, 1.0), x) for x in real])
-        return [f"{self.name}: PSNR {float(ratio.mean()):.2f} dB on {len(ratio)} images"]
+        return [f"{self.name}: PSNR {float(ratio.mean()):.2f} dB on {len(ratio)} images", *notes]
 
     def unscaled(self, images: Tensor) -> Tensor:
         """Return the network's own latents, as they vary: the scale is not applied."""

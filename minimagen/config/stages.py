@@ -18,6 +18,12 @@ ErrorKind = Literal["l2", "l1", "huber"]
 TrainingTimes = Literal["uniform", "logit_normal", "half_normal"]
 
 
+NO_EPS = (
+    "a stage with eps output cannot be distilled: eps says nothing of the image where all is "
+    "noise; train it with v or x_0 output"
+)
+
+
 class ScheduleConfig(Config):
     """The noise schedule: time -> log signal-to-noise ratio."""
 
@@ -127,7 +133,7 @@ class DiffusionConfig(Config):
     """Noise augmentation levels are drawn uniformly from [0, this] in training."""
     crop: PositiveInt | None = None
     """Super-resolution is trained on squares of this side, cut out anywhere; None: on whole images,
-    as it samples (arXiv 2205.11487, section 2.4: 256 x 256 out of 1024 x 1024). A side that is
+    as it samples (arXiv 2205.11487, section 2.5: 256 x 256 out of 1024 x 1024). A side that is
     shorter stays whole."""
 
     @model_validator(mode="after")
@@ -171,10 +177,7 @@ class DiffusionConfig(Config):
             UserError: If it cannot be distilled.
         """
         if self.prediction == "eps":
-            raise UserError(
-                "a stage with eps output cannot be distilled: eps says nothing of the image where "
-                "all is noise; train it with v or x_0 output"
-            )
+            raise UserError(NO_EPS)
         sampling = self.sampling.distilled(steps).model_dump()
         values = self.model_dump() | {"kind": "distilled", "steps": steps, "sampling": sampling}
         return DistilledConfig.read(values, "the distilled stage")
@@ -207,6 +210,12 @@ class DistilledConfig(DiffusionConfig):
     def distilled_steps(self) -> int:
         """Return in how many steps the stage samples."""
         return self.steps
+
+    @model_validator(mode="after")
+    def _says_something_of_pure_noise(self) -> Self:
+        if self.prediction == "eps":
+            raise ValueError(NO_EPS)
+        return self
 
     @model_validator(mode="after")
     def _samples_as_distilled(self) -> Self:

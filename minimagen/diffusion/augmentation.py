@@ -1,4 +1,4 @@
-"""Noise-conditioning augmentation of the low-resolution image (Imagen, section 2.5).
+"""Noise-conditioning augmentation of the low-resolution image (Imagen, section 2.4).
 
 The same function in training and in sampling, always on images in model space: noised before the
 map to [-1, 1] in one path and after it in the other, colors would shift.

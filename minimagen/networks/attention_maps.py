@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from minimagen.device import exactly
 from minimagen.networks.attention import Attention
 from minimagen.networks.embeddings import TextContext, split_heads
 
@@ -47,7 +48,7 @@ def shares(layer: Attention, x: Tensor, context: TextContext) -> Tensor:
     pixels = rearrange(layer.norm(x), "b c h w -> b (h w) c")
     queries = split_heads(layer.to_q(pixels), layer.heads, layer.q_norm).float()
     keys = context.keys_values[layer.text_index][0].float()
-    with torch.autocast(x.device.type, enabled=False):
+    with exactly(x.device):
         logits = queries @ keys.mT / math.sqrt(keys.shape[-1])
     mask = rearrange(context.mask, "b n -> b 1 1 n")
     weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1).mean(dim=1)

@@ -64,7 +64,7 @@ class TextTokens(nn.Module):
     def __init__(self, text_embed_dim: int, cond_dim: int) -> None:
         super().__init__()
         self.project = nn.Linear(text_embed_dim, cond_dim)
-        self.norm = nn.LayerNorm(cond_dim)  # "helps considerably" (Imagen, section D.3.1)
+        self.norm = nn.LayerNorm(cond_dim)  # Imagen, section 2.5
         self.null_token = nn.Parameter(torch.randn(cond_dim))
 
     def forward(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """A diffusion stage: network + schedule + prediction + sampler. Base and super-resolution alike."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import DiffusionConfig, LossConfig, SamplingConfig, Size
+from minimagen.device import exactly
 from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.guidance import Overshoot, guided, thresholded
 from minimagen.diffusion.inpainting import Resampled, inpainted
@@ -186,13 +186,9 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
     @torch.no_grad()
     def _encoded(self, images: Tensor, moments: Tensor | None, draws: Draws | None) -> Tensor:
         """Return what is denoised of images, of which ``moments`` may be known already."""
-        with self._exactly():
+        with exactly(self.device):  # bfloat16 would show as noise in the images
             moments = self.autoencoder.moments(images) if moments is None else moments
             return self.autoencoder.sampled(moments, draws)
-
-    def _exactly(self) -> AbstractContextManager[object]:
-        """Return the context of the autoencoder: bfloat16 would show as noise in the images."""
-        return torch.autocast(self.device.type, enabled=False)
 
     def _weighted_error(
         self, output: Tensor, x_0: Tensor, eps: Tensor, level: Level, loss: LossConfig
@@ -267,7 +263,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
     @torch.inference_mode()
     def preview(self, estimate: Tensor) -> Tensor:
         """Return the images of an estimate of x_0, [b 3 h w] in [-1, 1]."""
-        with self._exactly():
+        with exactly(self.device):
             return self.autoencoder.decode(estimate.float()).clamp(-1.0, 1.0)
 
     def times(self, sampling: SamplingConfig, t: float) -> Tensor:
@@ -332,7 +328,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             count = len(x_t)
-            level = self.schedule.level(t).map(lambda each: each.to(x_t))
+            level = self.schedule.level(t).map(lambda each: each.to(x_t, non_blocking=True))
             known = None if low_res is None else low_res.rows(count)
             output = self._output(x_t, level, context.rows(count), known)
             return to_x_0(self.config.prediction, output, x_t, level.like(x_t))

@@ -75,6 +75,6 @@ class DistilledStage(DiffusionStage):
             x_0_hat = taught_x_0(denoise, x_t, t, s, small_steps, self.schedule)
         context = self.unet.encode_text(*text, torch.zeros_like(batch.text_mask[:, 0]))
         eps_hat = to_eps("x_0", x_0_hat, x_t, level)
-        rows = self.schedule.level(t).map(lambda each: each.to(x_0))
+        rows = self.schedule.level(t).map(lambda each: each.to(x_0, non_blocking=True))
         output = self._output(x_t, rows, context, low_res)
         return self._weighted_error(output, x_0_hat, eps_hat, rows, LOSS)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.config import Size, TokenConfig, TokenSamplingConfig
-from minimagen.device import widest_float
+from minimagen.device import exactly, widest_float
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
 from minimagen.images import Batch, in_float32, to_model_space
@@ -127,7 +127,7 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         if condition.given is not None:
             raise UserError(f"stage {self.index} samples tokens one by one: it edits no images")
         # In float32: bfloat16 rounds differently in another batch, and one token changes all later.
-        with torch.autocast(self.device.type, enabled=False):
+        with exactly(self.device):
             codes = self._sample_codes(condition, noise, sampling, callback)
         return self.preview(codes)
 

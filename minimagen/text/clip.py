@@ -136,7 +136,7 @@ class Clip(Part):
             return self._ids(captions)
         text = pad_and_stack(self._reader.encode(captions))
         device = self.log_scale.device
-        return self._cut(text.embeds.to(device), text.mask.to(device))
+        return self._cut(*text.to(device).pair)
 
     def of_captions(self, captions: Sequence[str]) -> Tensor:
         """Return the unit vectors [b embed_dim] of captions."""
@@ -164,7 +164,7 @@ class Clip(Part):
         lengths = torch.tensor([len(each) for each in cut])
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
         device = self.log_scale.device
-        return ids.to(device), mask.to(device)
+        return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
 
 
 def _unit(vectors: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,7 +30,7 @@ class ClipEncoder:
 
     def __init__(self, clip: Clip, name: str = "clip") -> None:
         self.clip, self.name = clip, name
-        self._cut: set[str] = set()
+        self._cut: set[int] = set()  # hashes: a stream has many captions
 
     @property
     def embed_dim(self) -> int:
@@ -53,7 +53,7 @@ class ClipEncoder:
         """Return one ``[n_i, d]`` float32 CPU tensor per caption, its vector first."""
         most = self.clip.config.text.max_length
         lengths = self.clip.lengths(captions)
-        self._cut |= {c for c, n in zip(captions, lengths, strict=True) if n > most}
+        self._cut |= {hash(c) for c, n in zip(captions, lengths, strict=True) if n > most}
         alike = defaultdict(list)
         for i, length in enumerate(lengths):
             alike[bucket(min(length, most))].append(i)

@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from minimagen.device import exactly
+
 
 def gathered(rows: Tensor) -> Tensor:
     """Return the rows of all processes, [b ...] -> [B ...]; gradients flow back to each."""
@@ -39,7 +41,7 @@ def info_nce(
     all_images, all_texts = across
     target = same / same.sum(1, keepdim=True)
     least = same.sum(1).to(scale.dtype).log()
-    with torch.autocast(images.device.type, enabled=False):
+    with exactly(images.device):
         by_image = _cross_entropy(scale * images @ all_texts.T, target)
         by_text = _cross_entropy(scale * texts @ all_images.T, target)
     return (by_image + by_text) / 2 - least
@@ -56,7 +58,7 @@ def sigmoid_loss(
 
     Each pair is a decision of its own: equal captions belong to the image, others do not.
     """
-    with torch.autocast(images.device.type, enabled=False):
+    with exactly(images.device):
         logits = scale * images @ all_texts.T + bias
     return -F.logsigmoid(torch.where(same, logits, -logits)).sum(1)
 

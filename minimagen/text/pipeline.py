@@ -51,7 +51,7 @@ class PipelineEncoder:
         self._is_t5 = config.get("model_type") == "t5"
         self._model: Any = None
         self._tokenizer: Any = None
-        self._cut: set[str] = set()
+        self._cut: set[int] = set()  # hashes: a stream has many captions
 
     @property
     def embed_dim(self) -> int:
@@ -96,10 +96,12 @@ class PipelineEncoder:
     def _embed(self, caption: str) -> Tensor:
         import torch
 
+        from minimagen.device import exactly
+
         shape = {"padding": "max_length", "max_length": self._tokens, "truncation": True}
         tokens = self._loaded()(self._read(caption), return_tensors="pt", **shape)
         mask = tokens.attention_mask.to(self.device) if self._is_t5 else None
-        with torch.inference_mode():
+        with torch.inference_mode(), exactly(self.device):
             output = self._model(tokens.input_ids.to(self.device), attention_mask=mask)
         embedding = output.last_hidden_state[0].float().cpu().clone()
         rounded = embedding.bfloat16().float()
@@ -110,14 +112,14 @@ class PipelineEncoder:
         tokenizer = self._loaded()
         reports = [TokenReport(len(tokenizer(self._read(c)).input_ids), False) for c in captions]
         for caption, report in zip(captions, reports, strict=True):
-            if report.tokens > self._tokens and caption not in self._cut:
+            if report.tokens > self._tokens and hash(caption) not in self._cut:
                 if not self._cut:
                     logger.warning(
                         "a caption of %d tokens is cut to %d: the model reads no more",
                         report.tokens,
                         self._tokens,
                     )
-                self._cut.add(caption)
+                self._cut.add(hash(caption))
         return reports
 
     def notes(self) -> list[str]:

@@ -190,6 +190,8 @@ class PretrainedEncoder:
         """Run one block, filled up to its full shape, and cut what was filled in off again."""
         import torch
 
+        from minimagen.device import exactly
+
         length = min(_round_up(len(tokens[0])), self._positions)
         padding = self._model.config.pad_token_id or 0
         ids = torch.full((self._block_size(), length), padding)
@@ -198,7 +200,7 @@ class PretrainedEncoder:
             ids[row, : len(each)] = torch.tensor(each)
             mask[row, : len(each)] = 1
         mask[len(tokens) :, 0] = 1  # attention over no token at all is undefined
-        with torch.inference_mode():
+        with torch.inference_mode(), exactly(self.device):  # the cache does not know who asked
             output = self._model(ids.to(self.device), attention_mask=mask.to(self.device))
         rows = output.last_hidden_state[: len(tokens)].float().cpu()
         # inference tensors cannot enter autograd, and a view would keep its whole block alive

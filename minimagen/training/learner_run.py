@@ -97,6 +97,7 @@ class LearnerRun:
         if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
             self._sheet_of_average()
         self._begin_clock()
+        begun = self.trainer.step
         self._make_steps()
         (signum,) = self.plan.processes.largest(self.signals.received or 0)
         if signum:
@@ -110,7 +111,8 @@ class LearnerRun:
         self.tracker.log(f"{self.title} ended: validation {valid_loss:.4f}")
         self._save()
         self.trainer.ema.keep()
-        self._conclude()
+        if self.trainer.step > begun or not self.learner.concluded:
+            self._conclude()
         self._sheet()
         self._check_training()
         if self.clock:

@@ -123,6 +123,7 @@ def test_measured_latents_have_mean_0_and_variance_1_and_decode_as_before(kind: 
             for each in batches
         ]
         latents = torch.cat(values).transpose(0, 1).flatten(1)
+        assert autoencoder.encode(images()).isfinite().all()  # also where a channel is constant
         varies = torch.tensor(autoencoder.config.latents_std) > 1e-6
         assert latents.mean(1).abs().max() < 1e-3
         torch.testing.assert_close(
@@ -184,6 +185,12 @@ def test_fsq_codes_and_vectors_are_one_to_one(levels: tuple[int, ...]) -> None:
     inside = ((whole + offset[:, None, None]) / half[:, None, None]).clamp(-0.9999, 0.9999)
     features = torch.atanh(inside) - torch.atanh(offset / half)[:, None, None]
     assert torch.equal(quantiser.chosen(features), codes)
+
+
+def test_codes_of_many_levels_stay_in_range() -> None:
+    quantiser = FiniteScalars((2000,))
+    extreme = torch.tensor([-50.0, 50.0]).reshape(1, 1, 1, 2)
+    assert quantiser.chosen(extreme).flatten().tolist() == [0, 1999]
 
 
 def test_an_odd_side_and_too_many_codes() -> None:

@@ -76,6 +76,8 @@ def test_each_row_is_guided_at_its_own_time():
 def test_guidance_acts_inside_its_interval_only():
     t = torch.tensor([0.0, 0.2, 0.25, 0.5, 0.75, 0.8, 1.0], dtype=torch.float64)
     assert guidance_at(t, 3.0, (0.25, 0.75)).tolist() == [1.0, 1.0, 3.0, 3.0, 3.0, 1.0, 1.0]
+    steps = 1.0 - torch.arange(11, dtype=torch.float64) / 10
+    assert guidance_at(steps, 3.0, (0.0, 0.3)).tolist() == [1.0] * 7 + [3.0] * 4  # t_7 > 0.3
     assert guidance_at(t, 1.0, (0.0, 1.0)).tolist() == [1.0] * 7
     assert guidance_at(t, 0.0, (0.0, 1.0)).tolist() == [0.0] * 7  # the unconditional model
 

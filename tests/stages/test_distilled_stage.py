@@ -121,6 +121,8 @@ def test_it_samples_as_it_learned_and_in_no_other_way():
     assert config.distilled(2).sampling.timesteps == 2
     with pytest.raises(UserError, match="eps output cannot be distilled"):
         DiffusionConfig(unet=UNET, prediction="eps").distilled(4)
+    with pytest.raises(UserError, match="eps output cannot be distilled"):
+        DistilledConfig.read({"unet": UNET, "prediction": "eps", "steps": 4}, "unet_0.json")
 
 
 @pytest.mark.parametrize("weight", ["min_snr", "simple"])

@@ -306,6 +306,13 @@ def test_accumulation_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_locked_tower_keeps_what_a_stage_would_keep() -> None:
+    """Training computes in bfloat16; the embeddings that go into the cache are not rounded so."""
+    exact = make("locked").tokens_of(CAPTIONS)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(make("locked").tokens_of(CAPTIONS)[0], exact)
+
+
 def test_a_locked_tower_reads_the_encoder_that_it_names() -> None:
     embeds, mask = make("locked").tokens_of(CAPTIONS)
     expected = encode_batch(PretrainedEncoder("t5_mini", 24), CAPTIONS)

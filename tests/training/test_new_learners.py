@@ -15,6 +15,7 @@ from minimagen import DataConfig, Imagen, ImagenConfig, TrainingConfig, UserErro
 from minimagen.autoencoders.build import load
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.files import save_folder
+from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.cli.dry_run import Ranks, _column
 from minimagen.cli.next_commands import print_next
 from minimagen.cli.train import entry as train_entry
@@ -227,6 +228,25 @@ def test_a_stage_goes_on_by_steps_again_and_again(tmp_path: Path) -> None:
     for steps in ("3", "4"):
         assert train_entry([*resume, "--STEPS", steps]) == 0
     assert read_parameters(directory.parameters).training.steps == (2, 4)
+
+
+def test_an_autoencoder_is_measured_once_however_often_its_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine it would be another one in the last bits, and not the stage's any more."""
+    directory = run("latent", tmp_path / "run", steps=2)
+    measured: list[str] = []
+    conclude = TrainedAutoencoder.conclude
+
+    def counted(self: TrainedAutoencoder, *batches: Any) -> list[str]:
+        measured.append(self.name)
+        return conclude(self, *batches)
+
+    monkeypatch.setattr(TrainedAutoencoder, "conclude", counted)
+    resume = ["-rd", str(directory.path), "--DEVICE", "cpu"]
+    assert train_entry([*resume, "-ip", "--STEPS", "2,3"]) == 0 and measured == []
+    assert train_entry([*resume, "-o", str(tmp_path / "longer"), "--STEPS", "3,3"]) == 2
+    assert train_entry([*resume, "-ip", "--LEARNERS", "autoencoder_0", "--STEPS", "3"]) == 2
 
 
 def test_a_stage_is_fine_tuned_with_the_autoencoder_of_its_source(tmp_path: Path) -> None:
