@@ -1,7 +1,7 @@
 """Many images, batch by batch: what is asked for, which images share a batch, how each was made."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -59,6 +59,25 @@ def request_of(imagen: Imagen, values: dict[str, Any], first: int = 0) -> Reques
         stage.settings(**each) for stage, each in zip(stages, values["stages"], strict=True)
     )
     return Request(values["text"], values["seed"], own, values["negative"], values["aspect_ratio"])
+
+
+def swept(
+    imagen: Imagen, request: Request, changes: dict[str, Any], cells: Sequence[dict[str, Any]]
+) -> list[Request]:
+    """Return the request of each cell of a sweep: of its own seed and settings, if it has any.
+
+    Args:
+        imagen: The cascade.
+        request: What all have.
+        changes: Its changes to the cascade's settings of sampling.
+        cells: Settings by name, and ``seed``.
+    """
+    requests = []
+    for cell in cells:
+        own = changes | {name: value for name, value in cell.items() if name != "seed"}
+        seed, samplings = int(cell.get("seed", request.seed)), tuple(imagen.samplings(**own))
+        requests.append(replace(request, seed=seed, samplings=samplings))
+    return requests
 
 
 def batches_of(requests: Sequence[Request], size: int) -> Iterator[list[Request]]:

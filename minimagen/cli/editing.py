@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -235,20 +234,17 @@ def _stages_sheet(
     return 0
 
 
-def swept(
+def sheet_of_sweep(
     arguments: argparse.Namespace, imagen: "Imagen", request: "Request"
 ) -> "tuple[list[Request], Sheet]":
     """Return a request for each combination of ``--SWEEP``, and the sheet that shows them."""
     from minimagen.cli.sampling import Sheet
     from minimagen.editing import cells_of, label_of
+    from minimagen.generating import swept
 
     axes = _axes(arguments.SWEEP)
-    changes, cells = options.sampling_changes(arguments), cells_of(axes)
-    requests = []
-    for cell in cells:
-        own = changes | {name: value for name, value in cell.items() if name != "seed"}
-        seed, samplings = int(cell.get("seed", request.seed)), tuple(imagen.samplings(**own))
-        requests.append(replace(request, seed=seed, samplings=samplings))
+    cells = cells_of(axes)
+    requests = swept(imagen, request, options.sampling_changes(arguments), cells)
     labels, columns = tuple(map(label_of, cells)), len([*axes.values()][-1])
     return requests, Sheet(labels=labels, columns=columns)
 

@@ -10,7 +10,7 @@ from minimagen.cli.arguments import Parser, run
 from minimagen.cli.next_commands import typed
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
-from minimagen.storage.card import NO_DATA, NO_FIGURES, OTHER_WEIGHTS, Facts, figures_table
+from minimagen.storage.card import NO_DATA, NO_FIGURES, OTHER_WEIGHTS, Facts
 from minimagen.storage.directory import Choices, TrainingDirectory, read_parameter_values
 from minimagen.storage.files import read_lines
 
@@ -82,7 +82,13 @@ def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> st
 
 def _figures(directory: TrainingDirectory, weights: Choices) -> str:
     """Return the figures as a table, with what they are of; none if of other weights."""
-    from minimagen.evaluation.figures import fits, other_settings, read_record
+    from minimagen.evaluation.figures import (
+        HEADINGS,
+        cells,
+        fits,
+        other_settings,
+        read_record,
+    )
 
     record = read_record(directory.path)
     if record is None or not record.figures:
@@ -95,7 +101,8 @@ def _figures(directory: TrainingDirectory, weights: Choices) -> str:
         f"({record.split}); features of {record.features}"
     )
     said += f"; sampled with {others}." if others else "."
-    return f"{said}\n\n{figures_table(record.model_dump()['figures'])}"
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *cells(record.figures)]
+    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 entry = partial(run, main)

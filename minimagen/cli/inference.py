@@ -184,7 +184,7 @@ def sample(
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
     requests, sheet = requests_of(arguments, imagen, captions), None
     if arguments.SWEEP is not None:
-        requests, sheet = editing.swept(arguments, imagen, requests[0])
+        requests, sheet = editing.sheet_of_sweep(arguments, imagen, requests[0])
     asked = Asked.of(arguments, directory, requests, edit=edit, sheet=sheet)
     return write_images(arguments, imagen, asked, edit=edit)
 

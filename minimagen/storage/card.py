@@ -1,8 +1,7 @@
 """The model card of a published cascade: data, figures with their numbers of samples, limits."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minimagen.config import ImagenConfig
 
@@ -73,16 +72,3 @@ def card(name: str, config: ImagenConfig, parameters: int, facts: Facts) -> str:
         encoder=Path(config.text_encoder_name).name,
         **facts._asdict(),
     )
-
-
-def _cells(row: dict[str, Any]) -> str:
-    unit = f", {row['unit']}" if row["unit"] else ""
-    real = "" if row["real"] is None else row["real"]
-    return f"| {row['group']}: {row['name']}{unit} | {row['value']} | {row['n']} | {real} |"
-
-
-def figures_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Return the figures of an ``evaluation.json`` as a Markdown table."""
-    lines = [_cells(row) for row in rows]
-    head = ["| | generated | n | real images |", "|---|---|---|---|"]
-    return "\n".join([*head, *lines])

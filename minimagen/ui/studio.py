@@ -21,7 +21,7 @@ from minimagen.editing import (
     label_of,
 )
 from minimagen.errors import UserError
-from minimagen.generating import Edit, Generator, Request, batches_of, encoded
+from minimagen.generating import Edit, Generator, Request, batches_of, encoded, swept
 from minimagen.imagen import Imagen
 from minimagen.storage.animation import save_animations, save_strip
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
@@ -134,11 +134,7 @@ class Studio:
         def work(report: Report) -> Result:
             imagen, digest = self.load(form.model)
             (seed,), cells = form.seeds(), cells_of(axes)
-            requests = []
-            for cell in cells:
-                changes = form.changes() | {k: v for k, v in cell.items() if k != "seed"}
-                own = imagen.samplings(**changes)
-                requests.append(form.request(int(cell.get("seed", seed)), own))
+            requests = swept(imagen, form.request(seed, ()), form.changes(), cells)
             result = self._sampled(imagen, digest, requests, report, None)
             sheet = result.paths[0].parents[1] / "sweep.png"
             images = [Image.open(path).convert("RGB") for path in result.paths]

@@ -17,6 +17,7 @@ from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation import measure
 from minimagen.evaluation.features import JudgeFeatures
+from minimagen.evaluation.figures import shown
 from minimagen.evaluation.report import write_report
 from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
@@ -118,7 +119,7 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
     assert "on `mine` (validation)" in card and "timesteps 2, not 1" in card
     (row,) = (row for row in found["figures"] if row["name"] == "Frechet distance")
-    assert f"Frechet distance | {row['value']} | 10 | {row['real']} |" in card
+    assert f"Frechet distance | {shown(row['value'])} |  | {shown(row['real'])} | 10 |" in card
     weights = TrainingDirectory(run).weights("unet_0")
     trained = load_weights(weights)
     next(iter(trained.tensors.values())).add_(1)
