@@ -119,7 +119,8 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
     assert "on `mine` (validation)" in card and "timesteps 2, not 1" in card
     (row,) = (row for row in found["figures"] if row["name"] == "Frechet distance")
-    assert f"Frechet distance | {shown(row['value'])} |  | {shown(row['real'])} | 10 |" in card
+    value, low, high, real = (shown(row[key]) for key in ("value", "low", "high", "real"))
+    assert f"Frechet distance | {value} | {low} to {high} | {real} | 10 |" in card
     weights = TrainingDirectory(run).weights("unet_0")
     trained = load_weights(weights)
     next(iter(trained.tensors.values())).add_(1)
