@@ -2,6 +2,7 @@
 
     python -m benchmarks.page
     python -m benchmarks.page -d training_20261128_120000
+    python -m benchmarks.page --image docs/page.png      only the image of the page in the docs
 
 served       seconds from the command to the first answer
 first_text  seconds from the address to the first text (the browser's `first-contentful-paint`)
@@ -12,6 +13,7 @@ again        the same, the model loaded
 Needs Chromium and the extra ``[ui]`` with Playwright. Each run has its own server and browser.
 """
 
+import os
 import shutil
 import socket
 import subprocess
@@ -27,6 +29,7 @@ from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_case
 
 TINY = ROOT / "tests" / "golden" / "trained"
 STEPS = 50
+CAPTION = "a grinning face, noto style, on a pink background"
 FIRST_TEXT = (
     """() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null"""
 )
@@ -68,17 +71,38 @@ def one_run(root: Path) -> dict[str, float]:
         return found
 
 
+def write_image(path: Path) -> None:
+    """Write what the page looks like after the bundled emoji have made six images."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(where=Path(folder)) as (url, _),
+        visitor() as page,
+    ):
+        page.goto(url)
+        page.get_by_role("button", name="Generate", exact=True).first.wait_for()
+        page.get_by_label("Caption", exact=True).fill(CAPTION)
+        page.get_by_label("Seed").first.fill("0")
+        page.get_by_label("number input for Images").fill("6")
+        page.get_by_role("button", name="Generate", exact=True).first.click()
+        page.get_by_text("6 images, seed 0").locator("visible=true").first.wait_for(timeout=90_000)
+        page.wait_for_timeout(1000)  # until the images are there
+        page.screenshot(path=path)
+
+
 @contextmanager
-def served(root: Path) -> Iterator[tuple[str, float]]:
-    """Serve the page of a folder; yield its address and the seconds until it answered."""
+def served(root: Path | None = None, where: Path = ROOT) -> Iterator[tuple[str, float]]:
+    """Serve the page of a folder, or of what is bundled, from the working directory ``where``.
+
+    Yields its address and the seconds until it answered.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["ui", "--ROOT", str(root), "--PORT", str(port), "--DEVICE", "cpu"]
+    command = [sys.executable, "-m", "minimagen", "ui", "--PORT", str(port), "--DEVICE", "cpu"]
+    command += [] if root is None else ["--ROOT", str(root)]
     begun = time.perf_counter()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "minimagen", *command], cwd=ROOT, stdout=sys.stderr
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(command, cwd=where, env=environment, stdout=sys.stderr)
     try:
         while server.poll() is None:
             with socket.socket() as probe:
@@ -112,7 +136,11 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser = build_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="[5]")
     parser.add_argument("-d", "--directory", type=Path, default=TINY, help="[the tests' cascade]")
+    parser.add_argument("--image", type=Path, help="PNG of the page; nothing is measured")
     arguments = parser.parse_args(argv)
+    if arguments.image is not None:
+        write_image(arguments.image)
+        return []
     if answer(arguments, measure):
         return []
     directory = arguments.directory.absolute()
