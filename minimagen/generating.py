@@ -1,5 +1,6 @@
 """Many images, batch by batch: what is asked for, which images share a batch, how each was made."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -124,7 +125,7 @@ class Edit:
         return {"kind": kind, "strength": self.strength, "resample": self.resample}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Generator:
     """Samples batches of requests.
 
@@ -135,6 +136,7 @@ class Generator:
         weights: Which they are.
         options: Of ``Imagen.sample_batches``.
         edit: The image that is given, if there is one.
+        most: Images that are sampled at once; fewer, once the device had no memory for so many.
     """
 
     imagen: Imagen
@@ -143,6 +145,7 @@ class Generator:
     weights: tuple[Choice, ...]
     options: dict[str, Any]
     edit: Edit | None = None
+    most: int = sys.maxsize
 
     def sample(
         self, batch: Sequence[Request], tokens: int = 0
@@ -156,12 +159,14 @@ class Generator:
             batch: Requests that share what ``Request.shared`` says.
             tokens: At least so many are the captions padded to.
         """
-        try:
-            return self._sample(batch, tokens)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
         half = (len(batch) + 1) // 2
+        if len(batch) <= self.most:
+            try:
+                return self._sample(batch, tokens)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self.most = half
         return [*self.sample(batch[:half], tokens), *self.sample(batch[half:], tokens)]
 
     def _sample(

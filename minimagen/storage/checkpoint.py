@@ -11,6 +11,8 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,13 +51,26 @@ def load_weights(path: Path) -> Checkpoint:
     Raises:
         UserError: If there is no such file, or it is truncated or not safetensors.
     """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Checkpoint(dequantized(tensors), _header(file))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the header of a file of weights; see ``load_weights``."""
+    with _opened(path) as file:
+        return _header(file)
+
+
+def _header(file: Any) -> dict[str, Any]:
+    return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-        return Checkpoint(
-            dequantized(tensors), {key: json.loads(value) for key, value in metadata.items()}
-        )
+            yield file
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (SafetensorError, ValueError, RecursionError, OSError) as error:

@@ -20,7 +20,7 @@ from minimagen.config import (
 )
 from minimagen.errors import UserError
 from minimagen.learner import Learner
-from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights
+from minimagen.storage.checkpoint import checkpoints, load_averages, load_weights, read_header
 from minimagen.storage.directory import (
     Choice,
     Choices,
@@ -254,7 +254,7 @@ def is_finished(directory: TrainingDirectory, name: str) -> bool:
     if elsewhere and not directory.claim(name).exists():
         return True
     i = config.learner_names.index(name)
-    return bool(load_weights(directory.weights(name)).state.get("step") == training.steps_of(i))
+    return bool(read_header(directory.weights(name)).get("step") == training.steps_of(i))
 
 
 def check_finished(directory: TrainingDirectory, name: str) -> None:

@@ -93,11 +93,11 @@ def test_a_batch_that_memory_has_no_place_for_is_sampled_in_parts(
             raise torch.OutOfMemoryError("tried to allocate 80 GiB")
         return whole(imagen, captions, *arguments, **options)
 
-    made = output("-n", "5", "-pr", "fp32")
+    made = output("-n", "10", "-b", "5", "-pr", "fp32")
     monkeypatch.setattr(Imagen, "sample_batches", cramped)
-    assert inference.entry([*QUICK, "-n", "5", "-pr", "fp32", "-o", "small"]) == 0
-    assert sizes == [5, 3, 2, 1, 2]
-    for i in range(5):
+    assert inference.entry([*QUICK, "-n", "10", "-b", "5", "-pr", "fp32", "-o", "small"]) == 0
+    assert sizes == [5, 3, 2, 1, 2, 2, 1, 2]  # it is not tried again
+    for i in range(10):
         paths = [folder / "generated_images" / f"image_{i}.png" for folder in (made, Path("small"))]
         one, other = (np.asarray(Image.open(path)).astype(int) for path in paths)
         assert abs(one - other).max() <= 1
