@@ -14,7 +14,7 @@ from minimagen.config.recipes import Recipe, recipe_for
 from minimagen.storage.directory import Parameters, read_imagen_config
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
-OVERRULED = {"text_encoder": "T5_NAME", "thresholding": "THRESHOLDING"}
+OVERRULED = {"text_encoder": "T5_NAME", "thresholding": "THRESHOLDING", "sampler": "SAMPLER"}
 """Of the recipe's reasons those that a flag makes void: they are not printed then."""
 READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE": "where"}
 

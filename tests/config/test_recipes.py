@@ -51,6 +51,15 @@ def test_more_minutes_give_a_wider_network_and_a_longer_average() -> None:
     assert decays == sorted(set(decays))
 
 
+def test_small_images_are_sampled_with_noise_and_learned_to_the_end() -> None:
+    small, large = (recipe_for(side, None, 20.0) for side in (32, 64))
+    stages = small.stages[0], large.stages[0]
+    assert [stage.sampling.sampler for stage in stages] == ["ddpm", "ddim"]
+    assert [stage.loss.time_shift_at(0.0) for stage in stages] == [40.0, 80.0]
+    assert [stage.loss.time_shift_at(1.0) for stage in stages] == [1.0, 4.0]
+    assert any("ddpm in 32 steps" in reason for _, reason in small.reasons)
+
+
 def test_sides_that_were_not_measured_are_marked() -> None:
     assert not any("untested" in reason for _, reason in recipe_for(64, None, 20.0).reasons)
     assert any("untested" in reason for _, reason in recipe_for(256, None, 20.0).reasons)
