@@ -160,7 +160,9 @@ def upscale(case: Case) -> Row:
     truth = to_model_space(stack_images(samples))
     low_res = resize_clamped(truth, low_size)
     captions = [sample.caption for sample in samples]
-    enlarged = editing.upscale(imagen, captions, to_pil(low_res), seed=0, progress=False)
+    given = to_pil(low_res)
+    low_res = editing.as_tensor(given, low_size)  # as files have it, for both sides
+    enlarged = editing.upscale(imagen, captions, given, seed=0, progress=False)
     made = to_model_space(torch.from_numpy(_pixels(enlarged)).permute(0, 3, 1, 2).to(torch.uint8))
     sides = {"super-resolution": made, "bicubic": resize_clamped(low_res, size)}
     return {
@@ -210,12 +212,14 @@ def cases(what: Sequence[str], given: Path | None, quick: bool) -> Iterator[Case
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measure and print."""
     parser = build_parser(__doc__)
-    parser.add_argument("--what", default=",".join(WHAT), help=f"of {', '.join(WHAT)} [all]")
-    parser.add_argument("-d", "--directory", type=Path, help="[pretrained/emoji]")
+    parser.add_argument("--what", help=f"of {', '.join(WHAT)} [all; with -d all but upscale]")
+    parser.add_argument("-d", "--directory", type=Path, help="[those of pretrained/]")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
-    chosen = cases(arguments.what.split(","), arguments.directory, arguments.quick)
+    what = [name for name in WHAT if name != "upscale" or arguments.directory is None]
+    what = arguments.what.split(",") if arguments.what else what
+    chosen = cases(what, arguments.directory, arguments.quick)
     rows = run_cases("benchmarks.editing", chosen, measure, arguments)
     for row in rows:
         print(row["case"]["what"], {k: v for k, v in row.items() if k not in ("case", "machine")})

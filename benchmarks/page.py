@@ -4,7 +4,7 @@
     python -m benchmarks.page -d training_20261128_120000
     python -m benchmarks.page --image docs/page.png      only the image of the page in the docs
 
-served       seconds from the command to the first answer
+served       seconds from the command to an open port
 first_text  seconds from the address to the first text (the browser's `first-contentful-paint`)
 usable       seconds from the address to a button that can be pressed
 preview      seconds from Generate to the first estimate, in a server that has loaded no model yet
@@ -93,7 +93,7 @@ def write_image(path: Path) -> None:
 def served(root: Path | None = None, where: Path = ROOT) -> Iterator[tuple[str, float]]:
     """Serve the page of a folder, or of what is bundled, from the working directory ``where``.
 
-    Yields its address and the seconds until it answered.
+    Yields its address and the seconds until its port was open.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,7 +114,10 @@ def served(root: Path | None = None, where: Path = ROOT) -> Iterator[tuple[str, 
         yield f"http://127.0.0.1:{port}/", time.perf_counter() - begun
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @contextmanager

@@ -49,8 +49,8 @@ class Options:
         low_res: One image for each caption or for all, [n 3 h w] in [-1, 1]; see ``first``.
         init_images: Images to edit, one for each caption or for all, [n 3 h w] in [-1, 1]: every
             stage begins with them, at its own size.
-        strength: The time in (0, 1] that ``init_images`` are noised to: 1 keeps nothing of them
-            (of the linear schedules a shade: their last level is not pure noise).
+        strength: The time in (0, 1] that ``init_images`` are noised to: 1 keeps nothing of them,
+            except with linear schedules, whose last level still holds a trace of the image.
         mask: [n 1 h w], like ``init_images``: 1 where they are sampled anew, 0 where they are kept.
         resample: How often each step is taken, with a ``mask``.
         negative: What guidance leads away from, instead of from no caption: one caption for all
@@ -128,6 +128,10 @@ class Options:
         if len(each) != count or not all(isinstance(text, str) for text in each):
             raise UserError(f"`negative` is {self.negative!r}; give one caption, or {count}")
         return each[rows]
+
+    def texts(self, captions: Sequence[str]) -> list[str]:
+        """Return all that is encoded for ``captions``."""
+        return [*captions, *(self.negatives(slice(None), len(captions)) or [])]
 
     def report(self, stage: int) -> Callable[[int, int, Tensor], None] | None:
         """Return the callback of a stage; it raises ``Stopped`` where the user's returns True."""

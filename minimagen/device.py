@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minimagen.checked import Precision
 from minimagen.errors import UserError
@@ -78,15 +78,26 @@ def visiting(module: nn.Module, device: torch.device | None) -> Iterator[torch.d
 
 @contextmanager
 def lent(part: Movable, device: torch.device | None, home: torch.device) -> Iterator[None]:
-    """Let ``part`` be on ``device`` inside the ``with``, if one is given, and then at ``home``."""
-    with torch.inference_mode(False):  # what moves in that mode could not be trained any more
-        part.to(device or home)
+    """Let ``part`` be on ``device`` inside the ``with`` and at ``home`` afterwards.
+
+    Where no device is given, it is at ``home`` inside too.
+    """
     try:
+        with torch.inference_mode(False):  # what moves in that mode could not be trained any more
+            part.to(device or home)
         yield
     finally:
-        if device is not None:
+        if device is not None:  # also where there was no memory for all of it
             with torch.inference_mode(False):
                 part.to(home)
+
+
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return ``x`` on ``device``, on CUDA without waiting for the copy.
+
+    On Apple's GPUs a copy that does not wait may read what is freed already (pytorch 139550).
+    """
+    return x.to(device, dtype or x.dtype, non_blocking=device.type == "cuda")
 
 
 def device_name(device: torch.device) -> str:

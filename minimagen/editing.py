@@ -27,7 +27,8 @@ from minimagen.images import resize_clamped, to_model_space, to_pil
 
 LARGEST = 4096  # px: the longer side of an image to edit
 EVEN = 2.0  # of the median: a step between frames that is no jump
-Images = Sequence[Image.Image]
+Images = Image.Image | Sequence[Image.Image]
+"""One image, or several."""
 
 
 def image_to_image(
@@ -197,7 +198,7 @@ def sweep(
         axes: Values of settings by name, of sampling settings, or of ``seed``.
         settings: What all have; without a ``seed`` they have the same fresh one.
     """
-    if not {"seed", "seeds"} & {*settings, *axes}:
+    if settings.get("seed") is None and not {"seeds"} & {*settings}:
         (settings["seed"],) = seeds_of(None, None, 1)
     return [(cell, imagen.sample(caption, **{**settings, **cell})) for cell in cells_of(axes)]
 
@@ -212,13 +213,13 @@ def label_of(cell: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in cell.items())
 
 
-def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[Images]:
+def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[list[Image.Image]]:
     """Return the images of every stage, those of the first one enlarged by interpolation beside."""
     seeds = seeds_of(settings.pop("seed", 0), None, len(captions))
     options = Options.taken_from(settings)
     stages = imagen.sample_stages(captions, imagen.samplings(**settings), seeds, **options)
     if not captions:
-        return [*stages]
+        return stages
     size = stages[-1][0].size
     bicubic = [image.resize(size, Image.Resampling.BICUBIC) for image in stages[0]]
     return [stages[0], bicubic, *stages[1:]] if len(stages) > 1 else [*stages]
@@ -259,7 +260,7 @@ def listed(images: Any) -> list[Image.Image]:
             raise UserError(f"an image is a {type(image).__name__}; give a PIL image")
         if not 0 < min(image.size) <= max(image.size) <= LARGEST:
             raise UserError(
-                f"the image is {image.width} x {image.height} pixels; give one of at most {LARGEST}"
+                f"the image is {image.width} x {image.height} pixels; give one of 1 to {LARGEST}"
             )
     return each
 

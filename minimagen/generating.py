@@ -136,7 +136,8 @@ class Generator:
         weights: Which they are.
         options: Of ``Imagen.sample_batches``.
         edit: The image that is given, if there is one.
-        most: Images that are sampled at once; fewer, once the device had no memory for so many.
+        too_many: Of the sizes of batches that the device had no memory for, the least: they are
+            not tried again. Smaller ones are sampled as in a run that begins with them.
     """
 
     imagen: Imagen
@@ -145,7 +146,7 @@ class Generator:
     weights: tuple[Choice, ...]
     options: dict[str, Any]
     edit: Edit | None = None
-    most: int = sys.maxsize
+    too_many: int = sys.maxsize
 
     def sample(
         self, batch: Sequence[Request], tokens: int = 0
@@ -160,13 +161,13 @@ class Generator:
             tokens: At least so many are the captions padded to.
         """
         half = (len(batch) + 1) // 2
-        if len(batch) <= self.most:
+        if len(batch) < self.too_many:
             try:
                 return self._sample(batch, tokens)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
-                self.most = half
+                self.too_many = len(batch)
         return [*self.sample(batch[:half], tokens), *self.sample(batch[half:], tokens)]
 
     def _sample(

@@ -11,7 +11,6 @@ a small image from the text, and super-resolution models, which see it noised a 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -31,10 +30,10 @@ from minimagen.arguments import (
 )
 from minimagen.config import ImagenConfig
 from minimagen.config.cascade_sizes import sizes_of_ratio
-from minimagen.device import autocast, lent, visiting
+from minimagen.device import autocast, visiting
 from minimagen.images import to_pil
 from minimagen.stages.build import build_parts
-from minimagen.stages.stage import Condition, Stage, encode_own, settings_of
+from minimagen.stages.stage import Condition, Stage, encoder_for, settings_of
 from minimagen.storage.pretrained import Identified, PartIdentity
 from minimagen.storage.sharing import Shared
 from minimagen.text.encoding import TextEncoder, encode_batch
@@ -74,13 +73,13 @@ class Imagen(Shared):
         """
         how = Options(**options).of_images(len(captions))
         sizes = sizes_of_ratio(self.config, how.aspect_ratio)
+        own, texts = how.encoder or self.text_encoder, how.texts(captions)
+        encoder = encoder_for(own, texts, self.stages, how.visited, self.device)
         for start in range(0, len(captions), how.batch_size):
             rows = slice(start, start + how.batch_size)
-            encoder, against = how.encoder or self.text_encoder, how.negatives(rows, len(captions))
-            with lent(encoder, how.visited, self.device):
-                encode_own(self.stages, encoder)
-                text = encode_batch(encoder, captions[rows], how.tokens)
-                negative = None if against is None else encode_batch(encoder, against)
+            text = encode_batch(encoder, captions[rows], how.tokens)
+            against = how.negatives(rows, len(captions))
+            negative = None if against is None else encode_batch(encoder, against)
             images = [] if how.low_res is None else [how.low_res[rows]]
             for i, sampling in enumerate(samplings, how.first):
                 with visiting(self.stages[i], how.visited) as here, autocast(here, how.precision):
@@ -101,7 +100,7 @@ class Imagen(Shared):
     ) -> list[list[Image.Image]]:
         """Return the images of every stage; the arguments are those of ``sample_batches``."""
         batches = self.sample_batches(captions, samplings, seeds, **options)
-        return [[*chain(*map(to_pil, stage))] for stage in zip(*batches, strict=True)]
+        return [[i for part in stage for i in to_pil(part)] for stage in zip(*batches, strict=True)]
 
     def sample(
         self,

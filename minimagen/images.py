@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.config.sizes import Size, scaled
+from minimagen.device import to_device
 
 
 class LearnerSizes(NamedTuple):
@@ -77,7 +78,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on ``device``; from pinned memory the copy is asynchronous."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.captions)
+        return self._map(lambda tensor: to_device(tensor, device), self.captions)
 
     def pin_memory(self) -> "Batch":
         """Return the same batch in page-locked memory, from where a GPU copies by itself."""

@@ -99,6 +99,9 @@ class Learner(nn.Module, ABC):
         """Return whether it has measured itself, so that others depend on what it found."""
         return False
 
+    def forget(self) -> None:
+        """Forget what it has measured: it is to be trained further."""
+
     def error_ratio(self, batch: Batch, draws: Draws) -> float | None:
         """Return how wrong its estimates of ``batch`` are, beside the images that it enlarges.
 

@@ -79,6 +79,38 @@ def test_what_is_not_masked_is_kept_to_the_bit(imagen: Imagen, image: Image.Imag
     assert (before[where] != after[where]).mean() > 0.5
 
 
+def test_every_estimate_of_an_inpainted_image_has_what_is_known(
+    imagen: Imagen, image: Image.Image
+) -> None:
+    """So that what is new fits it; and each of the three steps is taken twice."""
+    mask, seen, calls = Image.new("L", (32, 32)), [], []
+    mask.paste(255, (16, 0, 32, 32))
+    hook = imagen.stages[1].unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    settings = QUICK | {"guidance_scale": 1.0, "resample": 2, "seed": 3}
+    editing.inpaint(
+        imagen, "a star", image, mask, **settings,
+        callback=lambda stage, i, n, x: seen.append(x) if stage else None,
+    )  # fmt: skip
+    hook.remove()
+    known = editing.as_tensor(image, (32, 32))[..., :16]
+    assert len(calls) == 6 and seen
+    assert all(torch.equal(x[..., :16].float(), known) for x in seen)
+
+
+def test_each_image_of_many_begins_with_its_own(imagen: Imagen, image: Image.Image) -> None:
+    given, settings = [image, Image.new("RGB", image.size, "white")], QUICK | {"seeds": [1, 2]}
+    captions = ["a", "b"]
+    whole, split = (
+        editing.image_to_image(imagen, captions, given, 0.02, batch_size=n, **settings)
+        for n in (2, 1)
+    )
+    assert max(map(difference, whole, split)) < 1
+    settings |= {"negative": ["a ring", "a blue star"], "guidance_scale": 4.0}
+    whole, split = (imagen.sample(captions, batch_size=n, **settings) for n in (2, 1))
+    assert max(map(difference, whole, split)) < 1
+    assert difference(whole[0], whole[1]) > 2
+
+
 def test_a_pixel_is_kept_at_a_smaller_size_only_where_all_it_covers_is_kept() -> None:
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 3, 5] = 1.0
@@ -222,6 +254,13 @@ class Jumps:
         self.sampled += shares
         grey = [round(255 * min(1.0, max(0.0, 100 * (share - 0.7)))) for share in shares]
         return [Image.new("RGB", (2, 2), (g, g, g)) for g in grey]
+
+
+def test_noise_near_the_first_seed_is_like_its_noise() -> None:
+    shape = (9999,)
+    near = BetweenSeeds(3, 8, 5, [1], 0)("start", shape)[0]
+    first, last = SeededNoise((3, 8), 0)("start", shape)
+    assert float((near * first).mean()) > 2 * float((near * last).mean())
 
 
 def test_frames_between_captions_go_where_the_image_changes() -> None:

@@ -191,10 +191,10 @@ def test_one_stage_on_the_device_at_a_time_samples_the_same(imagen):
 def test_dropout_is_off_while_it_samples_and_modes_stay_as_they_were(text_encoder, wake):
     stages = [{"unet": UNET | {"dropout": 0.5}, "sampling": SAMPLING}]
     imagen = wake(Imagen(ImagenConfig(image_sizes=[8], stages=stages), text_encoder)).train()
-    imagen.stages[0].unet.eval()
+    frozen = imagen.stages[0].unet.conv_out.eval()
     one, again = (pixels(imagen.sample(CAPTIONS[:2], seed=1)) for _ in range(2))
     assert (one == again).all()
-    assert imagen.stages[0].training and not imagen.stages[0].unet.training
+    assert imagen.stages[0].unet.training and not frozen.training
 
 
 def test_what_sampled_on_another_device_can_be_trained_afterwards(imagen):
@@ -212,11 +212,26 @@ def test_what_sampled_on_another_device_can_be_trained_afterwards(imagen):
     part(torch.ones(1, 2)).sum().backward()
 
 
+def test_what_finds_no_place_on_a_device_comes_home_whole():
+    class Large(torch.nn.Linear):
+        places = []
+
+        def to(self, device):
+            self.places.append(str(device))
+            if device == torch.device("cpu", 0):
+                raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    part = Large(2, 2).train()
+    with pytest.raises(torch.OutOfMemoryError), visiting(part, torch.device("cpu", 0)):
+        raise AssertionError("it is not there")
+    assert Large.places == ["cpu:0", "cpu"] and part.training
+
+
 def test_the_text_encoder_is_on_the_device_only_while_it_encodes(imagen, monkeypatch):
     moves = []
     monkeypatch.setattr(imagen.text_encoder, "to", lambda device: moves.append(str(device)))
     imagen.sample(CAPTIONS[:2], seed=0, device=torch.device("cpu", 0), batch_size=1)
-    assert moves == ["cpu:0", "cpu"] * 2
+    assert moves == ["cpu:0", "cpu"]  # once for all batches
 
 
 def test_seeds_of_numpy_are_those_of_python(imagen):

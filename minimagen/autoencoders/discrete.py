@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
-from minimagen.device import exactly
+from minimagen.device import exactly, to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import Decoder, Encoder
@@ -115,7 +115,7 @@ class GumbelSoftmax(Quantiser):
         0 to ``kl_weight`` in the first half.
         """
         logits = in_float32(features)
-        numbers = draws.normal("gumbel", logits.shape[1:]).to(logits, non_blocking=True)
+        numbers = to_device(draws.normal("gumbel", logits.shape[1:]), logits.device, logits.dtype)
         uniform = torch.special.ndtr(numbers).clamp(1e-6, 1.0 - 1e-6)
         first, last = self.config.temperatures
         temperature = first ** (1.0 - draws.progress) * last**draws.progress

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.device import to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import AutoencoderKL
@@ -25,7 +26,7 @@ class KLAutoencoder(TrainedAutoencoder):
         """
         images = to_model_space(batch.images)
         mean, log_variance = map(in_float32, self.network.encode(images))
-        eps = draws.normal("posterior", mean.shape[1:]).to(mean, non_blocking=True)
+        eps = to_device(draws.normal("posterior", mean.shape[1:]), mean.device, mean.dtype)
         decoded = self.network.decode(mean + (log_variance / 2).exp() * eps)
         error = laplacian_error(decoded, images, self.config.pyramid_levels)
         divergence = (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).sum(1) / 2
@@ -40,7 +41,7 @@ class KLAutoencoder(TrainedAutoencoder):
         """Return scaled latents: the mean, or with ``draws`` a sample."""
         mean, std = moments.chunk(2, dim=1)
         if draws is not None:
-            eps = draws.normal("posterior", mean.shape[1:]).to(mean, non_blocking=True)
+            eps = to_device(draws.normal("posterior", mean.shape[1:]), mean.device, mean.dtype)
             mean = mean + std * eps
         return self.scaled(mean)
 

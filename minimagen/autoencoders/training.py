@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.device import to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, psnr, to_model_space
 from minimagen.learner import ParameterGroups, Unread, weights_in
@@ -33,7 +34,7 @@ def laplacian_error(images: Tensor, others: Tensor, levels: int) -> Tensor:
 
 
 MEASURED = 2048  # images of the training whose latents are measured
-LEAST_STD = 1e-6  # of a channel: latents are divided by it
+LEAST_STD = 1e-6  # of a channel that says something
 ENCODES = {
     "kind", "levels", "scaling_factor", "shift_factor", "latents_mean", "latents_std"
 }  # fmt: skip
@@ -110,6 +111,10 @@ class TrainedAutoencoder(Part):
         """Return whether its latents are measured: stages are trained with these numbers."""
         return self.config.latents_mean is not None
 
+    def forget(self) -> None:
+        """Forget how its latents vary."""
+        self.config = self.config.unmeasured()
+
     @torch.inference_mode()
     def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
         """Measure each channel of the latents of training; say how good reconstructions are."""
@@ -122,7 +127,8 @@ class TrainedAutoencoder(Part):
                 break
         values = torch.cat(latents, dim=1)
         mean, std = values.mean(1).tolist(), values.std(1).tolist()
-        self.config = self.config.measured(mean, [max(each, LEAST_STD) for each in std])
+        varying = [1.0 if each < LEAST_STD else each for each in std]
+        self.config = self.config.measured(mean, varying)
         constant = [str(i) for i, each in enumerate(std) if each < LEAST_STD]
         notes = [f"{self.name}: channels {', '.join(constant)} of the latents are constant: they "
                  "carry nothing"] if constant else []  # fmt: skip
@@ -151,5 +157,6 @@ class TrainedAutoencoder(Part):
             return like.new_tensor(config.shift_factor or 0.0), like.new_tensor(
                 config.scaling_factor
             )
-        mean, std = like.new_tensor(config.latents_mean), like.new_tensor(config.latents_std)
-        return mean[:, None, None], config.scaling_factor / std[:, None, None]
+        measured = torch.tensor([config.latents_mean, config.latents_std])[..., None, None]
+        mean, std = to_device(measured, like.device, like.dtype)
+        return mean, config.scaling_factor / std

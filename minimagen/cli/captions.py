@@ -117,7 +117,10 @@ def _of_lines(path: Path) -> Iterator[Caption]:
 def _of_rows(path: Path) -> Iterator[Caption]:
     from minimagen.data.sources.table import csv_rows, read_table  # pyarrow takes its time
 
-    strict = {".csv": partial(csv_rows, strict=True)}  # a quote that is not closed is a mistake
+    strict = {  # a quote that is not closed is a mistake
+        ".csv": partial(csv_rows, strict=True),
+        ".tsv": partial(csv_rows, delimiters="\t", strict=True),
+    }
     for where, row in read_table(path, strict.get(path.suffix.lower())):
         named = [key for key in row if str(key).lower() in CAPTION_COLUMNS]
         if len(named) != 1:

@@ -14,7 +14,11 @@ from minimagen.config.recipes import Recipe, recipe_for
 from minimagen.storage.directory import Parameters, read_imagen_config
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
-OVERRULED = {"text_encoder": "T5_NAME", "thresholding": "THRESHOLDING", "sampler": "SAMPLER"}
+OVERRULED = {
+    "text_encoder": ("T5_NAME",),
+    "thresholding": ("THRESHOLDING",),
+    "sampler": ("SAMPLER", "TIMESTEPS"),
+}
 """Of the recipe's reasons those that a flag makes void: they are not printed then."""
 READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE": "where"}
 
@@ -36,7 +40,7 @@ def follow_recipe(settings: Settings, arguments: argparse.Namespace) -> None:
         settings.set(("training", "minutes"), MINUTES, "recipe")
     if os.environ.get("RANK", "0") == "0":
         for name, reason in recipe.reasons:
-            if name not in OVERRULED or not is_given(arguments, OVERRULED[name]):
+            if not any(is_given(arguments, flag) for flag in OVERRULED.get(name, ())):
                 print(f"recipe: {with_flags(reason)}")
 
 

@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -337,4 +337,20 @@ def _buckets(parameters: Parameters) -> tuple[Size, ...]:
     return sizes
 
 
-entry = partial(run, main)
+def entry(argv: Sequence[str] | None = None) -> int:
+    """Run ``train.py``; one of several processes that fails leaves at once.
+
+    Ending the process group would wait for others, which wait for this one.
+    """
+    several, code = int(os.environ.get("WORLD_SIZE", "1")) > 1, 1
+    try:
+        code = run(main, argv)
+    except Exception:
+        if not several:
+            raise
+        traceback.print_exc()
+    if several and code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -210,7 +210,7 @@ def _reasons(
     gray = "static thresholding: dynamic thresholding grays the white of small images"
     yield "thresholding", f"{gray} (`thresholding`)"
     sampling = _sampling(sizes[0])
-    noisy = sampling.sampler == "ddpm"
-    how = "noise in every step smooths small images" if noisy else "enough where nothing is random"
+    smooth = "noise in every step smooths small images"
+    why = smooth if sampling.sampler == "ddpm" else "it needs the fewest calls"
     steps = f"sampled by {sampling.sampler} in {sampling.timesteps} steps"
-    yield "sampler", f"{steps}: {how} (`sampler`, `timesteps`)"
+    yield "sampler", f"{steps}: {why} (`sampler`, `timesteps`)"

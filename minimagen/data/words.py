@@ -16,8 +16,8 @@ WORD = re.compile(r"[^\W\d_]+")
 SHOWN = 8  # unknown words, the most frequent first
 SECONDS = 1.0  # for the captions at the start of a training
 BETTER = (
-    "it has to spell them, which a network learns slowly: `t5_name` minilm_mini (bundled), minilm "
-    "or t5_base knows more words"
+    "it has to spell them, which a network learns slowly: `text_encoder` minilm_mini (bundled), "
+    "minilm or t5_base knows more words"
 )
 
 

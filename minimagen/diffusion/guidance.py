@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from minimagen.config import Thresholding
+from minimagen.device import to_device
 from minimagen.diffusion.samplers import Denoiser
 
 ROUNDING = 1e-9  # of times: 7 of 10 steps end at 0.30000000000000004
@@ -27,7 +28,8 @@ def guided(denoise: Denoiser, guidance_scale: float, interval: tuple[float, floa
         if bool((scale == 1.0).all()):
             return denoise(x_t, t)
         cond, uncond = denoise(torch.cat([x_t, x_t]), torch.cat([t, t])).chunk(2)
-        return torch.lerp(uncond, cond, scale.to(cond).reshape(-1, *[1] * (cond.ndim - 1)))
+        weight = to_device(scale, cond.device, cond.dtype).reshape(-1, *[1] * (cond.ndim - 1))
+        return torch.lerp(uncond, cond, weight)
 
     return guide
 

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from minimagen.device import to_device
+
 LOG_SNR_LIMIT = 20.0
 BETA_MIN, BETA_MAX = 0.1, 20.0  # DDPM's 1e-4 ... 0.02 over 1000 steps, per unit of time
 
@@ -30,9 +32,8 @@ class Level(NamedTuple):
 
     def like(self, x: Tensor) -> "Level":
         """Return levels [b] shaped [b 1 ... 1] to multiply ``x`` [b ...], where and as it is."""
-        return self.map(
-            lambda each: each.reshape(-1, *[1] * (x.ndim - 1)).to(x, non_blocking=x.is_cuda)
-        )
+        rows = self.map(lambda each: each.reshape(-1, *[1] * (x.ndim - 1)))
+        return rows.map(lambda each: to_device(each, x.device, x.dtype))
 
 
 class Schedule(Protocol):

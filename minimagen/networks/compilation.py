@@ -31,6 +31,7 @@ def in_training(function: Callable[P, Tensor], compiled: bool) -> Callable[P, Te
 def _compiled(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     compiled = torch.compile(function, dynamic=False)
     torch._dynamo.config.recompile_limit = MOST_SHAPES
+    torch._dynamo.config.optimize_ddp = False  # blocks are small; it would cut them into pieces
     return compiled
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.config import DiffusersConfig, Size
+from minimagen.device import to_device
 from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.discrete import Discrete, timesteps_of
 from minimagen.diffusion.schedule import Level, Schedule
@@ -105,7 +106,7 @@ class DiffusersStage(DiffusionStage):
     ) -> NoisedImages:
         """Return images enlarged as IF II does, and only then noised."""
         enlarged = F.interpolate(images, size, mode="bilinear", align_corners=True)
-        numbers = noise(enlarged.shape[1:]).to(self.device, non_blocking=True)
+        numbers = to_device(noise(enlarged.shape[1:]), self.device)
         return augment(enlarged, aug_level, numbers, self.aug_schedule)
 
     def _output(

@@ -13,7 +13,7 @@ from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import DiffusionConfig, LossConfig, SamplingConfig, Size
-from minimagen.device import exactly
+from minimagen.device import exactly, to_device
 from minimagen.diffusion.augmentation import NoisedImages, augment
 from minimagen.diffusion.guidance import Overshoot, guided, thresholded
 from minimagen.diffusion.inpainting import Resampled, inpainted
@@ -124,10 +124,10 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         loss = self.config.loss
         shift = loss.time_shift_at(draws.progress)
         t = training_times(draws.stratified("time"), shift, loss.times)
-        level = self.schedule.level(t.to(self.device, torch.float32, non_blocking=True))
-        eps = draws.normal("noise", x_0.shape[1:]).to(self.device, non_blocking=True)
+        level = self.schedule.level(to_device(t, self.device, torch.float32))
+        eps = to_device(draws.normal("noise", x_0.shape[1:]), self.device)
         drop = draws.uniform("drop") < self.config.cond_drop_prob
-        drop = drop.to(self.device, non_blocking=True)
+        drop = to_device(drop, self.device)
         x_t = add_noise(x_0, eps, level.like(x_0))
         context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
         output = self._output(x_t, level, context, low_res)
@@ -171,7 +171,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         if part and part != size_of(small):
             images, small = crop_together(images, small, part, draws)
         aug_level = draws.uniform("aug_level") * aug_level_max
-        aug_level = aug_level.to(self.device, torch.float32, non_blocking=True)
+        aug_level = to_device(aug_level, self.device, torch.float32)
         noise = partial(draws.normal, "aug_noise")
         x_0 = self._encoded(images, None, draws)
         return x_0, self._noised_low_res(small, aug_level, noise, size_of(x_0))
@@ -180,7 +180,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         self, images: Tensor, aug_level: Tensor, noise: NoiseOf, size: Size
     ) -> NoisedImages:
         """Return images of the stage before, noised at the times ``aug_level`` and enlarged."""
-        numbers = noise(images.shape[1:]).to(self.device, non_blocking=True)
+        numbers = to_device(noise(images.shape[1:]), self.device)
         return augment(images, aug_level, numbers, self.aug_schedule).enlarged(size)
 
     @torch.no_grad()
@@ -328,7 +328,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             count = len(x_t)
-            level = self.schedule.level(t).map(lambda each: each.to(x_t, non_blocking=True))
+            level = self.schedule.level(t).map(lambda each: to_device(each, x_t.device, x_t.dtype))
             known = None if low_res is None else low_res.rows(count)
             output = self._output(x_t, level, context.rows(count), known)
             return to_x_0(self.config.prediction, output, x_t, level.like(x_t))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.config import DistilledConfig, LossConfig, Size
+from minimagen.device import to_device
 from minimagen.diffusion.distillation import taught_x_0
 from minimagen.diffusion.prediction import add_noise, to_eps
 from minimagen.diffusion.schedule import level_at
@@ -64,7 +65,7 @@ class DistilledStage(DiffusionStage):
         x_0, low_res = self._example(batch, draws)
         step = (draws.stratified("time") * self.steps).floor()
         t, s = 1.0 - step / self.steps, 1.0 - (step + 1.0) / self.steps
-        eps = draws.normal("noise", x_0.shape[1:]).to(self.device, non_blocking=True)
+        eps = to_device(draws.normal("noise", x_0.shape[1:]), self.device)
         level = level_at(self.schedule, t).like(x_0)
         x_t = add_noise(x_0, eps, level)
         text = (batch.text_embeds, batch.text_mask)
@@ -75,6 +76,6 @@ class DistilledStage(DiffusionStage):
             x_0_hat = taught_x_0(denoise, x_t, t, s, small_steps, self.schedule)
         context = self.unet.encode_text(*text, torch.zeros_like(batch.text_mask[:, 0]))
         eps_hat = to_eps("x_0", x_0_hat, x_t, level)
-        rows = self.schedule.level(t).map(lambda each: each.to(x_0, non_blocking=True))
+        rows = self.schedule.level(t).map(lambda each: to_device(each, x_0.device, x_0.dtype))
         output = self._output(x_t, rows, context, low_res)
         return self._weighted_error(output, x_0_hat, eps_hat, rows, LOSS)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, Size
+from minimagen.device import lent
 from minimagen.draws import Noise
 from minimagen.given import Given
 from minimagen.learner import CaptionReader
 from minimagen.storage.pretrained import Identified, Identity, Named
-from minimagen.text.encoding import TextEncoding, padded
+from minimagen.text.encoded import EncodedCaptions
+from minimagen.text.encoding import TextEncoder, TextEncoding, padded
 
 Sampling = TypeVar("Sampling")
 """The sampling settings of a kind of stage."""
@@ -137,6 +139,22 @@ def encode_own(stages: Sequence[Stage[Any]], encoder: CaptionReader) -> None:
     """Let each stage encode what it needs beside the captions, such as the empty one."""
     for stage in stages:
         stage.encode_own(encoder)
+
+
+def encoder_for(
+    encoder: TextEncoder,
+    captions: Sequence[str],
+    stages: Sequence[Stage[Any]],
+    device: torch.device | None,
+    home: torch.device,
+) -> TextEncoder:
+    """Return what encodes ``captions``: the encoder, at ``home``, or what it made on ``device``.
+
+    A device that stages visit one at a time has no place for an encoder beside them.
+    """
+    with lent(encoder, device, home):
+        encode_own(stages, encoder)
+        return encoder if device is None else EncodedCaptions(encoder, captions)
 
 
 def settings_of(stages: Sequence[Stage[Any]], changes: Mapping[str, Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.config import Size, TokenConfig, TokenSamplingConfig
-from minimagen.device import exactly, widest_float
+from minimagen.device import exactly, to_device, widest_float
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
 from minimagen.images import Batch, in_float32, to_model_space
@@ -90,13 +90,13 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         seen, shape = codes, codes.shape[1:]
         if self.training and self.config.token_drop_prob:
             share, random = (
-                torch.special.ndtr(draws.normal(name, shape)).to(self.device, non_blocking=True)
+                to_device(torch.special.ndtr(draws.normal(name, shape)), self.device)
                 for name in ("replaced", "replacement")
             )
             other = (random * self.autoencoder.codes).long().clamp(max=self.autoencoder.codes - 1)
             seen = torch.where(share < self.config.token_drop_prob, other, codes)
         drop = draws.uniform("drop") < self.config.cond_drop_prob
-        drop = drop.to(self.device, non_blocking=True)
+        drop = to_device(drop, self.device)
         prefix = self.gpt.prefix(batch.text_embeds, batch.text_mask, drop)
         logits = rearrange(in_float32(self.gpt(prefix, seen)), "b m k -> b k m")
         return F.cross_entropy(logits, codes, reduction="none").mean(1)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     Raises:
         UserError: If it cannot be written (disk full, no permission).
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
+    own = f"{os.getpid()}.{secrets.token_hex(4)}."  # on another machine the number may be the same
+    part = path.with_name(f"{path.name}.{own if shared else ''}part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minimagen.config import ClipConfig
+from minimagen.device import to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, to_model_space
 from minimagen.jitter import jittered
@@ -106,7 +107,7 @@ class Clip(Part):
             seen = jittered(seen, draws, self.config.jitter)
         images, texts = self.of_images(seen), self.of_captions(self._asked(batch, draws))
         hashes = [int.from_bytes(hash_of(text)[:7], "little") for text in batch.captions]
-        keys = torch.tensor(hashes).to(images.device, non_blocking=True)
+        keys = to_device(torch.tensor(hashes), images.device)
         every = (images, texts, keys)
         if self.training:
             every = (gathered(images), gathered(texts), gathered(keys))
@@ -164,7 +165,7 @@ class Clip(Part):
         lengths = torch.tensor([len(each) for each in cut])
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
         device = self.log_scale.device
-        return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+        return to_device(ids, device), to_device(mask, device)
 
 
 def _unit(vectors: Tensor, dtype: torch.dtype) -> Tensor:

@@ -97,7 +97,9 @@ class LearnerRun:
         if self.trainer.step == 0 or self.clock:  # the clock learns how long a sheet takes
             self._sheet_of_average()
         self._begin_clock()
-        begun = self.trainer.step
+        if self.learner.concluded and self.trainer.step < self.trainer.total_steps:
+            self.learner.forget()
+            self.keeper.record_part(self.index)
         self._make_steps()
         (signum,) = self.plan.processes.largest(self.signals.received or 0)
         if signum:
@@ -111,7 +113,7 @@ class LearnerRun:
         self.tracker.log(f"{self.title} ended: validation {valid_loss:.4f}")
         self._save()
         self.trainer.ema.keep()
-        if self.trainer.step > begun or not self.learner.concluded:
+        if not self.learner.concluded:
             self._conclude()
         self._sheet()
         self._check_training()

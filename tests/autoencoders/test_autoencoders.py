@@ -124,7 +124,7 @@ def test_measured_latents_have_mean_0_and_variance_1_and_decode_as_before(kind: 
         ]
         latents = torch.cat(values).transpose(0, 1).flatten(1)
         assert autoencoder.encode(images()).isfinite().all()  # also where a channel is constant
-        varies = torch.tensor(autoencoder.config.latents_std) > 1e-6
+        varies = torch.tensor(autoencoder.config.latents_std) != 1.0  # those that are constant
         assert latents.mean(1).abs().max() < 1e-3
         torch.testing.assert_close(
             latents.std(1)[varies], torch.ones(int(varies.sum())), rtol=0, atol=1e-3
@@ -185,6 +185,17 @@ def test_fsq_codes_and_vectors_are_one_to_one(levels: tuple[int, ...]) -> None:
     inside = ((whole + offset[:, None, None]) / half[:, None, None]).clamp(-0.9999, 0.9999)
     features = torch.atanh(inside) - torch.atanh(offset / half)[:, None, None]
     assert torch.equal(quantiser.chosen(features), codes)
+
+
+def test_a_stage_trains_on_drawn_latents_of_kl() -> None:
+    autoencoder, draws = make("kl").eval(), Draws(0, "unet_0", 0, 4)
+    with torch.no_grad():
+        moments = autoencoder.moments(images())
+        mean, std = moments.chunk(2, 1)
+        eps = draws.normal("posterior", mean.shape[1:])
+        drawn = autoencoder.scaled(mean + std * eps)
+        torch.testing.assert_close(autoencoder.sampled(moments, draws), drawn)
+        assert not torch.allclose(autoencoder.sampled(moments, None), drawn)
 
 
 def test_codes_of_many_levels_stay_in_range() -> None:

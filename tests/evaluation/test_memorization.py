@@ -1,10 +1,12 @@
 """Copies of training images are found, and images that are merely alike are not."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from minimagen.data.loading.reading import stack_images
 from minimagen.draws import generator
-from minimagen.evaluation.features import Features
+from minimagen.evaluation.features import Features, JudgeFeatures
 from minimagen.evaluation.measure import Measurement
 from minimagen.evaluation.memorization import find_copies, nearest, pair_sheet, small_pixels
 from minimagen.evaluation.sets import Sets
@@ -85,9 +87,6 @@ def test_a_run_that_learned_eight_images_by_heart_is_reported_and_a_healthy_one_
 
 def test_real_images_of_other_captions_are_healthy_in_every_figure() -> None:
     """Held-out renders stand for a perfect cascade: at the floor, sensitive, no copies."""
-    from minimagen.data.loading.reading import stack_images
-    from minimagen.evaluation.features import JudgeFeatures
-
     held_out = list(ShapesDataset("heldout", "simple", 32, seed=1, epoch_size=COUNT))
     training = list(ShapesDataset("train", "simple", 32, seed=0, epoch_size=200))
     sets = Sets("shapes", "heldout", held_out, training)
@@ -101,3 +100,21 @@ def test_real_images_of_other_captions_are_healthy_in_every_figure() -> None:
     shuffled = figures["nearer, shuffled captions"]
     assert shuffled.low is not None and shuffled.high is not None
     assert shuffled.low < 50 < shuffled.high
+    one = made[:1].expand(COUNT, -1, -1, -1)  # the same image for every caption
+    alike = Measurement(sets, JudgeFeatures("simple"), one, one)
+    figures = {f.name: f for f in alike.distances()}
+    frechet = figures["Frechet distance"]
+    assert frechet.real is not None and frechet.value > frechet.real
+    assert figures["precision"].value == 100 and figures["recall"].value < 50
+
+
+def test_labels_are_those_of_the_nearest_real_images() -> None:
+    def flat(value: int, label: str, count: int) -> list[Sample]:
+        return [Sample(np.full((32, 32, 3), value, np.uint8), label)] * count
+
+    held_out = flat(0, "a", 2) + flat(255, "b", 2)
+    sets = Sets("mine", "validation", held_out, flat(0, "a", 8) + flat(255, "b", 8))
+    made = stack_images(held_out)
+    for images_, share in ((made, 100), (made.flip(0), 0)):
+        (figure, *_) = Measurement(sets, Pixels(), images_, images_).labels()
+        assert figure.value == share

@@ -203,6 +203,14 @@ def test_no_parameter_is_left_out_whatever_captions_are_dropped(shape, dropped):
     assert [n for n, p in unet.named_parameters() if p.grad is None] == []
 
 
+def test_dropout_acts_in_training_alone(wake):
+    unet = wake(fresh({"dropout": 0.5}))
+    given = inputs(unet)
+    assert not unet(*given).equal(unet(*given))
+    unet.eval()
+    assert unet(*given).equal(unet(*given))
+
+
 @shapes
 @both_links
 def test_recomputed_activations_give_the_same_gradients_and_fewer_are_kept(

@@ -81,6 +81,40 @@ def estimates(stage, condition, seeds=(1, 2, 3), **sampling):
     return seen
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"weight": "clamped_snr"}),
+        ({}, {"weight": "min_snr"}),
+        ({"weight": "min_snr"}, {"weight": "min_snr", "min_snr_gamma": 0.5}),
+        ({}, {"error": "l1"}),
+        ({"error": "huber"}, {"error": "huber", "huber_delta": 0.5}),
+        ({}, {"times": "half_normal"}),
+        ({}, {"time_shift": 4.0}),
+    ],
+)
+def test_every_setting_of_the_loss_acts(make_stage, make_batch, before, after):
+    stages = [make_stage(BASE, loss=loss) for loss in (before, after)]
+    one, other = (s.loss(own(make_batch(4, 16), s), Draws(0, 0, 0, 4)) for s in stages)
+    assert not torch.allclose(one, other, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"eta": 1.0}, {"time_power": 3.0}, {"dynamic_thresholding_percentile": 0.5}]
+)
+def test_every_setting_of_sampling_acts(make_stage, condition, change):
+    stage, given = make_stage(BASE), condition(BASE)
+    usual = stage.settings(sampler="ddim", timesteps=4, guidance_scale=3.0, thresholding="dynamic")
+    one, other = (sample(stage, given, sampling=s) for s in (usual, usual.replace(**change)))
+    assert (one - other).abs().max() > 1e-2
+
+
+def test_the_schedule_is_shifted_as_the_configuration_says(make_stage):
+    t = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    stage = make_stage(BASE, schedule={"shift": -1.0})
+    assert torch.equal(stage.schedule.level(t).log_snr, Cosine(-1.0).level(t).log_snr)
+
+
 def first_estimate(stage, condition, drop):
     """Return x_0_hat at t = 1 by a call of the network of its own."""
     rows = len(condition.text_mask)

@@ -268,6 +268,19 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_tokens() -> None:
         torch.testing.assert_close(stage.loss(kept, draws), expected)
 
 
+def test_codes_that_bfloat16_has_not_are_kept_exactly() -> None:
+    """As those of the shipped preset, which has 1000."""
+    autoencoder = {
+        "kind": "fsq", "image_size": 16, "block_out_channels": (8, 16, 16), "norm_num_groups": 4,
+        "levels": (8, 5, 5, 5),
+    }  # fmt: skip
+    stage = stage_of(Imagen(config(autoencoders=[autoencoder])))
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+    batch = Batch(images, torch.zeros(8, 1, 1), torch.ones(8, 1, dtype=torch.bool))
+    kept, exact = next(stage.prepared(iter([batch]))), stage._codes(batch)
+    assert exact.max() > 256 and torch.equal(stage._codes(kept), exact)
+
+
 def test_a_tenth_of_the_tokens_read_in_training_is_random() -> None:
     imagen = Imagen(config())
     stage = stage_of(imagen).train()

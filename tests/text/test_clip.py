@@ -308,9 +308,25 @@ def test_accumulation_is_refused(tmp_path: Path) -> None:
 
 def test_a_locked_tower_keeps_what_a_stage_would_keep() -> None:
     """Training computes in bfloat16; the embeddings that go into the cache are not rounded so."""
-    exact = make("locked").tokens_of(CAPTIONS)[0]
+    exact = encode_batch(PretrainedEncoder("t5_mini", 24), CAPTIONS).embeds
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(make("locked").tokens_of(CAPTIONS)[0], exact)
+        rounded = encode_batch(PretrainedEncoder("t5_mini", 24), CAPTIONS).embeds
+    assert torch.equal(rounded, exact)
+
+
+def test_images_are_changed_in_training_alone() -> None:
+    clip, seen = make(jitter=1.0), []
+    of_images = clip.of_images
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images)
+        return of_images(images)
+
+    clip.of_images = watched  # type: ignore[method-assign]
+    given = batch(clip, CAPTIONS)
+    clip.train().loss(given, Draws(0, "clip", 0, 4))
+    clip.eval().loss(given, Draws(0, "clip", 0, 4))
+    assert not torch.equal(seen[0], given.images) and torch.equal(seen[1], given.images)
 
 
 def test_a_locked_tower_reads_the_encoder_that_it_names() -> None:

@@ -31,6 +31,7 @@ from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.text.clip import Clip
 from minimagen.training.finetuning import Source
 from minimagen.training.plan import check_settings
+from minimagen.training.processes import many
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
 from minimagen.training.run import train
@@ -498,3 +499,14 @@ def test_two_processes_distil_what_one_does(tmp_path):
         assert distance(tmp_path / "alone", tmp_path / name) < 1e-5, name
         kept = Imagen.from_directory(tmp_path / name, MovableText(24))
         assert [stage.distilled_steps for stage in kept.config.stages] == [2, None]
+
+
+def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert many._own_device("auto", 3) == torch.device("cuda", 3)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    with pytest.raises(UserError, match="5 processes for 4 GPUs"):
+        many._own_device("auto", 3)

@@ -6,8 +6,12 @@ import pytest
 from PIL.Image import Image
 from torch import Tensor
 
+from minimagen.draws import Draws
 from minimagen.imagen import Imagen
+from minimagen.images import Batch
+from minimagen.networks.unet import Block
 from minimagen.shapes.dataset import ShapesDataset
+from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.run import train
@@ -85,3 +89,26 @@ def test_the_best_weights_and_the_final_ones_are_both_kept(
     longer = run("longer", 8, first)
     assert longer.best_weights("unet_0").read_bytes() == first.best_weights("unet_0").read_bytes()
     assert load_weights(longer.weights("unet_0")).state["step"] == 8
+
+
+def test_what_saves_memory_reaches_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Micro-batches and recomputed activations change no result, so that results do not show it."""
+    pieces, loss = [], DiffusionStage.loss
+
+    def counted(stage: DiffusionStage, batch: Batch, draws: Draws) -> Tensor:
+        pieces.append((len(batch), stage.training))
+        return loss(stage, batch, draws)
+
+    monkeypatch.setattr(DiffusionStage, "loss", counted)
+    imagen_config, training, data = read_parameters(TESTING)
+    imagen = Imagen(imagen_config, HashTextEncoder(24))
+    how = training.replace(steps=1, batch_size=2, accum_iter=2, activation_checkpointing=True)
+    train(
+        imagen, ShapesDataset(size=32), how, data=data.replace(valid_num=2),
+        output=tmp_path / "run", stages=[0], device="cpu",
+    )  # fmt: skip
+    assert [size for size, training in pieces if training] == [1, 1]
+    blocks = [each for each in imagen.stages[0].modules() if isinstance(each, Block)]
+    assert blocks and all(block.recompute for block in blocks)

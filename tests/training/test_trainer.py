@@ -159,6 +159,22 @@ def test_validation_is_repeatable_and_changes_nothing(make_trainer, make_batch):
     assert trainer.validate(batches) != loss
 
 
+def test_validation_is_without_dropout_and_training_with_it(make_trainer, make_batch):
+    trainer, batch, modes = make_trainer(), make_batch(4, 8, 4), []
+    trainer.learner.unet.register_forward_pre_hook(lambda m, _: modes.append(m.training))
+    trainer.train_step(batch)
+    trainer.validate([batch])
+    trainer.train_step(batch)
+    assert modes == [True, False, True]
+
+
+def test_the_average_is_as_short_as_the_configuration_says(make_batch):
+    trainer = Trainer(DoubleLearner(), 0, CONFIG.replace(ema_decay=0.0), 10)
+    trainer.train_step(make_batch(4, 8))
+    live = dict(trainer.learner.named_parameters())
+    assert all(torch.equal(average, live[n]) for n, average in trainer.ema.state().items())
+
+
 def test_validation_draws_the_same_times_and_noise_at_every_step(make_trainer, make_batch):
     trainer, batches = make_trainer(), [make_batch(4, 8, 4), make_batch(2, 8, 4)]
     loss = trainer.validate(batches)

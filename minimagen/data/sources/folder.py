@@ -24,7 +24,7 @@ from minimagen.data.sources.table import Numbered, captions_of, read_table, row_
 from minimagen.data.where import SIDES, Where
 from minimagen.errors import UserError, did_you_mean
 from minimagen.storage.cache import cache_folder
-from minimagen.storage.files import read_json, read_lines, replacing, write_json
+from minimagen.storage.files import read_json, read_lines, replacing, sync, write_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 LOOKED_AT = 10  # rows of a metadata file that show whether its images are files
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
     }
 )
 WRITTEN_AT_ONCE = 4096  # rows
-FORMAT = 3  # of the file; another number, and older ones are not found
+FORMAT = 4  # of the file; another number, and older ones are not found
 
 FileRow = dict[str, Any]  # by the names of SCHEMA
 
@@ -124,12 +124,12 @@ def _is_stored(path: Path, folder: Path) -> bool:
     """Return whether a list is there, whole, and no file that it misses has come."""
     try:
         stored = _mapped(path)
-    except (FileNotFoundError, pa.ArrowInvalid):  # Arrow's: a power cut left part of it
+        absent = read_json(_absent(path)) if _absent(path).is_file() else []
+    except (OSError, pa.ArrowInvalid, UserError):  # not there, or what a power cut left
         return False
     missing = stored.filter(pc.less(stored["size"], 0))["file"]
     names = [os.fsdecode(name.as_py()) for name in missing]
-    names += read_json(_absent(path)) if _absent(path).is_file() else []
-    return not any(size_of(folder / name) >= 0 for name in names)
+    return not any(size_of(folder / name) >= 0 for name in [*names, *absent])
 
 
 def _absent(path: Path) -> Path:
@@ -144,11 +144,20 @@ def _store(path: Path, rows: Iterable[FileRow]) -> None:
     """Write the list, all of it or nothing; processes that do so at once do not disturb another."""
     with replacing(path, shared=True) as part:
         _write(part, rows)
-        table = _mapped(part)
-        if pc.count_distinct(table["file"]).as_py() < table.num_rows:
-            batches = table.take(pc.sort_indices(table["file"])).to_batches(WRITTEN_AT_ONCE)
-            del table  # Windows replaces no file that is mapped
-            _write(part, itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
+        if (by_file := _by_file(part)) is not None:
+            _write(part, itertools.chain.from_iterable(some.to_pylist() for some in by_file))
+        sync(part)  # a power cut would leave parts of it empty
+
+
+def _by_file(path: Path) -> list[pa.RecordBatch] | None:
+    """Return the rows in the order of their files, None where no file has several.
+
+    Nothing maps the file afterwards: Windows would not let it be replaced.
+    """
+    table = _mapped(path)
+    if pc.count_distinct(table["file"]).as_py() == table.num_rows:
+        return None
+    return list(table.take(pc.sort_indices(table["file"])).to_batches(WRITTEN_AT_ONCE))
 
 
 def _write(path: Path, rows: Iterable[FileRow]) -> None:

@@ -22,6 +22,7 @@ from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.loading.order import Order
 from minimagen.data.open import load_dataset, open_again
 from minimagen.errors import UserError
+from minimagen.evaluation.clip import held_out as clip_held_out
 from minimagen.evaluation.sets import read_sets
 from minimagen.sample import Sample
 
@@ -268,11 +269,15 @@ def test_data_opened_again_is_divided_as_its_training_was(tmp_path: Path) -> Non
     config = ImagenConfig.read({"image_sizes": [16], "stages": [{"unet": SMALLEST}]}, "test")
     sizes = aspect_buckets(config)
     assert len(sizes) > 2
-    data = DataConfig(dataset=str(folder), aspect_buckets=True, train_valid_frac=0.75)
-    training, validation = load_dataset(folder, (16, 16), buckets=sizes).split(0.75, 0)
-    again, held_out = open_again(data, 16, buckets=trained_sizes(config, data)).split(0.75, 0)
+    data = DataConfig(dataset=str(folder), aspect_buckets=True, train_valid_frac=0.75, seed=7)
+    training, validation = load_dataset(folder, (16, 16), buckets=sizes).split(0.75, 7)
+    again, held_out = open_again(data, 16, buckets=trained_sizes(config, data)).split(0.75, 7)
     assert {sample.caption for sample in held_out} == {sample.caption for sample in validation}
     assert {sample.caption for sample in again} == {sample.caption for sample in training}
     assert {sample.image.shape for sample in held_out} == {(16, 16, 3)}
     captions = {sample.caption for sample in read_sets(data, config, 16).held_out}
     assert captions <= {sample.caption for sample in validation}
+    plain = data.replace(aspect_buckets=False)
+    _, validation = load_dataset(folder, (16, 16)).split(0.75, 7)
+    captions = {sample.caption for sample in clip_held_out(open_again(plain, 16), None, plain)}
+    assert captions == {sample.caption for sample in validation}

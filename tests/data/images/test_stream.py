@@ -74,3 +74,18 @@ def test_a_stream_that_ends_ends_the_run_and_not_the_stage(text_encoder: Any, ro
     steps = training_batches(stream(*rows, endless=False), text_encoder, 4, 0, 0, 10)
     with pytest.raises(UserError, match=f"ended after {len(rows) // 4} batches"):
         list(steps)
+
+
+def test_ranks_share_a_stream(text_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def shuffled(self: Rows, seed: int, reader: int, readers: int) -> Iterator[Any]:
+        asked.append((reader, readers))
+        return iter(self.listed)
+
+    monkeypatch.setattr(Rows, "shuffled", shuffled)
+    sizes = [
+        len(next(training_batches(stream(*GOOD), text_encoder, 4, 0, 0, 1, rank=rank, world=2)))
+        for rank in range(2)
+    ]
+    assert asked == [(0, 2), (1, 2)] and sizes == [2, 2]
