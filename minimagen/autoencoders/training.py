@@ -157,6 +157,6 @@ class TrainedAutoencoder(Part):
             return like.new_tensor(config.shift_factor or 0.0), like.new_tensor(
                 config.scaling_factor
             )
-        measured = torch.tensor([config.latents_mean, config.latents_std])[..., None, None]
-        mean, std = to_device(measured, like.device, like.dtype)
+        measured = torch.tensor([config.latents_mean, config.latents_std], dtype=like.dtype)
+        mean, std = to_device(measured[..., None, None], like.device)
         return mean, config.scaling_factor / std
