@@ -95,6 +95,11 @@ class Learner(nn.Module, ABC):
         return []
 
     @property
+    def entry_points(self) -> Sequence[str]:
+        """Return the names of the methods that call its modules, for FSDP to gather weights."""
+        return ("loss", "error_ratio")
+
+    @property
     def concluded(self) -> bool:
         """Return whether it has measured itself, so that others depend on what it found."""
         return False

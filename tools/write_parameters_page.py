@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from minimagen.cli.asked import Asked
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, KeyPath
-from minimagen.cli.sampling import Asked
 from minimagen.cli.train import RUN
 from minimagen.config import (
     AutoencoderConfig,

@@ -17,7 +17,7 @@ from minimagen.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from minimagen.cli.sampling import Sheet
+    from minimagen.cli.asked import Sheet
     from minimagen.generating import Edit, Request
     from minimagen.imagen import Imagen
 
@@ -162,10 +162,11 @@ def image_of(path: Path) -> "Image.Image":
     """
     from PIL import ImageOps
 
+    from minimagen.data.images.decoding import open_image
     from minimagen.editing import LARGEST
-    from minimagen.storage.metadata import opened
+    from minimagen.storage.metadata import explained
 
-    with opened(path) as image:
+    with explained(path), open_image(path) as image:
         if max(image.size) > LARGEST:
             raise UserError(
                 f"{path} is {image.width} x {image.height} pixels; give an image of at most "
@@ -238,7 +239,7 @@ def sheet_of_sweep(
     arguments: argparse.Namespace, imagen: "Imagen", request: "Request"
 ) -> "tuple[list[Request], Sheet]":
     """Return a request for each combination of ``--SWEEP``, and the sheet that shows them."""
-    from minimagen.cli.sampling import Sheet
+    from minimagen.cli.asked import Sheet
     from minimagen.editing import cells_of, label_of
     from minimagen.generating import swept
 

@@ -176,7 +176,8 @@ def sample(
     edit = editing.edit_of(arguments, imagen)
     if any(getattr(arguments, name) for name in editing.TOGETHER):
         return _together(arguments, imagen, captions)
-    from minimagen.cli.sampling import Asked, requests_of, write_images
+    from minimagen.cli.asked import Asked
+    from minimagen.cli.sampling import requests_of, write_images
     from minimagen.storage.directory import read_parameter_values
 
     trained_on = read_parameter_values(directory.parameters).get("data", {})
@@ -207,7 +208,8 @@ def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequenc
 def go_on(arguments: argparse.Namespace) -> int:
     """Sample what a stopped run has left; return the exit code."""
     use_free_cores()  # before torch is imported
-    from minimagen.cli.sampling import Asked, write_images
+    from minimagen.cli.asked import Asked
+    from minimagen.cli.sampling import write_images
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.storage.model_hash import model_hash
 
@@ -227,7 +229,8 @@ def go_on(arguments: argparse.Namespace) -> int:
 def again(arguments: argparse.Namespace) -> int:
     """Sample the image of ``--FROM_IMAGE`` again, with what else is given; return the exit code."""
     use_free_cores()  # before torch is imported
-    from minimagen.cli.sampling import Asked, requests_again, write_images
+    from minimagen.cli.asked import Asked
+    from minimagen.cli.sampling import requests_again, write_images
     from minimagen.storage.directory import TrainingDirectory
     from minimagen.storage.metadata import read_generation
     from minimagen.storage.model_hash import find_model

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from pydantic import Field
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli.arguments import Parser, is_given, run, with_flags
 from minimagen.cli.next_commands import continuing, print_next
+from minimagen.cli.opening import opened
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
-from minimagen.cli.recipe import follow_recipe, has_recipe, report_opening, suggestion
+from minimagen.cli.recipe import follow_recipe, has_recipe
 from minimagen.cli.settings import (
     LENGTHS,
     Settings,
@@ -29,16 +29,14 @@ from minimagen.cli.settings import (
     with_whole_paths,
 )
 from minimagen.cli.threads import report_busy_cores
-from minimagen.config import Size
-from minimagen.config.cascade_sizes import aspect_buckets, with_side
+from minimagen.config.cascade_sizes import with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory
 from minimagen.storage.files import read_lines
 from minimagen.text.names import LABELS, TRAINED_HERE
 
 if TYPE_CHECKING:
-    from minimagen.data.dataset import Dataset
-    from minimagen.training.processes.alone import Processes
+    pass
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
@@ -77,7 +75,6 @@ EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DISTILL training_20261120_220000 --TIMESTEPS 4,1 --MINUTES 3
   torchrun --nproc_per_node 4 train.py --DATASET my_images --BATCH_SIZE 256 --STEPS 100000"""
 
-READING = {"seed", "epoch_size", "caption_column", "crop", "flip", "streaming", "where"}
 FEW_STEPS = (4, 1)  # of a distilled first stage, of the others
 CASCADE = [o.name for o in CONFIGURED.values() if o.path[0] == "imagen" and o.name != "TIMESTEPS"]
 CONTRADICTIONS = {
@@ -264,7 +261,7 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     from minimagen.training.trainer import NonFiniteLossError
 
     processes = launched(arguments.DEVICE, arguments.FSDP)
-    dataset = _opened(arguments, parameters, processes)
+    dataset = opened(arguments, parameters, processes)
     if encoder is not None:  # a missing one is an error now
         processes.first_on_each_machine(lambda: encoder.fingerprint)
     elif name == LABELS and not parameters.imagen.labels:
@@ -297,44 +294,6 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
         print(f"error: {with_flags(str(error))}", file=sys.stderr)
         return 1, None
     return 0, directory.path
-
-
-def _opened(
-    arguments: argparse.Namespace, parameters: Parameters, processes: "Processes"
-) -> "Dataset":
-    """Return the data set, on each machine indexed once; print what is to be known of it."""
-    from minimagen.data.dataset import count_of
-    from minimagen.data.open import load_dataset
-
-    data, size = parameters.data, parameters.imagen.data_size
-    reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
-    started = time.monotonic()
-    dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
-    if parameters.training.minutes is not None and not has_recipe(arguments):
-        report_opening(started)  # a recipe has opened it before, and said so
-    if processes.rank == 0 and (hint := suggestion(arguments, parameters, count_of(dataset))):
-        print(with_flags(hint))
-    return dataset
-
-
-def _buckets(parameters: Parameters) -> tuple[Size, ...]:
-    """Return the sizes of the images to train on, none where all have the last stage's."""
-    if not parameters.data.aspect_buckets:
-        return ()
-    imagen = parameters.imagen
-    if not imagen.stages or imagen.clip is not None or imagen.stages[0].kind == "tokens":
-        raise UserError(
-            "--ASPECT_BUCKETS needs diffusion stages: a CLIP and a stage of tokens take images of "
-            "one shape only; leave it out"
-        )
-    sizes = aspect_buckets(parameters.imagen)
-    if len(sizes) == 1:
-        height, width = sizes[0]
-        raise UserError(
-            f"--ASPECT_BUCKETS: the networks can sample {height} x {width} only, as they halve the "
-            "sides too often for other shapes; leave it out, or give a larger --IMG_SIDE_LEN"
-        )
-    return sizes
 
 
 def entry(argv: Sequence[str] | None = None) -> int:

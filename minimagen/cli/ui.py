@@ -12,7 +12,7 @@ from pydantic import Field
 from minimagen.cli import options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.options import Option
-from minimagen.cli.settings import BUNDLED
+from minimagen.cli.settings import bundled_cascades
 from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
 
@@ -43,12 +43,14 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.ui.page import build, serve
     from minimagen.ui.studio import Studio
 
-    bundled = [] if arguments.ROOT is not None else [BUNDLED, BUNDLED.parent / "scenes"]
+    bundled = [] if arguments.ROOT is not None else bundled_cascades()
     studio = Studio(root.resolve(), bundled, arguments.DEVICE)
-    if not studio.models():
+    if not studio.models() and not studio.runs():
         raise UserError(
             f"{root} has no trained directory; train one with python train.py, or leave out --ROOT"
         )
+    if not studio.models():  # a first training can be watched
+        studio = Studio(root.resolve(), bundled_cascades(), arguments.DEVICE)
     try:
         serve(build(studio), studio, port)
     except OSError as error:

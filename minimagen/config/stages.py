@@ -64,6 +64,9 @@ class LossConfig(Config):
         return float(self.time_shift ** (1.0 - progress) * self.time_shift_end**progress)
 
 
+MOST_STEPS = 100_000
+
+
 class SamplingConfig(Config):
     """How a diffusion stage samples; ``Imagen.sample`` can change everything here per call."""
 
@@ -72,7 +75,9 @@ class SamplingConfig(Config):
     ] = "dpm++"
     """Sampler."""
     timesteps: Annotated[
-        PositiveInt, Flag("t", also=("num_inference_steps", "sample_steps", "steps"))
+        PositiveInt,
+        Field(le=MOST_STEPS),
+        Flag("t", also=("num_inference_steps", "sample_steps", "steps")),
     ] = 20
     """Sampling steps; training does not depend on them."""
     time_power: Annotated[float, Field(gt=0.0)] = 1.0

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from minimagen.data.dataset import BadSampleError, Dataset, Row
-from minimagen.data.images.decoding import DAMAGE, load_rgb, open_image
+from minimagen.data.images.decoding import load_rgb, open_image
 from minimagen.data.words import count_words, report_words
+from minimagen.storage.image_formats import DAMAGE
 from minimagen.text.encoding import TextEncoder, TokenReport
 
 SHOWN = 20  # problems named; the rest is counted

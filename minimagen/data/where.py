@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from minimagen.data.dataset import BadSampleError
-from minimagen.data.images.decoding import DAMAGE, upright_size
+from minimagen.data.images.decoding import upright_size
 from minimagen.errors import UserError, did_you_mean
+from minimagen.storage.image_formats import DAMAGE
 
 SIDES = ("width", "height")  # of the image, in pixels, where there are no such columns
 EXAMPLE = "for example \"width >= 64 and style in ['noto', 'fluent3d']\""

@@ -13,6 +13,7 @@ from minimagen.config import DataConfig
 from minimagen.data.dataset import Dataset
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.reading import stack_images
+from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.evaluation.metrics import wilson_interval
 from minimagen.images import resize_clamped, to_model_space
@@ -175,7 +176,7 @@ def alignment(
     """
     similarity = images @ texts.T
     other = np.array([[a != b for b in captions] for a in captions])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(derive_seed(seed, "distractors"))
     gaps, first = [], []
     for i, row in enumerate(similarity.numpy()):
         places = np.flatnonzero(other[i])

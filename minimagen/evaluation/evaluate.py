@@ -1,6 +1,5 @@
 """Does the image show what the caption describes, and is super-resolution faithful?"""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
+from minimagen.draws import rng
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.metrics import (
     color_shift,
@@ -64,7 +64,7 @@ def evaluate(
     captions, truth = [s.caption for s in samples], [s.attributes for s in samples]
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
     sampled = Sampler(imagen, samplings, options=options)(captions)
-    shuffled = random.Random(0).sample(truth, len(truth))
+    shuffled = rng(0, "shuffled captions").sample(truth, len(truth))
     result = Evaluation(count=len(samples), split=split)
     images = to_model_space(stack_images(samples))
     for stage, size in zip(sampled, imagen.config.image_sizes, strict=True):

@@ -115,6 +115,11 @@ class Stage(Identified, Generic[Sampling]):
         """Return lines for the user on what was sampled since the last call."""
         return []
 
+    @property
+    def entry_points(self) -> Sequence[str]:
+        """Sampling begins in it too; see ``Learner``."""
+        return (*super().entry_points, "sample")
+
     @abstractmethod
     def sample(
         self,

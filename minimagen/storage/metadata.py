@@ -15,19 +15,23 @@ import minimagen
 from minimagen.checked import Config, PositiveInt
 from minimagen.errors import UserError, first_line
 from minimagen.storage.files import replacing
+from minimagen.storage.image_formats import FORMATS, REFUSED
 
 TEXT, EXACT = "parameters", "minimagen"
 """The text chunks: what AUTOMATIC1111's page began and others read, and our own."""
 
 
+LARGEST_BATCH = 65_536  # images, and tokens: what a file says is not believed beyond
+
+
 class Place(Config):
     """Where in its batch an image was sampled: the same shapes give the same bits."""
 
-    size: PositiveInt = 1
+    size: Annotated[PositiveInt, Field(le=LARGEST_BATCH)] = 1
     """Images of the batch."""
     index: Annotated[int, Field(ge=0)] = 0
     """Which of them it is, from 0."""
-    tokens: Annotated[int, Field(ge=0)] = 0
+    tokens: Annotated[int, Field(ge=0, le=LARGEST_BATCH)] = 0
     """Tokens that the captions were padded to."""
 
     @model_validator(mode="after")
@@ -129,23 +133,25 @@ def read_text(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: It is no image, or is unreadable.
     """
-    with opened(path) as image:
+    with explained(path), Image.open(path, formats=FORMATS) as image:
         return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image; whatever is wrong with the file inside the ``with`` is one line.
+def explained(path: str | Path) -> Iterator[None]:
+    """Say in one line what is wrong with an image file that is read inside the ``with``.
 
     Raises:
         UserError: It is missing, no image, or unreadable.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            yield image
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except REFUSED as error:
         raise UserError(f"{path} is not an image that can be read: {first_line(error)}") from None
 
 

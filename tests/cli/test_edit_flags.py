@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from minimagen.cli import inference
@@ -120,6 +121,21 @@ def test_a_given_image_is_cut_to_the_shape_that_is_asked_for(trained: Path) -> N
         assert abs(int(rows) - int(columns)) <= 1
 
 
+def test_a_given_image_may_have_long_texts(trained: Path, image: Path) -> None:
+    """Some programs write megabytes into a PNG, which Pillow refuses to read."""
+    text = PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    with Image.open(image) as given:
+        given.save("long.png", pnginfo=text)
+    made = []
+    for name in (str(image), "long.png"):
+        flags = ["--INIT_IMAGE", name, "--STRENGTH", "0.5", "--SEED", "1", "-o", f"of_{name}"]
+        assert inference.entry([*QUICK, *flags]) == 0
+        (path,) = Path(f"of_{name}", "generated_images").glob("*.png")
+        made.append(np.asarray(Image.open(path)))
+    assert np.array_equal(*made)
+
+
 def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask: Path) -> None:
     made = output("--INIT_IMAGE", str(image), "--MASK", str(mask), "--RESAMPLE", "2")
     (path,) = (made / "generated_images").glob("*.png")
@@ -156,6 +172,8 @@ def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask
         (["--INIT_IMAGE", "given.png", "-c", "ratio.txt"], "--ASPECT_RATIO"),
         (["--UPSCALE", "given.png", "--STOP_STAGE", "0"], "before the first stage"),
         (["--INIT_IMAGE", "depth.tif"], "mode F"),
+        (["--INIT_IMAGE", "drawing.eps"], "not an image"),  # Pillow would start Ghostscript
+        (["-t", "1000000000"], "100000"),
     ],
 )
 def test_what_cannot_be_edited_is_refused(
@@ -167,6 +185,8 @@ def test_what_cannot_be_edited_is_refused(
     Image.new("F", (32, 32)).save("depth.tif")
     Path("lines.txt").write_text("a red star --guidance 2\n")
     Path("ratio.txt").write_text("a red star --aspect_ratio 2\n")
+    if "drawing.eps" in argv:
+        Image.new("RGB", (8, 8)).save("drawing.eps")
     if "bomb.png" in argv:
         Image.new("1", (20000, 20000)).save("bomb.png")
     refused(inference.entry, ["-d", "training_mine", *QUICK, "-o", "out", *argv], words)

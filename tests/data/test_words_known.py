@@ -51,7 +51,10 @@ def test_most_words_unknown_is_a_warning_that_says_what_to_do() -> None:
     line, warning = report_words(encoder, words).lines()
     assert "4 distinct, 25 % of them known to speller (at most 2 pieces), 60 % of all" in line
     assert line.endswith("unknown: avocado, abacus, axe")
-    assert warning.startswith("WARNING: most words are unknown") and "--T5_NAME" in warning
+    assert (
+        warning.startswith("WARNING: most words are unknown")
+        and "`text_encoder` minilm_mini" in warning
+    )
 
 
 def test_no_words_no_lines(text_encoder: Any) -> None:

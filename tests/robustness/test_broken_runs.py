@@ -39,6 +39,8 @@ UNAVAILABLE_SECONDS = 3.0
 TRIES = 20  # a process that ended before its fault came is started again
 MORE = int(os.environ.get("MINIMAGEN_FAULTS", "1"))  # times as many of each fault
 
+pytestmark = pytest.mark.slow
+
 
 def times(count: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("number", range(count * MORE))

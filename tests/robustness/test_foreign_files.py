@@ -25,6 +25,8 @@ from tests.robustness.damage import changed_value, damaged
 INPUTS = int(os.environ.get("MINIMAGEN_INPUTS", "200"))  # of each kind
 PRESET = Path(__file__).parents[2] / "parameters" / "testing"
 
+pytestmark = pytest.mark.slow
+
 
 class Kind(NamedTuple):
     """Foreign files of one kind.

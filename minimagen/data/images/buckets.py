@@ -21,11 +21,12 @@ from minimagen.config.sizes import nearest
 from minimagen.data.bad_samples import BAD_SHARE, JUDGED_FROM
 from minimagen.data.dataset import BadSampleError, IndexedDataset, Row, Table
 from minimagen.data.images.dataset import CACHE_BYTES, ImageDataset, rows_of
-from minimagen.data.images.decoding import DAMAGE, upright_size
+from minimagen.data.images.decoding import upright_size
 from minimagen.data.indexed import Buckets
 from minimagen.errors import UserError
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import replacing
+from minimagen.storage.image_formats import DAMAGE
 
 LEAST = 8  # images of a size; fewer would be trained on as a batch of copies
 READERS = 8  # threads: most of the time goes by waiting for the disk

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -12,17 +11,8 @@ from PIL import Image, UnidentifiedImageError
 
 from minimagen.config import Size
 from minimagen.data.dataset import BadSampleError
+from minimagen.storage.image_formats import DAMAGE, FORMATS, REFUSED
 
-# Named, because Pillow's others include some that start programs (EPS) or fetch files.
-Image.init()
-WANTED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-FORMATS: list[str] = [name for name in WANTED if name in Image.OPEN]
-# What Pillow's decoders raise on damaged files, found by damaging files at random, 230,000 times.
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError),
-    *(RuntimeError, TypeError, OverflowError, KeyError, AttributeError),
-)
-REFUSED = (*DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning)
 CROPS = ("centre", "random")
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
 TURNS = {

@@ -204,9 +204,8 @@ def _shard(learner: Learner, device_type: str) -> None:
         # The root's weights are sharded again after a forward pass too: an average that is
         # swapped in between two passes would not be seen otherwise.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    for method in ("loss", "sample", "error_ratio"):
-        if hasattr(learner, method):
-            register_fsdp_forward_method(learner, method)
+    for method in learner.entry_points:
+        register_fsdp_forward_method(learner, method)
     for module in modules:
         assert isinstance(module, FSDPModule)
         # The first gathering makes the tensors that all passes share. Made in inference mode, for
