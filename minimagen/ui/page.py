@@ -85,7 +85,7 @@ def serve(page: gr.Blocks, studio: Studio, port: int) -> None:
         head=SCRIPT,
         footer_links=["api"],
         ssr_mode=False,
-        show_error=True,  # what nobody expected says what it is, too
+        show_error=True,  # of errors that were not expected, too
         max_file_size="30mb",
     )
 
