@@ -198,7 +198,7 @@ def sweep(
         axes: Values of settings by name, of sampling settings, or of ``seed``.
         settings: What all have; without a ``seed`` they have the same fresh one.
     """
-    if settings.get("seed") is None and not {"seeds"} & {*settings}:
+    if settings.get("seed") is None and "seeds" not in settings:
         (settings["seed"],) = seeds_of(None, None, 1)
     return [(cell, imagen.sample(caption, **{**settings, **cell})) for cell in cells_of(axes)]
 

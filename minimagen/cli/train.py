@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -34,9 +34,6 @@ from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory
 from minimagen.storage.files import read_lines
 from minimagen.text.names import LABELS, TRAINED_HERE
-
-if TYPE_CHECKING:
-    pass
 
 RUN = (
     Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,

@@ -57,7 +57,7 @@ def build_unet(config: DiffusersUNetConfig, folder: Path | None) -> Any:
         network, report = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
             f"the U-Net in {folder or 'the parameters'} cannot be built: {why}"

@@ -147,8 +147,6 @@ def explained(path: str | Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
-    except UserError:
-        raise
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except REFUSED as error:

@@ -178,12 +178,13 @@ def test_a_caption_becomes_an_image_that_says_how_it_was_made(seen: Seen, root: 
     seen.page.locator("[role=tabpanel]:visible img").first.wait_for()
 
 
-def test_the_keyboard_alone_generates(seen: Seen) -> None:
+def test_the_keyboard_alone_generates(seen: Seen, root: Path) -> None:
     seen.page.get_by_label("Caption", exact=True).focus()
     seen.page.keyboard.type("a blue ring")
     seen.page.keyboard.press("Tab")
     seen.page.keyboard.press("Control+Enter")
     seen.wait("1 image, seed")
+    assert read_generation(newest(root)[0]).text == "a blue ring"
 
 
 def test_a_mistake_is_a_toast_and_the_page_goes_on(seen: Seen) -> None:

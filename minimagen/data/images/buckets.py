@@ -78,9 +78,9 @@ def bucketed(dataset: ImageDataset, of_one_size: Sequence[Size] = ()) -> Buckets
         framing = dataset.framing
         if not of_one_size:
             framing = replace(framing, size=size, buckets=())
-        room = CACHE_BYTES * len(indices) // max(1, len(dataset))
+        limit = CACHE_BYTES * len(indices) // max(1, len(dataset))
         rows = SomeRows(dataset.table, indices)
-        parts[size] = ImageDataset(rows, framing, None, room, dataset.files)
+        parts[size] = ImageDataset(rows, framing, None, limit, dataset.files)
     return Buckets(parts, dataset.validation, dataset.description)
 
 

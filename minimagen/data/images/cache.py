@@ -38,7 +38,7 @@ class PixelCache:
         return Pixels(self._block[place], enlarged)
 
     def put(self, index: int, pixels: Pixels) -> None:
-        """Keep an image that is not there yet, while there is room."""
+        """Keep an image that is not there yet, while there is space."""
         place = len(self._places)
         if place >= self.capacity:
             return

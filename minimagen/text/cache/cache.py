@@ -108,7 +108,7 @@ class EmbeddingCache:
         self._kept |= encodings
         self._bytes += sum(embeds.nbytes for embeds in encodings.values())
         on_disk = self.store is not None and self.store.refused is None
-        room = BESIDE_DISK if on_disk else ALONE
+        limit = BESIDE_DISK if on_disk else ALONE
         # What was just asked for stays: the loader encodes a window, then takes it batch by batch.
-        while self._bytes > room and len(self._kept) > len(encodings):
+        while self._bytes > limit and len(self._kept) > len(encodings):
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
