@@ -1,7 +1,9 @@
 """What training and sampling promise, on a CPU and on a GPU: ``python -m benchmarks.gpu tests``."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -139,6 +141,17 @@ def test_a_gpu_samples_the_cpus_images(
     torch.testing.assert_close(other, one, rtol=0, atol=5e-3)
 
 
+@contextmanager
+def waiting_refused() -> Iterator[None]:
+    """Inside, an operation for which the host waits raises a RuntimeError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch says that it does not see all
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @on_cuda
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -150,12 +163,9 @@ def test_the_host_does_not_wait_in_a_step(
     config = LearnerTrainingConfig(optimizer=optimizer)
     trainer = Trainer(stage, 1, config, 9, accum_iter=2, precision="bf16")
     train(trainer, batch, 2)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_refused():
         for _ in range(3):
             trainer.train_step(batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     trainer.check()
 
 

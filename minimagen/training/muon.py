@@ -24,21 +24,22 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     The iteration X <- (a I + b X X' + c (X X')^2) X, begun at X / |X|. All of its factors are
     polynomials of the one small matrix X X', so they are multiplied together first and meet X
-    last: two products with the long side instead of six. |X|^2 is the trace of X X'.
+    last: two products with the long side instead of six. |X|^2 is the trace of X X'. In bfloat16
+    the result differs by one or two percent, less than the singular values from 1.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    gram = x @ x.mT
+    gram = torch.bmm(x, x.mT)
     squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-14
     gram /= squared_norm
     factors: list[Tensor] = []
     for a, b, c in NEWTON_SCHULZ:
         if factors:
-            gram = factors[-1] @ (gram @ factors[-1])
+            gram = torch.bmm(factors[-1], torch.bmm(gram, factors[-1]))
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         factors.append(factor)
-    x = (reduce(torch.matmul, factors) / squared_norm.sqrt()) @ x
+    x = torch.bmm(reduce(torch.bmm, factors) / squared_norm.sqrt(), x)
     return x.mT if tall else x
 
 
@@ -46,8 +47,8 @@ class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum for weight matrices; kernels [o i h w] count as [o (h w i)].
 
     The step has the root mean square 0.2 ``lr`` whatever the matrix's shape, which is about that
-    of AdamW: one learning rate serves both. (``torch.optim.Muon`` refuses kernels, and iterates in
-    bf16 on the long side.)
+    of AdamW: one learning rate serves both. Under autocast the matrices are made orthogonal in its
+    dtype. (``torch.optim.Muon`` refuses kernels, and iterates on the long side.)
 
     Args:
         matrices: Parameters of two or more dimensions.
@@ -80,7 +81,7 @@ class Muon(torch.optim.Optimizer):
             flat = []
             for parameters in of_one_shape.values():
                 momenta = [self._momentum(p, group["momentum"]) for p in parameters]
-                flat.append(torch.stack([_last_in_channels(m).flatten(1) for m in momenta]))
+                flat.append(torch.stack([_as_matrix(m) for m in momenta]))
             all_steps = self._processes.spread(orthogonalize, flat)
             for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
                 size = 0.2 * max(steps.shape[1:]) ** 0.5
@@ -100,6 +101,12 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].lerp_(gradient, 1.0 - decay)
         return gradient.lerp(average, decay)
+
+
+def _as_matrix(momentum: Tensor) -> Tensor:
+    """Return a kernel as a matrix, in the dtype of the autocast around, if there is one."""
+    kind, matrix = momentum.device.type, _last_in_channels(momentum).flatten(1)
+    return matrix.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else matrix
 
 
 def _last_in_channels(kernel: Tensor) -> Tensor:

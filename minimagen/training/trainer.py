@@ -116,8 +116,9 @@ class Trainer:
         self._unchecked.append(_Step(self.step, loss, self.processes.whole(norm)))
         if self.checks_each_step:
             self.check()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        with autocast(self.device, self.precision):  # of Muon's products
+            for optimizer in self.optimizers:
+                optimizer.step()
         self.learner.after_step()
         self.learner.zero_grad()
         self.ema.update()
