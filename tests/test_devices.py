@@ -4,9 +4,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minimagen.config import DiffusionConfig, LearnerTrainingConfig
@@ -23,6 +25,8 @@ CUDA = pytest.param("cuda", marks=[pytest.mark.cuda, no_gpu])
 devices = pytest.mark.parametrize("device", ["cpu", CUDA])
 on_cuda = pytest.mark.parametrize("device", [CUDA])
 pytestmark = pytest.mark.usefixtures("one_thread")
+# what torch itself uses while it compiles
+traced = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 
 UNET = {"dim": 16, "dim_mults": (1, 2), "layer_attns": (False, True), "attn_heads": 2}
 CONFIG = DiffusionConfig(unet=UNET | {"attn_head_dim": 8})
@@ -66,13 +70,16 @@ def train(trainer: Trainer, batch: Batch, steps: int) -> Tensor:
 
 
 @devices
+@pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.usefixtures("deterministic")
 def test_a_resumed_run_ends_with_the_same_bits(
-    make_stage: MakeStage, make_batch: MakeBatch, device: str, precision: str
+    make_stage: MakeStage, make_batch: MakeBatch, device: str, precision: str, recorded: bool
 ) -> None:
     def trainer() -> Trainer:
-        return Trainer(make_stage(device), 1, LearnerTrainingConfig(), 9, precision=precision)
+        stage = make_stage(device)
+        stage.record_passes(recorded and device == "cuda")
+        return Trainer(stage, 1, LearnerTrainingConfig(), 9, precision=precision)
 
     batch, straight, first, resumed = make_batch(4, 16, 8), trainer(), trainer(), trainer()
     expected = train(straight, batch, 5)
@@ -153,15 +160,17 @@ def waiting_refused() -> Iterator[None]:
 
 
 @on_cuda
-@pytest.mark.parametrize("compiled", [False, True])
+@traced
+@pytest.mark.parametrize("mode", ["eager", "compiled", "recorded"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_the_host_does_not_wait_in_a_step(
-    make_stage: MakeStage, make_batch: MakeBatch, device: str, optimizer: str, compiled: bool
+    make_stage: MakeStage, make_batch: MakeBatch, device: str, optimizer: str, mode: str
 ) -> None:
     stage, batch = make_stage(device), make_batch(4, 16, 8).pin_memory()
-    stage.compile_blocks(compiled)
-    config = LearnerTrainingConfig(optimizer=optimizer)
-    trainer = Trainer(stage, 1, config, 9, accum_iter=2, precision="bf16")
+    stage.compile_blocks(mode == "compiled")
+    stage.record_passes(mode == "recorded")
+    config, parts = LearnerTrainingConfig(optimizer=optimizer), 1 if mode == "recorded" else 2
+    trainer = Trainer(stage, 1, config, 9, accum_iter=parts, precision="bf16")
     train(trainer, batch, 2)
     with waiting_refused():
         for _ in range(3):
@@ -181,6 +190,39 @@ def test_noise_lies_in_page_locked_memory(
 
 
 @on_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("deterministic")
+def test_recorded_steps_are_the_steps_whatever_the_length_of_the_captions(
+    make_stage: MakeStage, make_batch: MakeBatch, device: str, precision: str
+) -> None:
+    """Also where parameters have moved, and where a second pass begins before the first ends."""
+    batch, ends = make_batch(4, 16, 8), []
+    text = F.pad(batch.text_embeds, (0, 0, 0, 40)), F.pad(batch.text_mask, (0, 40))
+    longer = replace(batch, text_embeds=text[0], text_mask=text[1])
+    for recorded in (False, True):
+        stage = make_stage(device)
+        stage.record_passes(recorded)
+        trainer = Trainer(stage, 1, LearnerTrainingConfig(), 9, precision=precision)
+        train(trainer, batch, 3)
+        train(trainer, longer, 2)
+        place = torch.device(device)
+        own, draws = batch.to(place), [Draws(0, 1, 100 + i, 4) for i in range(2)]
+        with autocast(place, precision):
+            (stage.loss(own, draws[0]).sum() * 0.1 + stage.loss(own, draws[1]).sum()).backward()
+        parameters = stage.parameters()
+        gradients = [p.grad.flatten().cpu() for p in parameters if p.grad is not None]
+        stage.zero_grad()
+        stage.cpu().to(device)
+        with autocast(place, precision):
+            stage.loss(own, draws[0]).sum().backward()
+        parameters = stage.parameters()
+        gradients += [p.grad.flatten().cpu() for p in parameters if p.grad is not None]
+        ends.append(torch.cat([*gradients, train(trainer, batch, 0)]))
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=1e-6 if precision == "fp32" else 1e-3)
+
+
+@on_cuda
+@traced
 def test_a_compiled_step_is_the_step(
     make_stage: MakeStage, make_batch: MakeBatch, device: str
 ) -> None:

@@ -1,7 +1,7 @@
 """Muon: a matrix's step is its momentum made orthogonal (Jordan et al. 2024; arXiv 2502.16982)."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import torch
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
                     of_one_shape[p.shape].append(p)
             flat = []
             for parameters in of_one_shape.values():
-                momenta = [self._momentum(p, group["momentum"]) for p in parameters]
+                momenta = self._momenta(parameters, group["momentum"])
                 flat.append(torch.stack([_as_matrix(m) for m in momenta]))
             all_steps = self._processes.spread(orthogonalize, flat)
             for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
@@ -92,15 +92,15 @@ class Muon(torch.optim.Optimizer):
                     step = step.movedim(-1, 1) if step.ndim > 2 else step
                     p.add_(step, alpha=-group["lr"] * size)
 
-    def _momentum(self, parameter: Tensor, decay: float) -> Tensor:
-        """Return Nesterov's estimate of the averaged gradient."""
-        gradient = parameter.grad
-        assert gradient is not None
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        average = state["momentum"].lerp_(gradient, 1.0 - decay)
-        return gradient.lerp(average, decay)
+    def _momenta(self, parameters: list[nn.Parameter], decay: float) -> Sequence[Tensor]:
+        """Return Nesterov's estimates of the averaged gradients."""
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        averages = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(averages, gradients, 1.0 - decay)
+        return torch._foreach_lerp(gradients, averages, decay)
 
 
 def _as_matrix(momentum: Tensor) -> Tensor:

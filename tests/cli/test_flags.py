@@ -46,6 +46,7 @@ def example(option: Option) -> str:
         "scenes",
         "muon",
         "static",
+        "off",
         "trailing",
         "steps=1,2",
     ):
