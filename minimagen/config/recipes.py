@@ -25,8 +25,9 @@ FINE = 32  # px: images up to this side are learned to the end, and sampled with
 TEXT_ENCODER = "minilm_mini"  # knows the words of people's captions
 VALIDATED = 0.04  # of the images, at most 512: enough for a loss, few are lost for training
 STEPS_PER_MINUTE = 200  # of 32 images at 32 px on two cores, about
-WIDTHS = ((8.0, 32), (40.0, 48), (math.inf, 64))
-"""Channels of the first level for less than so many minutes: a wide network learns more, later."""
+WIDTHS = ((8.0, 32, 2.5e-3), (40.0, 48, 1.5e-3), (math.inf, 64, 1e-3))
+"""Channels of the first level and learning rate for less than so many minutes: a wide network
+learns more, later, and at a lower rate."""
 MULTS = (1, 2, 4, 4)  # of the channels, level by level
 ATTENDED = 8  # tokens a side: levels of at most this attend to themselves and to the caption
 
@@ -70,11 +71,12 @@ def recipe_for(side: int, images: int | None, minutes: float) -> Recipe:
         UserError: No network fits the side.
     """
     sizes = _sizes(side)
-    width, dropout = _width(minutes), _dropout(images)
+    dropout = _dropout(images)
+    width, rate = next((width, rate) for until, width, rate in WIDTHS if minutes < until)
     ema = _ema_decay(minutes)
     stages = [_base(sizes[0], width, dropout)]
     stages += [_super_resolution(size) for size in sizes[1:]]
-    training = [LearnerTrainingConfig(optim_lr=2.5e-3, ema_decay=ema, share=4.0)]
+    training = [LearnerTrainingConfig(optim_lr=rate, ema_decay=ema, share=4.0)]
     training += [LearnerTrainingConfig(optim_lr=1.5e-3, ema_decay=ema, batch_size=16)] * len(
         sizes[1:]
     )
@@ -98,10 +100,6 @@ def _sizes(side: int) -> tuple[int, ...]:
             f"{step}; use {' or '.join(map(str, near or [8]))}"
         )
     return (side,) if factor == 1 else (side // factor, side)
-
-
-def _width(minutes: float) -> int:
-    return next(width for until, width in WIDTHS if minutes < until)
 
 
 def _dropout(images: int | None) -> float:
@@ -137,7 +135,7 @@ def _base(side: int, width: int, dropout: float) -> DiffusionConfig:
         patch_size=2,
         dropout=dropout,
     )
-    first, last = TIME_SHIFT * side / 16, max(1.0, (side / FINE) ** 2)
+    first, last = TIME_SHIFT * side / 16, max(1.0, (side / FINE) ** 4)
     loss = LossConfig(space="x_0", weight="clamped_snr", time_shift=first, time_shift_end=last)
     return DiffusionConfig(
         unet=unet, prediction="x_0", loss=loss, cond_drop_prob=0.05, sampling=_sampling(side)
