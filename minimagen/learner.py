@@ -125,8 +125,5 @@ class Learner(nn.Module, ABC):
     def compile_blocks(self, on: bool) -> None:
         """Turn the compilation of the repeated parts on or off; by default there is none."""
 
-    def record_passes(self, on: bool) -> None:
-        """Turn CUDA graphs of the passes in training on or off; by default there are none."""
-
     def recompute_activations(self, on: bool) -> None:
         """Turn activation checkpointing on or off; by default there is none."""

@@ -112,9 +112,6 @@ class TrainingConfig(Config):
     """Activations are computed again in the backward pass: less memory, a third more time."""
     compile: Annotated[bool, Flag("co", also=("torch_compile",))] = False
     """Networks' blocks are compiled (torch.compile): faster steps on a GPU, a slow first one."""
-    cuda_graphs: Annotated[Literal["auto", "off"], Flag("cg")] = "auto"
-    """auto: one CUDA GPU records the passes of a network and replays them, which makes small ones
-    several times as fast; not with micro-batches or activation checkpointing."""
     tracker: Annotated[
         Literal["none", "tensorboard", "wandb"], Flag("tr", also=("report_to", "log_with"))
     ] = "none"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils._pytree import register_pytree_node
 
 from minimagen.networks.dot_product import attend
 
@@ -57,13 +56,6 @@ class TextContext:
         """Return the context of the first ``count`` rows."""
         pairs = tuple((k[:count], v[:count]) for k, v in self.keys_values)
         return TextContext(self.pooled[:count], pairs, self.mask[:count])
-
-
-register_pytree_node(  # so that torch finds the tensors in it
-    TextContext,
-    lambda context: ([context.pooled, context.keys_values, context.mask], None),
-    lambda parts, _: TextContext(*parts),
-)
 
 
 class TextTokens(nn.Module):

@@ -18,12 +18,7 @@ class TextStates(Protocol):
 class DenoisingNetwork(nn.Module, ABC):
     """Called with (x_t [b c h w], log-SNR [b], ``encode_text``'s result), and for super-resolution
     with the noised images [b c h w] and their log-SNR [b] too.
-
-    Attributes:
-        recordable: Whether its passes may be CUDA graphs: no number in them depends on a tensor.
     """
-
-    recordable: bool = False
 
     @abstractmethod
     def encode_text(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> TextStates:

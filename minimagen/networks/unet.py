@@ -98,7 +98,6 @@ class UNet(DenoisingNetwork):
         self.config = config
         self.lowres_cond = lowres_cond
         self.compiled = False
-        self.recordable = True
         dims = [config.dim * mult for mult in config.dim_mults]
         embed_dim, cond_dim = 4 * config.dim, config.cond_dim or config.dim
         self.time = NoiseLevelEmbedding(embed_dim)

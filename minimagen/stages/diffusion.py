@@ -33,9 +33,7 @@ from minimagen.errors import UserError
 from minimagen.given import shrunk
 from minimagen.images import Batch, size_of, to_model_space
 from minimagen.learner import ParameterGroups
-from minimagen.networks.compilation import pad_text
 from minimagen.networks.network import DenoisingNetwork, TextStates
-from minimagen.networks.recorded import RecordedPasses
 from minimagen.networks.unet import UNet
 from minimagen.stages.coded import CodedStage
 from minimagen.stages.crop import crop_together
@@ -81,7 +79,6 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         self.schedule, self.aug_schedule = self._schedules()
         self._overshoot = Overshoot()
         self.unet = self._network(text_embed_dim)
-        self._recorded: RecordedPasses | None = None
         # channels_last is what convolutions are fastest in
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists others
 
@@ -117,10 +114,6 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         """Turn the compilation of the network's blocks on or off."""
         self.unet.compile_blocks(on)
 
-    def record_passes(self, on: bool) -> None:
-        """Turn the replay of the network's passes in training on or off."""
-        self._recorded = RecordedPasses(self.unet) if on and self.unet.recordable else None
-
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return the training loss of every example, float32 [b].
 
@@ -136,8 +129,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         drop = draws.uniform("drop") < self.config.cond_drop_prob
         drop = to_device(drop, self.device)
         x_t = add_noise(x_0, eps, level.like(x_0))
-        text = batch.text_embeds, batch.text_mask
-        context = self.unet.encode_text(*(pad_text(*text) if self._recorded else text), drop)
+        context = self.unet.encode_text(batch.text_embeds, batch.text_mask, drop)
         output = self._output(x_t, level, context, low_res)
         return self._weighted_error(output, x_0, eps, level, loss)
 
@@ -218,12 +210,11 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         cannot shift. With eps output there is no known part, as in the paper.
         """
         kind, shaped = self.config.prediction, level.like(x_t)
-        network = self._recorded or self.unet
         seen = shaped.alpha * x_t if kind == "x_0" else x_t
         if low_res is None:
-            return network(seen, level.log_snr, context).float()
+            return self.unet(seen, level.log_snr, context).float()
         images, aug = low_res
-        output = network(seen, level.log_snr, context, images, aug.log_snr).float()
+        output = self.unet(seen, level.log_snr, context, images, aug.log_snr).float()
         if kind == "eps":
             return output
         known = aug.like(images).alpha * images

@@ -101,7 +101,6 @@ class LearnerRun:
             self.learner.forget()
             self.keeper.record_part(self.index)
         self._make_steps()
-        self.learner.record_passes(False)  # which gives their memory back
         (signum,) = self.plan.processes.largest(self.signals.received or 0)
         if signum:
             self._follow_clock()

@@ -191,13 +191,6 @@ def _check_sizes(
             )
 
 
-def records(config: TrainingConfig, processes: Processes) -> bool:
-    """Return whether networks train through CUDA graphs, which keep the gradients of one pass."""
-    alone = processes.world == 1 and not processes.sharded
-    once = config.accum_iter == 1 and not config.activation_checkpointing
-    return config.cuda_graphs == "auto" and processes.device.type == "cuda" and alone and once
-
-
 def check_settings(
     config: TrainingConfig,
     learners: Sequence[Learner],

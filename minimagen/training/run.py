@@ -25,7 +25,7 @@ from minimagen.training.forecast import duration, forecast, length
 from minimagen.training.interruption import StopSignals
 from minimagen.training.learner_run import LearnerRun
 from minimagen.training.length import with_lengths
-from minimagen.training.plan import Plan, cache_captions, check_settings, make_plan, records
+from minimagen.training.plan import Plan, cache_captions, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
 from minimagen.training.resume import check_parts
@@ -160,7 +160,6 @@ def _prepare(
     for i, learner in enumerate(imagen.learners):
         learner.compile_blocks(config.compile)
         learner.recompute_activations(config.activation_checkpointing)
-        learner.record_passes(records(config, processes))
         if not (processes.sharded and i in chosen):  # those move block by block
             learner.to(processes.device)
         learner.move_frozen(processes.device)

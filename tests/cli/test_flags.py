@@ -46,7 +46,6 @@ def example(option: Option) -> str:
         "scenes",
         "muon",
         "static",
-        "off",
         "trailing",
         "steps=1,2",
     ):

@@ -43,11 +43,13 @@ def test_few_images_get_dropout_and_the_reason_says_how_many() -> None:
     assert recipe_for(64, None, 20.0) == many
 
 
-def test_more_minutes_give_a_wider_network_and_a_longer_average() -> None:
+def test_more_minutes_give_a_wider_network_a_lower_rate_and_a_longer_average() -> None:
     recipes = [recipe_for(64, None, minutes) for minutes in (5.0, 20.0, 60.0)]
     widths = [recipe.stages[0].unet.dim for recipe in recipes]
     decays = [recipe.training[0].ema_decay for recipe in recipes]
+    rates = [recipe.training[0].optim_lr for recipe in recipes]
     assert widths == sorted(set(widths))
+    assert rates == sorted(set(rates), reverse=True)
     assert decays == sorted(set(decays))
 
 
@@ -56,7 +58,7 @@ def test_small_images_are_sampled_with_noise_and_learned_to_the_end() -> None:
     stages = small.stages[0], large.stages[0]
     assert [stage.sampling.sampler for stage in stages] == ["ddpm", "ddim"]
     assert [stage.loss.time_shift_at(0.0) for stage in stages] == [40.0, 80.0]
-    assert [stage.loss.time_shift_at(1.0) for stage in stages] == [1.0, 4.0]
+    assert [stage.loss.time_shift_at(1.0) for stage in stages] == [1.0, 16.0]
     assert any("ddpm in 32 steps" in reason for _, reason in small.reasons)
 
 
