@@ -42,7 +42,7 @@ class Assumptions:
 
     price: float = assumed(2.5, "dollars per GPU and hour; rented H100s cost 2 to 4 (2026)")
     peak: float = assumed(989e12, "FLOP/s of one GPU: H100 SXM, bf16, dense, by its data sheet")
-    mfu: float = assumed(0.35, "share of it that training reaches; not measured with this code")
+    mfu: float = assumed(0.2, "share of it that training reaches; one H200: 0.21 with `--COMPILE`")
     gpus: float = assumed(256, "GPUs per stage; the paper had 256 TPU v4 chips for the base")
     memory: float = assumed(80e9, "bytes of one GPU")
     usable: float = assumed(0.85, "share of it for states and activations")

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from minimagen.device import autocast
 from minimagen.training import muon
 from minimagen.training.muon import NEWTON_SCHULZ, Muon, orthogonalize
 
@@ -31,6 +32,42 @@ def test_singular_values_end_near_1_and_singular_vectors_stay(shape):
     u, _, v = torch.linalg.svd(x, full_matrices=False)
     rotated = u.T @ y @ v.T
     assert (rotated - rotated.diagonal().diag()).abs().max() < 1e-4
+
+
+def test_in_bfloat16_singular_values_end_as_near_to_1_and_the_matrix_differs_by_two_percent():
+    x = torch.randn(3, 64, 576, generator=torch.Generator().manual_seed(2))
+    for size in (1.0, 1e-6):  # gradients are small
+        exact, rounded = orthogonalize(size * x), orthogonalize((size * x).bfloat16()).float()
+        values = torch.linalg.svdvals(rounded)
+        assert 0.71 < values.min() and values.max() < 1.3
+        difference = (rounded - exact).norm() / exact.norm()
+        assert 1e-4 < difference < 0.02
+
+
+def test_nothing_becomes_of_a_matrix_of_zeros():
+    for dtype in (torch.float32, torch.bfloat16):
+        assert not orthogonalize(torch.zeros(2, 4, 8, dtype=dtype)).any()
+
+
+def test_under_autocast_the_matrices_are_of_its_dtype(monkeypatch):
+    seen = []
+
+    def watched(matrices):
+        seen.append(matrices.dtype)
+        return orthogonalize(matrices)
+
+    monkeypatch.setattr(muon, "orthogonalize", watched)
+    ends = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(32, 48))
+        p.grad = torch.randn(32, 48)
+        start = p.detach().clone()
+        with autocast(torch.device("cpu"), precision):
+            Muon([p], lr=0.1).step()
+        ends.append(p.detach() - start)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert (ends[1] - ends[0]).norm() / ends[0].norm() < 0.04
 
 
 def test_with_its_polynomial_steps_equal_torchs_muon_and_have_the_size_of_adamws(monkeypatch):

@@ -55,6 +55,20 @@ def record_gradients(trainer):
     return gradients
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])
+def test_optimizers_step_in_the_runs_precision(make_batch, precision, dtype):
+    trainer, seen = Trainer(DoubleLearner(), 0, CONFIG, 9, precision=precision), []
+
+    def look(*_):
+        enabled = torch.is_autocast_enabled("cpu")
+        seen.append(torch.get_autocast_dtype("cpu") if enabled else None)
+
+    trainer.optimizers[0].register_step_pre_hook(look)
+    trainer._backward = lambda batch: torch.zeros(())  # the network of float64 has no bfloat16
+    trainer.train_step(make_batch(2, 8))
+    assert seen == [dtype]
+
+
 def weights(trainer):
     return torch.cat([p.detach().flatten().clone() for p in trainer.learner.parameters()])
 
