@@ -18,6 +18,7 @@ OVERRULED = {
     "text_encoder": ("T5_NAME",),
     "thresholding": ("THRESHOLDING",),
     "sampler": ("SAMPLER", "TIMESTEPS"),
+    "batch_size": ("BATCH_SIZE",),
 }
 """Of the recipe's reasons those that a flag makes void: they are not printed then."""
 READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE": "where"}
@@ -47,6 +48,7 @@ def follow_recipe(settings: Settings, arguments: argparse.Namespace) -> None:
 def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
     from minimagen.data.dataset import count_of
     from minimagen.data.open import load_dataset
+    from minimagen.device import resolve_device
 
     given: dict[str, Any] = {
         name: getattr(arguments, flag)
@@ -59,7 +61,8 @@ def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
     if not any(is_given(arguments, name) for name in ("STEPS", "EPOCHS")):
         report_opening(started)
     minutes = arguments.MINUTES or MINUTES
-    return recipe_for(side, images, sum(minutes) if isinstance(minutes, tuple) else minutes)
+    gpu = resolve_device(arguments.DEVICE).type == "cuda"
+    return recipe_for(side, images, sum(minutes) if isinstance(minutes, tuple) else minutes, gpu)
 
 
 def report_opening(started: float) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from minimagen import device
 from minimagen.cli.train import parse_flags, settings_of
 
 OWN = ["--DATASET", "images", "--IMG_SIDE_LEN", "32"]
@@ -39,6 +41,20 @@ def test_own_images_get_the_recipe_of_their_number_and_side(
     assert values["imagen.image_sizes"][0] == "[[32, 32]]"
     assert values["imagen.stages.0.unet.dropout"] == ("0.1", "recipe")
     assert "6 images are few" in capsys.readouterr().out
+
+
+def test_on_a_gpu_batches_are_large_unless_a_flag_says_how_large(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device, "resolve_device", lambda name: torch.device("cuda"))
+    values = table(*OWN, "--MINUTES", "5")
+    assert values["training.learners.0.batch_size"] == ("256", "recipe")
+    assert values["imagen.stages.0.unet.dim"] == ("64", "recipe")
+    assert "batches of 256" in capsys.readouterr().out
+    own = table(*OWN, "--MINUTES", "5", "--BATCH_SIZE", "16")
+    assert "256" not in own["training.learners.0.batch_size"]
+    assert own["training.batch_size"][0] == "16"
+    assert "batches of" not in capsys.readouterr().out
 
 
 def test_without_a_length_the_recipe_takes_twenty_minutes() -> None:

@@ -53,6 +53,15 @@ def test_more_minutes_give_a_wider_network_a_lower_rate_and_a_longer_average() -
     assert decays == sorted(set(decays))
 
 
+def test_a_gpu_has_the_widest_network_large_batches_and_a_reason() -> None:
+    short, long = (recipe_for(128, None, minutes, gpu=True) for minutes in (1.0, 60.0))
+    assert short.stages == long.stages == recipe_for(128, None, 60.0).stages
+    assert [each.batch_size for each in short.training] == [256, 128]
+    assert short.training[0].ema_decay < long.training[0].ema_decay == 0.99861
+    assert ("batch_size" in dict(short.reasons)) and "a GPU" in dict(short.reasons)["parameters"]
+    assert "batch_size" not in dict(recipe_for(128, None, 1.0).reasons)
+
+
 def test_small_images_are_sampled_with_noise_and_learned_to_the_end() -> None:
     small, large = (recipe_for(side, None, 20.0) for side in (32, 64))
     stages = small.stages[0], large.stages[0]
