@@ -25,8 +25,8 @@ from minimagen.config import (
 )
 from minimagen.config.diffusers import DiffusersConfig
 from minimagen.config.stages import DiffusionConfig, DistilledConfig, TokenConfig
-from minimagen.evaluation.figures import Record
 from minimagen.storage.environment import Environment
+from minimagen.storage.figures import Record
 from minimagen.storage.metadata import Generation
 
 PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from minimagen.evaluation.evaluate import Evaluation
-    from minimagen.evaluation.figures import Record
     from minimagen.evaluation.judge import Judge
     from minimagen.evaluation.sets import Sets
     from minimagen.evaluation.study import Study
     from minimagen.imagen import Imagen
     from minimagen.sample import Sample
     from minimagen.storage.directory import TrainingDirectory
+    from minimagen.storage.figures import Record
 
 BATCH = 50  # images sampled at once
 OPTIONS = {
@@ -157,7 +157,7 @@ def _judge(sets: "Sets", arguments: Namespace) -> "Judge":
 
 def _text(result: "Study", sizes: Sequence[str]) -> str:
     """Return everything that was found as text."""
-    from minimagen.evaluation.figures import HEADINGS, cells
+    from minimagen.storage.figures import HEADINGS, cells
 
     judged = [text_of(result.judged, sizes)] if result.judged else []
     figures = table([HEADINGS, *cells(result.record.figures)])
@@ -167,8 +167,9 @@ def _text(result: "Study", sizes: Sequence[str]) -> str:
 
 def _write(directory: "TrainingDirectory", out: Path, result: "Study", record: "Record") -> None:
     """Write evaluation.json, its sheets and the report."""
-    from minimagen.evaluation.figures import write_record, write_sheets
+    from minimagen.evaluation.figures import write_sheets
     from minimagen.evaluation.report import write_report
+    from minimagen.storage.figures import write_record
 
     write_record(out, record)
     write_sheets(out, result.found.sheets)
@@ -192,7 +193,8 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
             f"look at {size}: kernel distance x 1000 {scores['kernel']:.0f}, grain "
             f"{scores['grain']:.1f}/255 (real images: {scores['grain_real']:.1f})"
         )
-    for size, scores in zip(sizes[1:], result.super_resolution, strict=True):
+    for size, by_image in zip(sizes[1:], result.super_resolution, strict=True):
+        scores = {name: float(values.mean()) for name, values in by_image.items()}
         lines.append(
             f"super-resolution to {size}: color shift {scores['color_shift']:.2f}/255, "
             f"down-sampled against its input {scores['psnr_input']:.1f} dB; real images: "

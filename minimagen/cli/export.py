@@ -10,7 +10,7 @@ from minimagen.cli.arguments import Parser, run
 from minimagen.cli.next_commands import typed
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
-from minimagen.storage.card import NO_DATA, NO_FIGURES, OTHER_WEIGHTS, Facts
+from minimagen.storage.card import NO_DATA, Facts
 from minimagen.storage.directory import Choices, TrainingDirectory, read_parameter_values
 from minimagen.storage.files import read_lines
 
@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
 
 def facts_of(directory: TrainingDirectory, weights: Choices = "final") -> Facts:
     """Return what a training directory says of its data, training and the figures of weights."""
+    from minimagen.storage.figures import figures_text, read_record
+
     values = read_parameter_values(directory.parameters)
     captions = directory.sample_captions
     first = [line for line in read_lines(captions) if line.strip()] if captions.is_file() else []
@@ -59,7 +61,7 @@ def facts_of(directory: TrainingDirectory, weights: Choices = "final") -> Facts:
         caption=first[0].strip() if first else "a caption",
         data=_data(values.get("data")),
         training=_training(directory, values.get("training")),
-        figures=_figures(directory, weights),
+        figures=figures_text(directory, read_record(directory.path), weights),
     )
 
 
@@ -78,31 +80,6 @@ def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> st
     steps = read_history(directory).steps
     done = ", ".join(f"{number:,} steps of {name}" for name, number in steps.items())
     return f"Batches of {values.get('batch_size')} images{': ' if done else ''}{done}."
-
-
-def _figures(directory: TrainingDirectory, weights: Choices) -> str:
-    """Return the figures as a table, with what they are of; none if of other weights."""
-    from minimagen.evaluation.figures import (
-        HEADINGS,
-        cells,
-        fits,
-        other_settings,
-        read_record,
-    )
-
-    record = read_record(directory.path)
-    if record is None or not record.figures:
-        return NO_FIGURES
-    if not fits(directory, record, weights):
-        return OTHER_WEIGHTS
-    others = other_settings(directory, record)
-    said = (
-        f"`python -m minimagen evaluate`, {record.date}, on `{Path(record.dataset).name}` "
-        f"({record.split}); features of {record.features}"
-    )
-    said += f"; sampled with {others}." if others else "."
-    rows = [HEADINGS, ["---"] * len(HEADINGS), *cells(record.figures)]
-    return "\n".join([said, "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 entry = partial(run, main)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from minimagen.evaluation.figures import shown
 from minimagen.evaluation.history import Points
+from minimagen.storage.figures import shown
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 240, 52, 26, 10, 10
 MOST = 400  # points of a line

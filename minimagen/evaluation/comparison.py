@@ -7,10 +7,11 @@ from pathlib import Path
 
 from minimagen.evaluation import html
 from minimagen.evaluation.charts import chart
-from minimagen.evaluation.figures import Record, cells, read_record, read_sheets
+from minimagen.evaluation.figures import read_sheets
 from minimagen.evaluation.history import CURVES, History, newest_sheets, read_history
 from minimagen.evaluation.report import LOGARITHMIC, leaves
 from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+from minimagen.storage.figures import Record, cells, read_record
 
 MISSING = "-"
 

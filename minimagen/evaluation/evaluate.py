@@ -24,6 +24,8 @@ from minimagen.images import psnr, resize_clamped, to_model_space, to_uint8
 from minimagen.sample import Sample
 
 Scores = dict[str, float]
+ByImage = dict[str, Tensor]
+"""Of each image, [n]."""
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Evaluation:
     """The last stage's verdicts against other images' captions: chance."""
     interval: tuple[float, float] = (0.0, 0.0)
     """95 % interval of the last stage's ``all``."""
-    super_resolution: list[Scores] = field(default_factory=list)
+    super_resolution: list[ByImage] = field(default_factory=list)
     """For every stage but the first; see ``faithfulness``."""
     looks: list[Scores] = field(default_factory=list)
     """How every stage's images look beside real renders of the captions; see ``look``."""
@@ -85,7 +87,7 @@ def enlarging(
     samples: Sequence[Sample],
     samplings: Sequence[SamplingConfig],
     **options: Any,
-) -> list[Scores]:
+) -> list[ByImage]:
     """Return ``faithfulness`` and ``against_truth`` of every stage but the first.
 
     ``sampled`` are the images of every stage, [n 3 h w] in [-1, 1].
@@ -113,23 +115,23 @@ def look(judge: Judge, images: Tensor, real: Tensor) -> Scores:
     }
 
 
-def faithfulness(images: Tensor, low_res: Tensor) -> Scores:
+def faithfulness(images: Tensor, low_res: Tensor) -> ByImage:
     """Compare super-resolved images with the low-resolution ones that they were made from.
 
     Returns:
-        ``color_shift``: mean over images of the largest difference of a channel's mean, in
-        1/255. ``psnr_input``: PSNR of the down-sampled images against their input, dB.
+        ``color_shift``: each image's largest difference of a channel's mean, in 1/255 [b].
+        ``psnr_input``: PSNR of each down-sampled image against its input, dB [b].
     """
     down = resize_clamped(images, (low_res.shape[-2], low_res.shape[-1]))
     return {
-        "color_shift": float(color_shift(images, low_res).mean()),
-        "psnr_input": float(psnr(down, low_res).mean()),
+        "color_shift": color_shift(images, low_res),
+        "psnr_input": psnr(down, low_res),
     }
 
 
 def against_truth(
     imagen: Imagen, i: int, samples: Sequence[Sample], sampling: SamplingConfig, **options: Any
-) -> Scores:
+) -> ByImage:
     """Enlarge down-sampled real images with stage ``i``, and compare with the truth.
 
     Sampling is that of ``sampling`` with guidance 1 and aug level 0; ``options`` are those of
@@ -137,7 +139,7 @@ def against_truth(
 
     Returns:
         ``psnr_truth`` of the stage and ``psnr_bicubic`` of bicubic enlargement, dB; likewise
-        ``ssim_truth`` and ``ssim_bicubic``.
+        ``ssim_truth`` and ``ssim_bicubic``. Each is [n].
     """
     sampling = sampling.replace(guidance_scale=1.0, aug_level=0.0)
     images = to_model_space(stack_images(samples))
@@ -150,8 +152,8 @@ def against_truth(
     enlarged = torch.cat([batch[0] for batch in batches])
     bicubic = resize_clamped(low_res, size)
     return {
-        "psnr_truth": float(psnr(enlarged, truth).mean()),
-        "psnr_bicubic": float(psnr(bicubic, truth).mean()),
-        "ssim_truth": float(ssim(enlarged, truth).mean()),
-        "ssim_bicubic": float(ssim(bicubic, truth).mean()),
+        "psnr_truth": psnr(enlarged, truth),
+        "psnr_bicubic": psnr(bicubic, truth),
+        "ssim_truth": ssim(enlarged, truth),
+        "ssim_bicubic": ssim(bicubic, truth),
     }

@@ -1,105 +1,16 @@
-"""What an evaluation found: figures with their intervals and floors, as one JSON file."""
+"""What an evaluation found: figures with their intervals and floors, and sheets of images."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
-from minimagen.checked import Config
-from minimagen.errors import UserError
-from minimagen.storage.directory import Choices, TrainingDirectory, read_imagen_config
+from minimagen.storage.figures import Figure
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.metadata import save_png
-from minimagen.storage.model_hash import model_hash
 
-FILE, SHEETS = "evaluation.json", "evaluation_sheets"
-
-
-class Figure(Config):
-    """One measured number."""
-
-    group: str
-    """What it belongs to, a heading."""
-    name: str
-    """What was measured."""
-    value: float
-    """Of the generated images."""
-    unit: str = ""
-    """Such as % or dB; empty for a plain number."""
-    n: int
-    """Images."""
-    low: float | None = None
-    """The lower end of the 95 % interval, where there is one."""
-    high: float | None = None
-    """Its upper end."""
-    real: float | None = None
-    """The same of real images: the floor of a distance, the ceiling of an accuracy."""
-
-    @property
-    def interval(self) -> str:
-        """Return the interval as text."""
-        if self.low is None or self.high is None:
-            return ""
-        return f"{shown(self.low)} to {shown(self.high)}"
-
-
-class Record(Config):
-    """The whole of ``evaluation.json``."""
-
-    date: str
-    """When it was evaluated."""
-    device: str
-    """Where."""
-    dataset: str
-    """What it was evaluated on."""
-    split: str
-    """Which part of that."""
-    features: str
-    """The network whose features distances are taken in."""
-    seed: int
-    """Of image 0; image i has seed + i."""
-    sampling: tuple[dict[str, Any], ...]
-    """Of each stage."""
-    figures: tuple[Figure, ...]
-    """What was found."""
-    verdicts: tuple[str, ...]
-    """Findings in words: copies of training images, limits."""
-    weights: tuple[str | int, ...] = ()
-    """Which weights they are, see ``load_learners``; none in files from before it was kept."""
-    model: str = ""
-    """Their hash, see ``model_hash``; empty in files from before it was kept."""
-    captions_seed: int = 0
-    """Of drawn captions."""
-
-
-def other_settings(directory: TrainingDirectory, record: Record) -> str:
-    """Return which sampling settings are not the directory's own; "" where all are."""
-    stages = read_imagen_config(directory.parameters).stages
-    own = [stage.sampling.model_dump(mode="json") for stage in stages]
-    return "; ".join(
-        f"stage {i}: {name} {value}, not {before[name]}"
-        for i, (found, before) in enumerate(zip(record.sampling, own, strict=False))
-        for name, value in found.items()
-        if name in before and before[name] != value
-    )
-
-
-def fits(directory: TrainingDirectory, record: Record, weights: Choices | None = None) -> bool:
-    """Return whether figures are of these weights, by default of those that they name."""
-    try:
-        found = model_hash(directory, record.weights if weights is None else weights)
-    except UserError:  # such weights are not there any more
-        return False
-    return found == record.model
-
-
-def shown(value: float) -> str:
-    """Return a number with about three digits that count."""
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(abs(value)))))}f}"
+SHEETS = "evaluation_sheets"
 
 
 def rounded(value: float) -> float:
@@ -133,26 +44,20 @@ def share(group: str, name: str, value: float, n: int, real: float | None = None
     return figure(group, name, 100 * value, n, interval, floor, "%")
 
 
-def cells(figures: Iterable[Figure]) -> list[list[str]]:
-    """Return rows of text: name, value, interval, real images, n."""
-    return [
-        [
-            f"{each.group}: {each.name}",
-            f"{shown(each.value)} {each.unit}".strip(),
-            each.interval,
-            "" if each.real is None else shown(each.real),
-            str(each.n),
-        ]
-        for each in figures
-    ]
+def mean(
+    group: str,
+    name: str,
+    values: Tensor,
+    n: int,
+    units: Sequence[str] | None = None,
+    real: float | None = None,
+    unit: str = "",
+) -> Figure:
+    """Return the mean of values [k] of ``n`` images, with its ``mean_interval`` over ``units``."""
+    from minimagen.evaluation.metrics import mean_interval
 
-
-HEADINGS = ["figure", "generated", "95 % interval", "real images", "n"]
-
-
-def write_record(folder: Path, record: Record) -> None:
-    """Write ``evaluation.json``."""
-    write_json(folder / FILE, record.model_dump(mode="json"))
+    interval = mean_interval(values, units)
+    return figure(group, name, float(values.double().mean()), n, interval, real, unit)
 
 
 def write_sheets(folder: Path, sheets: Mapping[str, Image.Image]) -> None:
@@ -170,13 +75,3 @@ def read_sheets(folder: Path) -> dict[str, Path]:
     path = folder / SHEETS / "sheets.json"
     names = read_json(path) if path.is_file() else {}
     return {title: path.parent / Path(name).name for name, title in names.items()}
-
-
-def read_record(folder: Path) -> Record | None:
-    """Return what ``evaluation.json`` of a folder says, None where there is none.
-
-    Raises:
-        UserError: It is not such a file.
-    """
-    path = folder / FILE
-    return Record.read(read_json(path), str(path)) if path.is_file() else None

@@ -13,7 +13,7 @@ from minimagen.data.loading.reading import stack_images
 from minimagen.draws import rng
 from minimagen.editing import interpolate_captions
 from minimagen.evaluation.features import Features
-from minimagen.evaluation.figures import Figure, figure, share
+from minimagen.evaluation.figures import figure, mean, share
 from minimagen.evaluation.judge import Judge, score
 from minimagen.evaluation.memorization import Copies, find_copies, pair_sheet, small_pixels
 from minimagen.evaluation.metrics import (
@@ -22,16 +22,18 @@ from minimagen.evaluation.metrics import (
     kernel_distance,
     precision_recall,
     spread,
+    spreads,
 )
 from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
 from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.sample import Sample
+from minimagen.storage.figures import Figure
 from minimagen.storage.image_files import contact_sheet
 
 NEIGHBORS = 5  # of a training image that vote for a label
 CAPTIONS, EACH = 8, 4  # captions of the diversity, images of each
-FRAMES = 9  # of an interpolation
+FRAMES, PAIRS = 9, 8  # images of an interpolation, pairs of captions at most
 FEWEST = 8  # images of a set that a distance is taken of
 SHOWN = 32  # images on a sheet
 
@@ -189,55 +191,75 @@ def attributes(judge: Judge, images: Tensor, samples: Sequence[Sample], split: s
 
 
 def super_resolution(
-    scores: Sequence[Mapping[str, float]], sizes: Sequence[Size], n: int
+    scores: Sequence[Mapping[str, Tensor]], sizes: Sequence[Size], names: Sequence[str]
 ) -> list[Figure]:
-    """Return color shift, PSNR and SSIM of every stage but the first; bicubic stands beside."""
-    figures = []
+    """Return color shift, PSNR and SSIM of every stage but the first; bicubic stands beside.
+
+    Args:
+        scores: Of each of these stages, what ``enlarging`` measured of each image, [n].
+        sizes: Their sizes.
+        names: Those of the images [n]; what is repeated is no further sample.
+    """
+    figures, n = [], len(names)
     for each, (height, width) in zip(scores, sizes, strict=True):
         group = f"super-resolution to {width} x {height}"
+        bicubic = {what: float(each[f"{what}_bicubic"].mean()) for what in ("psnr", "ssim")}
         figures += [
-            figure(group, "color shift, 1/255", each["color_shift"], n),
-            figure(group, "PSNR to the input", each["psnr_input"], n, unit="dB"),
-            figure(group, "PSNR of real images enlarged (bicubic beside)", each["psnr_truth"], n,
-                   None, each["psnr_bicubic"], "dB"),
-            figure(group, "SSIM of real images enlarged (bicubic beside)", each["ssim_truth"], n,
-                   None, each["ssim_bicubic"]),
+            mean(group, "color shift, 1/255", each["color_shift"], n, names),
+            mean(group, "PSNR to the input", each["psnr_input"], n, names, unit="dB"),
+            mean(group, "PSNR of real images enlarged (bicubic beside)", each["psnr_truth"], n,
+                 names, bicubic["psnr"], "dB"),
+            mean(group, "SSIM of real images enlarged (bicubic beside)", each["ssim_truth"], n,
+                 names, bicubic["ssim"]),
         ]  # fmt: skip
     return figures
 
 
 def diversity(sampler: Sampler, measured: Measurement) -> Found:
-    """Return how far images of one caption are apart, relative to real images of any caption."""
+    """Return how far images of one caption are apart, relative to real images of any caption.
+
+    The interval is over captions; the distance of real images is taken as it is.
+    """
     captions = list(dict.fromkeys(s.caption for s in measured.sets.held_out))[:CAPTIONS]
     repeated = [caption for caption in captions for _ in range(EACH)]
     images = to_uint8(sampler(repeated)[-1])
     real = measured.vectors["real"]
-    apart = spread(real, [""] * len(real)) or 1.0
-    value = (spread(measured.features(images), repeated) or 0.0) / max(apart, 1e-12)
+    apart = max(spread(real, [""] * len(real)) or 1.0, 1e-12)
+    values = spreads(measured.features(images), repeated) / apart
     own = spread(real, [sample.caption for sample in measured.sets.held_out])
-    floor = None if own is None else own / max(apart, 1e-12)
-    made = figure("diversity", "per caption, of real images' distance", value, len(images), None,
-                  floor)  # fmt: skip
+    floor = None if own is None else own / apart
+    made = mean("diversity", "per caption, of real images' distance", values, len(images),
+                real=floor)  # fmt: skip
     columns = [to_pil(to_model_space(images[i::EACH])) for i in range(EACH)]
     sheet = contact_sheet(captions, columns)
     return Found([made], [], {f"Diversity: {EACH} images of each caption": sheet})
 
 
 def smoothness(sampler: Sampler, captions: Sequence[str]) -> Found:
-    """Return the largest step between two captions over the median one, of even embeddings."""
-    first, last = captions[0], next((c for c in captions if c != captions[0]), captions[0])
-    frames = interpolate_captions(
-        sampler.imagen, first, last, FRAMES, seed=sampler.seed, rounds=1, progress=False,
-        **sampler.options,
-    )  # fmt: skip
+    """Return the largest step between two captions over the median one, of even embeddings.
+
+    It is the mean over pairs of captions, no caption in two of them; the interval is over pairs.
+    """
+    distinct = list(dict.fromkeys(captions))[: 2 * PAIRS]
+    pairs = list(zip(distinct[::2], distinct[1::2], strict=False)) or [(captions[0], captions[0])]
+    paths = [
+        interpolate_captions(
+            sampler.imagen, first, last, FRAMES, seed=sampler.seed, rounds=1, progress=False,
+            **sampler.options,
+        )
+        for first, last in pairs
+    ]  # fmt: skip
+    values = torch.tensor([_unevenness(frames) for frames in paths], dtype=torch.float64)
+    sheet = contact_sheet([f"{i}/{FRAMES - 1}" for i in range(FRAMES)], [paths[0]])
+    one = mean("interpolation", "largest step / median step", values, FRAMES * len(paths))
+    return Found([one], [], {"Interpolation from {!r} to {!r}".format(*pairs[0]): sheet})
+
+
+def _unevenness(frames: Sequence[Image.Image]) -> float:
     images = torch.stack([torch.frombuffer(bytearray(f.tobytes()), dtype=torch.uint8)
                           for f in frames]).float()  # fmt: skip
     steps = (images[1:] - images[:-1]).abs().mean(1)
-    value = float(steps.max() / steps.median().clamp(min=1e-6))
-    sheet = contact_sheet([f"{i}/{FRAMES - 1}" for i in range(FRAMES)], [frames])
-    title = f"Interpolation from {first!r} to {last!r}"
-    one = figure("interpolation", "largest step / median step", value, FRAMES)
-    return Found([one], [], {title: sheet})
+    return float(steps.max() / steps.median().clamp(min=1e-6))
 
 
 def image_sheet(captions: Sequence[str], stages: Sequence[Tensor]) -> Image.Image:

@@ -8,7 +8,10 @@ from typing import Any
 
 from minimagen.evaluation import html
 from minimagen.evaluation.charts import chart
-from minimagen.evaluation.figures import (
+from minimagen.evaluation.figures import read_sheets
+from minimagen.evaluation.history import CURVES, History, newest_sheets, read_history
+from minimagen.storage.directory import TrainingDirectory, read_parameter_values
+from minimagen.storage.figures import (
     HEADINGS,
     Figure,
     Record,
@@ -16,10 +19,7 @@ from minimagen.evaluation.figures import (
     fits,
     other_settings,
     read_record,
-    read_sheets,
 )
-from minimagen.evaluation.history import CURVES, History, newest_sheets, read_history
-from minimagen.storage.directory import TrainingDirectory, read_parameter_values
 
 FILE = "report.html"
 LOGARITHMIC = ("loss", "valid_loss")

@@ -10,12 +10,13 @@ from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.clip import alignment, caption_vectors, vectors_of
 from minimagen.evaluation.evaluate import Evaluation, enlarging, evaluate
 from minimagen.evaluation.features import Features
-from minimagen.evaluation.figures import Figure, Record, figure, share
+from minimagen.evaluation.figures import figure, share
 from minimagen.evaluation.judge import Judge
 from minimagen.evaluation.measure import Found, attributes, measure, super_resolution
 from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
 from minimagen.images import to_model_space, to_uint8
+from minimagen.storage.figures import Figure, Record
 from minimagen.text.clip import Clip
 
 
@@ -59,8 +60,8 @@ def study(
         figures += attributes(judge, images[-1], held_out, sets.split)
         figures += attributes(judge, to_uint8(seen[-1]), sets.seen, "seen in training")
     found = measure(sampler, sets, features, made, seen)
-    sizes = sampler.imagen.config.image_sizes[1:]
-    figures += [*found.figures, *super_resolution(enlarged, sizes, len(held_out))]
+    sizes, names = sampler.imagen.config.image_sizes[1:], [sample.name for sample in held_out]
+    figures += [*found.figures, *super_resolution(enlarged, sizes, names)]
     if clip is not None:
         figures += aligned(clip, images[-1], sets)
     found.figures = figures

@@ -42,11 +42,13 @@ tags: [imagen, diffusion, cascade]
 ---
 """
 NO_DATA = "Not stated."
-NO_FIGURES = "Not measured: `python -m minimagen evaluate DIR`, then `export` again."
-
+NO_FIGURES = (
+    "Not measured: `python -m minimagen evaluate DIR`, of the training directory, measures them "
+    "for the next card."
+)
 OTHER_WEIGHTS = (
-    "Not measured: the evaluation is of other weights than these. `python -m minimagen evaluate "
-    "DIR`, of the weights that are exported, then `export` again."
+    "Not measured: the evaluation is not of exactly these weights. `python -m minimagen evaluate "
+    "DIR` measures them for the next card."
 )
 
 

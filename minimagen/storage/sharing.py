@@ -17,6 +17,7 @@ from minimagen.storage.directory import (
     read_imagen_config,
     write_imagen,
 )
+from minimagen.storage.figures import figures_text, read_record
 from minimagen.storage.files import replacing
 from minimagen.storage.hub import KEPT, fetched, is_on_hub
 from minimagen.storage.pretrained import Identified, Part, load_learners
@@ -28,12 +29,14 @@ class Shared(nn.Module):
     Attributes:
         config: The whole cascade.
         learners: All that is trained, in order.
+        source: The directory whose weights were loaded; its evaluation is for the card.
     """
 
     config: ImagenConfig
     text_encoder: Any
     learners: list[Identified]
     frozen: list[Part]
+    source: Path | None = None
 
     @classmethod
     def from_parameters(cls, folder: str | Path, text_encoder: Any = None, seed: int = 0) -> Self:
@@ -48,6 +51,7 @@ class Shared(nn.Module):
         directory = TrainingDirectory.open(path)
         imagen = cls(read_imagen_config(directory.parameters), text_encoder)
         load_learners(imagen, directory, weights)
+        imagen.source = directory.path.resolve()
         return imagen.eval()
 
     def save_pretrained(self, folder: str | Path, readme: str | None = None) -> Path:
@@ -55,11 +59,13 @@ class Shared(nn.Module):
 
         Args:
             folder: New or empty.
-            readme: The model card; one of what the weights show, by default.
+            readme: The model card; by default one of what the weights show, with the figures of
+                ``source`` where these were measured of the weights as they are now.
 
         Raises:
             UserError: The folder has files, or a part of the cascade is a path of this machine.
         """
+        record = None if readme or self.source is None else read_record(self.source)
         path = new_output(folder, "model")
         for named in _named(self.config):
             if Path(named).exists():
@@ -76,8 +82,11 @@ class Shared(nn.Module):
                 learner.state_dict(),
                 {"stage": identity.model_dump(mode="json")},
             )
+        if readme is None:
+            facts = NO_FACTS._replace(figures=figures_text(directory, record))
+            readme = self.card(path.resolve().name, facts)
         with replacing(path / "README.md") as part:
-            part.write_text(self.card(path.resolve().name) if readme is None else readme, "utf-8")
+            part.write_text(readme, "utf-8")
         return path
 
     def _measured(self) -> ImagenConfig:

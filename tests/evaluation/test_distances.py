@@ -17,6 +17,7 @@ from minimagen.evaluation.metrics import (
     kid,
     precision_recall,
     spread,
+    spreads,
     ssim,
 )
 
@@ -120,6 +121,7 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
 def test_the_spread_is_the_mean_distance_inside_captions() -> None:
     points = torch.tensor([[0.0], [3.0], [10.0], [11.0], [50.0]])
     assert spread(points, ["a", "a", "b", "b", "c"]) == pytest.approx((3 + 1) / 2)
+    assert spreads(points, list("aabbc")).tolist() == [3.0, 1.0]
     assert spread(points, list("abcde")) is None
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 
 from minimagen.__main__ import main
 from minimagen.evaluation.comparison import differences, read_runs
-from minimagen.evaluation.figures import Record, figure, share, write_record, write_sheets
+from minimagen.evaluation.figures import figure, share, write_sheets
 from minimagen.evaluation.history import read_history
 from minimagen.evaluation.report import write_report
 from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.figures import Record, write_record
 
 TESTING = Path(__file__).parents[2] / "parameters" / "testing"
 HOSTILE = "<script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>\"'&\x00\u202e"

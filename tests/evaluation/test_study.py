@@ -17,7 +17,6 @@ from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation import measure
 from minimagen.evaluation.features import JudgeFeatures
-from minimagen.evaluation.figures import shown
 from minimagen.evaluation.report import write_report
 from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
@@ -26,9 +25,10 @@ from minimagen.imagen import Imagen
 from minimagen.images import to_model_space
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
-from minimagen.storage.card import OTHER_WEIGHTS
+from minimagen.storage.card import NO_FIGURES, OTHER_WEIGHTS
 from minimagen.storage.checkpoint import load_weights, save_weights
 from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.figures import shown
 from tests.cli.conftest import QUICK
 
 COUNT = 24
@@ -86,8 +86,44 @@ def test_a_cascade_that_draws_what_captions_say_is_healthy(monkeypatch: pytest.M
     figures = {f.name: f for f in result.record.figures}
     assert figures["nearer, own caption"].value == 100
     assert figures["largest step / median step"].value == 1.0
+    smooth = figures["largest step / median step"]
+    assert (smooth.low, smooth.high, smooth.n) == (1.0, 1.0, 8 * 9)
     diversity = figures["per caption, of real images' distance"]
     assert diversity.value == 0.0  # one image for each caption, whatever the seed
+    assert (diversity.low, diversity.high, diversity.n) == (0.0, 0.0, 8 * 4)
+
+
+def test_super_resolution_has_intervals_over_images() -> None:
+    """Of 20 images whose values are 0 and 1 by turns: 0.5 +- 1.96 / sqrt(80)."""
+    values = torch.arange(20) % 2.0
+    names = "color_shift", "psnr_input", "psnr_truth", "psnr_bicubic", "ssim_truth", "ssim_bicubic"
+    score = {name: values for name in names}
+    figures = measure.super_resolution([score], [(48, 64)], [str(i) for i in range(20)])
+    assert [f.group for f in figures] == ["super-resolution to 64 x 48"] * 4
+    assert [(f.value, f.n, f.real) for f in figures] == [(0.5, 20, None)] * 2 + [(0.5, 20, 0.5)] * 2
+    for each in figures:
+        assert each.low == pytest.approx(0.28, abs=0.03)
+        assert each.high == pytest.approx(0.72, abs=0.03)
+
+
+def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even steps between two captions, a jump of three steps between two others; no third pair."""
+    pairs = {("a", "b"): range(9), ("c", "d"): [0, 1, 2, 3, 4, 5, 6, 7, 10]}
+
+    def frames(_: Imagen, first: str, last: str, *__: Any, **___: Any) -> list[Image.Image]:
+        return [Image.new("RGB", (8, 8), (i, i, i)) for i in pairs[first, last]]
+
+    monkeypatch.setattr(measure, "interpolate_captions", frames)
+    sampler = Sampler(cast(Imagen, None), [])
+    (figure,) = measure.smoothness(sampler, ["a", "a", "b", "c", "d", "e", "a"]).figures
+    assert (figure.value, figure.low, figure.high, figure.n) == (2.0, 1.0, 3.0, 18)
+    (alone,) = measure.smoothness(sampler, ["a", "b"]).figures
+    assert (alone.value, alone.low, alone.high, alone.n) == (1.0, None, None, 9)
+
+
+def card_of(imagen: Imagen, folder: Path) -> str:
+    """Return the card that ``save_pretrained`` writes by itself."""
+    return (imagen.save_pretrained(folder) / "README.md").read_text("utf-8")
 
 
 def test_images_of_ones_own_are_evaluated_from_the_command_line(
@@ -100,6 +136,7 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
             Image.fromarray(sample.image).save(data / part / f"{i}.png")
             (data / part / f"{i}.txt").write_text(sample.caption)
     assert main(["train", *QUICK, "--DATASET", str(data), "--OUTPUT", str(run)]) == 0
+    assert NO_FIGURES in card_of(Imagen.from_directory(run), tmp_path / "first")
     capsys.readouterr()
     assert main(["evaluate", str(run), "-n", "10", "-t", "2", "--DEVICE", "cpu"]) == 0
     printed = capsys.readouterr().out
@@ -107,6 +144,8 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
     found = json.loads((run / "evaluation.json").read_text())
     groups = {row["group"] for row in found["figures"]}
     assert {"distance", "memorization", "diversity", "interpolation"} <= groups
+    resampled = [row for row in found["figures"] if row["group"] in ("diversity", "interpolation")]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in resampled)
     assert {row["n"] for row in found["figures"] if row["group"] == "distance"} == {10}
     (verdict,) = found["verdicts"]
     assert verdict.startswith("No more copies of 12 training images of mine")
@@ -120,7 +159,14 @@ def test_images_of_ones_own_are_evaluated_from_the_command_line(
     assert "on `mine` (validation)" in card and "timesteps 2, not 1" in card
     (row,) = (row for row in found["figures"] if row["name"] == "Frechet distance")
     value, low, high, real = (shown(row[key]) for key in ("value", "low", "high", "real"))
-    assert f"Frechet distance | {value} | {low} to {high} | {real} | 10 |" in card
+    expected = f"Frechet distance | {value} | {low} to {high} | {real} | 10 |"
+    assert expected in card
+    imagen = Imagen.from_pretrained(run)
+    again = card_of(imagen, tmp_path / "again")
+    assert expected in again and "on `mine` (validation)" in again and str(tmp_path) not in again
+    with torch.no_grad():
+        next(iter(imagen.stages[0].parameters())).add_(1)
+    assert OTHER_WEIGHTS in card_of(imagen, tmp_path / "trained_on")
     weights = TrainingDirectory(run).weights("unet_0")
     trained = load_weights(weights)
     next(iter(trained.tensors.values())).add_(1)
