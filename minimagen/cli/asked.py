@@ -10,12 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minimagen.checked import Config, per_stage
+from minimagen.cli.given import given_of
 from minimagen.errors import UserError, first_line
 from minimagen.generating import Edit, Request
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.image_files import ImageFolder, contact_sheet
-from minimagen.storage.metadata import Generation, Place, save_png
+from minimagen.storage.metadata import Generation, Given, GivenAs, Place, save_png
 from minimagen.storage.model_hash import model_hash
 
 REQUEST, GIVEN = "request.json", "given.safetensors"
@@ -63,6 +64,8 @@ class Asked(Config):
     """Where in its batch the only image was, if it is made again."""
     edit: dict[str, Any] | None = None
     """What is done to the image that was given, if one was; its pixels are in a file beside."""
+    given: dict[GivenAs, Given] = {}
+    """The files of that image and its mask."""
     sheet: Sheet | None = None
     """Of a sweep."""
 
@@ -92,6 +95,7 @@ class Asked(Config):
             images=tuple(request.values() for request in requests),
             place=made.batch if made and len(requests) == 1 else None,
             edit=None if edit is None else edit.settings,
+            given=given_of(arguments),
             sheet=sheet,
         )
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.captions import ALIASES, Caption
+from minimagen.cli.given import image_of
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
 
@@ -59,6 +60,7 @@ OPTIONS = (
 )  # fmt: skip
 ALONE = ("INTERPOLATE", "FILM", "SWEEP", "STAGES_SHEET")
 TOGETHER = ("INTERPOLATE", "FILM", "STAGES_SHEET")  # made as a whole
+WITH_FROM_IMAGE = {"INIT_IMAGE", "MASK", "UPSCALE", "STRENGTH"}
 NOT_ALONE = {"BEST_OF", "IMAGES_PER_CAPTION", "SEEDS", "STOP_STAGE"}
 
 
@@ -152,27 +154,6 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
         strength=strength,
         resample=arguments.RESAMPLE,
     )
-
-
-def image_of(path: Path) -> "Image.Image":
-    """Return the image of a file.
-
-    Raises:
-        UserError: It is missing, no image, or too large.
-    """
-    from PIL import ImageOps
-
-    from minimagen.data.images.decoding import open_image
-    from minimagen.editing import LARGEST
-    from minimagen.storage.metadata import explained
-
-    with explained(path), open_image(path) as image:
-        if max(image.size) > LARGEST:
-            raise UserError(
-                f"{path} is {image.width} x {image.height} pixels; give an image of at most "
-                f"{LARGEST} x {LARGEST}"
-            )
-        return ImageOps.exif_transpose(image).copy()
 
 
 def belong_together(

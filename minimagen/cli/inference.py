@@ -19,6 +19,7 @@ from minimagen.cli.captions import (
     Caption,
     read_captions,
 )
+from minimagen.cli.given import take_up
 from minimagen.cli.options import Option
 from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
@@ -122,7 +123,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
             "--IMAGES_PER_CAPTION"
         )
     given = _typed(arguments)
-    edits = {option.name for option in editing.OPTIONS}
+    edits = {option.name for option in editing.OPTIONS} - editing.WITH_FROM_IMAGE
     if "FROM_IMAGE" in given and (others := sorted(given & (edits | {"SEEDS", "BEST_OF"}))):
         raise UserError(f"--FROM_IMAGE is one image as it was; leave out --{', --'.join(others)}")
     editing.check(arguments, given)
@@ -236,11 +237,7 @@ def again(arguments: argparse.Namespace) -> int:
     from minimagen.storage.model_hash import find_model
 
     made = read_generation(arguments.FROM_IMAGE)
-    if made.edit is not None:
-        raise UserError(
-            f"{arguments.FROM_IMAGE} was made of another image, which it does not carry; give that "
-            "one as --INIT_IMAGE, with --CAPTIONS and --SEED"
-        )
+    take_up(arguments, made)
     if arguments.TRAINING_DIRECTORY is None:
         directory = find_model(made.model, made.weights, Path(), bundled_cascades())
         print(f"training directory: {directory} (it has the weights of the image)")
@@ -251,8 +248,9 @@ def again(arguments: argparse.Namespace) -> int:
         arguments.WEIGHTS = made.weights[0] if alike else made.weights
     imagen = _load(arguments, directory.path)
     requests = requests_again(arguments, imagen, made)
-    asked = Asked.of(arguments, directory, requests, made)
-    return write_images(arguments, imagen, asked)
+    edit = editing.edit_of(arguments, imagen)
+    asked = Asked.of(arguments, directory, requests, made, edit)
+    return write_images(arguments, imagen, asked, edit=edit)
 
 
 entry = partial(run, main)

@@ -4,8 +4,9 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -41,6 +42,39 @@ class Place(Config):
         return self
 
 
+GivenAs = Literal["init_image", "mask", "upscale"]
+"""The parameters that take an image."""
+
+
+class Given(Config):
+    """An image that was given, as its file's name and pixels: not its folder."""
+
+    name: str
+    """Of its file."""
+    sha256: str
+    """Of its mode, size and pixels, upright; transparency counts, other text in the file not."""
+
+    @classmethod
+    def of(cls, name: str, image: Image.Image) -> "Given":
+        """Return what is kept of an image, the file's ``name`` without its folder."""
+        colors = image.has_transparency_data or image.mode == "P"
+        pixels = image.convert("RGBA") if colors else image
+        head = f"{pixels.mode} {pixels.width} {pixels.height} ".encode()
+        digest = sha256(head + pixels.tobytes()).hexdigest()
+        return cls(name=name, sha256=digest)
+
+
+class Edited(Config):
+    """What was done to a given image."""
+
+    kind: Literal["image to image", "inpainting", "upscale"]
+    """Of ``minimagen.editing``."""
+    strength: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """The time that the image was noised to; an upscale has none."""
+    resample: PositiveInt | None = None
+    """How often each step was taken; an upscale does not say."""
+
+
 class Generation(Config):
     """How an image was made. No paths, and nothing of the user or the machine."""
 
@@ -65,10 +99,19 @@ class Generation(Config):
     precision: str = "auto"
     """What the networks computed in: auto, fp32 or bf16."""
     batch: Place = Place()
-    edit: dict[str, Any] | None = None
+    edit: Edited | None = None
     """What was done to a given image, where there was one."""
+    given: dict[GivenAs, Given] = {}
+    """That image and its mask, by the parameter that took them, where they were files."""
     version: str = minimagen.__version__
     """Of this program."""
+
+    @model_validator(mode="after")
+    def _only_an_upscale_begins_later(self) -> "Generation":
+        enlarges = self.edit is not None and self.edit.kind == "upscale"
+        if enlarges != (self.first > 0):
+            raise ValueError(f"first is {self.first}: only an upscale begins later than with 0")
+        return self
 
 
 def parameters_text(generation: Generation) -> str:
@@ -88,7 +131,11 @@ def _pairs(generation: Generation) -> dict[str, str]:
         "Seed": generation.seed,
         "Size": f"{width}x{height}",
         "Model hash": generation.model[:10] or None,
+        "Denoising strength": generation.edit and generation.edit.strength,
+        "Edit": generation.edit and generation.edit.kind,
     }
+    for flag, image in generation.given.items():
+        values[flag.replace("_", " ").capitalize()] = image.name
     several = {
         "Stage steps": "timesteps",
         "Stage CFG": "guidance_scale",
