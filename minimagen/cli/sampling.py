@@ -168,7 +168,7 @@ def write_images(
     _print_notes(imagen)
     _print_written(folder, wanted)
     if asked.sheet is not None and folder.written == wanted:
-        print(f"sheet: {asked.sheet.write(folder)}")
+        print(f"sheet: {asked.sheet.write(folder, asked.metadata)}")
     return 128 + (signals.received or 0) if folder.written < wanted else 0
 
 

@@ -75,6 +75,32 @@ class Edited(Config):
     """How often each step was taken; an upscale does not say."""
 
 
+Axis = tuple[str, Annotated[tuple[str, ...], Field(min_length=1)]]
+"""A setting and its values, as they were typed."""
+WholeKind = Literal["interpolate", "film", "stages_sheet", "sweep"]
+
+
+class Whole(Config):
+    """A strip or a sheet of images that were made together."""
+
+    kind: WholeKind
+    """The flag that made it."""
+    texts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its captions."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """The two that an interpolation goes between; else there is one, or one that is counted on."""
+    frames: Annotated[int, Field(ge=2, le=1000)] = 9
+    """Images of an interpolation."""
+    sweep: tuple[Axis, ...] = ()
+    """What a sweep goes through."""
+
+    @model_validator(mode="after")
+    def _only_a_sweep_has_settings(self) -> "Whole":
+        if (self.kind == "sweep") != bool(self.sweep):
+            raise ValueError(f"{self.kind} with {len(self.sweep)} settings that change")
+        return self
+
+
 class Generation(Config):
     """How an image was made. No paths, and nothing of the user or the machine."""
 
@@ -85,7 +111,7 @@ class Generation(Config):
     seed: Annotated[int, Field(ge=0)]
     """Of all its noise."""
     size: tuple[PositiveInt, PositiveInt]
-    """(width, height) in px."""
+    """(width, height) in px; of a strip or sheet, those of an image on it."""
     model: str = ""
     """SHA-256 of the weights' tensors; empty where it is unknown."""
     weights: tuple[str | int, ...] = ("final",)
@@ -103,6 +129,8 @@ class Generation(Config):
     """What was done to a given image, where there was one."""
     given: dict[GivenAs, Given] = {}
     """That image and its mask, by the parameter that took them, where they were files."""
+    whole: Whole | None = None
+    """The strip or sheet, where it is one; of a sweep, the rest is of its first image."""
     version: str = minimagen.__version__
     """Of this program."""
 
@@ -136,6 +164,12 @@ def _pairs(generation: Generation) -> dict[str, str]:
     }
     for flag, image in generation.given.items():
         values[flag.replace("_", " ").capitalize()] = image.name
+    if (whole := generation.whole) is not None:
+        values["Made as"] = whole.kind
+        values["Captions"] = " | ".join(whole.texts) if len(whole.texts) > 1 else None
+        swept = (f"{name}={','.join(texts)}" for name, texts in whole.sweep)
+        values["Sweep"] = " ".join(swept) or None
+        values["Seeds"] = ",".join(map(str, whole.seeds)) or None
     several = {
         "Stage steps": "timesteps",
         "Stage CFG": "guidance_scale",

@@ -114,9 +114,14 @@ def test_what_an_image_says_of_its_edit_is_checked(refused: Refused) -> None:
     save_png(Path("older.png"), Image.new("RGB", (4, 4)), older)
     argv = ["--FROM_IMAGE", "older.png", "--INIT_IMAGE", "mine/given.png"]
     refused(inference.entry, argv, "does not say of which")
-    for changes in ({"first": 1}, {"edit": {"kind": "upscale"}}, {"edit": {"kind": "magic"}}):
+    late = "only an upscale"
+    for changes, words in (
+        ({"first": 1}, late),
+        ({"edit": {"kind": "upscale"}}, late),
+        ({"edit": {"kind": "magic"}}, "edit.kind"),
+    ):
         values = json.loads(generation.model_dump_json()) | changes
         chunks = PngInfo()
         chunks.add_itxt(EXACT, json.dumps(values))
         Image.new("RGB", (4, 4)).save("false.png", pnginfo=chunks)
-        refused(inference.entry, ["--FROM_IMAGE", "false.png"], "false.png")
+        refused(inference.entry, ["--FROM_IMAGE", "false.png", *argv[2:]], "false.png", words)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from minimagen.errors import UserError
 from minimagen.generating import Edit
-from minimagen.storage.metadata import Edited, read_generation
+from minimagen.storage.metadata import Edited, Whole, read_generation
 from minimagen.ui.form import Form, fields_of, not_filled, numbers
 from minimagen.ui.runs import curves, log_lines, state
 from minimagen.ui.stream import Progress, Result
@@ -162,6 +162,8 @@ def test_an_image_names_its_model_and_what_the_form_cannot_say(studio: Studio) -
     assert fields_of(enlarged)[4:6] == ["", ""]  # steps of one stage are not those of both
     (said,) = not_filled(enlarged, model=True)
     assert "give that image too" in said
+    (said,) = not_filled(made.model_copy(update={"whole": Whole(kind="film", texts=("a",))}), True)
+    assert "strip" in said
     (said,) = not_filled(made, model=False)
     assert "another image" in said
 
