@@ -1,8 +1,8 @@
 """Many images, batch by batch: what is asked for, which images share a batch, how each was made."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +14,7 @@ from minimagen.imagen import Imagen
 from minimagen.images import to_pil
 from minimagen.stages.stage import encode_own
 from minimagen.storage.directory import Choice
-from minimagen.storage.metadata import Generation, Place
+from minimagen.storage.metadata import Edited, Generation, Given, GivenAs, Place
 from minimagen.text.encoded import EncodedCaptions
 
 
@@ -117,12 +117,15 @@ class Edit:
         return {k: v for k, v in vars(self).items() if isinstance(v, int | float)}
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Edited:
         """Return what is kept with the images: not the image itself."""
         if self.low_res is not None:
-            return {"kind": "upscale"}
-        kind = "image to image" if self.mask is None else "inpainting"
-        return {"kind": kind, "strength": self.strength, "resample": self.resample}
+            return Edited(kind="upscale")
+        return Edited(
+            kind="image to image" if self.mask is None else "inpainting",
+            strength=self.strength,
+            resample=self.resample,
+        )
 
 
 @dataclass
@@ -136,6 +139,7 @@ class Generator:
         weights: Which they are.
         options: Of ``Imagen.sample_batches``.
         edit: The image that is given, if there is one.
+        given: What is kept of its files, see ``Generation.given``.
         too_many: Of the sizes of batches that the device had no memory for, the least: they are
             not tried again. Smaller ones are sampled as in a run that begins with them.
     """
@@ -146,6 +150,7 @@ class Generator:
     weights: tuple[Choice, ...]
     options: dict[str, Any]
     edit: Edit | None = None
+    given: Mapping[GivenAs, Given] = field(default_factory=dict)
     too_many: int = sys.maxsize
 
     def sample(
@@ -204,6 +209,7 @@ class Generator:
             weights=self.weights,
             first=self.edit.first if self.edit else 0,
             edit=self.edit.described if self.edit else None,
+            given=dict(self.given),
             precision=self.options.get("precision", "auto"),
             batch=place,
         )

@@ -154,7 +154,9 @@ def default(field: FieldInfo, is_object: bool) -> str:
         return "*needed*"
     value = field.default
     if isinstance(value, BaseModel) or (is_object and value is not None):
-        return "the defaults" if isinstance(value, BaseModel) else "`[]`"
+        if isinstance(value, BaseModel):
+            return "the defaults"
+        return "`{}`" if value == {} else "`[]`"
     spelled = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return f"`{spelled[value]}`"

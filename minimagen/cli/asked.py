@@ -10,12 +10,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minimagen.checked import Config, per_stage
+from minimagen.cli.given import given_of
 from minimagen.errors import UserError, first_line
 from minimagen.generating import Edit, Request
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.image_files import ImageFolder, contact_sheet
-from minimagen.storage.metadata import Generation, Place, save_png
+from minimagen.storage.metadata import (
+    Axis,
+    Generation,
+    Given,
+    GivenAs,
+    Place,
+    Whole,
+    read_generation,
+    save_png,
+)
 from minimagen.storage.model_hash import model_hash
 
 REQUEST, GIVEN = "request.json", "given.safetensors"
@@ -29,12 +39,18 @@ class Sheet(Config):
     """One below each image."""
     columns: int
     """Images side by side."""
+    axes: tuple[Axis, ...] = ()
+    """The settings that change, as they were typed; earlier versions did not keep them."""
 
-    def write(self, folder: ImageFolder) -> Path:
-        """Write ``sweep.png``; return its path."""
+    def write(self, folder: ImageFolder, metadata: bool = True) -> Path:
+        """Write ``sweep.png``, with ``metadata`` how it was made; return its path."""
         paths = [folder.images / f"image_{i}.png" for i in range(len(self.labels))]
         images = [Image.open(path).convert("RGB") for path in paths]
-        save_png(folder.path / "sweep.png", contact_sheet(self.labels, [images], self.columns))
+        made = read_generation(paths[0]) if metadata and self.axes else None
+        if made is not None:
+            made = made.replace(whole=Whole(kind="sweep", texts=(made.text,), sweep=self.axes))
+        sheet = contact_sheet(self.labels, [images], self.columns)
+        save_png(folder.path / "sweep.png", sheet, made)
         return folder.path / "sweep.png"
 
 
@@ -63,6 +79,8 @@ class Asked(Config):
     """Where in its batch the only image was, if it is made again."""
     edit: dict[str, Any] | None = None
     """What is done to the image that was given, if one was; its pixels are in a file beside."""
+    given: dict[GivenAs, Given] = {}
+    """The files of that image and its mask."""
     sheet: Sheet | None = None
     """Of a sweep."""
 
@@ -92,6 +110,7 @@ class Asked(Config):
             images=tuple(request.values() for request in requests),
             place=made.batch if made and len(requests) == 1 else None,
             edit=None if edit is None else edit.settings,
+            given=given_of(arguments),
             sheet=sheet,
         )
 

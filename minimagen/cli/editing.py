@@ -11,12 +11,11 @@ from pydantic import BeforeValidator, Field
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.captions import ALIASES, Caption
+from minimagen.cli.given import image_of
 from minimagen.cli.options import Option
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from minimagen.cli.asked import Sheet
     from minimagen.generating import Edit, Request
     from minimagen.imagen import Imagen
@@ -58,7 +57,7 @@ OPTIONS = (
            "image enlarged", bool),
 )  # fmt: skip
 ALONE = ("INTERPOLATE", "FILM", "SWEEP", "STAGES_SHEET")
-TOGETHER = ("INTERPOLATE", "FILM", "STAGES_SHEET")  # made as a whole
+WITH_FROM_IMAGE = {"INIT_IMAGE", "MASK", "UPSCALE", "STRENGTH"}
 NOT_ALONE = {"BEST_OF", "IMAGES_PER_CAPTION", "SEEDS", "STOP_STAGE"}
 
 
@@ -154,87 +153,6 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
     )
 
 
-def image_of(path: Path) -> "Image.Image":
-    """Return the image of a file.
-
-    Raises:
-        UserError: It is missing, no image, or too large.
-    """
-    from PIL import ImageOps
-
-    from minimagen.data.images.decoding import open_image
-    from minimagen.editing import LARGEST
-    from minimagen.storage.metadata import explained
-
-    with explained(path), open_image(path) as image:
-        if max(image.size) > LARGEST:
-            raise UserError(
-                f"{path} is {image.width} x {image.height} pixels; give an image of at most "
-                f"{LARGEST} x {LARGEST}"
-            )
-        return ImageOps.exif_transpose(image).copy()
-
-
-def belong_together(
-    arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption], output: Path
-) -> int:
-    """Write the images of ``--INTERPOLATE``, ``--FILM`` or ``--STAGES_SHEET``."""
-    from minimagen import editing
-    from minimagen.device import resolve_device
-    from minimagen.storage.animation import save_animations, save_strip
-
-    settings: dict[str, Any] = {
-        "precision": arguments.PRECISION or "auto",
-        "batch_size": arguments.BATCH_SIZE,
-        "aspect_ratio": arguments.ASPECT_RATIO,
-        "device": resolve_device(arguments.DEVICE) if arguments.OFFLOAD else None,
-        **{k: v for k, v in options.sampling_changes(arguments).items() if v is not None},
-    }
-    if arguments.NEGATIVE is not None:
-        settings["negative"] = arguments.NEGATIVE
-    texts = [caption.text for caption in captions]
-    if arguments.INTERPOLATE:
-        frames = _between(arguments, imagen, texts, settings)
-        name = "interpolation"
-    elif arguments.FILM:
-        frames = [f.image for f in editing.film(imagen, texts[0], seed=arguments.SEED, **settings)]
-        name = "film"
-    else:
-        return _stages_sheet(arguments, imagen, texts, settings, output)
-    for path in (save_strip(output, name, frames), *save_animations(output, name, frames)):
-        print(path)
-    return 0
-
-
-def _between(
-    arguments: argparse.Namespace, imagen: "Imagen", texts: list[str], settings: dict[str, Any]
-) -> "list[Image.Image]":
-    from minimagen.editing import interpolate_captions, interpolate_seeds
-
-    count, seeds, seed = arguments.FRAMES, arguments.SEEDS, arguments.SEED
-    if seeds is not None:
-        return interpolate_seeds(imagen, texts[0], seeds[0], seeds[1], count, **settings)
-    return interpolate_captions(imagen, texts[0], texts[1], count, seed=seed, **settings)
-
-
-def _stages_sheet(
-    arguments: argparse.Namespace,
-    imagen: "Imagen",
-    texts: list[str],
-    settings: dict[str, Any],
-    output: Path,
-) -> int:
-    """Write the sheet of what each stage makes."""
-    from minimagen import editing
-    from minimagen.storage.image_files import contact_sheet
-    from minimagen.storage.metadata import save_png
-
-    stages = editing.by_stage(imagen, texts, seed=arguments.SEED, **settings)
-    save_png(output / "stages.png", contact_sheet(texts, stages))
-    print(output / "stages.png")
-    return 0
-
-
 def sheet_of_sweep(
     arguments: argparse.Namespace, imagen: "Imagen", request: "Request"
 ) -> "tuple[list[Request], Sheet]":
@@ -247,7 +165,7 @@ def sheet_of_sweep(
     cells = cells_of(axes)
     requests = swept(imagen, request, options.sampling_changes(arguments), cells)
     labels, columns = tuple(map(label_of, cells)), len([*axes.values()][-1])
-    return requests, Sheet(labels=labels, columns=columns)
+    return requests, Sheet(labels=labels, columns=columns, axes=tuple(arguments.SWEEP))
 
 
 def _axes(given: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from minimagen.checked import PositiveInt
+from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli import editing, options
 from minimagen.cli.arguments import Parser, run
 from minimagen.cli.captions import (
@@ -19,9 +19,11 @@ from minimagen.cli.captions import (
     Caption,
     read_captions,
 )
+from minimagen.cli.given import take_up
 from minimagen.cli.options import Option
 from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
+from minimagen.cli.together import belong_together, kind_of, whole_again
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
             "--IMAGES_PER_CAPTION"
         )
     given = _typed(arguments)
-    edits = {option.name for option in editing.OPTIONS}
+    edits = {option.name for option in editing.OPTIONS} - editing.WITH_FROM_IMAGE
     if "FROM_IMAGE" in given and (others := sorted(given & (edits | {"SEEDS", "BEST_OF"}))):
         raise UserError(f"--FROM_IMAGE is one image as it was; leave out --{', --'.join(others)}")
     editing.check(arguments, given)
@@ -174,8 +176,8 @@ def sample(
     imagen = _load(arguments, directory.path)
     editing.check_captions(arguments, captions)
     edit = editing.edit_of(arguments, imagen)
-    if any(getattr(arguments, name) for name in editing.TOGETHER):
-        return _together(arguments, imagen, captions)
+    if kind_of(arguments) is not None:
+        return _together(arguments, imagen, captions, directory)
     from minimagen.cli.asked import Asked
     from minimagen.cli.sampling import requests_of, write_images
     from minimagen.storage.directory import read_parameter_values
@@ -190,19 +192,27 @@ def sample(
     return write_images(arguments, imagen, asked, edit=edit)
 
 
-def _together(arguments: argparse.Namespace, imagen: "Imagen", captions: Sequence[Caption]) -> int:
+def _together(
+    arguments: argparse.Namespace,
+    imagen: "Imagen",
+    captions: Sequence[Caption],
+    directory: "TrainingDirectory",
+) -> int:
     """Write images that belong together; return the exit code."""
     from minimagen.arguments import seeds_of
     from minimagen.cli.sampling import explained
     from minimagen.device import resolve_device
     from minimagen.storage.directory import new_output
+    from minimagen.storage.model_hash import model_hash
 
     if arguments.SEED is None and arguments.SEEDS is None:
         (arguments.SEED,) = seeds_of(None, None, 1)
         print(f"seed: {arguments.SEED}")
+    weights = per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))
+    model = model_hash(directory, weights)
     output = new_output(arguments.OUTPUT, "generated_images")
     with explained(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
-        return editing.belong_together(arguments, imagen, captions, output)
+        return belong_together(arguments, imagen, captions, output, model)
 
 
 def go_on(arguments: argparse.Namespace) -> int:
@@ -236,11 +246,8 @@ def again(arguments: argparse.Namespace) -> int:
     from minimagen.storage.model_hash import find_model
 
     made = read_generation(arguments.FROM_IMAGE)
-    if made.edit is not None:
-        raise UserError(
-            f"{arguments.FROM_IMAGE} was made of another image, which it does not carry; give that "
-            "one as --INIT_IMAGE, with --CAPTIONS and --SEED"
-        )
+    take_up(arguments, made)
+    captions = whole_again(arguments, made, _typed(arguments))
     if arguments.TRAINING_DIRECTORY is None:
         directory = find_model(made.model, made.weights, Path(), bundled_cascades())
         print(f"training directory: {directory} (it has the weights of the image)")
@@ -249,10 +256,13 @@ def again(arguments: argparse.Namespace) -> int:
     if arguments.WEIGHTS is None:
         alike = len(set(made.weights)) == 1  # then they fit any number of stages
         arguments.WEIGHTS = made.weights[0] if alike else made.weights
+    if captions:
+        return sample(arguments, directory, captions)
     imagen = _load(arguments, directory.path)
     requests = requests_again(arguments, imagen, made)
-    asked = Asked.of(arguments, directory, requests, made)
-    return write_images(arguments, imagen, asked)
+    edit = editing.edit_of(arguments, imagen)
+    asked = Asked.of(arguments, directory, requests, made, edit)
+    return write_images(arguments, imagen, asked, edit=edit)
 
 
 entry = partial(run, main)

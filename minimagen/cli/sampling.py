@@ -65,17 +65,23 @@ def _request(arguments: argparse.Namespace, imagen: Imagen, caption: Caption) ->
     settings = argparse.Namespace(**{**typed, **caption.own})
     first = 0 if arguments.UPSCALE is None else arguments.START_STAGE
     changes = options.sampling_changes(settings)
-    samplings = _until(imagen.samplings(**changes), arguments)[first:]
+    samplings = _until(imagen.samplings(**changes)[first:], arguments, first)
     negative = caption.own.get("NEGATIVE", arguments.NEGATIVE)
     ratio = caption.own.get("ASPECT_RATIO", arguments.ASPECT_RATIO)
     return lambda seed: Request(caption.text, seed, samplings, negative, ratio)
 
 
-def _until(samplings: Sequence[Any], arguments: argparse.Namespace) -> tuple[Any, ...]:
-    last = len(samplings) - 1
-    if arguments.STOP_STAGE is not None and arguments.STOP_STAGE > last:
-        raise UserError(f"--STOP_STAGE {arguments.STOP_STAGE}: the last stage is {last}")
-    return tuple(samplings[: None if arguments.STOP_STAGE is None else arguments.STOP_STAGE + 1])
+def _until(
+    samplings: Sequence[Any], arguments: argparse.Namespace, first: int = 0
+) -> tuple[Any, ...]:
+    """Return the settings, those of stage ``first`` in front, up to ``--STOP_STAGE``."""
+    stop, last = arguments.STOP_STAGE, first + len(samplings) - 1
+    if stop is None:
+        return tuple(samplings)
+    if not first <= stop <= last:
+        edge = f"last stage is {last}" if stop > last else f"first stage is {first}"
+        raise UserError(f"--STOP_STAGE {stop}: the {edge}")
+    return tuple(samplings[: stop + 1 - first])
 
 
 def requests_again(
@@ -103,7 +109,7 @@ def requests_again(
         Request(
             text,
             seed + i,
-            _until(samplings, arguments),
+            _until(samplings, arguments, made.first),
             made.negative if arguments.NEGATIVE is None else arguments.NEGATIVE,
             made.aspect_ratio if arguments.ASPECT_RATIO is None else arguments.ASPECT_RATIO,
         )
@@ -150,7 +156,7 @@ def write_images(
             "callback": batch.step_done,
             "device": device if arguments.OFFLOAD else None,
         }
-        generator = Generator(imagen, text, asked.model, asked.weights, options_, edit)
+        generator = Generator(imagen, text, asked.model, asked.weights, options_, edit, asked.given)
         group = []
         with suppress(Interrupted), explained(device, batch_size=1):
             for image, generation in _candidates(generator, requests, asked, done, batch):
@@ -162,7 +168,7 @@ def write_images(
     _print_notes(imagen)
     _print_written(folder, wanted)
     if asked.sheet is not None and folder.written == wanted:
-        print(f"sheet: {asked.sheet.write(folder)}")
+        print(f"sheet: {asked.sheet.write(folder, asked.metadata)}")
     return 128 + (signals.received or 0) if folder.written < wanted else 0
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from minimagen.storage.files import replacing
 from minimagen.storage.image_files import SMALLEST
-from minimagen.storage.metadata import save_png
+from minimagen.storage.metadata import Generation, save_png
 
 MILLISECONDS = 120  # that a frame is shown
 LAST = 1200  # that the last one is
@@ -40,8 +40,17 @@ def save_animations(folder: Path, name: str, frames: Sequence[Image.Image]) -> l
     return paths
 
 
-def save_strip(folder: Path, name: str, frames: Sequence[Image.Image]) -> Path:
-    """Write all frames side by side, each as high as the largest; return the path."""
+def save_strip(
+    folder: Path, name: str, frames: Sequence[Image.Image], made: Generation | None = None
+) -> Path:
+    """Write all frames side by side, each as high as the largest; return the path.
+
+    Args:
+        folder: Where to write.
+        name: Of the file, without its ending.
+        frames: Of any sizes.
+        made: How they were made, kept in the file.
+    """
     height = max(SMALLEST, *(frame.height for frame in frames))
     widths = [round(frame.width * height / frame.height) for frame in frames]
     strip = Image.new("RGB", (sum(widths), height), "white")
@@ -50,5 +59,5 @@ def save_strip(folder: Path, name: str, frames: Sequence[Image.Image]) -> Path:
         strip.paste(frame.resize((width, height), Image.Resampling.NEAREST), (x, 0))
         x += width
     path = folder / f"{name}.png"
-    save_png(path, strip)
+    save_png(path, strip, made)
     return path

@@ -4,8 +4,9 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -41,6 +42,65 @@ class Place(Config):
         return self
 
 
+GivenAs = Literal["init_image", "mask", "upscale"]
+"""The parameters that take an image."""
+
+
+class Given(Config):
+    """An image that was given, as its file's name and pixels: not its folder."""
+
+    name: str
+    """Of its file."""
+    sha256: str
+    """Of its mode, size and pixels, upright; transparency counts, other text in the file not."""
+
+    @classmethod
+    def of(cls, name: str, image: Image.Image) -> "Given":
+        """Return what is kept of an image, the file's ``name`` without its folder."""
+        colors = image.has_transparency_data or image.mode == "P"
+        pixels = image.convert("RGBA") if colors else image
+        head = f"{pixels.mode} {pixels.width} {pixels.height} ".encode()
+        digest = sha256(head + pixels.tobytes()).hexdigest()
+        return cls(name=name, sha256=digest)
+
+
+class Edited(Config):
+    """What was done to a given image."""
+
+    kind: Literal["image to image", "inpainting", "upscale"]
+    """Of ``minimagen.editing``."""
+    strength: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """The time that the image was noised to; an upscale has none."""
+    resample: PositiveInt | None = None
+    """How often each step was taken; an upscale does not say."""
+
+
+Axis = tuple[str, Annotated[tuple[str, ...], Field(min_length=1)]]
+"""A setting and its values, as they were typed."""
+WholeKind = Literal["interpolate", "film", "stages_sheet", "sweep"]
+
+
+class Whole(Config):
+    """A strip or a sheet of images that were made together."""
+
+    kind: WholeKind
+    """The flag that made it."""
+    texts: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its captions."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """The two that an interpolation goes between; else there is one, or one that is counted on."""
+    frames: Annotated[int, Field(ge=2, le=1000)] = 9
+    """Images of an interpolation."""
+    sweep: tuple[Axis, ...] = ()
+    """What a sweep goes through."""
+
+    @model_validator(mode="after")
+    def _only_a_sweep_has_settings(self) -> "Whole":
+        if (self.kind == "sweep") != bool(self.sweep):
+            raise ValueError(f"{self.kind} with {len(self.sweep)} settings that change")
+        return self
+
+
 class Generation(Config):
     """How an image was made. No paths, and nothing of the user or the machine."""
 
@@ -51,7 +111,7 @@ class Generation(Config):
     seed: Annotated[int, Field(ge=0)]
     """Of all its noise."""
     size: tuple[PositiveInt, PositiveInt]
-    """(width, height) in px."""
+    """(width, height) in px; of a strip or sheet, those of an image on it."""
     model: str = ""
     """SHA-256 of the weights' tensors; empty where it is unknown."""
     weights: tuple[str | int, ...] = ("final",)
@@ -65,10 +125,21 @@ class Generation(Config):
     precision: str = "auto"
     """What the networks computed in: auto, fp32 or bf16."""
     batch: Place = Place()
-    edit: dict[str, Any] | None = None
+    edit: Edited | None = None
     """What was done to a given image, where there was one."""
+    given: dict[GivenAs, Given] = {}
+    """That image and its mask, by the parameter that took them, where they were files."""
+    whole: Whole | None = None
+    """The strip or sheet, where it is one; of a sweep, the rest is of its first image."""
     version: str = minimagen.__version__
     """Of this program."""
+
+    @model_validator(mode="after")
+    def _only_an_upscale_begins_later(self) -> "Generation":
+        enlarges = self.edit is not None and self.edit.kind == "upscale"
+        if enlarges != (self.first > 0):
+            raise ValueError(f"first is {self.first}: only an upscale begins later than with 0")
+        return self
 
 
 def parameters_text(generation: Generation) -> str:
@@ -88,7 +159,17 @@ def _pairs(generation: Generation) -> dict[str, str]:
         "Seed": generation.seed,
         "Size": f"{width}x{height}",
         "Model hash": generation.model[:10] or None,
+        "Denoising strength": generation.edit and generation.edit.strength,
+        "Edit": generation.edit and generation.edit.kind,
     }
+    for flag, image in generation.given.items():
+        values[flag.replace("_", " ").capitalize()] = image.name
+    if (whole := generation.whole) is not None:
+        values["Made as"] = whole.kind
+        values["Captions"] = " | ".join(whole.texts) if len(whole.texts) > 1 else None
+        swept = (f"{name}={','.join(texts)}" for name, texts in whole.sweep)
+        values["Sweep"] = " ".join(swept) or None
+        values["Seeds"] = ",".join(map(str, whole.seeds)) or None
     several = {
         "Stage steps": "timesteps",
         "Stage CFG": "guidance_scale",

@@ -80,7 +80,8 @@ def test_a_sweep_that_was_stopped_is_continued_to_its_sheet(
     assert len([*Path("out/generated_images").iterdir()]) == 1
     assert not Path("out/sweep.png").exists()
     assert inference.entry(["--CONTINUE", "out", "--DEVICE", "cpu"]) == 0
-    assert Path("out/sweep.png").is_file()
+    made = read_generation("out/sweep.png").whole
+    assert made is not None and made.sweep == (("guidance", ("1", "2", "4")),)
 
 
 def test_a_batch_that_memory_has_no_place_for_is_sampled_in_parts(

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # gradio under pandas 3
     from gradio_client import Client, handle_file
 
-    from minimagen.storage.metadata import read_generation, read_text
+    from minimagen.storage.metadata import Edited, read_generation, read_text
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -246,7 +246,7 @@ def test_every_tab_that_begins_with_an_image_works_in_the_browser(
         seen.wait(f"seed {seed}, kept in")
         made = read_generation(newest(root)[0])
         assert made.edit is not None and made.seed == seed
-    assert made.edit["kind"] == "inpainting"  # of what was drawn over
+    assert made.edit.kind == "inpainting"  # of what was drawn over
 
 
 def test_images_that_belong_together_are_made_in_the_browser(seen: Seen, root: Path) -> None:
@@ -352,12 +352,12 @@ def test_the_endpoints_work_without_a_browser(url: str, root: Path, tmp_path: Pa
     assert result[-1] == 5 and "seed 5" in result[0]
     image = handle_file(str(small))
     client.predict(*form, image, 0.5, api_name="/image_to_image")
-    assert read_generation(newest(root)[0]).edit == {
-        "kind": "image to image", "strength": 0.5, "resample": 1,
-    }  # fmt: skip
+    assert read_generation(newest(root)[0]).edit == Edited(
+        kind="image to image", strength=0.5, resample=1
+    )
     assert json.loads(result[5])["seed"] == 5
     client.predict(*form, image, api_name="/upscale")
-    assert read_generation(newest(root)[0]).edit == {"kind": "upscale"}
+    assert read_generation(newest(root)[0]).edit == Edited(kind="upscale")
     mask = tmp_path / "mask.png"
     half = Image.new("L", (32, 32))
     half.paste(255, (0, 0, 16, 32))

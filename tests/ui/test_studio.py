@@ -14,7 +14,7 @@ from PIL import Image
 
 from minimagen.errors import UserError
 from minimagen.generating import Edit
-from minimagen.storage.metadata import read_generation
+from minimagen.storage.metadata import Edited, Whole, read_generation
 from minimagen.ui.form import Form, fields_of, not_filled, numbers
 from minimagen.ui.runs import curves, log_lines, state
 from minimagen.ui.stream import Progress, Result
@@ -93,9 +93,9 @@ def test_an_image_to_begin_with_is_described_in_the_parameters(studio: Studio) -
         return Edit(init_images=torch.zeros(1, 3, 32, 32), strength=0.5)
 
     result = last(iter(studio.generate(FORM, edit)))
-    assert read_generation(result.paths[0]).edit == {
-        "kind": "image to image", "strength": 0.5, "resample": 1,
-    }  # fmt: skip
+    assert read_generation(result.paths[0]).edit == Edited(
+        kind="image to image", strength=0.5, resample=1
+    )
 
 
 def test_a_sweep_is_a_sheet_of_all_combinations(studio: Studio) -> None:
@@ -158,10 +158,12 @@ def test_an_image_names_its_model_and_what_the_form_cannot_say(studio: Studio) -
     assert studio.made_by(made) == "trained"
     assert studio.made_by(made.model_copy(update={"model": "0" * 64})) is None
     assert not list(not_filled(made, model=True))
-    enlarged = made.model_copy(update={"first": 1, "edit": {"kind": "upscale"}})
+    enlarged = made.model_copy(update={"first": 1, "edit": Edited(kind="upscale")})
     assert fields_of(enlarged)[4:6] == ["", ""]  # steps of one stage are not those of both
     (said,) = not_filled(enlarged, model=True)
     assert "give that image too" in said
+    (said,) = not_filled(made.model_copy(update={"whole": Whole(kind="film", texts=("a",))}), True)
+    assert "strip" in said
     (said,) = not_filled(made, model=False)
     assert "another image" in said
 

@@ -1,0 +1,165 @@
+"""Images that ``inference.py`` makes as a whole: films, interpolations, sheets of the stages."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minimagen.checked import per_stage
+from minimagen.cli import options
+from minimagen.cli.captions import Caption
+from minimagen.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from minimagen.imagen import Imagen
+    from minimagen.storage.metadata import Generation, WholeKind
+
+KINDS: "tuple[WholeKind, ...]" = ("interpolate", "film", "stages_sheet")
+FIXED = {"CAPTIONS", "IMAGES_PER_CAPTION", "STOP_STAGE"}  # of what is made again
+
+
+def kind_of(arguments: argparse.Namespace) -> "WholeKind | None":
+    """Return what is made as a whole, if something is."""
+    return next((kind for kind in KINDS if getattr(arguments, kind.upper())), None)
+
+
+def belong_together(
+    arguments: argparse.Namespace,
+    imagen: "Imagen",
+    captions: Sequence[Caption],
+    output: Path,
+    model: str,
+) -> int:
+    """Write the images of ``--INTERPOLATE``, ``--FILM`` or ``--STAGES_SHEET``.
+
+    Args:
+        arguments: What was typed, with a seed.
+        imagen: The cascade.
+        captions: One or two, as ``editing.check_captions`` wants them.
+        output: The directory to write.
+        model: Hash of the weights, kept in the PNG.
+    """
+    from minimagen.editing import by_stage, film
+    from minimagen.storage.animation import save_animations, save_strip
+    from minimagen.storage.image_files import contact_sheet
+    from minimagen.storage.metadata import save_png
+
+    texts, settings = [caption.text for caption in captions], _settings(arguments)
+    if arguments.STAGES_SHEET:
+        stages = by_stage(imagen, texts, seed=arguments.SEED, **settings)
+        made = _made(arguments, imagen, texts, model, stages[-1][0])
+        save_png(output / "stages.png", contact_sheet(texts, stages), made)
+        print(output / "stages.png")
+        return 0
+    if arguments.INTERPOLATE:
+        frames, name = _between(arguments, imagen, texts, settings), "interpolation"
+    else:
+        frames = [f.image for f in film(imagen, texts[0], seed=arguments.SEED, **settings)]
+        name = "film"
+    made = _made(arguments, imagen, texts, model, frames[-1])
+    for path in (save_strip(output, name, frames, made), *save_animations(output, name, frames)):
+        print(path)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``Imagen.sample`` that were typed."""
+    from minimagen.device import resolve_device
+
+    settings: dict[str, Any] = {
+        "precision": arguments.PRECISION or "auto",
+        "batch_size": arguments.BATCH_SIZE,
+        "aspect_ratio": arguments.ASPECT_RATIO,
+        "device": resolve_device(arguments.DEVICE) if arguments.OFFLOAD else None,
+        **{k: v for k, v in options.sampling_changes(arguments).items() if v is not None},
+    }
+    negative = {} if arguments.NEGATIVE is None else {"negative": arguments.NEGATIVE}
+    return settings | negative
+
+
+def _between(
+    arguments: argparse.Namespace, imagen: "Imagen", texts: list[str], settings: dict[str, Any]
+) -> "list[Image.Image]":
+    from minimagen.editing import interpolate_captions, interpolate_seeds
+
+    count, seeds, seed = arguments.FRAMES, arguments.SEEDS, arguments.SEED
+    if seeds is not None:
+        return interpolate_seeds(imagen, texts[0], seeds[0], seeds[1], count, **settings)
+    return interpolate_captions(imagen, texts[0], texts[1], count, seed=seed, **settings)
+
+
+def _made(
+    arguments: argparse.Namespace,
+    imagen: "Imagen",
+    texts: list[str],
+    model: str,
+    image: "Image.Image",
+) -> "Generation | None":
+    """Return how a whole was made, ``image`` its last one; None with ``--NO_METADATA``."""
+    from minimagen.storage.metadata import LARGEST_BATCH, Generation, Place, Whole
+
+    kind = kind_of(arguments)
+    if arguments.NO_METADATA or kind is None:
+        return None
+    samplings = imagen.samplings(**options.sampling_changes(arguments))
+    seeds = arguments.SEEDS or (arguments.SEED,)
+    return Generation(
+        text=texts[0],
+        negative=arguments.NEGATIVE,
+        seed=seeds[0],
+        size=image.size,
+        model=model,
+        weights=tuple(per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))),
+        stages=tuple(sampling.model_dump(mode="json") for sampling in samplings),
+        aspect_ratio=arguments.ASPECT_RATIO,
+        precision=arguments.PRECISION or "auto",
+        batch=Place(size=min(arguments.BATCH_SIZE, LARGEST_BATCH)),
+        whole=Whole(
+            kind=kind, texts=tuple(texts), seeds=arguments.SEEDS or (), frames=arguments.FRAMES
+        ),
+    )
+
+
+def whole_again(
+    arguments: argparse.Namespace, made: "Generation", typed: set[str]
+) -> list[Caption]:
+    """Set the options that the strip or sheet of ``--FROM_IMAGE`` was made by.
+
+    Args:
+        arguments: They are changed, but for those that were ``typed``.
+        made: How it was made.
+        typed: The names of the options that were given.
+
+    Returns:
+        Its captions; none where ``made`` is of one image.
+
+    Raises:
+        UserError: It has no use for what was typed.
+    """
+    whole = made.whole
+    if whole is None:
+        return []
+    others = sorted(typed & (FIXED | ({"SEED"} if whole.seeds else set())))
+    if others:
+        raise UserError(
+            f"{arguments.FROM_IMAGE} is made again as a whole; leave out --{', --'.join(others)}"
+        )
+    own: dict[str, Any] = {
+        whole.kind.upper(): whole.sweep or True,
+        "SEED": None if whole.seeds else made.seed,
+        "SEEDS": whole.seeds or None,
+        "FRAMES": whole.frames,
+        "NEGATIVE": made.negative,
+        "ASPECT_RATIO": made.aspect_ratio,
+        "PRECISION": made.precision,
+        "BATCH_SIZE": made.batch.size,
+    }
+    for option in options.SAMPLING:
+        values = [stage.get(str(option.path[-1])) for stage in made.stages]
+        if any(value is not None for value in values):
+            own[option.name] = values
+    for name in own.keys() - typed:
+        setattr(arguments, name, own[name])
+    return [*map(Caption, whole.texts)]
