@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from minimagen.cli import inference
 from minimagen.storage.checkpoint import load_weights
 
 pytestmark = pytest.mark.slow
@@ -60,6 +63,38 @@ def stop_when(
     time.sleep(random.random() * 0.3)
     kill(process.pid, signum)
     return process.wait(timeout=120)
+
+
+def stop_sampling(folder: Path, images: int, argv: Sequence[str]) -> tuple[int, str]:
+    """Press Ctrl-C in ``inference.py`` after so many images; its exit code and what it printed."""
+    process = subprocess.Popen(
+        program("inference.py", *argv, "-o", "stopped"),
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored behind nohup
+    )
+    list_ = folder / "stopped" / "images.jsonl"
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until:
+        if list_.exists() and list_.read_bytes().count(b"\n") >= images:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be stopped"
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    return process.returncode, printed
+
+
+def sampled(output: Path) -> dict[int, bytes]:
+    """Return the pixels of the images by their seeds; all are whole and have their lines."""
+    rows = [json.loads(row) for row in (output / "images.jsonl").read_text().splitlines()]
+    assert len((output / "captions.txt").read_text().splitlines()) == len(rows)
+    files = {path.name for path in (output / "generated_images").iterdir()}
+    assert files == {row["file_name"] for row in rows}
+    return {row["seed"]: pixels(output / "generated_images" / row["file_name"]) for row in rows}
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -146,6 +181,29 @@ def test_inference_samples_a_file_of_captions(tmp_path: Path, uninterrupted: Pat
     b = pixels(tmp_path / "two/generated_images/image_0.png")
     difference = max(abs(x - y) for x, y in zip(a, b, strict=True))
     assert difference <= 1  # the seed decides, not the batch
+
+
+def test_200_images_are_interrupted_and_continued_to_the_same_bits(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that it prints is typed; it runs here, to import torch once less."""
+    trained, count, batch = str(ROOT / "tests" / "golden" / "trained"), 200, 10
+    argv = ["-d", trained, "-c", "a red star", "-t", "1", "-b", str(batch), "--DEVICE", "cpu"]
+    code, printed = stop_sampling(tmp_path, 20, [*argv, "-n", str(count), "--SEED", "5"])
+    done = len(sampled(tmp_path / "stopped"))
+    assert code == 130 and 20 <= done < count and done % batch == 0
+    assert f"interrupted: {done} of 200 images" in printed
+    (command,) = re.findall(r"^sample the others: (.*)$", printed, re.MULTILINE)
+    assert shlex.split(command) == ["python", str(ROOT / "inference.py"), "--CONTINUE", "stopped"]
+    monkeypatch.chdir(tmp_path)
+    assert inference.entry(shlex.split(command)[2:]) == 0
+    images = sampled(tmp_path / "stopped")
+    assert list(images) == list(range(5, 5 + count))
+    for first in (5, 5 + done):  # batches before and after it was stopped
+        output = f"whole_{first}"
+        assert inference.entry([*argv, "-n", str(batch), "--SEED", str(first), "-o", output]) == 0
+        whole = sampled(tmp_path / output)
+        assert whole == {seed: images[seed] for seed in whole}
 
 
 def test_the_examples_run_and_stay_short(tmp_path: Path) -> None:

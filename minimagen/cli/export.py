@@ -17,8 +17,8 @@ from minimagen.storage.files import read_lines
 OPTIONS = {
     "what to export": (
         options.WEIGHTS,
-        Option("PUSH", "p", "Repository of the Hugging Face hub to upload it to, owner/name; it is "
-               "private unless --PUBLIC is given", shown="none"),
+        Option("PUSH", "p", "Repository of the Hugging Face hub to upload it to, owner/name; a new "
+               "one is private unless --PUBLIC is given", shown="none"),
         Option("PUBLIC", "pu", "With --PUSH: for all to see", bool),
     )
 }  # fmt: skip

@@ -4,7 +4,7 @@ import functools
 import re
 from pathlib import Path
 
-from minimagen.errors import UserError, first_line
+from minimagen.errors import UserError
 
 KEPT = ("parameters/*.json", "state_dicts/*.safetensors", "README.md")
 """All that is published and fetched of a cascade of ours."""
@@ -15,6 +15,8 @@ OF_DIFFUSERS = (
     "vae/diffusion_pytorch_model.safetensors",
 )  # fmt: skip
 """All that is fetched of a model of diffusers'."""
+LOG_IN = "log in with `hf auth login` or HF_TOKEN"
+LONGEST = 200  # characters of what the hub says
 
 
 def is_on_hub(name: str | Path) -> bool:
@@ -45,12 +47,35 @@ def fetched(name: str, revision: str | None = None) -> Path:
         UserError: There is none, here or on the hub.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
     patterns = [*KEPT, *OF_DIFFUSERS]
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
+    except (HTTPError, OSError, ValueError) as error:
+        why = reason(error, revision)
         raise UserError(
-            f"{name} is no folder here and cannot be fetched from the hub: {first_line(error)}"
+            f"{name} is no folder here and cannot be fetched from the hub: {why}"
         ) from None
     return Path(found)
+
+
+def reason(error: Exception, revision: str | None = None) -> str:
+    """Return in one line why the hub did not do what it was asked for."""
+    from huggingface_hub import errors
+
+    said = " ".join(str(error).split())[:LONGEST] or type(error).__name__
+    match error:
+        case errors.RevisionNotFoundError():
+            return f"it has no revision {revision!r}"
+        case errors.RepositoryNotFoundError():
+            return f"there is no such repository, or not for this login: {LOG_IN}"
+        case errors.LocalEntryNotFoundError():
+            return "the hub is not reached, and it was not fetched before"
+        case errors.OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE is set"
+        case errors.HfHubHTTPError() | errors.LocalTokenNotFoundError():
+            return f"{said}; {LOG_IN}"
+        case errors.HTTPError():
+            return f"the hub is not reached ({said})"
+    return said

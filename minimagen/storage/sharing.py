@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Self
 from torch import nn
 
 from minimagen.config import ImagenConfig
-from minimagen.errors import UserError, first_line
+from minimagen.errors import UserError
 from minimagen.storage.card import NO_FACTS, Facts, card
 from minimagen.storage.checkpoint import save_weights
 from minimagen.storage.directory import (
@@ -19,7 +19,7 @@ from minimagen.storage.directory import (
 )
 from minimagen.storage.figures import figures_text, read_record
 from minimagen.storage.files import replacing
-from minimagen.storage.hub import KEPT, fetched, is_on_hub
+from minimagen.storage.hub import KEPT, fetched, is_on_hub, reason
 from minimagen.storage.pretrained import Identified, Part, load_learners
 
 
@@ -129,6 +129,8 @@ class Shared(nn.Module):
                 '`to("cuda")` moves the cascade'
             )
         if not is_on_hub(name):
+            if revision is not None:
+                raise UserError(f"{name} is no repository (owner/name): it has no `revision`")
             return cls.from_directory(name, weights=weights)
         return cls.from_directory(fetched(str(name), revision), weights=weights)
 
@@ -137,25 +139,31 @@ class Shared(nn.Module):
     ) -> str:
         """Upload what ``save_pretrained`` writes; return the URL. The token is that of the login.
 
+        The files of an earlier cascade are replaced: its other stages are deleted.
+
+        Args:
+            repository: ``owner/name``; it is made where there is none.
+            private: Whether a new one is.
+            readme: The model card; one of what the weights show, by default.
+
         Raises:
             UserError: The hub refuses, or is not reached.
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HTTPError
 
-        api = HfApi()
+        api, kept = HfApi(), list(KEPT)
         with tempfile.TemporaryDirectory() as folder:
-            path = self.save_pretrained(Path(folder) / repository.rpartition("/")[2], readme)
+            card = self.card(repository) if readme is None else readme
+            path = self.save_pretrained(Path(folder) / repository.rpartition("/")[2], card)
             try:
                 api.create_repo(repository, private=private, exist_ok=True)
                 done = api.upload_folder(
-                    repo_id=repository, folder_path=path, allow_patterns=list(KEPT)
+                    repo_id=repository, folder_path=path, allow_patterns=kept, delete_patterns=kept
                 )
-            except (HfHubHTTPError, OSError, ValueError) as error:
-                raise UserError(
-                    f"cannot push to {repository}: {first_line(error)}; log in with `hf auth "
-                    "login` or HF_TOKEN"
-                ) from None
+            except (HTTPError, OSError, ValueError) as error:
+                raise UserError(f"cannot push to {repository}: {reason(error)}") from None
+        fetched.cache_clear()  # what was fetched may not be the newest any more
         return str(done)
 
 
@@ -164,4 +172,5 @@ def _named(config: ImagenConfig) -> list[str]:
     autoencoders = [stage.autoencoder for stage in config.stages]
     text = config.text_encoder_name.removeprefix("diffusers:")
     models = [stage.own_model for stage in config.stages]
-    return [name for name in (text, *autoencoders, *models) if isinstance(name, str)]
+    reads = None if config.clip is None else config.clip.text.encoder
+    return [name for name in (text, reads, *autoencoders, *models) if isinstance(name, str)]

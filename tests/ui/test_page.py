@@ -4,9 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -29,6 +26,7 @@ with warnings.catch_warnings():
     from gradio_client import Client, handle_file
 
     from minimagen.storage.metadata import Edited, read_generation, read_text
+    from tests.ui.serving import start
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -37,12 +35,6 @@ pytestmark = [
 ]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +46,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(root: Path) -> Iterator[str]:
-    """The page, served by the command, in a process of its own: gradio leaves sockets open."""
-    port = free_port()
-    command = ["ui", "--ROOT", str(root), "--PORT", str(port), "--DEVICE", "cpu"]
-    server = subprocess.Popen([sys.executable, "-m", "minimagen", *command], cwd=ROOT)
+    server, url = start(root)
     try:
-        answers(server, port)
-        yield f"http://127.0.0.1:{port}/"
+        yield url
     finally:
         server.terminate()
         server.wait(20)
-
-
-def answers(server: "subprocess.Popen[bytes]", port: int) -> None:
-    """Wait until the page is served."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the command has ended"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError("no answer in 60 seconds")
 
 
 @pytest.fixture(scope="module")

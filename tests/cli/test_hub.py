@@ -1,0 +1,271 @@
+"""Cascades pushed to the hub and fetched from it; folders on disk stand for its commits."""
+
+import importlib
+import inspect
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import filter_repo_objects, hf_raise_for_status
+
+from minimagen.cli import export, inference
+from minimagen.config import ImagenConfig
+from minimagen.errors import UserError
+from minimagen.imagen import Imagen
+from minimagen.storage.hub import fetched
+from minimagen.text.names import T5_MINI
+
+Refused = Callable[..., str]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+httpx: Any = importlib.import_module(HTTPError.__module__)  # the library that the hub's uses
+ASK = httpx.Request("GET", "https://huggingface.co/api/models/me/mine")
+NO_NETWORK = httpx.ConnectError("[Errno -3] Temporary failure in name resolution")
+PROXY = httpx.ProxyError("502 Bad Gateway")
+PUBLISHED = {
+    "README.md", "parameters/imagen.json", "parameters/unet_0.json", "parameters/unet_1.json",
+    "state_dicts/unet_0.safetensors", "state_dicts/unet_1.safetensors",
+}  # fmt: skip
+CREATE, UPLOAD = inspect.signature(HfApi.create_repo), inspect.signature(HfApi.upload_folder)
+DOWNLOAD = inspect.signature(huggingface_hub.snapshot_download)
+
+
+def refusal(status: int, code: str, said: str = "") -> Exception:
+    """What the hub's library raises when the hub answers so."""
+    headers = {"X-Error-Code": code, "X-Error-Message": said, "X-Request-Id": "Root=1-67"}
+    with pytest.raises(HTTPError) as raised:
+        hf_raise_for_status(httpx.Response(status, headers=headers, request=ASK))
+    return raised.value
+
+
+def files(folder: Path) -> dict[str, Path]:
+    return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+
+
+class Hub:
+    """Repositories, whose commits are folders called main, commit_0, commit_1 ..."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "hub"
+        self.asked: list[dict[str, Any]] = []
+        self.failure: Exception | None = None
+
+    def commit(self, repository: str, revision: str = "main") -> Path:
+        return self.folder / repository / revision
+
+    def create_repo(self, *arguments: Any, **named: Any) -> None:
+        self._ask(CREATE, arguments, named)
+        self.commit(arguments[1]).mkdir(parents=True, exist_ok=True)
+
+    def upload_folder(self, *arguments: Any, **named: Any) -> str:
+        """Commit a folder's files beside those of the commit before, as the hub does."""
+        asked = self._ask(UPLOAD, arguments, named)
+        main, new = self.commit(asked["repo_id"]), files(Path(asked["folder_path"]))
+        if patterns := asked.get("delete_patterns"):
+            for name in filter_repo_objects(files(main), allow_patterns=patterns):
+                (main / name).unlink()
+        for name in filter_repo_objects(new, allow_patterns=asked.get("allow_patterns")):
+            (main / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(new[name], main / name)
+        number = len(list(main.parent.iterdir())) - 1
+        shutil.copytree(main, main.with_name(f"commit_{number}"))
+        return f"https://huggingface.co/{asked['repo_id']}/commit/{number}"
+
+    def snapshot_download(self, *arguments: Any, **named: Any) -> str:
+        asked = self._ask(DOWNLOAD, arguments, named)
+        commit = self.commit(asked["repo_id"], asked.get("revision") or "main")
+        if not commit.parent.is_dir():
+            raise refusal(401, "RepoNotFound")
+        if not commit.is_dir():
+            raise refusal(404, "RevisionNotFound", f"Invalid rev id: {commit.name}")
+        copy = self.folder / "fetched" / str(len(self.asked))
+        for name in filter_repo_objects(files(commit), allow_patterns=asked["allow_patterns"]):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(commit / name, copy / name)
+        return str(copy)
+
+    def _ask(self, real: inspect.Signature, given: Sequence[Any], named: Any) -> dict[str, Any]:
+        self.asked.append(real.bind(*given, **named).arguments)  # the real one takes these, too
+        if self.failure is not None:
+            raise self.failure
+        return self.asked[-1]
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    fake = Hub(tmp_path_factory.mktemp("elsewhere"))
+    for name in ("create_repo", "upload_folder"):
+        method = getattr(fake, name)
+        monkeypatch.setattr(HfApi, name, lambda *a, _method=method, **named: _method(*a, **named))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    fetched.cache_clear()
+    yield fake
+    fetched.cache_clear()
+
+
+def pixels(imagen: Imagen) -> bytes:
+    return imagen.sample("a red star", seed=4, timesteps=2, progress=False).tobytes()
+
+
+def changed(imagen: Imagen) -> Imagen:
+    with torch.no_grad():
+        for parameter in imagen.parameters():
+            parameter.mul_(1.1)
+    return imagen
+
+
+def of_someone(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training directory be full of what is not for others."""
+    for name in ("USER", "LOGNAME", "USERNAME"):
+        monkeypatch.setenv(name, "someone")
+    for machine in ("socket.gethostname", "platform.node"):
+        monkeypatch.setattr(machine, lambda: "machine-of-someone")
+    data = trained / "parameters" / "data.json"
+    values = json.loads(data.read_text()) | {"dataset": "/home/someone/photos"}
+    data.write_text(json.dumps(values))
+    (trained / "notes.txt").write_text("of someone")
+    assert {"tmp", "samples", "training_progress.txt", "metrics.jsonl", "environment.json"} <= {
+        path.name for path in trained.iterdir()
+    }
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_weights_parameters_and_a_card_are_pushed_and_nothing_of_this_machine(
+    trained: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], public: bool,
+) -> None:  # fmt: skip
+    of_someone(trained, monkeypatch)
+    more = ["--PUBLIC"] if public else []
+    assert export.entry([str(trained), "model", "--PUSH", "me/mine", *more]) == 0
+    assert "https://huggingface.co/me/mine/commit/0" in capsys.readouterr().out
+    pushed = files(hub.commit("me/mine"))
+    assert pushed.keys() == PUBLISHED
+    private = b"someone", str(trained.parent).encode(), str(Path.home()).encode() + b"/"
+    for name, path in pushed.items():
+        assert [word for word in private if word in path.read_bytes()] == [], name
+    assert "`photos`" in pushed["README.md"].read_text()
+    created = hub.asked[0]
+    assert (created["private"], created["exist_ok"]) == (not public, True)
+    assert all("token" not in asked for asked in hub.asked)  # the login's
+
+
+def test_each_revision_samples_its_own_image_to_the_bit(trained: Path, hub: Hub) -> None:
+    imagen = Imagen.from_directory(trained)
+    first = pixels(imagen)
+    imagen.push_to_hub("me/mine")
+    assert pixels(Imagen.from_pretrained("me/mine")) == first
+    second = pixels(changed(imagen))
+    assert second != first
+    imagen.push_to_hub("me/mine", private=False)
+    assert pixels(Imagen.from_pretrained("me/mine")) == second  # not what was fetched before
+    for number, image in enumerate((first, second)):
+        assert pixels(Imagen.from_pretrained("me/mine", revision=f"commit_{number}")) == image
+    assert [asked["private"] for asked in hub.asked if "private" in asked] == [True, False]
+
+
+def test_inference_samples_what_the_library_pushed(trained: Path, hub: Hub) -> None:
+    Imagen.from_directory(trained).push_to_hub("me/mine")
+    sampling = ["-c", "a red star", "-t", "1", "--SEED", "4", "--DEVICE", "cpu"]
+    for directory, output in (("me/mine", "theirs"), (str(trained), "ours")):
+        assert inference.entry([*sampling, "-d", directory, "-o", output]) == 0
+    ours, theirs = (Path(f"{x}/generated_images/image_0.png") for x in ("ours", "theirs"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_card_says_how_to_load_the_repository(trained: Path, hub: Hub) -> None:
+    Imagen.from_directory(trained).push_to_hub("me/mine")
+    card = (hub.commit("me/mine") / "README.md").read_text()
+    assert 'Imagen.from_pretrained("me/mine")' in card
+    Imagen.from_directory(trained).push_to_hub("me/mine", readme="my own card")
+    assert (hub.commit("me/mine") / "README.md").read_text() == "my own card"
+
+
+def test_a_smaller_cascade_replaces_a_larger_one_and_other_files_stay(
+    trained: Path, hub: Hub
+) -> None:
+    imagen = Imagen.from_directory(trained)
+    imagen.push_to_hub("me/mine")
+    (hub.commit("me/mine") / "LICENSE.txt").write_text("theirs")
+    config = ImagenConfig(
+        image_sizes=imagen.config.image_sizes[:1], stages=imagen.config.stages[:1],
+        text_encoder_name=imagen.config.text_encoder_name,
+    )  # fmt: skip
+    small = Imagen(config).eval()
+    small.push_to_hub("me/mine")
+    gone = {"parameters/unet_1.json", "state_dicts/unet_1.safetensors"}
+    assert files(hub.commit("me/mine")).keys() == (PUBLISHED - gone) | {"LICENSE.txt"}
+    assert pixels(Imagen.from_pretrained("me/mine")) == pixels(small)
+
+
+def test_a_clip_that_reads_a_folder_of_this_machine_is_not_pushed(trained: Path, hub: Hub) -> None:
+    clip = {
+        "image_size": 16, "embed_dim": 8, "text": {"encoder": str(T5_MINI), "dim": 8, "heads": 2},
+        "image": {"dims": [8, 8]},
+    }  # fmt: skip
+    (trained / "parameters" / "clip.json").write_text(json.dumps(clip))
+    imagen = Imagen.from_parameters(trained / "parameters")
+    with pytest.raises(UserError, match="a path of this machine; publish that"):
+        imagen.push_to_hub("me/mine")
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "words"),
+    [
+        ("me/mine", "v9", "me/mine .* it has no revision 'v9'"),
+        ("me/other", None, "me/other .* no such repository, or not for this login: log in with"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_line(
+    trained: Path, hub: Hub, name: str, revision: str | None, words: str
+) -> None:
+    Imagen.from_directory(trained).push_to_hub("me/mine")
+    with pytest.raises(UserError, match=words) as error:
+        Imagen.from_pretrained(name, revision=revision)
+    assert "\n" not in str(error.value) and "Request ID" not in str(error.value)
+
+
+def test_a_folder_has_no_revision(trained: Path, hub: Hub) -> None:
+    with pytest.raises(UserError, match=r"is no repository \(owner/name\): it has no `revision`"):
+        Imagen.from_pretrained(trained, revision="v1")
+
+
+FAILURES = {
+    "no network": (NO_NETWORK, "the hub is not reached ([Errno -3] Temporary failure"),
+    "proxy": (PROXY, "the hub is not reached (502 Bad Gateway)"),
+    "no rights": (refusal(403, "", "You have no rights"), "403 Forbidden: You have no rights"),
+    "no login": (refusal(401, "RepoNotFound"), "not for this login"),
+    "disk": (OSError(28, "No space left on device"), "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_where_the_hub_fails_the_commands_say_so_in_one_line(
+    trained: Path, hub: Hub, refused: Refused, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    hub.failure, words = FAILURES[kind]
+    refused(inference.entry, ["-d", "me/mine", "-c", "a star"], "me/mine is no folder here", words)
+    assert export.entry([str(trained), "model", "--PUSH", "me/mine"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: cannot push to me/mine: ") and words in line
+    assert ("hf auth login" in line) == (kind in ("no rights", "no login"))
+    assert files(Path("model")).keys() == PUBLISHED  # the folder is there to be pushed later
+
+
+def test_without_a_network_the_hubs_own_library_is_explained(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused, tmp_path: Path
+) -> None:
+    """Nothing of it is replaced here: it looks into its cache, and finds nothing."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    fetched.cache_clear()
+    words = "the hub is not reached, and it was not fetched before"
+    refused(inference.entry, ["-d", "nobody/nothing", "-c", "a star"], words)
+    with pytest.raises(UserError, match=words):
+        Imagen.from_pretrained("nobody/nothing", revision="v1")
