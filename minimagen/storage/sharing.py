@@ -65,6 +65,10 @@ class Shared(nn.Module):
         Raises:
             UserError: The folder has files, or a part of the cascade is a path of this machine.
         """
+        return self._saved(folder, readme)
+
+    def _saved(self, folder: str | Path, readme: str | None, name: str | None = None) -> Path:
+        """Write what ``save_pretrained`` writes; the card calls it ``name``, else by its folder."""
         record = None if readme or self.source is None else read_record(self.source)
         path = new_output(folder, "model")
         for named in _named(self.config):
@@ -84,7 +88,7 @@ class Shared(nn.Module):
             )
         if readme is None:
             facts = NO_FACTS._replace(figures=figures_text(directory, record))
-            readme = self.card(path.resolve().name, facts)
+            readme = self.card(name or path.resolve().name, facts)
         with replacing(path / "README.md") as part:
             part.write_text(readme, "utf-8")
         return path
@@ -144,7 +148,7 @@ class Shared(nn.Module):
         Args:
             repository: ``owner/name``; it is made where there is none.
             private: Whether a new one is.
-            readme: The model card; one of what the weights show, by default.
+            readme: The model card; by default that of ``save_pretrained``.
 
         Raises:
             UserError: The hub refuses, or is not reached.
@@ -154,8 +158,7 @@ class Shared(nn.Module):
 
         api, kept = HfApi(), list(KEPT)
         with tempfile.TemporaryDirectory() as folder:
-            card = self.card(repository) if readme is None else readme
-            path = self.save_pretrained(Path(folder) / repository.rpartition("/")[2], card)
+            path = self._saved(Path(folder) / "model", readme, repository)
             try:
                 api.create_repo(repository, private=private, exist_ok=True)
                 done = api.upload_folder(

@@ -18,8 +18,13 @@ from huggingface_hub.utils import filter_repo_objects, hf_raise_for_status
 from minimagen.cli import export, inference
 from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
+from minimagen.evaluation.figures import figure
 from minimagen.imagen import Imagen
+from minimagen.storage.card import NO_FIGURES
+from minimagen.storage.directory import TrainingDirectory
+from minimagen.storage.figures import Record, write_record
 from minimagen.storage.hub import fetched
+from minimagen.storage.model_hash import model_hash
 from minimagen.text.names import T5_MINI
 
 Refused = Callable[..., str]
@@ -185,6 +190,21 @@ def test_the_card_says_how_to_load_the_repository(trained: Path, hub: Hub) -> No
     assert 'Imagen.from_pretrained("me/mine")' in card
     Imagen.from_directory(trained).push_to_hub("me/mine", readme="my own card")
     assert (hub.commit("me/mine") / "README.md").read_text() == "my own card"
+
+
+def test_the_card_has_the_figures_of_the_directory_that_was_loaded(trained: Path, hub: Hub) -> None:
+    row = figure("distance", "Frechet distance", 12.34, 40)
+    found = Record(
+        date="2026-11-29 01:00", device="cpu", dataset="photos", split="heldout", features="mine",
+        seed=0, sampling=(), figures=(row,), verdicts=(),
+        model=model_hash(TrainingDirectory(trained)),
+    )  # fmt: skip
+    write_record(trained, found)
+    imagen = Imagen.from_directory(trained)
+    imagen.push_to_hub("me/mine")
+    card = (hub.commit("me/mine") / "README.md").read_text()
+    assert "| distance: Frechet distance | 12.3 |" in card and NO_FIGURES not in card
+    assert 'Imagen.from_pretrained("me/mine")' in card
 
 
 def test_a_smaller_cascade_replaces_a_larger_one_and_other_files_stay(
