@@ -208,8 +208,8 @@ def _together(
     if arguments.SEED is None and arguments.SEEDS is None:
         (arguments.SEED,) = seeds_of(None, None, 1)
         print(f"seed: {arguments.SEED}")
-    weights = per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))
-    model = model_hash(directory, weights)
+    arguments.WEIGHTS = per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))
+    model = model_hash(directory, arguments.WEIGHTS)
     output = new_output(arguments.OUTPUT, "generated_images")
     with explained(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
         return belong_together(arguments, imagen, captions, output, model)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minimagen.checked import per_stage
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
 from minimagen.errors import UserError
@@ -35,7 +34,7 @@ def belong_together(
     """Write the images of ``--INTERPOLATE``, ``--FILM`` or ``--STAGES_SHEET``.
 
     Args:
-        arguments: What was typed, with a seed.
+        arguments: What was typed, with a seed and the weights of each stage.
         imagen: The cascade.
         captions: One or two, as ``editing.check_captions`` wants them.
         output: The directory to write.
@@ -111,7 +110,7 @@ def _made(
         seed=seeds[0],
         size=image.size,
         model=model,
-        weights=tuple(per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))),
+        weights=tuple(arguments.WEIGHTS),
         stages=tuple(sampling.model_dump(mode="json") for sampling in samplings),
         aspect_ratio=arguments.ASPECT_RATIO,
         precision=arguments.PRECISION or "auto",
