@@ -117,6 +117,8 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     # Threads that spin while they wait take the core from those they wait for: one busy process
     # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Large tensors in pages of 2 MiB: a step mostly allocates, and each page is cleared by a fault.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     typed = list(sys.argv[1:] if argv is None else argv)
     try:
         try:

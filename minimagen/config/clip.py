@@ -17,6 +17,8 @@ class ImageTowerConfig(AttentionConfig):
     over patches, for 64 px and more."""
     dims: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1)
     """Channels of the cnn's levels, each half as wide and high as the one before."""
+    norm_group_channels: PositiveInt = 8
+    """Least channels of a group of the cnn's normalizations; a CPU is fast from 16 on."""
     patch_size: PositiveInt = 8
     """Of the vit, as the three below."""
     dim: PositiveInt = 192

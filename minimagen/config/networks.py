@@ -36,6 +36,8 @@ class UNetConfig(Config):
     """Side of the pixel-unshuffle stem: the network works on (h / p) x (w / p)."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the channels of residual blocks that training drops."""
+    norm_group_channels: PositiveInt = 8
+    """Least channels of a group of a group normalization; a CPU is fast from 16 on."""
 
     @model_validator(mode="after")
     def _levels_agree(self) -> Self:

@@ -10,24 +10,27 @@ from torch import Tensor, nn
 from minimagen.networks.compilation import in_training
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a GroupNorm of at most 32 groups of at least 8 channels each, where they divide."""
-    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 8))), channels)
+def group_norm(channels: int, of: int) -> nn.GroupNorm:
+    """Return a GroupNorm of at most 32 groups of at least ``of`` channels each, if they divide."""
+    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // of))), channels)
 
 
 class ResBlock(nn.Module):
     """norm, SiLU, conv; norm scaled and shifted by the embedding, SiLU, conv; plus the input.
 
-    The residual block of ADM (arXiv 2105.05233) that Imagen uses.
+    The residual block of ADM (arXiv 2105.05233) that Imagen uses; the groups of its norms have
+    ``group`` channels.
     """
 
-    def __init__(self, channels_in: int, channels: int, embed_dim: int, dropout: float) -> None:
+    def __init__(
+        self, channels_in: int, channels: int, embed_dim: int, dropout: float, group: int
+    ) -> None:
         super().__init__()
         self.compiled = False
-        self.norm_in = group_norm(channels_in)
+        self.norm_in = group_norm(channels_in, group)
         self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.embed = nn.Linear(embed_dim, 2 * channels)
-        self.norm_out = group_norm(channels)
+        self.norm_out = group_norm(channels, group)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
         same = channels_in == channels

@@ -110,10 +110,10 @@ class TextTower(nn.Module):
 class Level(nn.Module):
     """A convolution of stride 2, then a residual block of two convolutions."""
 
-    def __init__(self, channels_in: int, channels: int) -> None:
+    def __init__(self, channels_in: int, channels: int, group: int) -> None:
         super().__init__()
         self.down = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1)
-        self.norm_in, self.norm_out = group_norm(channels), group_norm(channels)
+        self.norm_in, self.norm_out = group_norm(channels, group), group_norm(channels, group)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
 
@@ -135,9 +135,10 @@ class ConvolutionalTower(nn.Module):
         super().__init__()
         dims = (3, *config.dims)
         pairs = list(zip(dims, dims[1:], strict=False))
-        self.stem = Level(*pairs[0])
-        self.inner = nn.Sequential(*(Level(*pair) for pair in pairs[1:]))
-        self.norm = group_norm(dims[-1])
+        group = config.norm_group_channels
+        self.stem = Level(*pairs[0], group)
+        self.inner = nn.Sequential(*(Level(*pair, group) for pair in pairs[1:]))
+        self.norm = group_norm(dims[-1], group)
         scale = 2 ** len(config.dims)
         pixels = (size[0] // scale) * (size[1] // scale)
         self.project = nn.Linear(dims[-1] * pixels, embed_dim, bias=False)

@@ -114,7 +114,7 @@ class UNet(DenoisingNetwork):
         self.ups = nn.ModuleList(self._up(i, dims) for i in reversed(range(len(dims))))
         # The stem's features join the last ones: they carry x_t past the low resolutions.
         last = config.dim if config.memory_efficient else dims[0]
-        self.norm_out = group_norm(last + config.dim)
+        self.norm_out = group_norm(last + config.dim, config.norm_group_channels)
         self.conv_out = nn.Conv2d(last + config.dim, pixels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # the first estimate is 0, the mean of the data
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]  # it has one
@@ -126,7 +126,8 @@ class UNet(DenoisingNetwork):
 
     def _block(self, inputs: int, outputs: int, over_pixels: bool, over_text: bool) -> Block:
         config = self.config
-        res = ResBlock(inputs, outputs, 4 * config.dim, config.dropout)
+        group = config.norm_group_channels
+        res = ResBlock(inputs, outputs, 4 * config.dim, config.dropout, group)
         if not over_pixels and not over_text:
             return Block(res, None)
         cond_dim = (config.cond_dim or config.dim) if over_text else None

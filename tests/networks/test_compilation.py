@@ -106,7 +106,7 @@ def test_captions_are_padded_to_few_lengths():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_what_the_compiler_makes_computes_the_same():
     torch.manual_seed(0)
-    block, x, embedding = ResBlock(8, 8, 6, 0.0), torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+    block, x, embedding = ResBlock(8, 8, 6, 0.0, 8), torch.randn(2, 8, 4, 4), torch.randn(2, 6)
     torch.nn.init.normal_(block.conv_out.weight)
     results = []
     for compiled in (False, True):

@@ -47,6 +47,16 @@ def inputs(unet, batch=3, size=(8, 8), tokens=5, drop=None):
     return arguments
 
 
+def test_groups_of_a_norm_have_the_channels_that_the_configuration_says():
+    def groups(least: int) -> list[int]:
+        unet = UNet(UNetConfig(dim=48, dim_mults=(1, 2), norm_group_channels=least), WIDTH, False)
+        norms = [norm for norm in unet.modules() if isinstance(norm, nn.GroupNorm)]
+        return [n.num_channels // n.num_groups for n in norms if n.num_groups > 1]
+
+    assert set(groups(8)) == {8} and set(groups(16)) == {16}
+    assert groups(8) == groups(UNetConfig(dim=48, dim_mults=(1,)).norm_group_channels)
+
+
 @shapes
 @both_links
 def test_a_fresh_network_outputs_zero(shape, lowres_cond):
