@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from minimagen.checked import PositiveInt
-from minimagen.cli.arguments import Parser, with_flags
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, Option
+from minimagen.cli.arguments import Option, Parser
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN
+from minimagen.cli.running import with_flags
 from minimagen.config.data import ShapesLevel, ShapesSplit, is_embedded
 from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.errors import UserError, did_you_mean

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
+from minimagen.cli.arguments import Option
 from minimagen.cli.captions import ALIASES, Caption
 from minimagen.cli.given import image_of
-from minimagen.cli.options import Option
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:

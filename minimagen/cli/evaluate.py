@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import Option
+from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.table import table
 from minimagen.cli.threads import use_free_cores
 from minimagen.config import DataConfig

@@ -4,8 +4,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from minimagen.cli.arguments import with_flags
 from minimagen.cli.recipe import has_recipe, report_opening, suggestion
+from minimagen.cli.running import with_flags
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.errors import UserError
