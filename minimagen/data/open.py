@@ -43,6 +43,7 @@ def load_dataset(
     buckets: Sequence[Size] = (),
     streaming: bool = False,
     where: str | None = None,
+    trained_in: Sequence[Size] = (),
 ) -> Dataset:
     """Open the data to train on; docs/data.md has the table of what it may be.
 
@@ -62,6 +63,8 @@ def load_dataset(
         streaming: read parquet and the hub while training instead of before.
         where: a condition on the columns, or on width and height of the images in pixels, such as
             "width >= 64"; see ``minimagen.data.where``.
+        trained_in: the buckets of a training whose division is wanted again, at one size; see
+            ``bucketed``.
 
     Raises:
         UserError: there is no such data, or it is not usable.
@@ -87,7 +90,9 @@ def load_dataset(
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
         "where": where,
     }  # fmt: skip
-    return bucketed(dataset) if buckets and dataset.repeatable else dataset
+    if dataset.repeatable and (buckets or trained_in):
+        return bucketed(dataset, trained_in)
+    return dataset
 
 
 def _check_drawn(kind: str, size: Size, buckets: Sequence[Size], where: str | None) -> None:
@@ -229,10 +234,8 @@ def open_again(data: DataConfig, size: Size | int, buckets: Sequence[Size] = ())
     Raises:
         UserError: there is no such data, or it is not usable.
     """
-    dataset = load_dataset(
+    return load_dataset(
         data.dataset, size, seed=data.seed, epoch_size=data.epoch_size, crop=data.crop,
         caption_column=data.caption_column, where=data.where, streaming=data.streaming,
+        trained_in=buckets,
     )  # fmt: skip
-    if buckets and isinstance(dataset, ImageDataset):
-        return bucketed(dataset, buckets)
-    return dataset
