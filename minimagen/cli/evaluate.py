@@ -158,7 +158,7 @@ def _text(result: "Study", sizes: Sequence[str]) -> str:
     """Return everything that was found as text."""
     from minimagen.storage.figures import HEADINGS, cells
 
-    judged = [text_of(result.judged, sizes)] if result.judged else []
+    judged = [_verdicts(result.judged, sizes)] if result.judged else []
     figures = table([HEADINGS, *cells(result.record.figures)])
     features = f"distances in features of {result.record.features}"
     return "\n".join([*judged, figures, features, *result.record.verdicts])
@@ -175,8 +175,8 @@ def _write(directory: "TrainingDirectory", out: Path, result: "Study", record: "
     print(f"{out / 'evaluation.json'}, {write_report(directory, out)}")
 
 
-def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
-    """Return the evaluation as text."""
+def _verdicts(result: "Evaluation", sizes: Sequence[str]) -> str:
+    """Return as text what the judge says; the table of figures has all else."""
     names = list(result.stages[-1])
     measured = {f"judge on real, {size}": s for size, s in zip(sizes, result.real, strict=True)}
     measured["shuffled captions"] = result.shuffled
@@ -191,13 +191,6 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
         lines.append(
             f"look at {size}: kernel distance x 1000 {scores['kernel']:.0f}, grain "
             f"{scores['grain']:.1f}/255 (real images: {scores['grain_real']:.1f})"
-        )
-    for size, by_image in zip(sizes[1:], result.super_resolution, strict=True):
-        scores = {name: float(values.mean()) for name, values in by_image.items()}
-        lines.append(
-            f"super-resolution to {size}: color shift {scores['color_shift']:.2f}/255, "
-            f"down-sampled against its input {scores['psnr_input']:.1f} dB; real images: "
-            f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
     return "\n".join(lines)
 

@@ -141,7 +141,7 @@ def _together(
 ) -> int:
     """Write images that belong together; return the exit code."""
     from minimagen.arguments import seeds_of
-    from minimagen.cli.sampling import explained
+    from minimagen.cli.sampling import fitting_in_memory
     from minimagen.device import resolve_device
     from minimagen.storage.directory import new_output
     from minimagen.storage.model_hash import model_hash
@@ -152,7 +152,7 @@ def _together(
     arguments.WEIGHTS = per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))
     model = model_hash(directory, arguments.WEIGHTS)
     output = new_output(arguments.OUTPUT, "generated_images")
-    with explained(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
+    with fitting_in_memory(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
         return belong_together(arguments, imagen, captions, output, model)
 
 

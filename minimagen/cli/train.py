@@ -29,6 +29,7 @@ from minimagen.cli.settings import (
     with_whole_paths,
 )
 from minimagen.cli.threads import report_busy_cores
+from minimagen.config import DataConfig
 from minimagen.config.cascade_sizes import with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory
@@ -101,7 +102,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if has_recipe(arguments):
             follow_recipe(settings, arguments)
     if is_given(arguments, "DATASET") and not (arguments.RESTART_DIRECTORY or arguments.FROM):
-        settings.set(("data", "caption_column"), "text", "--DATASET")  # a preset's is of its data
+        column = DataConfig().caption_column  # a preset's is of its data
+        settings.set(("data", "caption_column"), column, "--DATASET")
     for path, value in SHORT.items() if arguments.TESTING else ():
         settings.set(path, value, "--TESTING")
     settings.write_out_stages()

@@ -7,15 +7,16 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from minimagen.config import DataConfig, Size
-from minimagen.config.data import is_embedded
+from minimagen.config.data import CAPTION_COLUMN, CENTER, EPOCH_SIZE, Crop, is_embedded
 from minimagen.data.dataset import Dataset, Stream, Table
 from minimagen.data.download.download import download
 from minimagen.data.download.url_table import fingerprint, is_url_table, named
 from minimagen.data.images.buckets import bucketed
 from minimagen.data.images.dataset import ImageDataset
-from minimagen.data.images.decoding import CROPS, Framing
+from minimagen.data.images.decoding import Framing
 from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources import folder, hub
 from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_files
@@ -36,9 +37,9 @@ def load_dataset(
     *,
     level: str = "simple",
     seed: int = 0,
-    epoch_size: int = 20_000,
-    caption_column: str = "text",
-    crop: str = "centre",
+    epoch_size: int = EPOCH_SIZE,
+    caption_column: str = CAPTION_COLUMN,
+    crop: str = CENTER,
     flip: bool = False,
     buckets: Sequence[Size] = (),
     streaming: bool = False,
@@ -77,9 +78,10 @@ def load_dataset(
         name = f"shapes:{level}" if name == "shapes" else name
         stream = {"size": size[0], "seed": seed, "epoch_size": epoch_size}
         return embedded(name, caption_column=caption_column, **stream)
-    if crop not in CROPS:
+    crops = get_args(Crop)
+    if crop not in crops:
         raise UserError(
-            f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
+            f"crop {crop!r} is not one of {', '.join(crops)}{did_you_mean(crop, crops)}"
         )
     opener = _Opener(
         Framing(size, crop, flip, tuple(buckets)), caption_column, streaming, condition

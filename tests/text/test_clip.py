@@ -18,7 +18,7 @@ from minimagen.evaluation.clip import class_vectors, evaluate_clip, recall_at
 from minimagen.images import Batch
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.files import write_json
-from minimagen.text.build import build, load_clip
+from minimagen.text.build import build, fresh_clip, load_clip
 from minimagen.text.clip import Clip
 from minimagen.text.clip_encoder import ClipEncoder
 from minimagen.text.contrastive import info_nce, sigmoid_loss
@@ -40,7 +40,7 @@ def config(kind: str = "characters", **changes: Any) -> ClipConfig:
 
 def make(kind: str = "characters", **changes: Any) -> Clip:
     torch.manual_seed(0)
-    return Clip(config(kind, **changes))
+    return fresh_clip(config(kind, **changes))
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
