@@ -36,45 +36,24 @@ OPTIONS = {
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
         options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
-        Option(
-            "JUDGE",
-            "ju",
-            "Judge that tools/train_judge.py made, for digits of files",
-            Path,
-            shown="the bundled one",
-        ),
-        Option(
-            "CLIP",
-            "cl",
-            "Training directory with a CLIP that says how well images fit their "
-            "captions, not the one that conditions",
-            Path,
-            shown="none",
-        ),
+        Option("JUDGE", "ju", "Judge that tools/train_judge.py made, for digits of files", Path,
+               shown="the bundled one"),
+        Option("CLIP", "cl", "Training directory with a CLIP that says how well images fit their "
+               "captions, not the one that conditions", Path, shown="none"),
     ),
     "measuring": (
-        Option(
-            "FEATURES",
-            "fe",
-            "Network for distances: folder or hub id of a vision transformer, such as "
-            "facebook/dinov2-small",
-            shown="a bundled judge",
-        ),
+        Option("FEATURES", "fe", "Network for distances: folder or hub id of a vision transformer, "
+               "such as facebook/dinov2-small", shown="a bundled judge"),
     ),
     "sampling": options.SAMPLING,
     "run": (
         options.DEVICE,
         options.PRECISION,
-        Option(
-            "OUTPUT",
-            "out",
-            "Folder for evaluation.json and report.html",
-            Path,
-            shown="the training directory",
-        ),
+        Option("OUTPUT", "out", "Folder for evaluation.json and report.html", Path,
+               shown="the training directory"),
         Option("SHEET", "o", "PNG for the first 50 images with verdicts", Path),
     ),
-}
+}  # fmt: skip
 EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
   python -m minimagen evaluate --SPLIT tune --GUIDANCE_SCALE 5,1
   python -m minimagen evaluate --DATASET my_images --COUNT 1000 --FEATURES facebook/dinov2-small"""

@@ -127,10 +127,9 @@ class TrainingDirectory:
         """
         if given is not None:
             return cls.open(given)
-        runs = [cls(path) for path in Path().glob("training_*")]
+        runs = [cls(path) for path in Path().glob("training_*") if begun]
         runs = [run for run in runs if (run.parameters / "imagen.json").is_file()]
-        runs = [run for run in runs if run.progress.is_file()] if begun else []
-        if runs:
+        if runs := [run for run in runs if run.progress.is_file()]:
             return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
         return cls.newest()
 
