@@ -199,8 +199,8 @@ def stamped(prefix: str, where: Path = Path()) -> Path:
 def write_parameters(folder: Path, parameters: Parameters) -> None:
     """Write the full configuration: imagen.json, one file per learner, training.json, data.json."""
     write_imagen(folder, parameters.imagen)
-    write_json(folder / "training.json", parameters.training.model_dump(mode="json"))
-    write_json(folder / "data.json", parameters.data.model_dump(mode="json"))
+    write_json(folder / "training.json", parameters.training)
+    write_json(folder / "data.json", parameters.data)
 
 
 def write_imagen(folder: Path, config: ImagenConfig) -> None:

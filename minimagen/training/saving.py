@@ -85,7 +85,7 @@ class Keeper:
         if i < self._plan.imagen.config.first_stage:
             part = self._plan.imagen.frozen[i]
             path = self._directory.parameters / f"{part.name}.json"
-            self._on_rank_0(write_json, path, part.config.model_dump(mode="json"))
+            self._on_rank_0(write_json, path, part.config)
 
     def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""
