@@ -14,11 +14,7 @@ again        the same once more
 Needs Chromium and the extra ``[ui]`` with Playwright. Each run has its own server and browser.
 """
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases, spread
+from benchmarks.serving import start, stop
 
 TINY = ROOT / "tests" / "golden" / "trained"
 STEPS = 50
@@ -93,33 +90,13 @@ def write_image(path: Path) -> None:
 
 @contextmanager
 def served(root: Path | None = None, where: Path = ROOT) -> Iterator[tuple[str, float]]:
-    """Serve the page of a folder, or of what is bundled, from the working directory ``where``.
-
-    Yields its address and the seconds until its port was open.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "minimagen", "ui", "--PORT", str(port), "--DEVICE", "cpu"]
-    command += [] if root is None else ["--ROOT", str(root)]
+    """Serve the page as ``start`` does; yield its URL and the seconds until its port was open."""
     begun = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(command, cwd=where, env=environment, stdout=sys.stderr)
+    server, url = start(root, where)
     try:
-        while server.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        else:
-            raise RuntimeError("the page's command has ended")
-        yield f"http://127.0.0.1:{port}/", time.perf_counter() - begun
+        yield url, time.perf_counter() - begun
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
+        stop(server)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from minimagen.cli.arguments import run
+from minimagen.cli.running import run
 from minimagen.errors import UserError, did_you_mean
 
 COMMANDS = {

@@ -19,7 +19,7 @@ from minimagen.given import Given
 from minimagen.images import to_pil
 from minimagen.progress import tqdm
 
-Callback = Callable[[int, int, int, Tensor], bool | None]
+StageCallback = Callable[[int, int, int, Tensor], bool | None]
 """Called after each step with (stage, step, number of steps, the estimate of the images). Sampling
 ends with ``Stopped`` where it returns True."""
 OutputType = Literal["pil", "np", "pt"]
@@ -81,7 +81,7 @@ class Options:
     batch_size: int = 64
     precision: str = "auto"
     tokens: int = 0
-    callback: Callback | None = None
+    callback: StageCallback | None = None
     device: torch.device | str | None = None
 
     def __post_init__(self) -> None:
@@ -278,7 +278,7 @@ def output_of(images: Tensor, kind: OutputType) -> Any:
 
 
 @contextmanager
-def shown(callback: Callback | None, on: bool) -> Iterator[Callback | None]:
+def shown(callback: StageCallback | None, on: bool) -> Iterator[StageCallback | None]:
     """Yield a callback that moves a progress bar too, if it is ``on``."""
     if not on:
         yield callback

@@ -26,6 +26,8 @@ from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_pil
 
 LARGEST = 4096  # px: the longer side of an image to edit
+STRENGTH = 0.6
+"""Of what is sampled anew, where nothing is masked and nothing else is given."""
 EVEN = 2.0  # of the median: a step between frames that is no jump
 Images = Image.Image | Sequence[Image.Image]
 """One image, or several."""
@@ -35,7 +37,7 @@ def image_to_image(
     imagen: Imagen,
     captions: str | Sequence[str],
     images: Images,
-    strength: float = 0.6,
+    strength: float = STRENGTH,
     **settings: Any,
 ) -> Any:
     """Return images that begin with given ones (SDEdit, arXiv 2108.01073).
@@ -103,7 +105,7 @@ def variations(
     caption: str,
     image: Image.Image,
     count: int,
-    strength: float = 0.6,
+    strength: float = STRENGTH,
     **settings: Any,
 ) -> list[Image.Image]:
     """Return ``count`` images that begin with one, each with its own seed."""

@@ -255,8 +255,8 @@ class Jumps:
     def sample(self, captions: Sequence[str], **_: Any) -> list[Image.Image]:
         shares = [float(caption.split()[0]) for caption in captions]
         self.sampled += shares
-        grey = [round(255 * min(1.0, max(0.0, 100 * (share - 0.7)))) for share in shares]
-        return [Image.new("RGB", (2, 2), (g, g, g)) for g in grey]
+        gray = [round(255 * min(1.0, max(0.0, 100 * (share - 0.7)))) for share in shares]
+        return [Image.new("RGB", (2, 2), (g, g, g)) for g in gray]
 
 
 def test_noise_near_the_first_seed_is_like_its_noise() -> None:

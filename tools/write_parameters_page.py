@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from minimagen.cli.arguments import KeyPath
 from minimagen.cli.asked import Asked
-from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, KeyPath
-from minimagen.cli.train import RUN
+from minimagen.cli.flags import TRAIN
+from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
 from minimagen.config import (
     AutoencoderConfig,
     ClipConfig,
@@ -198,7 +199,7 @@ def flag(path: KeyPath) -> str:
     if path == ("imagen", "image_sizes"):
         return f"`--{IMG_SIDE_LEN.name}`"
     if path == ("training", "sample_captions"):
-        return next(f"`--{o.name}`" for o in RUN if o.name == "SAMPLE_CAPTIONS")
+        return next(f"`--{o.name}`" for o in TRAIN if o.name == "SAMPLE_CAPTIONS")
     found = [f"`--{option.name}`" for option in CONFIGURED.values() if option.path == path]
     return re.sub(r"\s+", " ", "".join(found[:1]))
 

@@ -1,14 +1,17 @@
 """The contract of an autoencoder: images to latents and back."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from minimagen.device import Movable
 from minimagen.draws import Draws
 
 
-class Autoencoder(Protocol):
+class Autoencoder(Movable, Protocol):
     """Maps images [b 3 h w] in model space to latents [b channels h/factor w/factor] and back.
+
+    Moves and converts as any ``nn.Module``; the pixels themselves have nothing to move.
 
     Attributes:
         channels: Of the latents.
@@ -35,4 +38,8 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images."""
+        ...
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Do what ``nn.Module`` does wherever it is moved or converted."""
         ...

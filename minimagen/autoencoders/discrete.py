@@ -166,6 +166,11 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return how many codes there are."""
         return self.network.quantiser.codes
 
+    def counts(self, images: Tensor) -> Tensor:
+        """Return how often each code occurs."""
+        codes = self.tokenize(images).flatten().cpu()
+        return torch.bincount(codes, minlength=self.codes).double()
+
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return pyramid error and the quantiser's own part, float32 [b]; hard in evaluation."""
         images = to_model_space(batch.images)
@@ -206,10 +211,8 @@ class DiscreteAutoencoder(TrainedAutoencoder):
     def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
         """Measure the vectors; say how many codes are used, and how evenly."""
         lines = super().conclude(seen, held_out)
-        counts = torch.zeros(self.codes, dtype=torch.float64)
-        for batch in held_out:
-            codes = self.tokenize(to_model_space(batch.images.to(self.device)))
-            counts += torch.bincount(codes.flatten().cpu(), minlength=self.codes)
+        images = (to_model_space(batch.images.to(self.device)) for batch in held_out)
+        counts = torch.stack([self.counts(each) for each in images]).sum(0)
         used, perplexity = usage(counts)
         return [
             *lines,

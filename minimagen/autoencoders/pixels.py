@@ -1,11 +1,11 @@
 """The identity: a diffusion stage that denoises the pixels themselves."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from minimagen.draws import Draws
 
 
-class Pixels:
+class Pixels(nn.Module):
     """An autoencoder whose latents are the images."""
 
     channels, factor, bounded = 3, 1, True

@@ -100,6 +100,15 @@ class TrainedAutoencoder(Part):
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return what is left of images [b 3 h w] in model space after coding, as it is used."""
 
+    @property
+    def codes(self) -> int:
+        """Return how many codes the latents are vectors of; 0 where they are continuous."""
+        return 0
+
+    def counts(self, images: Tensor) -> Tensor:
+        """Return how often each code occurs in images [b 3 h w], float64 [codes] on the CPU."""
+        return torch.zeros(0, dtype=torch.float64)
+
     @torch.inference_mode()
     def shown(self, batch: Batch) -> list[Tensor]:
         """Return images and what becomes of them."""

@@ -1,20 +1,109 @@
-"""The command line itself: parsing, help, errors in one line.
+"""The command line itself: options, parsing, help.
 
 Nothing here imports torch: ``--help`` and mistakes answer at once.
 """
 
 import argparse
+import dataclasses
 import difflib
-import os
-import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from io import TextIOWrapper
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
-import minimagen
-from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from minimagen.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    Attributes:
+        name: ``BATCH_SIZE`` is typed ``--BATCH_SIZE``, ``--batch-size`` or ``--batch_size``.
+        short: Its short form, without the dash.
+        help: What it is.
+        type: Annotation that the value is checked against; bool makes a switch, a tuple takes
+            values with commas between them.
+        default: Its value where it is not given.
+        shown: What the help shows as the default, instead of ``default``.
+        path: Of the configuration value that it sets; ``"*"`` stands for every stage.
+        also: Other names of it, in Python or in other programs; for hints.
+        alone: Its value where it is given without one; None where that is an error.
+        several: Whether it takes several values, with spaces between them.
+    """
+
+    name: str
+    short: str
+    help: str
+    type: Any = str
+    default: Any = None
+    shown: str | None = None
+    path: KeyPath = ()
+    also: tuple[str, ...] = ()
+    alone: Any = None
+    several: bool = False
+
+    but = dataclasses.replace
+
+    @property
+    def is_switch(self) -> bool:
+        """Return whether it takes no value."""
+        return _plain(self.type) is bool
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Return what ``add_argument`` takes beside the names."""
+        default = self.shown or shown(bool(self.default) if self.is_switch else self.default)
+        common = {"dest": self.name, "help": f"{self.help} [{default}]".replace("%", "%%")}
+        if self.is_switch:
+            return common | {"action": "store_true"}
+        kind = _plain(self.type)
+        letters = {int: "N", float: "X", Path: "PATH"}
+        values = f"{{{','.join(get_args(kind))}}}" if get_args(kind) else letters.get(kind, "TEXT")
+        if self.several:
+            common |= {"nargs": "+"}
+        if self.alone is not None:
+            common |= {"nargs": "?", "const": self.alone}
+        return common | {"metavar": values, "default": self.default, "type": self.parse}
+
+    def parse(self, text: str) -> Any:
+        """Return the value of ``text``.
+
+        Raises:
+            UserError: It is not valid; the message says what is.
+        """
+        parts = [part.strip() for part in text.split(",")]
+        is_list = get_origin(self.type) is tuple or len(parts) > 1
+        value = parts if is_list and _takes_several(self.type) else text
+        try:
+            adapter = TypeAdapter(self.type, config=ConfigDict(allow_inf_nan=False))
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[-1 if isinstance(value, list) else 0]
+            message = first["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+            given = first["input"]
+            raise UserError(f"--{self.name} {message}, given {given!r}") from None
+
+
+def _takes_several(kind: Any) -> bool:
+    return get_origin(kind) is tuple or any(map(_takes_several, get_args(kind)))
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type of one value: without metadata, alternatives and tuples."""
+    return kind if get_origin(kind) in (None, Literal) else _plain(get_args(kind)[0])
+
+
+def shown(value: Any) -> str:
+    """Return a value as the help shows it."""
+    if isinstance(value, bool | None):
+        return {True: "on", False: "off", None: "none"}[value]
+    return ",".join(map(shown, value)) if isinstance(value, tuple | list) else str(value)
+
 
 Groups = Mapping[str, Sequence[Option]]
 """Options by the heading that the help shows them under."""
@@ -85,70 +174,3 @@ def is_given(arguments: argparse.Namespace, name: str) -> bool:
     """Return whether ``--NAME`` was typed, for an option without a default of its own."""
     value = getattr(arguments, name)
     return value is not None and value is not False  # 0 is a value
-
-
-def with_flags(message: str) -> str:
-    """Return ``message`` with every `parameter` in back quotes as the flag that sets it.
-
-    The library names parameters, as its callers know them; only here they become flags.
-    """
-    from minimagen.cli.inference import OPTIONS
-    from minimagen.cli.train import RUN
-
-    sampled = [option for group in OPTIONS.values() for option in group]
-    options = [*sampled, *RUN, IMG_SIDE_LEN, *CONFIGURED.values()]
-    flags = {name.lower(): f"--{o.name}" for o in options for name in (*o.also, o.name)}
-    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[1]), message)
-
-
-def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command; what ends it early becomes one line on standard error.
-
-    Of several ranks only rank 0 prints an error: all ranks raise the same one.
-
-    Returns:
-        The command's exit code, 2 after a user's mistake or where the disk or the system says no
-        (full, not allowed, not there), 130 after Ctrl-C, 141 where the reader of its output has
-        ended (``| head``).
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what the console cannot show is printed escaped
-            stream.reconfigure(errors="backslashreplace")
-    # Threads that spin while they wait take the core from those they wait for: one busy process
-    # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # Large tensors in pages of 2 MiB: a step mostly allocates, and each page is cleared by a fault.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    typed = list(sys.argv[1:] if argv is None else argv)
-    try:
-        try:
-            if "--version" in map(str.lower, typed):
-                print(f"minimagen-cascade {minimagen.__version__}")
-                return 0
-            return main(typed)
-        finally:
-            sys.stdout.flush()
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {with_flags(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_ended():
-            return 141
-        why = " ".join((error.strerror or str(error) or type(error).__name__).split())
-        where = f": {error.filename}" if error.filename is not None else ""
-        print(f"error: {why}{where}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-
-
-def _reader_has_ended() -> bool:
-    """Return whether standard output is no longer read; what is left for it is then thrown away."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

@@ -119,7 +119,7 @@ class Asked(Config):
         if edit is not None:
             output.mkdir(parents=True, exist_ok=True)
             save_file(edit.images, output / GIVEN)
-        write_json(output / REQUEST, self.model_dump(mode="json"))
+        write_json(output / REQUEST, self)
 
     def edit_in(self, output: Path) -> Edit | None:
         """Return what is done to the image that was given, if one was."""

@@ -13,8 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import Option
+from minimagen.cli.arguments import Option, Parser
 from minimagen.errors import UserError
 from minimagen.storage.files import read_lines
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import CONFIGURED, Option
+from minimagen.cli.arguments import Option, Parser
+from minimagen.cli.options import CONFIGURED
 from minimagen.errors import UserError
 
 OPTIONS = {

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import Option
+from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.table import table
 from minimagen.errors import UserError
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from minimagen.checked import PositiveInt
-from minimagen.cli.arguments import Parser, with_flags
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, Option
-from minimagen.config.data import ShapesLevel, ShapesSplit, is_embedded
+from minimagen.cli.arguments import Option, Parser
+from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN
+from minimagen.cli.running import with_flags
+from minimagen.config.data import EPOCH_SIZE, ShapesLevel, ShapesSplit, is_embedded
 from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.errors import UserError, did_you_mean
 
@@ -167,7 +168,7 @@ ACTIONS = {
             STREAMING,
             WHERE,
             SEED,
-            Option("EPOCH_SIZE", "es", "Captions of the embedded data", PositiveInt, 20_000),
+            Option("EPOCH_SIZE", "es", "Captions of the embedded data", PositiveInt, EPOCH_SIZE),
         ),
         """  python -m minimagen data encode my_images
   python -m minimagen data encode my_images --T5_NAME t5_base --DEVICE cuda""",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from minimagen.cli import clip, inference, reconstruct, train
-from minimagen.cli.arguments import run
 from minimagen.cli.next_commands import print_next
+from minimagen.cli.running import run
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 
 

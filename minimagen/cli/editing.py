@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
+from minimagen.cli.arguments import Option
 from minimagen.cli.captions import ALIASES, Caption
 from minimagen.cli.given import image_of
-from minimagen.cli.options import Option
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def check_captions(arguments: argparse.Namespace, captions: Sequence[Caption]) -
 def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
     """Return what is done to the image that is given, if one is."""
     from minimagen.config.cascade_sizes import sizes_of_ratio
-    from minimagen.editing import as_mask, as_tensor
+    from minimagen.editing import STRENGTH, as_mask, as_tensor
     from minimagen.generating import Edit
 
     sizes = sizes_of_ratio(imagen.config, arguments.ASPECT_RATIO)
@@ -144,7 +144,7 @@ def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
             raise UserError(
                 f"--MASK {arguments.MASK} is black everywhere: what is white in it is sampled anew"
             )
-    strength = arguments.STRENGTH or (0.6 if mask is None else 1.0)
+    strength = arguments.STRENGTH or (STRENGTH if mask is None else 1.0)
     return Edit(
         init_images=as_tensor([image], sizes[-1]),
         mask=new,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import Option
+from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.table import table
 from minimagen.cli.threads import use_free_cores
 from minimagen.config import DataConfig
@@ -37,45 +36,24 @@ OPTIONS = {
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
         options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
-        Option(
-            "JUDGE",
-            "ju",
-            "Judge that tools/train_judge.py made, for digits of files",
-            Path,
-            shown="the bundled one",
-        ),
-        Option(
-            "CLIP",
-            "cl",
-            "Training directory with a CLIP that says how well images fit their "
-            "captions, not the one that conditions",
-            Path,
-            shown="none",
-        ),
+        Option("JUDGE", "ju", "Judge that tools/train_judge.py made, for digits of files", Path,
+               shown="the bundled one"),
+        Option("CLIP", "cl", "Training directory with a CLIP that says how well images fit their "
+               "captions, not the one that conditions", Path, shown="none"),
     ),
     "measuring": (
-        Option(
-            "FEATURES",
-            "fe",
-            "Network for distances: folder or hub id of a vision transformer, such as "
-            "facebook/dinov2-small",
-            shown="a bundled judge",
-        ),
+        Option("FEATURES", "fe", "Network for distances: folder or hub id of a vision transformer, "
+               "such as facebook/dinov2-small", shown="a bundled judge"),
     ),
     "sampling": options.SAMPLING,
     "run": (
         options.DEVICE,
         options.PRECISION,
-        Option(
-            "OUTPUT",
-            "out",
-            "Folder for evaluation.json and report.html",
-            Path,
-            shown="the training directory",
-        ),
+        Option("OUTPUT", "out", "Folder for evaluation.json and report.html", Path,
+               shown="the training directory"),
         Option("SHEET", "o", "PNG for the first 50 images with verdicts", Path),
     ),
-}
+}  # fmt: skip
 EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
   python -m minimagen evaluate --SPLIT tune --GUIDANCE_SCALE 5,1
   python -m minimagen evaluate --DATASET my_images --COUNT 1000 --FEATURES facebook/dinov2-small"""
@@ -159,7 +137,7 @@ def _text(result: "Study", sizes: Sequence[str]) -> str:
     """Return everything that was found as text."""
     from minimagen.storage.figures import HEADINGS, cells
 
-    judged = [text_of(result.judged, sizes)] if result.judged else []
+    judged = [_verdicts(result.judged, sizes)] if result.judged else []
     figures = table([HEADINGS, *cells(result.record.figures)])
     features = f"distances in features of {result.record.features}"
     return "\n".join([*judged, figures, features, *result.record.verdicts])
@@ -176,8 +154,8 @@ def _write(directory: "TrainingDirectory", out: Path, result: "Study", record: "
     print(f"{out / 'evaluation.json'}, {write_report(directory, out)}")
 
 
-def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
-    """Return the evaluation as text."""
+def _verdicts(result: "Evaluation", sizes: Sequence[str]) -> str:
+    """Return as text what the judge says; the table of figures has all else."""
     names = list(result.stages[-1])
     measured = {f"judge on real, {size}": s for size, s in zip(sizes, result.real, strict=True)}
     measured["shuffled captions"] = result.shuffled
@@ -192,13 +170,6 @@ def text_of(result: "Evaluation", sizes: Sequence[str]) -> str:
         lines.append(
             f"look at {size}: kernel distance x 1000 {scores['kernel']:.0f}, grain "
             f"{scores['grain']:.1f}/255 (real images: {scores['grain_real']:.1f})"
-        )
-    for size, by_image in zip(sizes[1:], result.super_resolution, strict=True):
-        scores = {name: float(values.mean()) for name, values in by_image.items()}
-        lines.append(
-            f"super-resolution to {size}: color shift {scores['color_shift']:.2f}/255, "
-            f"down-sampled against its input {scores['psnr_input']:.1f} dB; real images: "
-            f"{scores['psnr_truth']:.2f} dB to the truth, bicubic {scores['psnr_bicubic']:.2f} dB"
         )
     return "\n".join(lines)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser, run
+from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.next_commands import typed
-from minimagen.cli.options import Option
+from minimagen.cli.running import run
 from minimagen.errors import UserError
 from minimagen.storage.card import NO_DATA, Facts
 from minimagen.storage.directory import Choices, TrainingDirectory, read_parameter_values

@@ -4,23 +4,15 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BeforeValidator, Field
-
-from minimagen.checked import PositiveInt, per_stage
-from minimagen.cli import editing, options
-from minimagen.cli.arguments import Parser, run
-from minimagen.cli.captions import (
-    ASPECT_RATIO,
-    IMAGES_PER_CAPTION,
-    NEGATIVE,
-    SEED,
-    Caption,
-    read_captions,
-)
+from minimagen.checked import per_stage
+from minimagen.cli import editing
+from minimagen.cli.arguments import Parser
+from minimagen.cli.captions import Caption, read_captions
+from minimagen.cli.flags import INFERENCE
 from minimagen.cli.given import take_up
-from minimagen.cli.options import Option
+from minimagen.cli.running import run
 from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
 from minimagen.cli.together import belong_together, kind_of, whole_again
@@ -30,57 +22,6 @@ if TYPE_CHECKING:
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
 
-
-def seed_list(text: str) -> tuple[int, ...]:
-    """Return the seeds of a list with ranges: ``1,5,10-20``."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError("must be seeds and ranges of seeds, such as 1,5,10-20")
-        if dash and not 0 <= int(last) - int(first) < 1_000_000:
-            raise ValueError("must have ranges from low to high, of less than a million seeds")
-        seeds += range(int(first), int(last or first) + 1)
-    return tuple(seeds)
-
-
-OPTIONS = {
-    "what to sample": (
-        options.TRAINING_DIRECTORY.but(shown="the newest one here, else pretrained/emoji"),
-        options.WEIGHTS.but(default=None, shown="final, of --FROM_IMAGE the image's own"),
-        Option("CAPTIONS", "c", "Caption, or a .txt file with one per line (a line may end with "
-               "options of its own: a red star --seed 7 --guidance 4), or a table (.csv, .tsv, "
-               ".jsonl, .parquet)",
-               shown="the sample sheet's", also=("prompt", "prompts", "text")),
-        NEGATIVE,
-        IMAGES_PER_CAPTION,
-        SEED,
-        Option("SEEDS", "sds", "Seeds of each caption's images, such as 1,5,10-20",
-               Annotated[Any, BeforeValidator(seed_list)], shown="none"),
-        Option("FROM_IMAGE", "fi", "PNG that this program made: generate it again; what else is "
-               "given is changed", Path),
-        Option("CONTINUE", "co", "Output directory of a stopped run: sample what is missing", Path),
-        Option("BEST_OF", "bo", "Candidates of each image, of which the one nearest to the caption "
-               "in a CLIP is kept", PositiveInt, 1),
-        Option("CLIP", "cl", "For --BEST_OF: training directory with a CLIP, not the one that "
-               "conditions", Path),
-        ASPECT_RATIO,
-    ),
-    "sampling": (
-        *options.SAMPLING,
-        Option("STOP_STAGE", "ss", "The last stage that samples, from 0: small images, soon",
-               Annotated[int, Field(ge=0)], shown="the last one"),
-    ),
-    "a given image, images that belong together": editing.OPTIONS,
-    "run": (
-        options.DEVICE,
-        options.PRECISION.but(default=None, shown="auto, of --FROM_IMAGE the image's own"),
-        Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
-        Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
-        Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
-        Option("NO_METADATA", "nm", "Do not write into the PNG files how they were made", bool),
-    ),
-}  # fmt: skip
 EXAMPLES = """  python inference.py -c "a red apple, noto style, on a blue background"
   python inference.py --CAPTIONS "a large red star on a blue background"
   python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
@@ -92,7 +33,7 @@ GOES_WITH_CONTINUE = {"CONTINUE", "DEVICE", "OFFLOAD", "TRAINING_DIRECTORY"}
 
 def main(argv: Sequence[str]) -> int:
     """Sample; return the exit code."""
-    arguments = Parser("inference.py", __doc__ or "", EXAMPLES, OPTIONS).parse(argv)
+    arguments = Parser("inference.py", __doc__ or "", EXAMPLES, INFERENCE).parse(argv)
     _check_together(arguments)
     if arguments.CONTINUE is not None:
         return go_on(arguments)
@@ -136,7 +77,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
 
 def _typed(arguments: argparse.Namespace) -> set[str]:
     """Return the names of the options whose values are not their defaults."""
-    every = [option for group in OPTIONS.values() for option in group]
+    every = [option for group in INFERENCE.values() for option in group]
     return {o.name for o in every if getattr(arguments, o.name) != o.keywords.get("default", False)}
 
 
@@ -200,7 +141,7 @@ def _together(
 ) -> int:
     """Write images that belong together; return the exit code."""
     from minimagen.arguments import seeds_of
-    from minimagen.cli.sampling import explained
+    from minimagen.cli.sampling import fitting_in_memory
     from minimagen.device import resolve_device
     from minimagen.storage.directory import new_output
     from minimagen.storage.model_hash import model_hash
@@ -211,7 +152,7 @@ def _together(
     arguments.WEIGHTS = per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))
     model = model_hash(directory, arguments.WEIGHTS)
     output = new_output(arguments.OUTPUT, "generated_images")
-    with explained(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
+    with fitting_in_memory(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
         return belong_together(arguments, imagen, captions, output, model)
 
 

@@ -4,8 +4,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from minimagen.cli.arguments import with_flags
 from minimagen.cli.recipe import has_recipe, report_opening, suggestion
+from minimagen.cli.running import with_flags
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.errors import UserError
@@ -28,7 +28,7 @@ def opened(
     data, size = parameters.data, parameters.imagen.data_size
     reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
     started = time.monotonic()
-    dataset = processes.first_on_each_machine(load_dataset, data.dataset, size, **reading)
+    dataset = processes.first_on_each_machine(lambda: load_dataset(data.dataset, size, **reading))
     if parameters.training.minutes is not None and not has_recipe(arguments):
         report_opening(started)  # a recipe has opened it before, and said so
     if processes.rank == 0 and (hint := suggestion(arguments, parameters, count_of(dataset))):

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import Option
+from minimagen.cli.arguments import Option, Parser
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.advice import few_images
-from minimagen.cli.arguments import is_given, with_flags
+from minimagen.cli.arguments import is_given
+from minimagen.cli.running import with_flags
 from minimagen.cli.settings import Settings, bundled_cascades
 from minimagen.config.data import is_embedded
 from minimagen.config.recipes import Recipe, recipe_for

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN, Option
+from minimagen.cli.arguments import Option, Parser
+from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
 from minimagen.config import DataConfig, Size
 from minimagen.errors import UserError
 
@@ -41,7 +41,6 @@ def main(argv: Sequence[str]) -> int:
     if not trained and arguments.DATASET is None:
         raise UserError(f"{given} does not say what it was trained on: give --DATASET")
     from minimagen.autoencoders.build import load
-    from minimagen.autoencoders.discrete import DiscreteAutoencoder
     from minimagen.autoencoders.files import save_folder
     from minimagen.config.cascade_sizes import trained_sizes
     from minimagen.data.loading.reading import stack_images
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.storage.metadata import save_png
 
     autoencoder = load(arguments.dir).to(resolve_device(arguments.DEVICE))
-    if arguments.DIFFUSERS is not None and isinstance(autoencoder, DiscreteAutoencoder):
+    if arguments.DIFFUSERS is not None and autoencoder.codes:
         raise UserError(
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )

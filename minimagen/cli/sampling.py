@@ -158,7 +158,7 @@ def write_images(
         }
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit, asked.given)
         group = []
-        with suppress(Interrupted), explained(device, batch_size=1):
+        with suppress(Interrupted), fitting_in_memory(device, batch_size=1):
             for image, generation in _candidates(generator, requests, asked, done, batch):
                 group.append((image, generation))
                 if len(group) == asked.best_of:
@@ -210,7 +210,7 @@ class _Batch:
 
 
 @contextmanager
-def explained(device: torch.device, batch_size: int) -> Iterator[None]:
+def fitting_in_memory(device: torch.device, batch_size: int) -> Iterator[None]:
     """Say what to do where the device has not enough memory."""
     try:
         yield

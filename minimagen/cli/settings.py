@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.checked import Config, per_stage
-from minimagen.cli.arguments import is_given
-from minimagen.cli.options import KeyPath
+from minimagen.cli.arguments import KeyPath, is_given
 from minimagen.config import (
     DataConfig,
     DiffusersSamplingConfig,

@@ -6,16 +6,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from minimagen.checked import PositiveInt, per_stage
-from minimagen.cli.arguments import Parser, is_given, run, with_flags
+from minimagen.checked import per_stage
+from minimagen.cli.arguments import KeyPath, Option, Parser, is_given, shown
+from minimagen.cli.flags import TRAIN
 from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.opening import opened
-from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN, WEIGHTS, KeyPath, Option, shown
+from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
 from minimagen.cli.recipe import follow_recipe, has_recipe
+from minimagen.cli.running import run, with_flags
 from minimagen.cli.settings import (
     LENGTHS,
     Settings,
@@ -29,41 +29,13 @@ from minimagen.cli.settings import (
     with_whole_paths,
 )
 from minimagen.cli.threads import report_busy_cores
+from minimagen.config import DataConfig
 from minimagen.config.cascade_sizes import with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory
 from minimagen.storage.files import read_lines
 from minimagen.text.names import LABELS, TRAINED_HERE
 
-RUN = (
-    Option("PARAMETERS", "p", "Preset, or directory of parameters, ours or MinImagen's", Path,
-           shown="the demo's"),
-    Option("TESTING", "test", "Everything once, in under a minute; tiny cascade by default", bool),
-    Option("RESTART_DIRECTORY", "rd", "Training directory to resume from", Path,
-           also=("resume", "resume_from", "resume_from_checkpoint", "checkpoint")),
-    Option("IN_PLACE", "ip", "Resume in RESTART_DIRECTORY itself instead of a new one", bool),
-    Option("DISTILL", "di", "Training directory whose stages learn to sample in TIMESTEPS", Path,
-           also=("teacher",)),
-    Option("FROM", "fr", "Training directory whose weights and parameters a new training starts "
-           "from, on any data", Path, also=("source", "finetune", "init_from",
-           "pretrained", "pretrained_model_name_or_path")),
-    WEIGHTS.but(help=f"For --FROM. {WEIGHTS.help}", default=None, shown="final"),
-    Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
-           tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
-    Option("LEARNERS", "le", "What to train, by name: clip, unet_0 ...; instead of --STAGES",
-           tuple[str, ...], shown="all"),
-    Option("OUTPUT", "o", "Training directory to make", Path, shown="training_<time>",
-           also=("output_dir", "outdir", "logging_dir")),
-    Option("SAMPLE_CAPTIONS", "sc", "Text file, one caption per line, of the sample sheets", Path,
-           shown="validation captions", also=("sample_prompts", "validation_prompts",
-           "validation_prompt")),
-    DEVICE,
-    Option("FSDP", "fs", "Networks sharded over all ranks (FSDP2), which needs adamw", bool),
-    Option("DRY_RUN", "dr", "Print sizes, memory and FLOPs of the cascade, and stop", bool),
-    Option("WORLD_SIZE", "ws", "Ranks whose memory --DRY_RUN prints, divided by --FSDP if given",
-           PositiveInt, shown="the launcher's, or 1"),
-    Option("PRINT_CONFIG", "pc", "Print every value with its source, and stop", bool),
-)  # fmt: skip
 EXAMPLES = """  python train.py --MINUTES 5
   python train.py --DATASET my_images --IMG_SIDE_LEN 128 --MINUTES 60
   python train.py --PARAMETERS ./parameters --BATCH_SIZE 2 --TIMESTEPS 25 --TESTING
@@ -98,7 +70,7 @@ def options() -> dict[str, list[Option]]:
     """Return the options by heading; the demo preset's values are the defaults that help shows."""
     demo = read_settings(None, testing=False).parameters()
     side = IMG_SIDE_LEN.but(shown=shown(max(demo.imagen.image_sizes[-1])))
-    groups = {"run": [*RUN], "cascade": [side], "training": [], "data": []}
+    groups = {"run": [*TRAIN], "cascade": [side], "training": [], "data": []}
     for option in CONFIGURED.values():
         heading = "cascade" if option.path[0] == "imagen" else str(option.path[0])
         value = values_at(demo, option.path)
@@ -130,7 +102,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if has_recipe(arguments):
             follow_recipe(settings, arguments)
     if is_given(arguments, "DATASET") and not (arguments.RESTART_DIRECTORY or arguments.FROM):
-        settings.set(("data", "caption_column"), "text", "--DATASET")  # a preset's is of its data
+        column = DataConfig().caption_column  # a preset's is of its data
+        settings.set(("data", "caption_column"), column, "--DATASET")
     for path, value in SHORT.items() if arguments.TESTING else ():
         settings.set(path, value, "--TESTING")
     settings.write_out_stages()

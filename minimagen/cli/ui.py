@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import Field
 
 from minimagen.cli import options
-from minimagen.cli.arguments import Parser, run
-from minimagen.cli.options import Option
+from minimagen.cli.arguments import Option, Parser
+from minimagen.cli.running import run
 from minimagen.cli.settings import bundled_cascades
 from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError

@@ -1,7 +1,7 @@
 """What a cascade trains on."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,11 @@ from minimagen.checked import Config, Flag, PositiveInt
 
 ShapesSplit = Literal["train", "tune", "heldout"]
 ShapesLevel = Literal["simple", "scenes"]
+CENTER: Final = "centre"
+Crop = Literal["centre", "random"]
+CAPTION_COLUMN = "text"
+EPOCH_SIZE = 20_000
+"""Images of an epoch of data that is drawn without end, where a training does not say."""
 EMBEDDED = ("shapes", "digits")
 """The data sets that are drawn; what follows a colon says of what."""
 
@@ -34,9 +39,9 @@ class DataConfig(Config):
         str, Flag("ds", also=("data", "data_dir", "train_data_dir", "dataset_name"))
     ] = "shapes"
     """Training data: shapes, shapes:scenes, digits, a folder, a file or a hub id (docs/data.md)."""
-    caption_column: Annotated[str, Flag("cc", also=("text_column",))] = "text"
+    caption_column: Annotated[str, Flag("cc", also=("text_column",))] = CAPTION_COLUMN
     """Column of the captions, in data with columns; of the embedded data an attribute."""
-    crop: Annotated[Literal["centre", "random"], Flag("cr")] = "centre"
+    crop: Annotated[Crop, Flag("cr")] = CENTER
     """Crop of training images whose aspect ratio is not that of the last stage."""
     aspect_buckets: Annotated[bool, Flag("ab", also=("enable_bucket",))] = False
     """Images keep (nearly) their aspect ratios; each batch has one size."""

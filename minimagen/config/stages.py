@@ -18,12 +18,6 @@ ErrorKind = Literal["l2", "l1", "huber"]
 TrainingTimes = Literal["uniform", "logit_normal", "half_normal"]
 
 
-NO_EPS = (
-    "a stage with eps output cannot be distilled: eps says nothing of the image where all is "
-    "noise; train it with v or x_0 output"
-)
-
-
 class ScheduleConfig(Config):
     """The noise schedule: time -> log signal-to-noise ratio."""
 
@@ -181,8 +175,6 @@ class DiffusionConfig(Config):
         Raises:
             UserError: If it cannot be distilled.
         """
-        if self.prediction == "eps":
-            raise UserError(NO_EPS)
         sampling = self.sampling.distilled(steps).model_dump()
         values = self.model_dump() | {"kind": "distilled", "steps": steps, "sampling": sampling}
         return DistilledConfig.read(values, "the distilled stage")
@@ -219,7 +211,10 @@ class DistilledConfig(DiffusionConfig):
     @model_validator(mode="after")
     def _says_something_of_pure_noise(self) -> Self:
         if self.prediction == "eps":
-            raise ValueError(NO_EPS)
+            raise ValueError(
+                "a stage with eps output cannot be distilled: eps says nothing of the image where "
+                "all is noise; train it with v or x_0 output"
+            )
         return self
 
     @model_validator(mode="after")

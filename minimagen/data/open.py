@@ -7,15 +7,16 @@ import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from minimagen.config import DataConfig, Size
-from minimagen.config.data import is_embedded
+from minimagen.config.data import CAPTION_COLUMN, CENTER, EPOCH_SIZE, Crop, is_embedded
 from minimagen.data.dataset import Dataset, Stream, Table
 from minimagen.data.download.download import download
 from minimagen.data.download.url_table import fingerprint, is_url_table, named
 from minimagen.data.images.buckets import bucketed
 from minimagen.data.images.dataset import ImageDataset
-from minimagen.data.images.decoding import CROPS, Framing
+from minimagen.data.images.decoding import Framing
 from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources import folder, hub
 from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_files
@@ -36,13 +37,14 @@ def load_dataset(
     *,
     level: str = "simple",
     seed: int = 0,
-    epoch_size: int = 20_000,
-    caption_column: str = "text",
-    crop: str = "centre",
+    epoch_size: int = EPOCH_SIZE,
+    caption_column: str = CAPTION_COLUMN,
+    crop: str = CENTER,
     flip: bool = False,
     buckets: Sequence[Size] = (),
     streaming: bool = False,
     where: str | None = None,
+    trained_in: Sequence[Size] = (),
 ) -> Dataset:
     """Open the data to train on; docs/data.md has the table of what it may be.
 
@@ -62,6 +64,8 @@ def load_dataset(
         streaming: read parquet and the hub while training instead of before.
         where: a condition on the columns, or on width and height of the images in pixels, such as
             "width >= 64"; see ``minimagen.data.where``.
+        trained_in: the buckets of a training whose division is wanted again, at one size; see
+            ``bucketed``.
 
     Raises:
         UserError: there is no such data, or it is not usable.
@@ -74,9 +78,10 @@ def load_dataset(
         name = f"shapes:{level}" if name == "shapes" else name
         stream = {"size": size[0], "seed": seed, "epoch_size": epoch_size}
         return embedded(name, caption_column=caption_column, **stream)
-    if crop not in CROPS:
+    crops = get_args(Crop)
+    if crop not in crops:
         raise UserError(
-            f"crop {crop!r} is not one of {', '.join(CROPS)}{did_you_mean(crop, CROPS)}"
+            f"crop {crop!r} is not one of {', '.join(crops)}{did_you_mean(crop, crops)}"
         )
     opener = _Opener(
         Framing(size, crop, flip, tuple(buckets)), caption_column, streaming, condition
@@ -87,7 +92,9 @@ def load_dataset(
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
         "where": where,
     }  # fmt: skip
-    return bucketed(dataset) if buckets and dataset.repeatable else dataset
+    if dataset.repeatable and (buckets or trained_in):
+        return bucketed(dataset, trained_in)
+    return dataset
 
 
 def _check_drawn(kind: str, size: Size, buckets: Sequence[Size], where: str | None) -> None:
@@ -229,10 +236,8 @@ def open_again(data: DataConfig, size: Size | int, buckets: Sequence[Size] = ())
     Raises:
         UserError: there is no such data, or it is not usable.
     """
-    dataset = load_dataset(
+    return load_dataset(
         data.dataset, size, seed=data.seed, epoch_size=data.epoch_size, crop=data.crop,
         caption_column=data.caption_column, where=data.where, streaming=data.streaming,
+        trained_in=buckets,
     )  # fmt: skip
-    if buckets and isinstance(dataset, ImageDataset):
-        return bucketed(dataset, buckets)
-    return dataset

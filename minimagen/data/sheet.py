@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from minimagen.data.dataset import BadSampleError, Dataset, IndexedDataset
+from minimagen.data.dataset import BadSampleError, Dataset
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 from minimagen.storage.image_files import contact_sheet
@@ -36,7 +36,7 @@ def write_sheet(dataset: Dataset, path: Path, count: int = IMAGES) -> int:
 
 def _samples(dataset: Dataset, count: int) -> Iterator[Sample]:
     """Yield the samples to show."""
-    if not isinstance(dataset, IndexedDataset):
+    if not dataset.repeatable:
         drawn = dataset.samples(0, 0, 1)
         yield from (each for each in drawn if not isinstance(each, BadSampleError))
         return

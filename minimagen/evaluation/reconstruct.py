@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minimagen.autoencoders.discrete import DiscreteAutoencoder, usage
+from minimagen.autoencoders.discrete import usage
 from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.metrics import color_shift, grain
@@ -61,7 +61,7 @@ def reconstruct(autoencoder: TrainedAutoencoder, samples: Sequence[Sample]) -> R
     """Measure an autoencoder on images."""
     autoencoder.eval()
     device = autoencoder.device
-    made, real, latents, codes = [], [], [], []
+    made, real, latents, counts = [], [], [], []
     for start in range(0, len(samples), AT_ONCE):
         images = to_model_space(stack_images(samples[start : start + AT_ONCE]))
         there = images.to(device)
@@ -69,13 +69,8 @@ def reconstruct(autoencoder: TrainedAutoencoder, samples: Sequence[Sample]) -> R
         real.append(images)
         scaled = autoencoder.scaled(autoencoder.unscaled(there))
         latents.append(scaled.transpose(0, 1).flatten(1).cpu().double())
-        if isinstance(autoencoder, DiscreteAutoencoder):
-            codes.append(autoencoder.tokenize(there).flatten().cpu())
+        counts.append(autoencoder.counts(there))
     images, others, values = torch.cat(made), torch.cat(real), torch.cat(latents, dim=1)
-    number, used = 0, None
-    if isinstance(autoencoder, DiscreteAutoencoder):
-        number = autoencoder.codes
-        used = usage(torch.bincount(torch.cat(codes), minlength=number).double())
     return Reconstruction(
         len(samples),
         float(psnr(images, others).mean()),
@@ -83,7 +78,7 @@ def reconstruct(autoencoder: TrainedAutoencoder, samples: Sequence[Sample]) -> R
         (float(grain(images).mean()), float(grain(others).mean())),
         tuple(values.mean(1).tolist()),
         tuple(values.std(1).tolist()),
-        used,
-        number,
+        usage(torch.stack(counts).sum(0)) if autoencoder.codes else None,
+        autoencoder.codes,
         images,
     )

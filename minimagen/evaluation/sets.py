@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minimagen.config import DataConfig, ImagenConfig
 from minimagen.config.cascade_sizes import trained_sizes
-from minimagen.data.dataset import BadSampleError, Dataset, IndexedDataset
+from minimagen.data.dataset import BadSampleError, Dataset
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import open_again
 from minimagen.errors import UserError
@@ -86,7 +86,7 @@ def read_sets(data: DataConfig, config: ImagenConfig, count: int) -> Sets:
 
 
 def _some(training: Dataset) -> Iterator[Sample]:
-    if isinstance(training, IndexedDataset):
+    if training.repeatable:
         yield from good_samples(training, len(training))
         return
     drawn = training.samples(0, 0, 1)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, Protocol, get_args
 import numpy as np
 
 from minimagen.config import Size
-from minimagen.config.data import ShapesLevel, ShapesSplit
+from minimagen.config.data import CAPTION_COLUMN, EPOCH_SIZE, ShapesLevel, ShapesSplit
 from minimagen.draws import rng
 from minimagen.errors import UserError, did_you_mean
 from minimagen.sample import Sample
@@ -106,8 +106,8 @@ class DrawnDataset:
         split: str = "train",
         size: int = 64,
         seed: int = 0,
-        epoch_size: int = 20_000,
-        caption_column: str = "text",
+        epoch_size: int = EPOCH_SIZE,
+        caption_column: str = CAPTION_COLUMN,
         content: str = "",
     ) -> None:
         kind = name.partition(":")[0]
@@ -118,7 +118,7 @@ class DrawnDataset:
             raise UserError(
                 f"{kind}: size={size}, epoch_size={epoch_size}: give size >= 8 and epoch_size >= 1"
             )
-        columns = ("text", *drawing.ATTRIBUTES)
+        columns = (CAPTION_COLUMN, *drawing.ATTRIBUTES)
         if caption_column not in columns:
             raise UserError(
                 f"{kind} has no column {caption_column!r}{did_you_mean(caption_column, columns)}; "
@@ -135,7 +135,7 @@ class DrawnDataset:
         described: dict[str, str | int | bool] = {
             "dataset": self.name, "seed": self.seed, "epoch_size": self.epoch_size,
         }  # fmt: skip
-        if self.caption_column != "text":
+        if self.caption_column != CAPTION_COLUMN:
             described["caption_column"] = self.caption_column
         return described
 
@@ -200,7 +200,7 @@ class DrawnDataset:
         draws = rng(self.key, self.split_name, self.seed, int(index))
         attributes = self.drawing.attributes_for(self.split_name, draws)
         caption = self.drawing.caption_for(attributes, draws, self.split_name)
-        if self.caption_column != "text":
+        if self.caption_column != CAPTION_COLUMN:
             caption = attributes.get(self.caption_column, "none")
         return attributes, caption, draws
 
@@ -214,8 +214,8 @@ class ShapesDataset(DrawnDataset):
         level: str = "simple",
         size: int = 64,
         seed: int = 0,
-        epoch_size: int = 20_000,
-        caption_column: str = "text",
+        epoch_size: int = EPOCH_SIZE,
+        caption_column: str = CAPTION_COLUMN,
     ) -> None:
         """Describe the stream; nothing is drawn yet.
 

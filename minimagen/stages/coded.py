@@ -3,7 +3,6 @@
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
 
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.config import Size
@@ -59,11 +58,9 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
 
     def move_frozen(self, device: torch.device) -> None:
         """Move the autoencoder alone: FSDP moves the network itself."""
-        if isinstance(self.autoencoder, nn.Module):
-            self.autoencoder.to(device)
+        self.autoencoder.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move the autoencoder too, wherever the network goes."""
-        if isinstance(self.autoencoder, nn.Module):
-            self.autoencoder._apply(fn, recurse)
+        self.autoencoder._apply(fn, recurse)
         return super()._apply(fn, recurse)

@@ -5,7 +5,7 @@ contract is images, so any kind of stage can be followed by super-resolution sta
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from minimagen.checked import per_stage
 from minimagen.config import ImagenConfig, Size
 from minimagen.device import lent
+from minimagen.diffusion.samplers import Callback
 from minimagen.draws import Noise
 from minimagen.given import Given
 from minimagen.learner import CaptionReader
@@ -24,8 +25,6 @@ from minimagen.text.encoding import TextEncoder, TextEncoding, padded
 
 Sampling = TypeVar("Sampling")
 """The sampling settings of a kind of stage."""
-Callback = Callable[[int, int, Tensor], None]
-"""Called after each sampling step with (step, number of steps, the estimate of the images)."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def load_averages(folder: Path) -> Checkpoint:
     from minimagen.storage import sharded
 
     verify(folder)
-    shapes = {n: s for n, s in saved_shapes(folder).items() if n.startswith(AVERAGE)}
+    shapes = {n: s for n, s in sharded.saved_shapes(folder).items() if n.startswith(AVERAGE)}
     tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     sharded.load_shards(folder, tensors, alone=True)
     averages = {name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items()}
@@ -154,17 +154,6 @@ def load_averages(folder: Path) -> Checkpoint:
     if not isinstance(run, dict):
         raise UserError(f"checkpoint {folder} does not hold of which run it is; take another one")
     return Checkpoint(averages, run)
-
-
-def saved_shapes(folder: Path) -> dict[str, torch.Size]:
-    """Return the shape of every tensor of a checkpoint."""
-    if not (folder / TENSORS).is_file():  # each process wrote its shards
-        from minimagen.storage import sharded
-
-        return sharded.saved_shapes(folder)
-    with safe_open(folder / TENSORS, framework="pt") as file:
-        names = file.keys()
-        return {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
 
 
 def find_newest(parent: Path, prefix: str) -> Path | None:

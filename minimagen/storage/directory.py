@@ -127,10 +127,9 @@ class TrainingDirectory:
         """
         if given is not None:
             return cls.open(given)
-        runs = [cls(path) for path in Path().glob("training_*")]
+        runs = [cls(path) for path in Path().glob("training_*") if begun]
         runs = [run for run in runs if (run.parameters / "imagen.json").is_file()]
-        runs = [run for run in runs if run.progress.is_file()] if begun else []
-        if runs:
+        if runs := [run for run in runs if run.progress.is_file()]:
             return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
         return cls.newest()
 
@@ -200,8 +199,8 @@ def stamped(prefix: str, where: Path = Path()) -> Path:
 def write_parameters(folder: Path, parameters: Parameters) -> None:
     """Write the full configuration: imagen.json, one file per learner, training.json, data.json."""
     write_imagen(folder, parameters.imagen)
-    write_json(folder / "training.json", parameters.training.model_dump(mode="json"))
-    write_json(folder / "data.json", parameters.data.model_dump(mode="json"))
+    write_json(folder / "training.json", parameters.training)
+    write_json(folder / "data.json", parameters.data)
 
 
 def write_imagen(folder: Path, config: ImagenConfig) -> None:

@@ -79,7 +79,7 @@ def add_session(path: Path, now: Session) -> None:
         if path.is_file():
             before = Environment.read(read_json(path), str(path))
         sessions = Environment(sessions=(*before.sessions, now))
-        write_json(path, sessions.model_dump(mode="json"))
+        write_json(path, sessions)
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -119,7 +119,7 @@ HEADINGS = ["figure", "generated", "95 % interval", "real images", "n"]
 
 def write_record(folder: Path, record: Record) -> None:
     """Write ``evaluation.json``."""
-    write_json(folder / FILE, record.model_dump(mode="json"))
+    write_json(folder / FILE, record)
 
 
 def read_record(folder: Path) -> Record | None:

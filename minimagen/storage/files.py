@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ NO_FOLDER_SYNC = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 
 
 def write_json(path: Path, values: Any, shared: bool = False) -> None:
-    """Write ``values`` as JSON at ``path``, all of it or nothing; see ``replacing`` for shared."""
+    """Write ``values`` as JSON at ``path``, all of it or nothing; see ``replacing`` for shared.
+
+    They may be a configuration, or hold some.
+    """
+    text = json.dumps(values, indent=2, default=methodcaller("model_dump", mode="json"))
     with replacing(path, shared) as part:
-        part.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        part.write_text(text + "\n", "utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -113,7 +113,7 @@ def record_revisions(directory: TrainingDirectory, i: int, revisions: Sequence[R
 
 
 def _write_training(directory: TrainingDirectory, training: TrainingConfig) -> None:
-    write_json(directory.parameters / "training.json", training.model_dump(mode="json"))
+    write_json(directory.parameters / "training.json", training)
 
 
 def _claim(directory: TrainingDirectory, names: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ kept; objective and noise schedule become ours. The tables below are the whole m
 key; docs/minimagen_compatibility.md explains it.
 """
 
+import ast
 import logging
 import re
 from pathlib import Path
@@ -174,14 +175,10 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     """Return what Python printed as ``text``: None, a bool, a number, or the text itself."""
-    if text in ("None", "True", "False"):
-        return {"None": None, "True": True, "False": False}[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _known(values: Any, table: dict[str, str | None], path: Path) -> dict[str, Any]:

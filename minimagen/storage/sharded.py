@@ -54,6 +54,6 @@ def load_shards(folder: Path, into: Mapping[str, Tensor], alone: bool = False) -
 
 
 def saved_shapes(folder: Path) -> dict[str, torch.Size]:
-    """Return the whole shape of every saved tensor."""
+    """Return the whole shape of every tensor of a checkpoint in either form."""
     saved = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {n: each.size for n, each in saved.items() if isinstance(each, TensorStorageMetadata)}

@@ -11,7 +11,7 @@ from minimagen.text.names import CLIP, DIFFUSERS, LABELS
 from minimagen.text.pretrained import PretrainedEncoder
 
 if TYPE_CHECKING:
-    from minimagen.config import ImagenConfig
+    from minimagen.config import ClipConfig, ImagenConfig
     from minimagen.text.clip import Clip
 
 
@@ -57,11 +57,19 @@ def build_clip(config: ImagenConfig, seed: int) -> Clip | None:
     import torch
 
     from minimagen.draws import derive_seed
-    from minimagen.text.clip import Clip
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, CLIP, "weights"))
-        return Clip(config.clip)
+        return fresh_clip(config.clip)
+
+
+def fresh_clip(config: ClipConfig) -> Clip:
+    """Return a CLIP with random weights, and the frozen encoder that it reads captions with."""
+    from minimagen.text.clip import Clip
+
+    names = {"locked": config.text.encoder, "sentencepiece": "t5_mini"}
+    name, most = names.get(config.text.kind), config.text.max_length
+    return Clip(config, None if name is None else PretrainedEncoder(name, most))
 
 
 def load_clip(folder: Path) -> Clip:
@@ -73,12 +81,11 @@ def load_clip(folder: Path) -> Clip:
     from minimagen.errors import UserError
     from minimagen.storage.directory import TrainingDirectory, read_imagen_config
     from minimagen.storage.pretrained import find_weights, load_stage
-    from minimagen.text.clip import Clip
 
     directory = TrainingDirectory.open(folder)
     config = read_imagen_config(directory.parameters).clip
     if config is None:
         raise UserError(f"{folder} has no CLIP: it needs parameters/clip.json")
-    clip = Clip(config)
+    clip = fresh_clip(config)
     load_stage(clip, find_weights(directory, CLIP), clip.own_identity)
     return clip.eval().requires_grad_(False)

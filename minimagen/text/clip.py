@@ -40,26 +40,23 @@ class Clip(Part):
 
     Args:
         config: Both towers, the loss.
+        encoder: Whose states (locked) or pieces (sentencepiece) the text tower reads; None where it
+            reads characters.
     """
 
     name, per_example, reads = "clip", False, Unread()
     config: ClipConfig
 
-    def __init__(self, config: ClipConfig) -> None:
+    def __init__(self, config: ClipConfig, encoder: PretrainedEncoder | None) -> None:
         super().__init__()
         self.config = config
         self.image_sizes = (config.image_size,)
         text = config.text
-        self._frozen: PretrainedEncoder | None = None
-        self._pieces: PretrainedEncoder | None = None
-        vocabulary, token_dim = None, 0
-        if text.kind == "locked":
-            self._frozen = PretrainedEncoder(text.encoder, text.max_length)
-            token_dim = self._frozen.embed_dim
-        elif text.kind == "characters":
-            vocabulary = BYTES
-        else:
-            self._pieces = PretrainedEncoder("t5_mini", text.max_length)
+        self._frozen = encoder if text.kind == "locked" else None
+        self._pieces = encoder if text.kind == "sentencepiece" else None
+        token_dim = 0 if self._frozen is None else self._frozen.embed_dim
+        vocabulary = BYTES if text.kind == "characters" else None
+        if self._pieces is not None:
             vocabulary = read_config(str(T5_MINI))["vocab_size"]
         self._reader = (
             None if self._frozen is None else EmbeddingCache.on_disk(self._frozen, endless=True)

@@ -5,7 +5,8 @@ it misses a file, quietly makes do with a vocabulary of four tokens.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model
 class Tokenizer(NamedTuple):
     """From captions to token ids, uncut; the last one of each list ends the sequence."""
 
-    encode: Callable[[Sequence[str]], list[list[int]]]
+    encode: Callable[[list[str]], list[list[int]]]
     unknown: int | None
     """The token of everything that is not in the vocabulary; None where there is no such token."""
     silent: frozenset[int]
@@ -54,7 +55,7 @@ def load_tokenizer(source: str) -> Tokenizer:
     added = tokenizer.get_added_tokens_decoder().items()
     silent = {token for token, what in added if what.special} | {tokenizer.token_to_id(BLANK)}
     return Tokenizer(
-        lambda captions: [each.ids for each in tokenizer.encode_batch(list(captions))],
+        lambda captions: [each.ids for each in tokenizer.encode_batch(captions)],
         unknown,
         frozenset(silent - {unknown, None}),
         lambda caption: tokenizer.encode(caption).tokens,
@@ -71,7 +72,7 @@ def _sentencepiece(path: Path, vocab_size: int | None) -> Tokenizer:
         raise _damaged(path, error) from error
     _check_tokens(path, processor.vocab_size(), vocab_size)
     return Tokenizer(
-        lambda captions: processor.encode(list(captions), add_eos=True),
+        partial(processor.encode, add_eos=True),
         processor.unk_id(),
         frozenset({processor.eos_id(), processor.piece_to_id(BLANK)}),
         lambda caption: processor.id_to_piece(processor.encode(caption, add_eos=True)),

@@ -7,7 +7,7 @@ from typing import Any
 from minimagen.config import DataConfig, ImagenConfig, LearnerTrainingConfig
 from minimagen.data.dataset import count_of
 from minimagen.errors import UserError
-from minimagen.storage.checkpoint import STATE, checkpoints, find_newest, saved_shapes
+from minimagen.storage.checkpoint import STATE, checkpoints, find_newest
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json
 from minimagen.storage.pretrained import (
@@ -52,6 +52,8 @@ def check_resumable(plan: Plan, resume: TrainingDirectory) -> None:
 
     Called before the new directory is made, so that a refused run leaves nothing behind.
     """
+    from minimagen.storage.sharded import saved_shapes  # takes a second
+
     _check_frozen(plan, resume)
     for i in plan.chosen:
         learner, title = plan.imagen.learners[i], plan.imagen.config.title(i)

@@ -191,7 +191,7 @@ def _announcements(
         yield from announce_start(plan)
     training, images = plan.training, plan.images
     endless = "a stream" if images is None and not training.endless else "drawn without end"
-    valid = sum(len(batch.captions) for batch in plan.valid)
+    valid = sum(map(len, plan.valid))
     yield f"images: {endless if images is None else images} for training, {valid} for validation"
     for i, learner in enumerate(plan.imagen.learners):
         size = " x ".join(map(str, learner.image_sizes[0]))

@@ -16,7 +16,6 @@ from minimagen.storage.checkpoint import (
     keep_newest,
     save_checkpoint,
     save_weights,
-    saved_shapes,
     set_aside_after,
 )
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, write_parameters
@@ -86,7 +85,7 @@ class Keeper:
         if i < self._plan.imagen.config.first_stage:
             part = self._plan.imagen.frozen[i]
             path = self._directory.parameters / f"{part.name}.json"
-            self._on_rank_0(write_json, path, part.config.model_dump(mode="json"))
+            self._on_rank_0(write_json, path, part.config)
 
     def save_weights(self, i: int, trainer: Trainer, best: bool) -> None:
         """Write the averaged weights for inference, whole; also as the best ones if they are."""
@@ -105,7 +104,7 @@ class Keeper:
         folder = self._on_rank_0(find_newest, tmp, prefix)
         if folder is None:
             return False
-        from minimagen.storage.sharded import load_shards  # takes a second to load
+        from minimagen.storage.sharded import load_shards, saved_shapes  # takes a second
 
         tensors = trainer.targets(saved_shapes(folder))
         load_shards(folder, tensors, alone=not self._plan.processes.sharded)

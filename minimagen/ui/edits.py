@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from minimagen.checked import whole_number
-from minimagen.editing import as_mask, as_tensor
+from minimagen.editing import STRENGTH, as_mask, as_tensor
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.imagen import Imagen
@@ -36,7 +36,7 @@ def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
 def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> None:
     gr.Markdown("Several images are variations of one: each has its own seed.")
     image = gr.Image(label="Image to begin with", type="pil", height=260)
-    strength = gr.Slider(0.02, 1.0, value=0.6, step=0.02, label="Strength",
+    strength = gr.Slider(0.02, 1.0, value=STRENGTH, step=0.02, label="Strength",
                          info="how much is sampled anew")  # fmt: skip
 
     def change(*values: Any) -> Iterator[Any]:

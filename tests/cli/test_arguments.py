@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main as minimagen
-from minimagen.cli.arguments import run
+from minimagen.cli.running import run
 from minimagen.errors import UserError
 
 PACKAGE = Path(__file__).parents[2] / "minimagen"

@@ -11,14 +11,14 @@ import pytest
 import minimagen
 from minimagen.__main__ import main as run_command
 from minimagen.cli import compare, data, evaluate, inference, plot, report, train
-from minimagen.cli.arguments import Parser
-from minimagen.cli.options import CONFIGURED, Option
+from minimagen.cli.arguments import Option, Parser
+from minimagen.cli.options import CONFIGURED
 from minimagen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TESTING = ROOT / "parameters" / "testing"
 COMMANDS = {
-    "train": train.options(), "inference": inference.OPTIONS, "evaluate": evaluate.OPTIONS,
+    "train": train.options(), "inference": inference.INFERENCE, "evaluate": evaluate.OPTIONS,
     "report": report.OPTIONS, "compare": compare.OPTIONS, "plot": plot.OPTIONS,
     **{name: {"flags": action.options} for name, action in data.ACTIONS.items()},
 }  # fmt: skip

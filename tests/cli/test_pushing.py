@@ -286,6 +286,6 @@ def test_without_a_network_the_hubs_own_library_is_explained(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     fetched.cache_clear()
     words = "the hub is not reached, and it was not fetched before"
-    refused(inference.entry, ["-d", "nobody/nothing", "-c", "a star"], words)
+    refused(inference.entry, ["-d", "absent/nothing", "-c", "a star"], words)
     with pytest.raises(UserError, match=words):
-        Imagen.from_pretrained("nobody/nothing", revision="v1")
+        Imagen.from_pretrained("absent/nothing", revision="v1")

@@ -22,7 +22,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = []
     for i in range(6):
         Image.fromarray(np.full((32, 32, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
-        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"grey {i}"}))
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"gray {i}"}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
 
 

@@ -24,7 +24,7 @@ def write(folder: Path, captions: str = "abc") -> Path:
     return folder
 
 
-class Greys:
+class Grays:
     """A user's class with a length and samples, the first of them bad."""
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class Greys:
     def __getitem__(self, index: int) -> Sample:
         if index == 0:
             raise BadSampleError("the first one is bad")
-        return Sample(np.full((4, 6, 3), index, np.uint8), f"grey {index}")
+        return Sample(np.full((4, 6, 3), index, np.uint8), f"gray {index}")
 
 
 def test_what_load_dataset_returns_and_shapes_are_data_sets_as_they_are(tmp_path: Path) -> None:
@@ -46,13 +46,13 @@ def test_what_load_dataset_returns_and_shapes_are_data_sets_as_they_are(tmp_path
 
 
 def test_a_class_of_the_users_own_says_its_name_and_its_images_size() -> None:
-    dataset = as_dataset(Greys())
+    dataset = as_dataset(Grays())
     assert isinstance(dataset, WrappedDataset)
-    assert dataset.description == {"dataset": "Greys"}
+    assert dataset.description == {"dataset": "Grays"}
     assert dataset.sizes == {(4, 6): 10} and count_of(dataset) == 10
-    assert list(dataset.captions()) == [(), *((f"grey {i}",) for i in range(1, 10))]
+    assert list(dataset.captions()) == [(), *((f"gray {i}",) for i in range(1, 10))]
     training, validation = dataset.split(0.8)
-    assert training.description == {"dataset": "Greys"} and training.sizes == {(4, 6): 8}
+    assert training.description == {"dataset": "Grays"} and training.sizes == {(4, 6): 8}
     assert training.identity == dataset.identity and len(validation) == 2
     with pytest.raises(UserError, match="nothing to check"):
         dataset.rows()

@@ -76,8 +76,8 @@ def shards(path: Path) -> Path:
         for i, captions in enumerate(CAPTIONS):
             buffer = io.BytesIO()
             Image.new("RGB", (8, 8)).save(buffer, "PNG")
-            told = json.dumps({"text": captions}).encode()
-            for name, content in ((f"{i}.png", buffer.getvalue()), (f"{i}.json", told)):
+            written = json.dumps({"text": captions}).encode()
+            for name, content in ((f"{i}.png", buffer.getvalue()), (f"{i}.json", written)):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))

@@ -114,7 +114,7 @@ def test_padding_tokens_change_nothing(shape, wake):
 
 @shapes
 @both_links
-def test_neighbours_in_the_batch_change_nothing(shape, lowres_cond, wake):
+def test_neighbors_in_the_batch_change_nothing(shape, lowres_cond, wake):
     unet = wake(fresh(shape, lowres_cond))
     x, log_snr, context, *low = inputs(unet)
     together = unet(x, log_snr, context, *low)

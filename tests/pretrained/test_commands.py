@@ -14,7 +14,7 @@ from PIL import Image
 
 from minimagen import Imagen
 from minimagen.cli import evaluate, inference, train
-from minimagen.cli.arguments import run
+from minimagen.cli.running import run
 from minimagen.config import DiffusersConfig
 from minimagen.draws import Draws
 from minimagen.errors import UserError

@@ -151,5 +151,5 @@ def test_a_column_of_the_embedded_data_may_be_the_caption() -> None:
     shapes = embedded("shapes", size=8, caption_column="color")
     assert shapes[0].caption == shapes[0].attributes["color"]
     assert shapes.split()[1][0].caption in COLORS
-    with pytest.raises(UserError, match="no column 'colour'; did you mean 'color'"):
-        embedded("shapes", caption_column="colour")
+    with pytest.raises(UserError, match="no column 'colr'; did you mean 'color'"):
+        embedded("shapes", caption_column="colr")

@@ -1,4 +1,4 @@
-"""The embedded data: what the attributes say is what is painted, and the splits hold."""
+"""The embedded data: what the attributes say is what is drawn, and the splits hold."""
 
 import random
 import subprocess

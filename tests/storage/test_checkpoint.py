@@ -126,7 +126,7 @@ def test_a_half_written_one_is_ignored(tmp_path: Path) -> None:
 
 
 class KilledError(BaseException):
-    """Nobody catches it, as nobody catches kill -9."""
+    """Nothing catches it, as nothing catches kill -9."""
 
 
 def killed_at(line: int, run: Callable[[], object]) -> bool:

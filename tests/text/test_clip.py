@@ -18,7 +18,7 @@ from minimagen.evaluation.clip import class_vectors, evaluate_clip, recall_at
 from minimagen.images import Batch
 from minimagen.shapes.dataset import embedded
 from minimagen.storage.files import write_json
-from minimagen.text.build import build, load_clip
+from minimagen.text.build import build, fresh_clip, load_clip
 from minimagen.text.clip import Clip
 from minimagen.text.clip_encoder import ClipEncoder
 from minimagen.text.contrastive import info_nce, sigmoid_loss
@@ -40,7 +40,7 @@ def config(kind: str = "characters", **changes: Any) -> ClipConfig:
 
 def make(kind: str = "characters", **changes: Any) -> Clip:
     torch.manual_seed(0)
-    return Clip(config(kind, **changes))
+    return fresh_clip(config(kind, **changes))
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -336,7 +336,7 @@ def test_a_locked_tower_reads_the_encoder_that_it_names() -> None:
 
 
 def test_training_puts_captions_into_prompts_and_validation_into_the_first() -> None:
-    clip = make(prompts=("{}", "a picture of {}", "here is {}"))
+    clip = make(prompts=("{}", "an image of {}", "here is {}"))
     asked: list[str] = []
     of_captions = clip.of_captions
 
@@ -348,11 +348,11 @@ def test_training_puts_captions_into_prompts_and_validation_into_the_first() -> 
     given = batch(clip, CAPTIONS * 30)
     clip.train().loss(given, Draws(0, "clip", 0, 120))
     for caption, prompted in zip(CAPTIONS * 30, asked, strict=True):
-        assert prompted in (caption, f"a picture of {caption}", f"here is {caption}")
-    shares = [sum(a.startswith(p) for a in asked) / 120 for p in ("a picture", "here")]
+        assert prompted in (caption, f"an image of {caption}", f"here is {caption}")
+    shares = [sum(a.startswith(p) for a in asked) / 120 for p in ("an image", "here")]
     assert all(0.2 < share < 0.47 for share in shares)
     asked.clear()
     clip.eval().loss(given, Draws(0, "clip", 0, 120))
     assert asked == CAPTIONS * 30
     with pytest.raises(UserError, match="must have one {} for the caption"):
-        ClipConfig.read(config().model_dump() | {"prompts": ["a picture"]}, "clip.json")
+        ClipConfig.read(config().model_dump() | {"prompts": ["an image"]}, "clip.json")

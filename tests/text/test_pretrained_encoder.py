@@ -142,7 +142,7 @@ def test_the_nearest_name_is_suggested():
 
 def test_an_encoder_that_cannot_be_fetched_says_how_to_place_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    for name in ("t5_large", "nobody/nothing-like-this"):
+    for name in ("t5_large", "absent/nothing-like-this"):
         with pytest.raises(UserError, match="`text_encoder` /path/to/folder.*t5_mini"):
             PretrainedEncoder(name).encode(["a red star"])
 
@@ -188,7 +188,7 @@ def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "reason"),
     [
         ("d_ff", "x", "d_ff is 'x'"),
         ("d_model", 0, "d_model is 0"),
@@ -204,11 +204,11 @@ def test_weights_that_lack_a_layer_are_refused(own_folder: Path):
     ],
 )
 def test_an_impossible_config_is_refused_in_one_line(
-    own_folder: Path, key: str, value: Any, told: str
+    own_folder: Path, key: str, value: Any, reason: str
 ):
     config = json.loads((own_folder / "config.json").read_text())
     (own_folder / "config.json").write_text(json.dumps(config | {key: value}))
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=reason) as error:
         PretrainedEncoder(str(own_folder)).load()
     assert "\n" not in str(error.value)
 

@@ -145,7 +145,7 @@ def new_learner(kind: str) -> Learner:
     if kind == "clip":
         text = {"kind": "characters", "dim": 8, "depth": 1, "heads": 2}
         return Clip(
-            ClipConfig(image_size=8, embed_dim=6, image={"dims": (4, 8)}, text=text)
+            ClipConfig(image_size=8, embed_dim=6, image={"dims": (4, 8)}, text=text), None
         ).double()
     autoencoder = KINDS["kl" if kind == "kl" else "fsq"]
     own = autoencoder(0, AutoencoderConfig(kind="kl" if kind == "kl" else "fsq", **small)).double()

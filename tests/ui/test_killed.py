@@ -17,9 +17,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # gradio under pandas 3
     from gradio_client import Client
 
+from benchmarks.serving import ROOT, start
 from minimagen.storage.metadata import read_generation
 from minimagen.ui.studio import AT_ONCE
-from tests.ui.serving import ROOT, start
 
 pytestmark = [
     pytest.mark.slow,

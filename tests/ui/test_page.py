@@ -25,8 +25,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # gradio under pandas 3
     from gradio_client import Client, handle_file
 
+    from benchmarks.serving import start, stop
     from minimagen.storage.metadata import Edited, read_generation, read_text
-    from tests.ui.serving import start
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -50,8 +50,7 @@ def url(root: Path) -> Iterator[str]:
     try:
         yield url
     finally:
-        server.terminate()
-        server.wait(20)
+        stop(server)
 
 
 @pytest.fixture(scope="module")

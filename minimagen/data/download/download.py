@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from minimagen.config.data import CAPTION_COLUMN
 from minimagen.data.download.fetch import FetchError, Limits, fetch_image
 from minimagen.data.download.url_table import UrlRow, fingerprint, url_rows
 from minimagen.data.images.decoding import open_image
@@ -42,7 +43,7 @@ class Downloaded(NamedTuple):
 def download(
     table: Path,
     out: Path,
-    column: str = "text",
+    column: str = CAPTION_COLUMN,
     limits: Limits | None = None,
     threads: int = THREADS,
 ) -> Downloaded:

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from minimagen.config.data import CAPTION_COLUMN
 from minimagen.data.sources.table import (
-    DEFAULT,
     READERS,
     csv_rows,
     parquet_schema,
@@ -66,7 +66,7 @@ def fingerprint(file: Path) -> str:
 
 def named(table: str, column: str) -> str:
     """Return what the images of a table with the captions of a column are called in the cache."""
-    if column == DEFAULT:
+    if column == CAPTION_COLUMN:
         return table
     return f"{table}-{hashlib.blake2b(column.encode(), digest_size=4).hexdigest()}"
 

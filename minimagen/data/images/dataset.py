@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from minimagen.config import Size
+from minimagen.config.data import CENTER
 from minimagen.config.sizes import nearest
 from minimagen.data.dataset import BadSampleError, Row, Table
 from minimagen.data.images.absence import FileReader
@@ -133,7 +134,7 @@ def read_pixels(
     aspect_ratio = whole.width / whole.height
     height, width = size = nearest(framing.buckets or (framing.size,), aspect_ratio)
     enlarged = whole.height < height or whole.width < width
-    fixed = framing.crop == "centre" or whole.width * height == whole.height * width
+    fixed = framing.crop == CENTER or whole.width * height == whole.height * width
     return Pixels(crop_resize(whole, size, place), enlarged), fixed
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from minimagen.config import Size
+from minimagen.config.data import CENTER
 from minimagen.data.dataset import BadSampleError
 from minimagen.storage.image_formats import DAMAGE, FORMATS, REFUSED
 
-CROPS = ("centre", "random")
 ORIENTATION, UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that means nothing is to be done
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -170,13 +170,13 @@ class Framing:
     """How an image becomes a sample's pixels."""
 
     size: Size = (64, 64)  # (height, width) in pixels
-    crop: str = "centre"  # or "random" in training
+    crop: str = CENTER  # or another of ``Crop`` in training
     flip: bool = False  # half of the images in training, drawn at random
     buckets: tuple[Size, ...] = ()  # each image gets the nearest of them instead of ``size``
 
     def place(self, rng: Random | None) -> tuple[float, float]:
         """Return where to crop: the middle without ``rng``."""
-        if rng is None or self.crop == "centre":
+        if rng is None or self.crop == CENTER:
             return 0.5, 0.5
         return rng.random(), rng.random()
 

@@ -23,8 +23,8 @@ from minimagen.data.loading.reading import (
     StreamReader,
     batched_by_size,
     collate,
+    read_in_workers,
 )
-from minimagen.data.loading.workers import read_in_workers
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.images import Batch, LearnerSizes
@@ -114,8 +114,8 @@ def _encoded(batches: Iterable[RawBatch], encoder: CaptionReader) -> Iterator[Ba
     for batch in batches:
         read.append(batch)
         if (
-            not batch.captions
-            or sum(len(each.captions) for each in read) >= ENCODED_AT_ONCE
+            not batch
+            or sum(map(len, read)) >= ENCODED_AT_ONCE
             or sum(each.nbytes for each in read) >= READ_AHEAD
         ):
             encode_what_is_read()
@@ -160,10 +160,10 @@ class Watch:
         Raises:
             UserError: more than 5 % of all samples so far are bad, or very many in a row.
         """
-        good = sum(len(batch.captions) for batch in batches)
+        good = sum(map(len, batches))
         bad = [reason for batch in batches for reason in batch.bad]
         self._bad.add(bad, good + len(bad))
-        if not all(batch.captions for batch in batches):
+        if not all(batches):
             raise UserError(f"{TRIES} bad images in a row; the first of all: {bad[0]}")
         warning = enlarged(sum(batch.enlarged for batch in batches), good)
         if warning and not self._warned:

@@ -1,19 +1,28 @@
-"""Samples in the order of training, stacked: what a worker does."""
+"""Samples in the order of training, stacked: what a worker does, and the processes that do it.
 
+How they start, what signals do to them, and how their errors arrive.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from minimagen.data.dataset import BadSampleError, IndexedDataset, StreamedDataset
 from minimagen.data.loading.order import Order
 from minimagen.draws import rng
+from minimagen.errors import UserError
 from minimagen.images import LearnerSizes
 from minimagen.sample import Sample
 
@@ -27,7 +36,8 @@ class Reading(NamedTuple):
     bad: Sequence[str] = ()
 
 
-class RawBatch(NamedTuple):
+@dataclass(frozen=True)
+class RawBatch:
     """Samples that make up a batch, not yet encoded, and what came up while they were read."""
 
     images: Tensor  # [b 3 h w], see Batch
@@ -35,6 +45,10 @@ class RawBatch(NamedTuple):
     captions: Sequence[str]
     bad: Sequence[str]
     enlarged: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of samples; 0 where none was found."""
+        return len(self.captions)
 
     @property
     def nbytes(self) -> int:
@@ -132,3 +146,43 @@ class StreamReader(IterableDataset[list[Reading]]):
                 bad.append(str(sample))
             else:
                 yield Reading(None, bad)
+
+
+def read_in_workers(source: Any, num_workers: int, **options: Any) -> Iterator[Any]:
+    """Yield what torch's ``DataLoader(source, **options)`` does.
+
+    Raises:
+        UserError: as a worker raised it, without the traceback that torch puts into the message.
+    """
+    try:
+        yield from DataLoader(
+            source,
+            num_workers=num_workers,
+            worker_init_fn=leave_signals_to_parent,
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+            generator=torch.Generator(),  # the workers' base seed is not drawn from the global one
+            **options,
+        )
+    except UserError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(last.removeprefix("minimagen.errors.UserError: ")) from None
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Let a worker outlive a signal to the whole process group: its parent saves, then ends it.
+
+    A worker that ignored every SIGTERM would hang its parent: multiprocessing sends SIGTERM at exit
+    to workers whose loader is still referenced (by a traceback, say), and waits for their end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # where it is missing, on macOS, torch's handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "only workers come here"
+        threading.Thread(target=_end_when_sent_by, args=(parent.pid,), daemon=True).start()
+
+
+def _end_when_sent_by(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass  # sent to the whole group: the parent gets it too and decides
+    os._exit(0)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow
 
+from minimagen.config.data import CAPTION_COLUMN
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.download.url_table import named, url_column
 from minimagen.data.sources.listing import digest_of, division, printable
 from minimagen.data.sources.table import (
     ALSO,
-    DEFAULT,
     caption_column,
     captions_of,
     one_line,
@@ -338,7 +338,7 @@ def _find_columns(
         raise UserError(f"{name} has no column of images among {', '.join(features)}")
     labels = [n for n, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     texts = [n for n in (wanted, *ALSO) if n in features]
-    if wanted == DEFAULT and not texts and len(labels) == 1:
+    if wanted == CAPTION_COLUMN and not texts and len(labels) == 1:
         wanted = labels[0]
     column = caption_column(features, wanted, name)
     words = tuple(map(_in_words, features[column].names)) if column in labels else None

@@ -23,10 +23,11 @@ from pathlib import Path
 from random import Random
 from typing import IO, Any, NamedTuple
 
+from minimagen.config.data import CAPTION_COLUMN
 from minimagen.data.dataset import BadSampleError, Row
 from minimagen.data.images.absence import Absence
 from minimagen.data.sources.listing import IMAGES, digest_of, is_system, printable, relative_names
-from minimagen.data.sources.table import ALSO, DEFAULT, captions_of
+from minimagen.data.sources.table import ALSO, captions_of
 from minimagen.data.where import Where
 from minimagen.draws import rng
 from minimagen.errors import UserError, first_line
@@ -62,7 +63,7 @@ class TarStream:
     """
 
     shards: tuple[str, ...]  # files or URLs
-    column: str = DEFAULT
+    column: str = CAPTION_COLUMN
     where: Where | None = None  # a condition on key.json
 
     @property
@@ -173,7 +174,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def read_shard(
-    shard: str, column: str = DEFAULT, name: str = "", where: Where | None = None
+    shard: str, column: str = CAPTION_COLUMN, name: str = "", where: Where | None = None
 ) -> Iterator[Found]:
     """Yield a shard's rows, named ``name/key``; after a broken connection, go on where it broke.
 
@@ -328,10 +329,10 @@ def _row(name: str, sample: Sample, column: str) -> Found | None:
 def _captions(sample: Sample, column: str) -> tuple[str, ...]:
     """Return the captions of key.txt or key.json; ValueError if they are not text."""
     text = sample.get("txt")
-    if column == DEFAULT and text is not None:
+    if column == CAPTION_COLUMN and text is not None:
         return captions_of(text.decode("utf-8-sig")) or ()
     values = _json(sample)
-    names = (column, *ALSO) if column == DEFAULT else (column,)
+    names = (column, *ALSO) if column == CAPTION_COLUMN else (column,)
     value = next((values[name] for name in names if values.get(name)), None)
     captions = captions_of(value)
     if captions is None:

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from minimagen.config.data import CAPTION_COLUMN
 from minimagen.data.sources.listing import printable
 from minimagen.errors import UserError, did_you_mean
 
-DEFAULT = "text"
 ALSO = ("caption", "captions")  # taken where the default column is not there
 
 Columns = dict[str, Any]
@@ -128,7 +128,7 @@ def caption_column(columns: Collection[str], wanted: str, where: str) -> str:
     if wanted in columns:
         return wanted
     others = [name for name in ALSO if name in columns]
-    if wanted == DEFAULT and others:
+    if wanted == CAPTION_COLUMN and others:
         return others[0]
     names = ", ".join(map(str, columns))
     raise UserError(

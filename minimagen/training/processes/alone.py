@@ -85,9 +85,9 @@ class Processes:
         """Return the result of ``act`` on rank 0 to all ranks, which wait for it."""
         return act(*args, **kwargs)
 
-    def first_on_each_machine(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def first_on_each_machine(self, act: Callable[[], T]) -> T:
         """Call ``act`` on one rank of each machine, then on the others, which find its caches."""
-        return act(*args, **kwargs)
+        return act()
 
     def together(self) -> AbstractContextManager[object]:
         """Return the context that raises a UserError of any rank on all ranks.
@@ -97,11 +97,11 @@ class Processes:
         return nullcontext()
 
     def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of this rank as long as every rank has one.
+        """Return the batches of this rank as long as every rank has one.
 
         There is one exchange before each batch, between the hosts: no GPU is waited for.
 
         Raises:
             UserError: Of any rank, while it read a batch.
         """
-        yield from batches
+        return iter(batches)

@@ -185,13 +185,13 @@ class ManyProcesses(Processes):
         dist.broadcast_object_list(result, device=torch.device("cpu"))
         return result[0]  # type: ignore[return-value]  # rank 0 has filled it
 
-    def first_on_each_machine(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def first_on_each_machine(self, act: Callable[[], T]) -> T:
         """Let the first rank of each machine act before the others."""
         result: list[T] = []
         for turn in (True, False):
             with self.together():
                 if self._first_here == turn:
-                    result.append(act(*args, **kwargs))
+                    result.append(act())
         return result[0]
 
 

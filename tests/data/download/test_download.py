@@ -147,9 +147,9 @@ def server(running: Server) -> Server:
     return running
 
 
-@pytest.mark.parametrize("path, grey", [("/good/3", 3), ("/moved", 5), ("/busy", 7), ("/cut", 9)])
-def test_what_can_be_had_is_had(server: Server, path: str, grey: int) -> None:
-    assert fetch_image(server.url(path), QUICK) == png(grey)
+@pytest.mark.parametrize("path, gray", [("/good/3", 3), ("/moved", 5), ("/busy", 7), ("/cut", 9)])
+def test_what_can_be_had_is_had(server: Server, path: str, gray: int) -> None:
+    assert fetch_image(server.url(path), QUICK) == png(gray)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def table(path: Path, server: Server, count: int, bad: dict[int, str] | None = N
         writer = csv.writer(file)
         writer.writerow(["url", "caption"])
         for i in range(count):
-            writer.writerow([server.url((bad or {}).get(i, f"/good/{i}")), f"grey {i}"])
+            writer.writerow([server.url((bad or {}).get(i, f"/good/{i}")), f"gray {i}"])
     return path
 
 
@@ -208,7 +208,7 @@ def test_a_table_becomes_shards_and_is_fetched_once(
     result = download(file, tmp_path / "out", limits=QUICK, threads=8)
     assert (len(result.shards), result.good) == (3, 22)
     assert result.failed["HTTP 404"] == 2
-    assert captions(result.shards[0]) == [f"grey {i}" for i in range(10) if i != 3]
+    assert captions(result.shards[0]) == [f"gray {i}" for i in range(10) if i != 3]
     stats = json.loads((tmp_path / "out" / "00001_stats.json").read_text())
     assert [url for url, _ in stats["urls"]] == [server.url("/html"), server.url("/missing/2")]
     asked = server.asked.total()
@@ -234,7 +234,7 @@ def test_an_interrupted_download_goes_on(
     assert not list((tmp_path / "out").glob("*.part"))
     result = download(file, tmp_path / "out", limits=QUICK)
     assert [c for shard in result.shards for c in captions(shard)] == [
-        f"grey {i}" for i in range(30)
+        f"gray {i}" for i in range(30)
     ]
     assert server.asked["/good/0"] == 1 and server.asked["/good/15"] == 2
     assert server.asked["/good/25"] == 1

@@ -97,7 +97,7 @@ def test_one_missing_image_is_bad_at_once(folder: Path, pauses: list) -> None:
     dataset = uncached(folder)
     assert dataset[0].caption == "red 0"
     (folder / "01.png").unlink()
-    pauses.append(lambda: pytest.fail("nobody waits for one image"))
+    pauses.append(lambda: pytest.fail("one image is not waited for"))
     with pytest.raises(BadSampleError, match="01.png: No such file"):
         dataset[1]
 
@@ -142,7 +142,7 @@ def test_shards_that_vanish_are_waited_for(
     with caplog.at_level(logging.WARNING):
         found = [next(rows) for _ in range(10)]
     bad = [row for row in found if isinstance(row, BadSampleError)]
-    assert len(bad) == shards.LOST_IN_A_ROW - 1  # told as bad; then the source is away
+    assert len(bad) == shards.LOST_IN_A_ROW - 1  # reported as bad; then the source is unavailable
     assert "the data is back after 2 s" in caplog.text
     shard.unlink()
     with pytest.raises(UserError, match="has been unavailable for 300 s"):

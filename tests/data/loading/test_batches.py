@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  #
 
 
 class Numbers(BaseDataset):
-    """Sample i is grey i with caption i; some of them are bad."""
+    """Sample i is gray i with caption i; some of them are bad."""
 
     def __init__(self, length: int, bad: set[int] | None = None) -> None:
         self.length, self.bad, self.read = length, bad or set(), 0
@@ -70,7 +70,7 @@ def test_a_permutation_holds_every_number_once_and_depends_on_its_key(length: in
 
 
 def test_a_permutation_is_as_random_as_it_should_be() -> None:
-    """Where 0 goes is uniform, and neighbours do not stay neighbours."""
+    """Where 0 goes is uniform, and neighbors do not stay neighbors."""
     counts = np.bincount([Permutation(10, seed)[0] for seed in range(5000)], minlength=10)
     assert ((counts - 500) ** 2 / 500).sum() < 27.9  # chi-squared, 9 degrees, p = 0.001
     permutation = Permutation(10_000, 3)

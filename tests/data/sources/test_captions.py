@@ -55,9 +55,9 @@ def test_captions_of_every_source_are_one_line(tmp_path: Path, write) -> None:
 
 @pytest.mark.parametrize("name", ["0.txt", "0.json"])
 def test_captions_of_shards_are_one_line(tmp_path: Path, name: str) -> None:
-    told = BROKEN if name == "0.txt" else json.dumps({"text": BROKEN})
+    written = BROKEN if name == "0.txt" else json.dumps({"text": BROKEN})
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for member, content in (("0.png", png()), (name, told.encode())):
+        for member, content in (("0.png", png()), (name, written.encode())):
             info = tarfile.TarInfo(member)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))

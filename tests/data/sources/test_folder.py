@@ -29,11 +29,11 @@ def _write(folder: Path, rows: list[dict | str]) -> Path:
 
 
 def _images(folder: Path, count: int) -> list[dict]:
-    """Write images 0.png ... whose grey value is their number, and return their rows."""
+    """Write images 0.png ... whose gray value is their number, and return their rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.new("RGB", (20, 20), (i, i, i)).save(folder / f"{i}.png")
-    return [{"file_name": f"{i}.png", "text": f"grey {i}"} for i in range(count)]
+    return [{"file_name": f"{i}.png", "text": f"gray {i}"} for i in range(count)]
 
 
 @pytest.mark.parametrize("level", ["simple", "scenes"])
@@ -92,7 +92,7 @@ def test_bad_images_are_skipped_counted_and_named(
     with caplog.at_level(logging.WARNING):
         good = list(good_samples(folder, 1000))
     assert len(good) == 198
-    assert not any(s.caption in ("grey 7", "grey 9") for s in good)
+    assert not any(s.caption in ("gray 7", "gray 9") for s in good)
     assert caplog.text.count("7.png: ") == caplog.text.count("9.png: ") == 1
 
 
@@ -155,11 +155,11 @@ def test_mistakes_in_folders_are_explained(tmp_path: Path) -> None:
 
 
 def _gradient(mode: str) -> Image.Image:
-    """Return a grey gradient from black at the left to white at the right, in a mode."""
-    grey = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    """Return a gray gradient from black at the left to white at the right, in a mode."""
+    gray = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
     if mode == "I;16":
-        return Image.fromarray(grey.astype(np.uint16) * 257)
-    image = Image.fromarray(grey)
+        return Image.fromarray(gray.astype(np.uint16) * 257)
+    image = Image.fromarray(gray)
     return image.convert("RGB").quantize(256) if mode == "P" else image.convert(mode)
 
 
@@ -167,7 +167,7 @@ def _gradient(mode: str) -> Image.Image:
     "mode, suffix",
     [("L", "png"), ("I;16", "png"), ("P", "gif"), ("LA", "png"), ("RGBA", "webp"), ("CMYK", "tif")],
 )
-def test_every_mode_keeps_its_greys(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_every_mode_keeps_its_grays(tmp_path: Path, mode: str, suffix: str) -> None:
     file = tmp_path / f"image.{suffix}"
     _gradient(mode).save(file, **({"lossless": True} if suffix == "webp" else {}))
     read = np.array(load_rgb(file)).astype(int)

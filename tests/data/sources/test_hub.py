@@ -33,14 +33,14 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
-def _png(grey: int) -> bytes:
+def _png(gray: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("L", (8, 8), grey).save(buffer, "PNG")
+    Image.new("L", (8, 8), gray).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _table(count: int, **columns: Any) -> Any:
-    """Grey i with label i mod 3 and captions "i a", "i b"."""
+    """Gray i with label i mod 3 and captions "i a", "i b"."""
     features = {
         "image": datasets.Image(),
         "label": datasets.ClassLabel(names=["7", "ice_cream", "dog"]),
@@ -57,7 +57,7 @@ def _table(count: int, **columns: Any) -> Any:
     return datasets.Dataset.from_dict(rows, datasets.Features(kept | rest))
 
 
-def _greys(dataset: Any) -> list[int]:
+def _grays(dataset: Any) -> list[int]:
     return [int(dataset[i].image[0, 0, 0]) for i in range(len(dataset))]
 
 
@@ -72,7 +72,7 @@ def test_every_form_gives_images_and_captions_by_index(tmp_path: Path, form: str
         table.to_parquet(path / "train.parquet" if form == "folder" else path)
     dataset = load_dataset(path, (8, 8), caption_column="captions")
     assert isinstance(dataset, ImageDataset)
-    assert _greys(dataset) == list(range(5))
+    assert _grays(dataset) == list(range(5))
     assert dataset[3].caption == "3 a"
     assert {dataset.draw(3, Random(i)).caption for i in range(20)} == {"3 a", "3 b"}
 
@@ -190,18 +190,18 @@ def test_a_streamed_file_trains_in_a_seeded_order(tmp_path: Path, text_encoder: 
     assert isinstance(stream, ImageStream)
     train, valid = stream.split(0.8, count=10)
 
-    def greys(seed: int, start: int, workers: int = 0) -> list[int]:
+    def grays(seed: int, start: int, workers: int = 0) -> list[int]:
         batches = training_batches(train, text_encoder, 8, seed, start, start + 12, workers)
         return [int(image[0, 0, 0]) for batch in batches for image in batch.images]
 
-    held_out = set(_greys(valid))
+    held_out = set(_grays(valid))
     assert 4 <= len(held_out) <= 10
-    seen = greys(0, 0)
-    assert seen == greys(0, 0) and len(seen) == 96
-    assert seen != greys(1, 0) and seen != greys(0, 5)
+    seen = grays(0, 0)
+    assert seen == grays(0, 0) and len(seen) == 96
+    assert seen != grays(1, 0) and seen != grays(0, 5)
     assert not set(seen) & held_out
     assert len(set(seen)) >= 60 - 20  # all that are not held out
-    assert set(greys(0, 0, workers=2)) == set(seen)
+    assert set(grays(0, 0, workers=2)) == set(seen)
     assert train.sizes == {(8, 8): None}
 
 

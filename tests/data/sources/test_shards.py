@@ -26,9 +26,9 @@ from minimagen.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 
 
-def png(grey: int) -> bytes:
+def png(gray: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("L", (8, 8), grey).save(buffer, "PNG")
+    Image.new("L", (8, 8), gray).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -46,9 +46,9 @@ def img2dataset(numbers: range) -> list[tuple[str, bytes]]:
     """Members as img2dataset writes them: image, json, txt."""
     members = []
     for i in numbers:
-        told = json.dumps({"caption": f"json {i}", "variants": [f"{i} a", f"{i} b"], "key": i})
-        members += [(f"{i:09d}.png", png(i)), (f"{i:09d}.json", told.encode())]
-        members += [(f"{i:09d}.txt", f"grey {i}".encode())]
+        written = json.dumps({"caption": f"json {i}", "variants": [f"{i} a", f"{i} b"], "key": i})
+        members += [(f"{i:09d}.png", png(i)), (f"{i:09d}.json", written.encode())]
+        members += [(f"{i:09d}.txt", f"gray {i}".encode())]
     return members
 
 
@@ -68,7 +68,7 @@ def captions(found: Iterator[Row | BadSampleError]) -> list[str]:
 def test_a_shard_gives_its_images_and_captions(tmp_path: Path, mode: str) -> None:
     path = str(write_tar(tmp_path / "a.tar", img2dataset(range(3)), mode))
     rows = [row for row in read_shard(path) if isinstance(row, Row)]
-    assert [row.captions for row in rows] == [("grey 0",), ("grey 1",), ("grey 2",)]
+    assert [row.captions for row in rows] == [("gray 0",), ("gray 1",), ("gray 2",)]
     assert [row.image for row in rows] == [png(i) for i in range(3)]
     assert rows[1].name == f"{path}/000000001"
     variants = [row for row in read_shard(path, "variants") if isinstance(row, Row)]
@@ -86,7 +86,7 @@ def test_every_way_to_name_shards_means_the_same(folder: Path) -> None:
     for name in (folder, f"file://{folder}/{{00000..00003}}.tar", folder / "{00000..00003}.tar"):
         stream = load_dataset(name, (8, 8))
         assert isinstance(stream, ImageStream)
-        assert captions(stream.source.once()) == [f"grey {i}" for i in range(200)]
+        assert captions(stream.source.once()) == [f"gray {i}" for i in range(200)]
 
 
 def test_shards_are_resampled_and_shuffled_by_the_seed(
@@ -95,18 +95,18 @@ def test_shards_are_resampled_and_shuffled_by_the_seed(
     monkeypatch.setattr(shards, "BUFFER", 60)
     train, valid = load_dataset(folder, (8, 8)).split(0.8, count=20)
 
-    def greys(seed: int, start: int, workers: int = 0) -> list[int]:
+    def grays(seed: int, start: int, workers: int = 0) -> list[int]:
         batches = training_batches(train, text_encoder, 50, seed, start, start + 20, workers)
         return [int(image[0, 0, 0]) for batch in batches for image in batch.images]
 
-    seen = greys(0, 0)
-    assert seen == greys(0, 0) and seen != greys(1, 0) and seen != greys(0, 3)
+    seen = grays(0, 0)
+    assert seen == grays(0, 0) and seen != grays(1, 0) and seen != grays(0, 3)
     held_out = {int(valid[i].image[0, 0, 0]) for i in range(len(valid))}
     assert len(held_out) == 20 and not held_out & set(seen)
     assert 140 < len(set(seen)) < 180
     assert len({number // 50 for number in seen[:60]}) > 1  # shards are mixed
-    parallel = greys(0, 0, workers=2)
-    assert 140 < len(set(parallel)) < 180 and parallel == greys(0, 0, workers=2)
+    parallel = grays(0, 0, workers=2)
+    assert 140 < len(set(parallel)) < 180 and parallel == grays(0, 0, workers=2)
 
 
 def test_validation_shards_stay_apart(folder: Path) -> None:
@@ -118,7 +118,7 @@ def test_validation_shards_stay_apart(folder: Path) -> None:
     train, valid = load_dataset(folder, (8, 8)).split(0.5)
     assert isinstance(train, ImageStream)
     assert len(captions(train.source.once())) == 150
-    assert [valid[i].caption for i in range(len(valid))] == [f"grey {i}" for i in range(150, 200)]
+    assert [valid[i].caption for i in range(len(valid))] == [f"gray {i}" for i in range(150, 200)]
 
 
 def test_programs_are_refused_and_missing_shards_explained(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_broken_connection_is_taken_up_again(
 
     content = (folder / "00000.tar").read_bytes()
     monkeypatch.setattr(shards, "_opened", lambda shard: Cut(content))
-    assert captions(read_shard("http://somewhere/0.tar")) == [f"grey {i}" for i in range(50)]
+    assert captions(read_shard("http://somewhere/0.tar")) == [f"gray {i}" for i in range(50)]
     assert pauses == [1.0, 2.0]
 
 
