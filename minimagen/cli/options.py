@@ -149,9 +149,11 @@ PRECISION = CONFIGURED["PRECISION"]
 TRAINING_DIRECTORY = Option(
     "TRAINING_DIRECTORY",
     "d",
-    "Directory that train.py made, or a model of diffusers': folder, hub id, IF-I,IF-II",
+    "Directory that train.py or export made, or a model of diffusers': a folder, a repository of the "
+    "hub (owner/name, owner/name@revision), IF-I,IF-II",
     Path,
     shown="the newest one here",
+    also=("revision",),
 )
 WEIGHTS = Option(
     "WEIGHTS", "w", "Averaged weights: final, best (lowest validation loss), or the step of a "

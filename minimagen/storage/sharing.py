@@ -120,7 +120,7 @@ class Shared(nn.Module):
 
         Args:
             name: A folder that ``save_pretrained`` or ``train.py`` made, or ``owner/name``.
-            revision: Branch, tag or commit of the repository.
+            revision: Branch, tag or commit of the repository; ``owner/name@revision`` is the same.
             weights: ``final``, ``best`` or a step.
             others: None: it is said where what other programs take here belongs.
 
@@ -132,14 +132,16 @@ class Shared(nn.Module):
                 f"there is no argument {next(iter(others))!r}; `sample` takes `precision`, and "
                 '`to("cuda")` moves the cascade'
             )
-        if not is_on_hub(name):
-            if revision is not None:
-                raise UserError(f"{name} is no repository (owner/name): it has no `revision`")
-            return cls.from_directory(name, weights=weights)
-        return cls.from_directory(fetched(str(name), revision), weights=weights)
+        whole = name if revision is None else f"{name}@{revision}"
+        if revision is not None and not is_on_hub(whole):
+            raise UserError(
+                f"{name} with `revision` {revision!r} is no revision of a repository; give "
+                "owner/name and a branch, tag or commit"
+            )
+        return cls.from_directory(whole, weights=weights)
 
     def push_to_hub(
-        self, repository: str, *, private: bool = True, readme: str | None = None
+        self, repository: str, *, private: bool | None = None, readme: str | None = None
     ) -> str:
         """Upload what ``save_pretrained`` writes; return the URL. The token is that of the login.
 
@@ -147,11 +149,12 @@ class Shared(nn.Module):
 
         Args:
             repository: ``owner/name``; it is made where there is none.
-            private: Whether a new one is.
+            private: Whether it is to be. By default a new one is, and another stays as it is.
             readme: The model card; by default that of ``save_pretrained``.
 
         Raises:
-            UserError: The hub refuses, or is not reached.
+            UserError: The hub refuses, is not reached, or the repository is there already and is
+                not ``private`` as asked for: nothing is uploaded then.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HTTPError
@@ -160,7 +163,13 @@ class Shared(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             path = self._saved(Path(folder) / "model", readme, repository)
             try:
-                api.create_repo(repository, private=private, exist_ok=True)
+                api.create_repo(repository, private=private is not False, exist_ok=True)
+                if private is not None and api.repo_info(repository).private != private:
+                    found, wanted = ("public", "private") if private else ("private", "public")
+                    raise UserError(
+                        f"{repository} exists and is {found}; make it {wanted} in its settings on "
+                        "the hub first"
+                    )
                 done = api.upload_folder(
                     repo_id=repository, folder_path=path, allow_patterns=kept, delete_patterns=kept
                 )
