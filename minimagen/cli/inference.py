@@ -19,7 +19,7 @@ from minimagen.cli.captions import (
     Caption,
     read_captions,
 )
-from minimagen.cli.given import take_up
+from minimagen.cli.given import read_given, take_up
 from minimagen.cli.options import Option
 from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
@@ -57,8 +57,8 @@ OPTIONS = {
         SEED,
         Option("SEEDS", "sds", "Seeds of each caption's images, such as 1,5,10-20",
                Annotated[Any, BeforeValidator(seed_list)], shown="none"),
-        Option("FROM_IMAGE", "fi", "PNG that this program made: generate it again; what else is "
-               "given is changed", Path),
+        Option("FROM_IMAGE", "fi", "Image, strip, sheet or animation that this program made: "
+               "generate it again; what else is given is changed", Path),
         Option("CONTINUE", "co", "Output directory of a stopped run: sample what is missing", Path),
         Option("BEST_OF", "bo", "Candidates of each image, of which the one nearest to the caption "
                "in a CLIP is kept", PositiveInt, 1),
@@ -78,7 +78,7 @@ OPTIONS = {
         Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
         Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
         Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
-        Option("NO_METADATA", "nm", "Do not write into the PNG files how they were made", bool),
+        Option("NO_METADATA", "nm", "Do not write into the files how they were made", bool),
     ),
 }  # fmt: skip
 EXAMPLES = """  python inference.py -c "a red apple, noto style, on a blue background"
@@ -175,7 +175,8 @@ def sample(
     """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
     imagen = _load(arguments, directory.path)
     editing.check_captions(arguments, captions)
-    edit = editing.edit_of(arguments, imagen)
+    given = read_given(arguments)
+    edit = editing.edit_of(arguments, imagen, given)
     if kind_of(arguments) is not None:
         return _together(arguments, imagen, captions, directory)
     from minimagen.cli.asked import Asked
@@ -188,7 +189,7 @@ def sample(
     requests, sheet = requests_of(arguments, imagen, captions), None
     if arguments.SWEEP is not None:
         requests, sheet = editing.sheet_of_sweep(arguments, imagen, requests[0])
-    asked = Asked.of(arguments, directory, requests, edit=edit, sheet=sheet)
+    asked = Asked.of(arguments, directory, requests, given, edit=edit, sheet=sheet)
     return write_images(arguments, imagen, asked, edit=edit)
 
 
@@ -245,8 +246,8 @@ def again(arguments: argparse.Namespace) -> int:
     from minimagen.storage.metadata import read_generation
     from minimagen.storage.model_hash import find_model
 
-    made = read_generation(arguments.FROM_IMAGE)
-    take_up(arguments, made)
+    made, given = read_generation(arguments.FROM_IMAGE), read_given(arguments)
+    take_up(arguments, made, given)
     captions = whole_again(arguments, made, _typed(arguments))
     if arguments.TRAINING_DIRECTORY is None:
         directory = find_model(made.model, made.weights, Path(), bundled_cascades())
@@ -260,8 +261,8 @@ def again(arguments: argparse.Namespace) -> int:
         return sample(arguments, directory, captions)
     imagen = _load(arguments, directory.path)
     requests = requests_again(arguments, imagen, made)
-    edit = editing.edit_of(arguments, imagen)
-    asked = Asked.of(arguments, directory, requests, made, edit)
+    edit = editing.edit_of(arguments, imagen, given)
+    asked = Asked.of(arguments, directory, requests, given, made, edit)
     return write_images(arguments, imagen, asked, edit=edit)
 
 

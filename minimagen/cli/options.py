@@ -149,8 +149,8 @@ PRECISION = CONFIGURED["PRECISION"]
 TRAINING_DIRECTORY = Option(
     "TRAINING_DIRECTORY",
     "d",
-    "Directory that train.py or export made, or a model of diffusers': a folder, a repository of the "
-    "hub (owner/name, owner/name@revision), IF-I,IF-II",
+    "Directory that train.py or export made, or a model of diffusers': a folder, a repository of "
+    "the hub (owner/name, owner/name@revision), IF-I,IF-II",
     Path,
     shown="the newest one here",
     also=("revision",),

@@ -170,10 +170,10 @@ def _total(*given: str) -> str:
 
 
 def _info_tab(studio: Studio, controls: Controls) -> None:
-    from minimagen.storage.metadata import read_generation, read_text
+    from minimagen.storage.metadata import EXACT, TEXT, parameters_text, read_generation, read_text
 
-    gr.Markdown("What an image says of how it was made.")
-    file = gr.File(label="PNG file", file_types=[".png"], type="filepath")
+    gr.Markdown("What an image, a strip or an animation says of how it was made.")
+    file = gr.File(label="Image file", file_types=[".png", ".gif", ".webp"], type="filepath")
     text = gr.Textbox(label="Parameters", lines=5, interactive=False, buttons=["copy"])
     exact = gr.JSON(label="Exact parameters")
     use = gr.Button("Use these")
@@ -182,13 +182,14 @@ def _info_tab(studio: Studio, controls: Controls) -> None:
         if path is None:
             return "", None
         chunks = read_text(path)
-        return chunks.get("parameters", "This image does not say how it was made."), (
-            read_generation(path).model_dump(mode="json") if "minimagen" in chunks else None
-        )
+        if EXACT not in chunks:
+            return chunks.get(TEXT, "This image does not say how it was made."), None
+        made = read_generation(path)
+        return chunks.get(TEXT) or parameters_text(made), made.model_dump(mode="json")
 
     def fill(path: str | None) -> list[Any]:
         if path is None:
-            raise UserError("There is no image: give a PNG file first.")
+            raise UserError("There is no image: give a file first.")
         made = read_generation(path)
         model = studio.made_by(made)
         for missing in not_filled(made, model is not None):
