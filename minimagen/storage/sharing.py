@@ -2,12 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from torch import nn
 
 from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
+from minimagen.foreign import Foreign
 from minimagen.storage.card import NO_FACTS, Facts, card
 from minimagen.storage.checkpoint import save_weights
 from minimagen.storage.directory import (
@@ -23,7 +24,7 @@ from minimagen.storage.hub import KEPT, fetched, is_on_hub, reason
 from minimagen.storage.pretrained import Identified, Part, load_learners
 
 
-class Shared(nn.Module):
+class Shared(Foreign, nn.Module):
     """What is saved to a folder or the hub, and loaded from there.
 
     Attributes:
@@ -102,10 +103,6 @@ class Shared(nn.Module):
         """Return a model card; ``facts`` is what the weights do not show."""
         count = sum(p.numel() for learner in self.learners for p in learner.parameters())
         return card(name, self.config, count, facts)
-
-    def forward(self, *captions: Any, **settings: Any) -> NoReturn:
-        """Say what to call: a cascade is sampled from, or its learners are trained."""
-        raise UserError("an Imagen is no function: call `sample(captions)`, or `train` to train it")
 
     @classmethod
     def from_pretrained(
