@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         "python -m minimagen export", __doc__ or "", EXAMPLES, OPTIONS,
         DIR="training directory, or owner/name@revision of the hub",
         OUT="folder to write, new or empty",
-    ).parse(argv)  # fmt: skip
+    ).parse(options.without_flag(argv))  # fmt: skip
     if arguments.PUSH is not None and arguments.PUSH.count("/") != 1:
         raise UserError(f"--PUSH {arguments.PUSH} must be owner/name")
     if arguments.PUBLIC and arguments.PUSH is None:

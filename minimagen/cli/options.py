@@ -177,6 +177,12 @@ def with_directory(argv: Sequence[str]) -> list[str]:
     return ["-d", *argv] if argv and not argv[0].startswith("-") else [*argv]
 
 
+def without_flag(argv: Sequence[str]) -> list[str]:
+    """Return arguments without ``-d`` before the directory, where that is an argument by itself."""
+    first = argv[0].replace("-", "_").upper() if argv else ""
+    return [*argv[1:]] if first in ("_D", "__TRAINING_DIRECTORY") else [*argv]
+
+
 IMG_SIDE_LEN = Option(
     "IMG_SIDE_LEN", "s", "Longer side of the final images in px; all stages scale with it",
     PositiveInt, also=("image_sizes", "image_size", "resolution", "width", "height"),

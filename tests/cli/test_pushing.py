@@ -225,7 +225,7 @@ def test_other_commands_take_a_revision_and_write_nothing_into_its_copy(
 ) -> None:
     Imagen.from_directory(trained).push_to_hub("me/mine")
     first = "me/mine@commit_0"
-    assert export.entry([first, "model"]) == 0
+    assert export.entry(["-d", first, "model"]) == 0
     assert pixels(Imagen.from_directory("model")) == pixels(Imagen.from_directory(trained))
     tuned = ["--FROM", first, "--DATASET", "shapes", "--STEPS", "1", "--OUTPUT", "tuned"]
     assert train.entry([*tuned, "--BATCH_SIZE", "2", "--DEVICE", "cpu"]) == 0

@@ -100,12 +100,13 @@ def test_the_kernel_distance_does_not_depend_on_the_scale_of_the_features():
 def test_alignment_is_the_cosine_above_that_with_another_caption() -> None:
     """Orthogonal unit vectors: own captions, captions moved by one, two equal captions."""
     vectors, captions = torch.eye(5), list("abcde")
-    assert alignment(vectors, vectors, captions) == {"alignment": 1.0, "r_precision": 1.0}
+    own = alignment(vectors, vectors, captions)
+    assert own.gap.tolist() == [1.0] * 5 and own.nearest.tolist() == [True] * 5
     moved = alignment(vectors, vectors.roll(1, 0), captions)
-    assert moved["alignment"] == pytest.approx(-1 / 4) and moved["r_precision"] == 0.0
+    assert moved.gap.tolist() == pytest.approx([-1 / 4] * 5) and not moved.nearest.any()
     texts = torch.eye(5)[[0, 0, 2, 3, 4]]
     twice = alignment(texts, texts, list("aacde"))  # the other "a" is no distractor
-    assert twice == {"alignment": 1.0, "r_precision": 1.0}
+    assert twice.gap.tolist() == [1.0] * 5 and twice.nearest.tolist() == [True] * 5
 
 
 def normal(*shape: int) -> torch.Tensor:
