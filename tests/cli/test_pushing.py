@@ -227,7 +227,18 @@ def test_other_commands_take_a_revision_and_write_nothing_into_its_copy(
     first = "me/mine@commit_0"
     assert export.entry(["-d", first, "model"]) == 0
     assert pixels(Imagen.from_directory("model")) == pixels(Imagen.from_directory(trained))
-    tuned = ["--FROM", first, "--DATASET", "shapes", "--STEPS", "1", "--OUTPUT", "tuned"]
+    tuned = [
+        "--FROM",
+        first,
+        "--DATASET",
+        "shapes",
+        "--STEPS",
+        "1",
+        "--OUTPUT",
+        "tuned",
+        "--VALID_NUM",
+        "2",
+    ]
     assert train.entry([*tuned, "--BATCH_SIZE", "2", "--DEVICE", "cpu"]) == 0
     assert main(["report", first, "--OUTPUT", "page"]) == 0 and Path("page/report.html").is_file()
     for argv in (["report", first], ["plot", first], ["evaluate", first, "--DATASET", "shapes"]):
