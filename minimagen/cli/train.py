@@ -45,8 +45,8 @@ RUN = (
     Option("DISTILL", "di", "Training directory whose stages learn to sample in TIMESTEPS", Path,
            also=("teacher",)),
     Option("FROM", "fr", "Training directory, or owner/name@revision of the hub, whose weights and "
-           "parameters a new training starts from, on any data", Path, also=("source", "finetune", "init_from",
-           "pretrained", "pretrained_model_name_or_path")),
+           "parameters a new training starts from, on any data", Path, also=("source", "finetune",
+           "init_from", "pretrained", "pretrained_model_name_or_path")),
     WEIGHTS.but(help=f"For --FROM. {WEIGHTS.help}", default=None, shown="final"),
     Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
            tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
