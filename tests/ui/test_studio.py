@@ -53,22 +53,6 @@ def test_images_are_on_disk_with_their_parameters(studio: Studio) -> None:
     assert again.paths[0].parent != result.paths[0].parent  # nothing is overwritten
 
 
-def test_a_first_training_can_be_watched_before_it_has_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from minimagen.cli import ui
-
-    seen: list[Studio] = []
-    monkeypatch.setattr("minimagen.ui.page.build", lambda studio: studio)
-    monkeypatch.setattr("minimagen.ui.page.serve", lambda page, studio, port: seen.append(studio))
-    assert ui.entry(["--ROOT", str(tmp_path), "--DEVICE", "cpu"]) == 2
-    shutil.copytree(ROOT / "tests/golden/trained/parameters", tmp_path / "training_1/parameters")
-    assert ui.entry(["--ROOT", str(tmp_path), "--DEVICE", "cpu"]) == 0
-    (studio,) = seen
-    assert list(studio.runs()) == ["training_1"]
-    assert set(studio.models()) == {"emoji", "scenes"}  # the bundled ones sample meanwhile
-
-
 def test_progress_shows_stage_and_step_in_order(studio: Studio) -> None:
     *steps, result = studio.generate(FORM)
     texts = [item.text for item in steps if isinstance(item, Progress)]
