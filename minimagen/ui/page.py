@@ -8,10 +8,11 @@ import gradio as gr
 
 from minimagen.checked import whole_number
 from minimagen.errors import UserError
+from minimagen.evaluation.html import CHART_STYLE, DARK, LIGHT
 from minimagen.ui.edits import edit_tabs
 from minimagen.ui.form import MOST, fields_of, form_of, not_filled, numbers
 from minimagen.ui.parts import Controls, action, copy_of, streamed, toasted
-from minimagen.ui.runs import curves, log_lines, newest_sheet, state
+from minimagen.ui.runs import log_lines, losses, newest_sheet, state
 from minimagen.ui.studio import Studio
 
 QUEUE = 16  # requests that wait at most
@@ -23,7 +24,9 @@ CSS = """
 footer { display: none !important; }
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 .pixels .thumbnail-item { max-height: 390px; }
+figure { --soft: var(--body-text-color-subdued); --line: var(--border-color-primary); }
 """
+CSS += f"figure {{{LIGHT}}} .dark figure {{{DARK}}} {CHART_STYLE}"
 SCRIPT = """
 <script>
 document.addEventListener("keydown", (event) => {
@@ -35,6 +38,11 @@ const fold = setInterval(() => {  // on a phone the button comes before the sett
   clearInterval(fold);
   if (innerWidth < 600) settings.click();
 }, 50);
+setInterval(() => {  // the label around a text with a copy button is that of the button
+  for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
+    text.ariaLabel = text.closest("label").querySelector("[data-testid=block-info]").innerText;
+  }
+}, 500);
 </script>
 """
 INTRO = """# MinImagen
@@ -208,25 +216,22 @@ def _history_tab(history: gr.State) -> None:
 
 def _training_tab(studio: Studio) -> tuple[Any, gr.Dropdown, list[Any]]:
     """Lay out the view of a run; return what fills it, from what, and where."""
-    import pandas as pd
-
     names = list(studio.runs())
     with gr.Row():
         run = gr.Dropdown(names, value=names[0] if names else None, label="Training run")
         refresh = gr.Button("Look for runs", scale=0, min_width=140)
     where = gr.Markdown()
-    plot = gr.LinePlot(pd.DataFrame(columns=["step", "loss", "curve"]), x="step", y="loss",
-                       color="curve", label="Loss", height=280)  # fmt: skip
+    plot = gr.HTML()
     sheet = gr.Image(label="Newest samples", type="filepath", format="png", interactive=False)
     log = gr.Textbox(label="Log", lines=8, interactive=False)
 
-    def show(name: str | None) -> tuple[Any, Any, Any, str]:
+    def show(name: str | None) -> tuple[str, str, Any, str]:
         path = studio.runs().get(name or "")
         if path is None:
-            return "No run is chosen.", pd.DataFrame(columns=["step", "loss", "curve"]), None, ""
+            return "No run is chosen.", "", None, ""
         newest = newest_sheet(path)
-        rows = pd.DataFrame(curves(path), columns=["step", "loss", "curve"])
-        return state(path), rows, None if newest is None else copy_of(newest), log_lines(path)
+        sheet = None if newest is None else copy_of(newest)
+        return state(path), losses(path), sheet, log_lines(path)
 
     shown = [where, plot, sheet, log]
     run.change(show, run, shown, api_visibility="private", show_progress="hidden")

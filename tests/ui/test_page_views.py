@@ -42,7 +42,7 @@ def test_no_tab_is_wider_than_the_window_and_every_control_of_each_has_a_label(
             box = shown.locator("visible=true").last.bounding_box()
             assert 0 <= box["x"] and box["x"] + box["width"] <= width, tab
         assert page.page.evaluate(WIDTH) <= width, tab
-        assert page.page.evaluate(UNLABELED) == [], tab
+        page.page.wait_for_function(f"{UNLABELED}.length === 0")
     page.close()
 
 
@@ -109,16 +109,16 @@ def test_a_training_is_followed_while_it_goes_on(seen: Seen, root: Path) -> None
     sheet = shown.locator("img").first
     sheet.wait_for()
     first = sheet.evaluate("image => image.src")
+    assert shown.locator("figure circle").count() == 2  # lines of one point each
     log = shown.get_by_label("Log", exact=True)
     assert log.input_value() == "begun\nstage 0 step 10"
     run.step(20, 120.0, "lime")
     seen.wait("stage 0, step 20, about 2 min left.")  # by itself
-    seen.page.wait_for_function(
-        "first => ![...document.images].some(i => i.offsetParent && i.src.endsWith(first))",
-        arg=first,
-    )
+    seen.page.wait_for_function(SHOWN_NO_MORE, arg=first)
     assert log.input_value().endswith("stage 0 step 20")
-    curve = shown.get_by_text(re.compile("^stage 0, validation$"))
-    curve.first.wait_for()  # of the legend
+    lines = shown.locator("figure polyline")
+    strokes = [line.evaluate("line => getComputedStyle(line).stroke") for line in lines.all()]
+    assert len(set(strokes)) == 2 and "none" not in strokes  # of different colors
+    assert "stage 0, validation" in shown.locator("figure .legend").inner_text()
     run.end()
     seen.wait("Finished.")
