@@ -67,4 +67,6 @@ class Foreign:
 
     def load_lora_weights(self, *_: Any, **__: Any) -> NoReturn:
         """Say how to train a cascade on."""
-        raise UserError("there is no LoRA here: `python train.py --FROM DIR` trains all weights on")
+        raise UserError(
+            "there is no LoRA here: minimagen.train(imagen, dataset, config) trains all weights on"
+        )

@@ -332,7 +332,7 @@ def test_an_argument_without_a_counterpart_is_answered_too(imagen, name):
         ("enable_xformers_memory_efficient_attention", [], "`batch_size`"),
         ("enable_vae_tiling", [], "`batch_size`"),
         ("set_progress_bar_config", [], "progress=False"),
-        ("load_lora_weights", ["some/lora"], "train.py --FROM"),
+        ("load_lora_weights", ["some/lora"], r"minimagen.train\(imagen, dataset, config\)"),
     ],
 )
 def test_methods_of_diffusers_pipelines_are_answered_in_one_line(imagen, method, arguments, words):

@@ -3,8 +3,8 @@
 # %% [markdown]
 # # From noise to an image
 #
-# The chapters of [docs/tour.md](../docs/tour.md), to run and to change. They take about a minute on two CPU cores. The
-# images are those of `pretrained/emoji`, one stage of 64 x 64 pixels. What super-resolution does is shown with
+# The chapters of [docs/tour.md](../docs/tour.md), to run and to change. They take about two minutes on two CPU cores.
+# The images are those of `pretrained/emoji`, one stage of 64 x 64 pixels. What super-resolution does is shown with
 # `pretrained/scenes`, which has two stages. Any other directory that `main.py` or `train.py` has made can be named in
 # the next cell.
 # %%
@@ -56,7 +56,8 @@ show(noised, [f"t = {t:.1f}\nlog-SNR {snr:.1f}" for t, snr in zip(times, log_snr
 # %% [markdown]
 # ## A film of the denoising
 #
-# In each step the network guesses the whole image. The first guess is an average of all that the caption could mean.
+# In each step the network guesses the whole image. The first guess is an average of all that the caption could mean: of
+# an emoji that the network knows by heart, nearly the image itself.
 # %%
 frames = film(imagen, CAPTION, seed=0, timesteps=STEPS // 2, progress=False)
 show(
