@@ -128,11 +128,11 @@ def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
     names = ["guidance_scale", "timesteps", "sampler", "aug_level", "seed"]
     gr.Markdown("One image for each value of a setting, or for each pair of values of two.")
     with gr.Row():
-        first = gr.Dropdown(names, value="guidance_scale", label="Setting 1")
-        first_values = gr.Textbox("1,2,4", label="Its values, with commas")
+        first = gr.Dropdown(names, value="guidance_scale", label="Setting 1", min_width=200)
+        first_values = gr.Textbox("1,2,4", label="Its values, with commas", min_width=200)
     with gr.Row():
-        second = gr.Dropdown(["none", *names], value="none", label="Setting 2")
-        second_values = gr.Textbox("", label="Its values, with commas")
+        second = gr.Dropdown(["none", *names], value="none", label="Setting 2", min_width=200)
+        second_values = gr.Textbox("", label="Its values, with commas", min_width=200)
     total = gr.Markdown("3 images")
     axes = [first, first_values, second, second_values]
     gr.on(
