@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from minimagen.checked import whole_number
 from minimagen.config import Size
 from minimagen.device import resolve_device
 from minimagen.draws import Noise, SeededNoise
 from minimagen.errors import Stopped, UserError
+from minimagen.foreign import ARGUMENTS
 from minimagen.given import Given
 from minimagen.images import to_pil
 from minimagen.progress import tqdm
@@ -25,19 +26,6 @@ ends with ``Stopped`` where it returns True."""
 OutputType = Literal["pil", "np", "pt"]
 GIVEN = ("low_res", "init_images", "mask")
 """The options that are images, [n ...]."""
-FOREIGN = {
-    "prompt": "captions",
-    "num_inference_steps": "timesteps",
-    "negative_prompt": "negative",
-    "generator": "seed",
-    "num_images_per_prompt": "num_images_per_caption",
-    "callback_on_step_end": "callback",
-    "width": "aspect_ratio",
-    "height": "aspect_ratio",
-    "torch_dtype": "precision",
-    "dtype": "precision",
-}
-"""What other programs call an argument of ``Imagen.sample``."""
 
 
 @dataclass(frozen=True)
@@ -250,17 +238,23 @@ def seeds_of(seed: Any, seeds: Any, count: int) -> list[int]:
     return own
 
 
-def check_call(names: Iterable[str], output_type: Any) -> None:
-    """Raise a UserError, before anything is sampled, for an argument that has another name here.
+def check_call(names: Iterable[str], output_type: Any, cascade: nn.Module) -> None:
+    """Raise a UserError, before anything is sampled, for what another library would take.
 
-    It says which; and for a kind of output that there is not.
+    That is an argument that has another name here, a kind of output that there is not, or weights
+    that were made float16.
     """
     for name in names:
-        if name in FOREIGN:
-            raise UserError(f"there is no argument {name!r}; give `{FOREIGN[name]}` instead")
+        if name in ARGUMENTS:
+            raise UserError(f"there is no argument {name!r}; {ARGUMENTS[name]}")
     if output_type not in get_args(OutputType):
         kinds = ", ".join(get_args(OutputType))
         raise UserError(f"`output_type` is {output_type!r}; give one of {kinds}")
+    if any(parameter.dtype == torch.float16 for parameter in cascade.parameters()):
+        raise UserError(
+            "the weights were made float16; load the cascade anew, and give `sample` `precision` "
+            "instead (auto, fp32 or bf16)"
+        )
 
 
 def output_of(images: Tensor, kind: OutputType) -> Any:

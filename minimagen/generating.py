@@ -14,7 +14,15 @@ from minimagen.imagen import Imagen
 from minimagen.images import to_pil
 from minimagen.stages.stage import encode_own
 from minimagen.storage.directory import Choice
-from minimagen.storage.metadata import Edited, Generation, Given, GivenAs, Place
+from minimagen.storage.metadata import (
+    LARGEST_BATCH,
+    Edited,
+    Generation,
+    Given,
+    GivenAs,
+    Place,
+    Whole,
+)
 from minimagen.text.encoded import EncodedCaptions
 
 
@@ -220,3 +228,32 @@ def encoded(imagen: Imagen, requests: Sequence[Request]) -> EncodedCaptions:
     negatives = [request.negative for request in requests if request.negative is not None]
     encode_own(imagen.stages, imagen.text_encoder)
     return EncodedCaptions(imagen.text_encoder, [*(r.text for r in requests), *negatives])
+
+
+def made_together(
+    whole: Whole,
+    request: Request,
+    image: Image.Image,
+    model: str,
+    weights: tuple[Choice, ...],
+    **options: Any,
+) -> Generation:
+    """Return how a strip or sheet was made.
+
+    Args:
+        whole: What it is.
+        request: The first caption and seed, and what all its images share.
+        image: One of the last stage.
+        model: Hash of the weights.
+        weights: Which they are.
+        options: Those of ``Imagen.sample`` that bits depend on: precision, batch_size.
+    """
+    return Generation(
+        **request.values(),
+        size=image.size,
+        model=model,
+        weights=weights,
+        precision=options.get("precision", "auto"),
+        batch=Place(size=min(options.get("batch_size", 64), LARGEST_BATCH)),
+        whole=whole,
+    )

@@ -124,7 +124,7 @@ class Imagen(Shared):
             progress: Whether a bar shows stage and step.
             settings: Options (see ``Options``), and changes to sampling (see ``samplings``).
         """
-        check_call(settings, output_type)
+        check_call(settings, output_type, self)
         own, each = captions_of(captions), num_images_per_caption
         texts, options = repeated(own, each), Options.taken_from(settings, len(own), each)
         own_seeds = seeds_of(seed, seeds, len(texts))

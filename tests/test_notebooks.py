@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-SHOWN = {"clip_and_diffusion": 4, "demo": 6}  # images: bars, plane ...; seeds, noise, film ...
+SHOWN = {"clip_and_diffusion": 4, "demo": 10}  # images: bars, plane ...; seeds, noise, film ...
 PRINTED = {"clip_and_diffusion": ("held-out images", "16 frames"), "demo": ()}
 
 
@@ -18,6 +18,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("STAGE_STEPS", "2")
     monkeypatch.setenv("STEPS", "2")
     monkeypatch.setenv("DIRECTORY", str(ROOT / "pretrained" / "emoji"))
+    monkeypatch.setenv("TWO_STAGES", str(ROOT / "pretrained" / "scenes"))
     monkeypatch.setenv("PARAMETERS", str(ROOT / "parameters"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -21,7 +21,20 @@ PAGE = (ROOT / "docs" / "tour.md").read_text("utf-8")
 def test_the_notebook_is_the_one_that_the_tool_writes() -> None:
     written = json.loads((ROOT / "examples" / "demo.ipynb").read_text("utf-8"))
     assert written == notebook()
-    assert 12 <= len(written["cells"]) <= 20
+    assert 12 <= len(written["cells"]) <= 22
+
+
+def test_the_notebook_has_a_chapter_for_each_of_the_page() -> None:
+    """The page's headings, and what of the notebook shows the same."""
+    code = (FOLDER / "notebook.py").read_text("utf-8")
+    shows = {
+        "noise": "schedule.level(times)", "film": "film(imagen", "parts": "by_stage(",
+        "augmentation": "aug_schedule.level", "null_token": "null token",
+        "guidance": "[1.0, 3.0, 8.0]", "thresholding": '["none", "static", "dynamic"]',
+        "attention": "observed_attention(",
+    }  # fmt: skip
+    assert shows.keys() == CHAPTERS.keys()
+    assert [name for name, shown in shows.items() if shown not in code] == []
 
 
 def test_the_page_is_its_source_with_the_levels_of_the_cosine_schedule() -> None:

@@ -1,7 +1,7 @@
 """What one call of ``inference.py`` asks for: kept beside its images, to go on with it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minimagen.checked import Config, per_stage
-from minimagen.cli.given import given_of
+from minimagen.cli.given import GivenImage
 from minimagen.errors import UserError, first_line
 from minimagen.generating import Edit, Request
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
@@ -90,11 +90,22 @@ class Asked(Config):
         arguments: argparse.Namespace,
         directory: TrainingDirectory,
         requests: Sequence[Request],
+        given: Mapping[GivenAs, GivenImage],
         made: Generation | None = None,
         edit: Edit | None = None,
         sheet: Sheet | None = None,
     ) -> "Asked":
-        """Return what was typed; ``made`` is the image to make again, ``edit`` what is edited."""
+        """Return what was typed.
+
+        Args:
+            arguments: What was typed.
+            directory: Where the weights are.
+            requests: Every candidate.
+            given: The files of what is edited.
+            made: How the image was made that is made again.
+            edit: What is done to the given image.
+            sheet: Of a sweep.
+        """
         stages = read_imagen_config(directory.parameters).stages
         weights = per_stage("`weights`", arguments.WEIGHTS, len(stages))
         precision = arguments.PRECISION or (made.precision if made else "auto")
@@ -110,7 +121,7 @@ class Asked(Config):
             images=tuple(request.values() for request in requests),
             place=made.batch if made and len(requests) == 1 else None,
             edit=None if edit is None else edit.settings,
-            given=given_of(arguments),
+            given={name: image.kept for name, image in given.items()},
             sheet=sheet,
         )
 

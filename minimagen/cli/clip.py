@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = Parser(
         "python -m minimagen clip", __doc__ or "", EXAMPLES, OPTIONS,
         DIR="training directory with a CLIP",
-    ).parse(argv)  # fmt: skip
+    ).parse(options.without_flag(argv))  # fmt: skip
     templates = arguments.TEMPLATES and [each.strip() for each in arguments.TEMPLATES.split("|")]
     for template in templates or ():
         if template.count("{}") != 1:
@@ -41,20 +41,22 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.data.open import open_again
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import TEMPLATES, evaluate_clip, held_out, similarity_image
-    from minimagen.storage.directory import read_data_config
+    from minimagen.storage.directory import TrainingDirectory, read_data_config
     from minimagen.storage.metadata import save_png
     from minimagen.text.build import load_clip
 
-    folder = Path(arguments.dir)
-    clip = load_clip(folder).to(resolve_device(arguments.DEVICE))
-    data = read_data_config(folder / "parameters", arguments.DATASET)
+    directory = TrainingDirectory.open(arguments.dir)
+    if arguments.SHEET is None and directory.is_fetched:
+        raise UserError(f"{directory} is of the hub: give --SHEET, the PNG to write")
+    clip = load_clip(directory.path).to(resolve_device(arguments.DEVICE))
+    data = read_data_config(directory.parameters, arguments.DATASET)
     if arguments.CAPTION_COLUMN is not None:
         data = data.replace(caption_column=arguments.CAPTION_COLUMN)
     samples = held_out(open_again(data, clip.config.image_size), arguments.COUNT, data)
     report = evaluate_clip(clip, samples, templates or TEMPLATES)
     for line in report.lines():
         print(line)
-    sheet = arguments.SHEET or folder / "similarity.png"
+    sheet = arguments.SHEET or directory.path / "similarity.png"
     save_png(sheet, similarity_image(report.similarity))
     print(f"similarity of {len(report.shown)} images (rows) and their captions: {sheet}")
     for i, caption in enumerate(report.shown):

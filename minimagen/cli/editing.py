@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +12,18 @@ from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.arguments import Option
 from minimagen.cli.captions import ALIASES, Caption
-from minimagen.cli.given import image_of
+from minimagen.cli.given import GivenImage
 from minimagen.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from minimagen.cli.asked import Sheet
+    from minimagen.config import Size
     from minimagen.generating import Edit, Request
     from minimagen.imagen import Imagen
+    from minimagen.storage.metadata import GivenAs
 
 CELLS = 400  # of a sweep at most
 
@@ -114,43 +119,53 @@ def check_captions(arguments: argparse.Namespace, captions: Sequence[Caption]) -
         )
 
 
-def edit_of(arguments: argparse.Namespace, imagen: "Imagen") -> "Edit | None":
-    """Return what is done to the image that is given, if one is."""
+def edit_of(
+    arguments: argparse.Namespace, imagen: "Imagen", given: "Mapping[GivenAs, GivenImage]"
+) -> "Edit | None":
+    """Return what is done to the image that is ``given``, if one is."""
     from minimagen.config.cascade_sizes import sizes_of_ratio
-    from minimagen.editing import STRENGTH, as_mask, as_tensor
+    from minimagen.editing import STRENGTH, as_tensor
     from minimagen.generating import Edit
 
     sizes = sizes_of_ratio(imagen.config, arguments.ASPECT_RATIO)
-    if arguments.UPSCALE is not None:
+    if (small := given.get("upscale")) is not None:
         first = arguments.START_STAGE
         if first >= len(sizes):
             raise UserError(
                 f"--UPSCALE begins with stage {first}, and the last one is {len(sizes) - 1}: take "
                 "a cascade with super-resolution"
             )
-        return Edit(low_res=as_tensor([image_of(arguments.UPSCALE)], sizes[first - 1]), first=first)
-    if arguments.INIT_IMAGE is None:
+        return Edit(low_res=as_tensor([small.image], sizes[first - 1]), first=first)
+    if (begun := given.get("init_image")) is None:
         return None
-    image, mask, new = image_of(arguments.INIT_IMAGE), None, None
-    if arguments.MASK is not None:
-        mask = image_of(arguments.MASK)
-        if mask.size != image.size:
-            raise UserError(
-                f"--MASK {arguments.MASK} is {mask.width} x {mask.height} pixels, the image "
-                f"{image.width} x {image.height}; give one of the image's size"
-            )
-        new = as_mask([mask], sizes[-1])
-        if not new.any():
-            raise UserError(
-                f"--MASK {arguments.MASK} is black everywhere: what is white in it is sampled anew"
-            )
-    strength = arguments.STRENGTH or (STRENGTH if mask is None else 1.0)
+    new = _mask_of(begun.image, given.get("mask"), sizes[-1])
+    strength = arguments.STRENGTH or (STRENGTH if new is None else 1.0)
     return Edit(
-        init_images=as_tensor([image], sizes[-1]),
+        init_images=as_tensor([begun.image], sizes[-1]),
         mask=new,
         strength=strength,
         resample=arguments.RESAMPLE,
     )
+
+
+def _mask_of(image: "Image.Image", given: GivenImage | None, size: "Size") -> "Tensor | None":
+    """Return a given mask of an image, [1 1 h w]; None without one."""
+    from minimagen.editing import as_mask
+
+    if given is None:
+        return None
+    mask = given.image
+    if mask.size != image.size:
+        raise UserError(
+            f"--MASK {given.path} is {mask.width} x {mask.height} pixels, the image "
+            f"{image.width} x {image.height}; give one of the image's size"
+        )
+    new = as_mask([mask], size)
+    if not new.any():
+        raise UserError(
+            f"--MASK {given.path} is black everywhere: what is white in it is sampled anew"
+        )
+    return new
 
 
 def sheet_of_sweep(

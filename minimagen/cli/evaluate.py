@@ -73,8 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
     data, started = _data(directory, arguments.DATASET), time.perf_counter()
-    if arguments.OUTPUT is None and not directory.path.is_dir():
-        raise UserError(f"{directory} is no folder to write into; give --OUTPUT")
+    out = directory.results(arguments.OUTPUT)
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
     digest = model_hash(directory, arguments.WEIGHTS)
@@ -92,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         model=digest,
         captions_seed=arguments.SEED,
     )
-    _write(directory, arguments.OUTPUT or directory.path, result, record)
+    _write(directory, out, result, record)
     return 0
 
 

@@ -18,8 +18,9 @@ OPTIONS = {
     "what to export": (
         options.WEIGHTS,
         Option("PUSH", "p", "Repository of the Hugging Face hub to upload it to, owner/name; a new "
-               "one is private unless --PUBLIC is given", shown="none"),
-        Option("PUBLIC", "pu", "With --PUSH: for all to see", bool),
+               "one is private unless --PUBLIC is given, another stays as it is", shown="none"),
+        Option("PUBLIC", "pu", "With --PUSH: for all to see; a private repository is refused then",
+               bool),
     )
 }  # fmt: skip
 EXAMPLES = """  python -m minimagen export training_20261120_220000 my_model
@@ -31,10 +32,13 @@ def main(argv: Sequence[str]) -> int:
     """Write weights, configuration and a card; return the exit code."""
     arguments = Parser(
         "python -m minimagen export", __doc__ or "", EXAMPLES, OPTIONS,
-        DIR="training directory", OUT="folder to write, new or empty",
-    ).parse(argv)  # fmt: skip
+        DIR="training directory, or owner/name@revision of the hub",
+        OUT="folder to write, new or empty",
+    ).parse(options.without_flag(argv))  # fmt: skip
     if arguments.PUSH is not None and arguments.PUSH.count("/") != 1:
         raise UserError(f"--PUSH {arguments.PUSH} must be owner/name")
+    if arguments.PUBLIC and arguments.PUSH is None:
+        raise UserError("--PUBLIC belongs to --PUSH: give that too")
     directory = TrainingDirectory.open(arguments.dir)
     facts, own = facts_of(directory, arguments.WEIGHTS), directory.path / "README.md"
     from minimagen.imagen import Imagen
@@ -46,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"{out}: weights, parameters and README.md; read it before you publish it")
     print(f"generate with it: {typed('inference', '-d', str(out), '-c', facts.caption)}")
     if arguments.PUSH is not None:
-        print(imagen.push_to_hub(arguments.PUSH, private=not arguments.PUBLIC, readme=card))
+        private = False if arguments.PUBLIC else None
+        print(imagen.push_to_hub(arguments.PUSH, private=private, readme=card))
     return 0
 
 

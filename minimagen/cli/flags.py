@@ -19,9 +19,9 @@ TRAIN = (
     Option("IN_PLACE", "ip", "Resume in RESTART_DIRECTORY itself instead of a new one", bool),
     Option("DISTILL", "di", "Training directory whose stages learn to sample in TIMESTEPS", Path,
            also=("teacher",)),
-    Option("FROM", "fr", "Training directory whose weights and parameters a new training starts "
-           "from, on any data", Path, also=("source", "finetune", "init_from",
-           "pretrained", "pretrained_model_name_or_path")),
+    Option("FROM", "fr", "Training directory, or owner/name@revision of the hub, whose weights and "
+           "parameters a new training starts from, on any data", Path, also=("source", "finetune",
+           "init_from", "pretrained", "pretrained_model_name_or_path")),
     options.WEIGHTS.but(help=f"For --FROM. {options.WEIGHTS.help}", default=None, shown="final"),
     Option("STAGES", "sg", "Stages to train, such as 0 or 0,1; jobs may share an OUTPUT",
            tuple[Annotated[int, Field(ge=0)], ...], shown="all"),
@@ -68,8 +68,8 @@ INFERENCE = {
         SEED,
         Option("SEEDS", "sds", "Seeds of each caption's images, such as 1,5,10-20",
                Annotated[Any, BeforeValidator(seed_list)], shown="none"),
-        Option("FROM_IMAGE", "fi", "PNG that this program made: generate it again; what else is "
-               "given is changed", Path),
+        Option("FROM_IMAGE", "fi", "Image, strip, sheet or animation that this program made: "
+               "generate it again; what else is given is changed", Path),
         Option("CONTINUE", "co", "Output directory of a stopped run: sample what is missing", Path),
         Option("BEST_OF", "bo", "Candidates of each image, of which the one nearest to the caption "
                "in a CLIP is kept", PositiveInt, 1),
@@ -89,7 +89,7 @@ INFERENCE = {
         Option("BATCH_SIZE", "b", "Images sampled at once", PositiveInt, 64),
         Option("OFFLOAD", "off", "Only one stage at a time on the device", bool),
         Option("OUTPUT", "o", "Directory to write", Path, shown="generated_images_<time>"),
-        Option("NO_METADATA", "nm", "Do not write into the PNG files how they were made", bool),
+        Option("NO_METADATA", "nm", "Do not write into the files how they were made", bool),
     ),
 }  # fmt: skip
 """By the heading that the help shows them under."""

@@ -1,8 +1,9 @@
 """The images that are given to ``inference.py``: read, kept by name and digest, and checked."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from minimagen.errors import UserError
 
@@ -19,8 +20,17 @@ NEEDED: "dict[str, tuple[GivenAs, ...]]" = {
 """The images that each kind of edit is made of."""
 
 
-def given_of(arguments: argparse.Namespace) -> "dict[GivenAs, Given]":
-    """Return what is kept of the images that are given.
+class GivenImage(NamedTuple):
+    """A file that is given: decoded once, upright."""
+
+    path: Path
+    image: "Image.Image"
+    kept: "Given"
+    """Its name and digest."""
+
+
+def read_given(arguments: argparse.Namespace) -> "dict[GivenAs, GivenImage]":
+    """Return the images that are given, by the parameter that takes them.
 
     Raises:
         UserError: One is missing, no image, or too large.
@@ -33,20 +43,28 @@ def given_of(arguments: argparse.Namespace) -> "dict[GivenAs, Given]":
         "mask": arguments.MASK,
         "upscale": arguments.UPSCALE,
     }
-    return {
-        name: Given.of(printable(path.name), image_of(path))
-        for name, path in paths.items()
-        if path is not None
-    }
+    found: dict[GivenAs, GivenImage] = {}
+    for name, path in paths.items():
+        if path is not None:
+            image = image_of(path)
+            found[name] = GivenImage(path, image, Given.of(printable(path.name), image))
+    return found
 
 
-def take_up(arguments: argparse.Namespace, made: "Generation") -> None:
-    """Set the options of the edit that ``--FROM_IMAGE`` was made by; its images must be given.
+def take_up(
+    arguments: argparse.Namespace, made: "Generation", given: "Mapping[GivenAs, GivenImage]"
+) -> None:
+    """Set the options of the edit that ``--FROM_IMAGE`` was made by.
+
+    Args:
+        arguments: They are changed.
+        made: How it was made.
+        given: The images of the edit, see ``read_given``.
 
     Raises:
-        UserError: They are not, others are, or the image does not say which they were.
+        UserError: Images are missing, others are given, or ``made`` does not say which they were.
     """
-    source, given = arguments.FROM_IMAGE, given_of(arguments)
+    source = arguments.FROM_IMAGE
     needed = () if made.edit is None else NEEDED[made.edit.kind]
     if set(needed) - made.given.keys():
         raise UserError(
@@ -58,10 +76,10 @@ def take_up(arguments: argparse.Namespace, made: "Generation") -> None:
         flags = " ".join(f"--{name.upper()} {made.given[name].name!r}" for name in missing)
         raise UserError(f"{source} was made of another image: give that too, {flags}")
     for name, image in given.items():
-        flag = f"--{name.upper()} {getattr(arguments, name.upper())}"
+        flag = f"--{name.upper()} {image.path}"
         if name not in needed:
             raise UserError(f"{source} was made without such an image; leave out {flag}")
-        if image.sha256 != made.given[name].sha256:
+        if image.kept.sha256 != made.given[name].sha256:
             raise UserError(
                 f"{flag} has other pixels than {made.given[name].name!r}, of which {source} was "
                 "made; give that file"

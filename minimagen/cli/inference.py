@@ -11,7 +11,7 @@ from minimagen.cli import editing
 from minimagen.cli.arguments import Parser
 from minimagen.cli.captions import Caption, read_captions
 from minimagen.cli.flags import INFERENCE
-from minimagen.cli.given import take_up
+from minimagen.cli.given import read_given, take_up
 from minimagen.cli.running import run
 from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
@@ -116,7 +116,8 @@ def sample(
     """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
     imagen = _load(arguments, directory.path)
     editing.check_captions(arguments, captions)
-    edit = editing.edit_of(arguments, imagen)
+    given = read_given(arguments)
+    edit = editing.edit_of(arguments, imagen, given)
     if kind_of(arguments) is not None:
         return _together(arguments, imagen, captions, directory)
     from minimagen.cli.asked import Asked
@@ -129,7 +130,7 @@ def sample(
     requests, sheet = requests_of(arguments, imagen, captions), None
     if arguments.SWEEP is not None:
         requests, sheet = editing.sheet_of_sweep(arguments, imagen, requests[0])
-    asked = Asked.of(arguments, directory, requests, edit=edit, sheet=sheet)
+    asked = Asked.of(arguments, directory, requests, given, edit=edit, sheet=sheet)
     return write_images(arguments, imagen, asked, edit=edit)
 
 
@@ -186,8 +187,8 @@ def again(arguments: argparse.Namespace) -> int:
     from minimagen.storage.metadata import read_generation
     from minimagen.storage.model_hash import find_model
 
-    made = read_generation(arguments.FROM_IMAGE)
-    take_up(arguments, made)
+    made, given = read_generation(arguments.FROM_IMAGE), read_given(arguments)
+    take_up(arguments, made, given)
     captions = whole_again(arguments, made, _typed(arguments))
     if arguments.TRAINING_DIRECTORY is None:
         directory = find_model(made.model, made.weights, Path(), bundled_cascades())
@@ -201,8 +202,8 @@ def again(arguments: argparse.Namespace) -> int:
         return sample(arguments, directory, captions)
     imagen = _load(arguments, directory.path)
     requests = requests_again(arguments, imagen, made)
-    edit = editing.edit_of(arguments, imagen)
-    asked = Asked.of(arguments, directory, requests, made, edit)
+    edit = editing.edit_of(arguments, imagen, given)
+    asked = Asked.of(arguments, directory, requests, given, made, edit)
     return write_images(arguments, imagen, asked, edit=edit)
 
 

@@ -59,9 +59,11 @@ PRECISION = CONFIGURED["PRECISION"]
 TRAINING_DIRECTORY = Option(
     "TRAINING_DIRECTORY",
     "d",
-    "Directory that train.py made, or a model of diffusers': folder, hub id, IF-I,IF-II",
+    "Directory that train.py or export made, or a model of diffusers': a folder, a repository of "
+    "the hub (owner/name, owner/name@revision), IF-I,IF-II",
     Path,
     shown="the newest one here",
+    also=("revision",),
 )
 WEIGHTS = Option(
     "WEIGHTS", "w", "Averaged weights: final, best (lowest validation loss), or the step of a "
@@ -83,6 +85,12 @@ def sampling_changes(arguments: Any) -> dict[str, Any]:
 def with_directory(argv: Sequence[str]) -> list[str]:
     """Return arguments with ``-d`` before the first one, where that is a directory by itself."""
     return ["-d", *argv] if argv and not argv[0].startswith("-") else [*argv]
+
+
+def without_flag(argv: Sequence[str]) -> list[str]:
+    """Return arguments without ``-d`` before the directory, where that is an argument by itself."""
+    first = argv[0].replace("-", "_").upper() if argv else ""
+    return [*argv[1:]] if first in ("_D", "__TRAINING_DIRECTORY") else [*argv]
 
 
 IMG_SIDE_LEN = Option(

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = Parser(
         "python -m minimagen reconstruct", __doc__ or "", EXAMPLES, OPTIONS,
         DIR="training directory with an autoencoder, folder of diffusers', or hub id",
-    ).parse(argv)  # fmt: skip
+    ).parse(options.without_flag(argv))  # fmt: skip
     given = Path(arguments.dir)
     trained = (given / "parameters" / "imagen.json").is_file()
     if not trained and arguments.DATASET is None:

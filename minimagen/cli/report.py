@@ -25,5 +25,5 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.storage.directory import TrainingDirectory
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY, begun=True)
-    print(write_report(directory, arguments.OUTPUT))
+    print(write_report(directory, directory.results(arguments.OUTPUT)))
     return 0

@@ -58,7 +58,8 @@ def belong_together(
         frames = [f.image for f in film(imagen, texts[0], seed=arguments.SEED, **settings)]
         name = "film"
     made = _made(arguments, imagen, texts, model, frames[-1])
-    for path in (save_strip(output, name, frames, made), *save_animations(output, name, frames)):
+    animations = save_animations(output, name, frames, made)
+    for path in (save_strip(output, name, frames, made), *animations):
         print(path)
     return 0
 
@@ -97,28 +98,22 @@ def _made(
     image: "Image.Image",
 ) -> "Generation | None":
     """Return how a whole was made, ``image`` its last one; None with ``--NO_METADATA``."""
-    from minimagen.storage.metadata import LARGEST_BATCH, Generation, Place, Whole
+    from minimagen.generating import Request, made_together
+    from minimagen.storage.metadata import Whole
 
     kind = kind_of(arguments)
     if arguments.NO_METADATA or kind is None:
         return None
     samplings = imagen.samplings(**options.sampling_changes(arguments))
     seeds = arguments.SEEDS or (arguments.SEED,)
-    return Generation(
-        text=texts[0],
-        negative=arguments.NEGATIVE,
-        seed=seeds[0],
-        size=image.size,
-        model=model,
-        weights=tuple(arguments.WEIGHTS),
-        stages=tuple(sampling.model_dump(mode="json") for sampling in samplings),
-        aspect_ratio=arguments.ASPECT_RATIO,
-        precision=arguments.PRECISION or "auto",
-        batch=Place(size=min(arguments.BATCH_SIZE, LARGEST_BATCH)),
-        whole=Whole(
-            kind=kind, texts=tuple(texts), seeds=arguments.SEEDS or (), frames=arguments.FRAMES
-        ),
+    request = Request(
+        texts[0], seeds[0], tuple(samplings), arguments.NEGATIVE, arguments.ASPECT_RATIO
     )
+    whole = Whole(
+        kind=kind, texts=tuple(texts), seeds=arguments.SEEDS or (), frames=arguments.FRAMES
+    )
+    how = {"precision": arguments.PRECISION or "auto", "batch_size": arguments.BATCH_SIZE}
+    return made_together(whole, request, image, model, tuple(arguments.WEIGHTS), **how)
 
 
 def whole_again(

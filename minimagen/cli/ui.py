@@ -16,12 +16,15 @@ from minimagen.cli.settings import bundled_cascades
 from minimagen.cli.threads import use_free_cores
 from minimagen.errors import UserError
 
+PORT = Option(
+    "PORT", "po", "Port on this machine (127.0.0.1 only)", Annotated[int, Field(ge=1, le=65535)],
+    shown="GRADIO_SERVER_PORT, else 7860",
+)  # fmt: skip
 OPTIONS = {
     "the page": (
         Option("ROOT", "r", "Folder with training directories; images are written there too", Path,
                shown="here, with the bundled cascades"),
-        Option("PORT", "po", "Port on this machine (127.0.0.1 only)",
-               Annotated[int, Field(ge=1, le=65535)], shown="GRADIO_SERVER_PORT, else 7860"),
+        PORT,
         options.DEVICE,
     )
 }  # fmt: skip
@@ -38,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--ROOT {root} is no folder; give one with training directories")
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio: pip install gradio")
-    port = arguments.PORT or int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    port = arguments.PORT or PORT.parse(os.environ.get("GRADIO_SERVER_PORT") or "7860")
     use_free_cores()  # before torch is imported
     from minimagen.ui.page import build, serve
     from minimagen.ui.studio import Studio

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -156,33 +157,36 @@ def similarity_image(similarity: Tensor) -> Image.Image:
 DISTRACTORS = 99  # captions beside the own one
 
 
-def alignment(
-    images: Tensor, texts: Tensor, captions: Sequence[str], seed: int = 0
-) -> dict[str, float]:
-    """Return how well images fit their captions, as a CLIP sees it.
+class Alignment(NamedTuple):
+    """How well each of n images fits its caption, as a CLIP sees it."""
 
-    A cosine alone has no meaning for a CLIP of one's own; compare with that of real images.
+    gap: Tensor
+    """The cosine of an image and its caption, above the mean of those with others, float64 [n]."""
+    nearest: Tensor
+    """Whether its own caption is nearer than all others that are tried, bool [n]."""
+
+
+def alignment(images: Tensor, texts: Tensor, captions: Sequence[str], seed: int = 0) -> Alignment:
+    """Return how well images fit their captions.
+
+    A cosine alone has no meaning for a CLIP of one's own; compare with that of real images. The
+    mean of ``nearest`` is the R-precision (arXiv 1711.10485, section 4): 99 other captions are
+    tried, or all where there are fewer.
 
     Args:
         images: Unit vectors of the images [n d].
         texts: Unit vectors of their captions [n d].
         captions: Those captions.
-        seed: Of the distractors.
-
-    Returns:
-        ``alignment``: mean cosine of an image and its caption, above that with another caption.
-        ``r_precision``: share of images whose own caption is nearer than 99 others, or all others
-        where there are fewer (arXiv 1711.10485, section 4).
+        seed: Of the captions that are tried.
     """
-    similarity = images @ texts.T
+    similarity = (images @ texts.T).double()
     other = np.array([[a != b for b in captions] for a in captions])
     rng = np.random.default_rng(derive_seed(seed, "distractors"))
-    gaps, first = [], []
-    for i, row in enumerate(similarity.numpy()):
-        places = np.flatnonzero(other[i])
-        chosen = rng.permutation(places)[:DISTRACTORS]
+    gaps, nearest = [], []
+    for i, row in enumerate(similarity):
+        chosen = torch.from_numpy(rng.permutation(np.flatnonzero(other[i]))[:DISTRACTORS])
         if not len(chosen):
             raise UserError("all captions are equal: there is nothing to compare an image with")
         gaps.append(row[i] - row[chosen].mean())
-        first.append(row[i] > row[chosen].max())
-    return {"alignment": float(np.mean(gaps)), "r_precision": float(np.mean(first))}
+        nearest.append(row[i] > row[chosen].max())
+    return Alignment(torch.stack(gaps), torch.stack(nearest))

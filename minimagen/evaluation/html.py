@@ -7,13 +7,32 @@ from pathlib import Path
 
 from minimagen.storage.files import replacing
 
+LIGHT = (
+    "--c0:#3461c9;--c1:#d0662a;--c2:#2c8a61;--c3:#a3439b;"
+    "--c4:#8a7412;--c5:#2b8ba3;--c6:#c23a4b;--c7:#6b6f7a"
+)
+DARK = (
+    "--c0:#84a9ff;--c1:#ffa36b;--c2:#6cd1a3;--c3:#e08fd8;"
+    "--c4:#d9c25a;--c5:#72cde4;--c6:#ff8d99;--c7:#a9aeba"
+)
+"""The colors of curves on light and on dark pages."""
+CHART_STYLE = """
+figure svg{width:100%;height:auto;display:block}
+figure svg text{fill:var(--soft);font-size:11px}
+figure .rule{stroke:var(--line)}figure polyline{fill:none;stroke-width:1.8}
+figure .legend{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin-top:.4rem}
+figure .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}
+""" + "".join(
+    f"figure polyline.c{i}{{stroke:var(--c{i})}}figure circle.c{i}{{fill:var(--c{i})}}"
+    f"figure .key .c{i}{{background:var(--c{i})}}"
+    for i in range(8)
+)
+"""Of what ``charts.chart`` returns; it needs the colors, ``--soft`` and ``--line``."""
 STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1c1d21;--soft:#666b76;--line:#e3e4e8;
---warn:#a3350f;--warnbg:#fdeee7;--good:#1d6b43;--goodbg:#e8f5ee;
---c0:#3461c9;--c1:#d0662a;--c2:#2c8a61;--c3:#a3439b;--c4:#8a7412;--c5:#2b8ba3;--c6:#c23a4b;--c7:#6b6f7a}
+--warn:#a3350f;--warnbg:#fdeee7;--good:#1d6b43;--goodbg:#e8f5ee}
 @media(prefers-color-scheme:dark){:root{--bg:#131418;--card:#1b1d23;--ink:#e9eaee;--soft:#9aa0ad;
---line:#30333c;--warn:#ffb596;--warnbg:#3b2119;--good:#95dcb6;--goodbg:#17301f;
---c0:#84a9ff;--c1:#ffa36b;--c2:#6cd1a3;--c3:#e08fd8;--c4:#d9c25a;--c5:#72cde4;--c6:#ff8d99;--c7:#a9aeba}}
+--line:#30333c;--warn:#ffb596;--warnbg:#3b2119;--good:#95dcb6;--goodbg:#17301f}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1120px;padding:2rem 1.25rem 4rem;background:var(--bg);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif}
@@ -35,20 +54,14 @@ padding:.75rem;min-width:0}
 figcaption{margin-bottom:.5rem;overflow-wrap:anywhere}
 .sheets{display:grid;gap:1rem}
 img{display:block;max-width:100%;height:auto;border-radius:4px;background:#fff}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}
-.rule{stroke:var(--line)}polyline{fill:none;stroke-width:1.8}
-.legend{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin-top:.4rem}
-.key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}
 .note{border-radius:8px;padding:.6rem .9rem;margin:.5rem 0;background:var(--goodbg);
 color:var(--good);overflow-wrap:anywhere}
 .note.warn{background:var(--warnbg);color:var(--warn)}
 details{margin:.5rem 0}summary{cursor:pointer}
 @media(max-width:600px){body{padding:1.25rem .9rem 3rem}th,td{padding:.35rem .5rem}}
-""" + "".join(
-    f"polyline.c{i}{{stroke:var(--c{i})}}circle.c{i}{{fill:var(--c{i})}}"
-    f".key .c{i}{{background:var(--c{i})}}"
-    for i in range(8)
-)
+"""
+
+COLORS = f":root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DARK}}}}}"
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -56,7 +69,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{COLORS}{CHART_STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 

@@ -245,7 +245,7 @@ def smoothness(sampler: Sampler, captions: Sequence[str]) -> Found:
     paths = [
         interpolate_captions(
             sampler.imagen, first, last, FRAMES, seed=sampler.seed, rounds=1, progress=False,
-            **sampler.options,
+            **sampler.settings, **sampler.options,
         )
         for first, last in pairs
     ]  # fmt: skip

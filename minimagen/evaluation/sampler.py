@@ -31,3 +31,10 @@ class Sampler:
         seeds = range(self.seed, self.seed + len(captions))
         batches = self.imagen.sample_batches(captions, self.samplings, seeds, **self.options)
         return [torch.cat(stage) for stage in zip(*batches, strict=True)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return ``samplings`` as ``Imagen.sample`` takes them: by name, one value per stage."""
+        own = [sampling.model_dump() for sampling in self.samplings]
+        names = dict.fromkeys(name for values in own for name in values)
+        return {name: [values.get(name) for values in own] for name in names}

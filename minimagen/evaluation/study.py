@@ -10,7 +10,7 @@ from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.clip import alignment, caption_vectors, vectors_of
 from minimagen.evaluation.evaluate import Evaluation, enlarging, evaluate
 from minimagen.evaluation.features import Features
-from minimagen.evaluation.figures import figure, share
+from minimagen.evaluation.figures import mean, share
 from minimagen.evaluation.judge import Judge
 from minimagen.evaluation.measure import Found, attributes, measure, super_resolution
 from minimagen.evaluation.sampler import Sampler
@@ -71,14 +71,16 @@ def study(
 def aligned(clip: Clip, images: Tensor, sets: Sets) -> list[Figure]:
     """Return the alignment and R-precision of uint8 images [n 3 h w] by a CLIP."""
     captions = [sample.caption for sample in sets.held_out]
-    texts = caption_vectors(clip, captions)
+    texts, n = caption_vectors(clip, captions), len(images)
     made, real = (
         alignment(vectors_of(clip, each), texts, captions)
         for each in (images, stack_images(sets.held_out))
     )
+    units = [sample.name for sample in sets.held_out]
+    shares = [float(each.nearest.double().mean()) for each in (made, real)]
     return [
-        figure("CLIP", "alignment", made["alignment"], len(images), None, real["alignment"]),
-        share("CLIP", "R-precision", made["r_precision"], len(images), real["r_precision"]),
+        mean("CLIP", "alignment", made.gap, n, units, float(real.gap.mean())),
+        share("CLIP", "R-precision", shares[0], n, shares[1]),
     ]
 
 

@@ -7,14 +7,22 @@ from PIL import Image
 
 from minimagen.storage.files import replacing
 from minimagen.storage.image_files import SMALLEST
-from minimagen.storage.metadata import Generation, save_png
+from minimagen.storage.metadata import Generation, animation_keywords, save_png
 
 MILLISECONDS = 120  # that a frame is shown
 LAST = 1200  # that the last one is
 
 
-def save_animations(folder: Path, name: str, frames: Sequence[Image.Image]) -> list[Path]:
+def save_animations(
+    folder: Path, name: str, frames: Sequence[Image.Image], made: Generation | None = None
+) -> list[Path]:
     """Write ``name`` as .gif and .webp, all frames as large as the largest; return the paths.
+
+    Args:
+        folder: Where to write.
+        name: Of the files, without their endings.
+        frames: Of any sizes.
+        made: How they were made, kept in the files.
 
     Raises:
         UserError: If they cannot be written (disk full, no permission).
@@ -36,6 +44,7 @@ def save_animations(folder: Path, name: str, frames: Sequence[Image.Image]) -> l
                 duration=durations,
                 loop=0,
                 **({"lossless": True} if kind == "webp" else {}),
+                **({} if made is None else animation_keywords(kind, made)),
             )
     return paths
 

@@ -51,10 +51,14 @@ def read_choice(value: Choice) -> Choice:
 
 
 class TrainingDirectory:
-    """``training_<stamp>/``: parameters, state_dicts, tmp, samples, logs, maybe a teacher."""
+    """``training_<stamp>/``: parameters, state_dicts, tmp, samples, logs, maybe a teacher.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    Attributes:
+        is_fetched: It is the local copy of a repository of the hub.
+    """
+
+    def __init__(self, path: str | Path, is_fetched: bool = False) -> None:
+        self.path, self.is_fetched = Path(path), is_fetched
         self.parameters = self.path / "parameters"
         self.state_dicts = self.path / "state_dicts"
         self.tmp = self.path / "tmp"
@@ -77,14 +81,15 @@ class TrainingDirectory:
     def open(cls, path: str | Path) -> "TrainingDirectory":
         """Return an existing one; a UserError if it is missing, empty, or without parameters.
 
-        A model of diffusers' is one too, whose parameters are in the cache.
+        A model of diffusers' is one too, whose parameters are in the cache, and so is a repository
+        of the hub, ``owner/name`` or ``owner/name@revision``.
         """
         directory = cls(path)
         if (parameters := imported(path)) is not None:
             directory.parameters = parameters
             return directory
         if is_on_hub(path):
-            directory = cls(located(path))
+            directory = cls(located(path), is_fetched=True)
         if not directory.path.is_dir():
             raise UserError(f"no training directory {path}; give one that train.py made")
         if not any(directory.path.iterdir()):
@@ -132,6 +137,16 @@ class TrainingDirectory:
         if runs := [run for run in runs if run.progress.is_file()]:
             return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
         return cls.newest()
+
+    def results(self, given: Path | None) -> Path:
+        """Return the folder for what is found out about it: ``given``, or its own.
+
+        Raises:
+            UserError: It has none of its own: it is of the hub.
+        """
+        if given is None and (self.is_fetched or not self.path.is_dir()):
+            raise UserError(f"{self} is no folder to write into; give `output`")
+        return given or self.path
 
     @property
     def is_trained(self) -> bool:

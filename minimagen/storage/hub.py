@@ -17,25 +17,29 @@ OF_DIFFUSERS = (
 """All that is fetched of a model of diffusers'."""
 LOG_IN = "log in with `hf auth login` or HF_TOKEN"
 LONGEST = 200  # characters of what the hub says
+REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>[^\s,@]+))?")
 
 
 def is_on_hub(name: str | Path) -> bool:
-    """Return whether ``name`` can only be a repository: owner/name, and no folder ``owner``."""
+    """Return whether ``name`` can only be a repository: owner/name, and no folder ``owner``.
+
+    It may name a branch, tag or commit: owner/name@revision.
+    """
     text = str(name)
     owner = text.partition("/")[0]
-    return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", text)) and not Path(owner).exists()
+    return bool(REPOSITORY.fullmatch(text)) and not Path(owner).exists()
 
 
 def located(name: str | Path) -> Path:
-    """Return the folder called ``name``, or the local copy of a repository.
+    """Return the folder called ``name``, or the local copy of a repository, see ``is_on_hub``.
 
     Raises:
-        UserError: It is neither.
+        UserError: It is neither, or cannot be fetched.
     """
     if Path(name).is_dir():
         return Path(name)
-    if is_on_hub(name):
-        return fetched(str(name))
+    if (found := REPOSITORY.fullmatch(str(name))) and is_on_hub(name):
+        return fetched(found["name"], found["revision"])
     raise UserError(f"no folder {name}; give one, or a repository of the hub (owner/name)")
 
 

@@ -1,4 +1,4 @@
-"""What a PNG carries of how it was made: the text that other programs read, and exact JSON."""
+"""What an image carries of how it was made: the text that other programs read, and exact JSON."""
 
 import json
 import warnings
@@ -22,6 +22,7 @@ TEXT, EXACT = "parameters", "minimagen"
 """The text chunks: what AUTOMATIC1111's page began and others read, and our own."""
 
 
+DESCRIPTION = 0x010E  # of EXIF
 LARGEST_BATCH = 65_536  # images, and tokens: what a file says is not believed beyond
 
 
@@ -208,14 +209,29 @@ def save_png(path: Path, image: Image.Image, generation: Generation | None = Non
         image.save(part, format="PNG", pnginfo=text)
 
 
+def animation_keywords(kind: str, generation: Generation) -> dict[str, Any]:
+    """Return what Pillow takes to keep exact JSON in an animation: a GIF's comment, WebP's EXIF."""
+    text = f"{EXACT} {json.dumps(generation.model_dump(mode='json'))}"  # ASCII, as EXIF wants it
+    if kind == "gif":
+        return {"comment": text}
+    exif = Image.Exif()
+    exif[DESCRIPTION] = text
+    return {"exif": exif}
+
+
 def read_text(path: str | Path) -> dict[str, str]:
-    """Return the text chunks of an image; empty where it has none.
+    """Return the text chunks of an image, of an animation the exact JSON; empty without any.
 
     Raises:
         UserError: It is no image, or is unreadable.
     """
     with explained(path), Image.open(path, formats=FORMATS) as image:
-        return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        found = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        comment = image.info.get("comment", b"")  # bytes, of a GIF
+        described = image.getexif().get(DESCRIPTION) if image.format == "WEBP" else comment
+        text = described.decode("utf-8", "replace") if isinstance(described, bytes) else described
+        name, _, exact = str(text or "").partition(" ")
+        return found | ({EXACT: exact} if name == EXACT else {})
 
 
 @contextmanager
@@ -243,8 +259,9 @@ def read_generation(path: str | Path) -> Generation:
     text = read_text(path).get(EXACT)
     if text is None:
         raise UserError(
-            f"{path} does not say how it was made: give a PNG of inference.py, as it was written "
-            "(not edited, not sent through a program that drops its text)"
+            f"{path} does not say how it was made: give a file of inference.py or of the page, as "
+            "it was written (not edited, not sent through a program that drops its text); instead "
+            "of grid.png one of its images, instead of a frame the strip or animation"
         )
     try:
         values = json.loads(text)

@@ -2,12 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from torch import nn
 
 from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
+from minimagen.foreign import Foreign
 from minimagen.storage.card import NO_FACTS, Facts, card
 from minimagen.storage.checkpoint import save_weights
 from minimagen.storage.directory import (
@@ -23,7 +24,7 @@ from minimagen.storage.hub import KEPT, fetched, is_on_hub, reason
 from minimagen.storage.pretrained import Identified, Part, load_learners
 
 
-class Shared(nn.Module):
+class Shared(Foreign, nn.Module):
     """What is saved to a folder or the hub, and loaded from there.
 
     Attributes:
@@ -103,10 +104,6 @@ class Shared(nn.Module):
         count = sum(p.numel() for learner in self.learners for p in learner.parameters())
         return card(name, self.config, count, facts)
 
-    def forward(self, *captions: Any, **settings: Any) -> NoReturn:
-        """Say what to call: a cascade is sampled from, or its learners are trained."""
-        raise UserError("an Imagen is no function: call `sample(captions)`, or `train` to train it")
-
     @classmethod
     def from_pretrained(
         cls,
@@ -120,7 +117,7 @@ class Shared(nn.Module):
 
         Args:
             name: A folder that ``save_pretrained`` or ``train.py`` made, or ``owner/name``.
-            revision: Branch, tag or commit of the repository.
+            revision: Branch, tag or commit of the repository; ``owner/name@revision`` is the same.
             weights: ``final``, ``best`` or a step.
             others: None: it is said where what other programs take here belongs.
 
@@ -132,14 +129,16 @@ class Shared(nn.Module):
                 f"there is no argument {next(iter(others))!r}; `sample` takes `precision`, and "
                 '`to("cuda")` moves the cascade'
             )
-        if not is_on_hub(name):
-            if revision is not None:
-                raise UserError(f"{name} is no repository (owner/name): it has no `revision`")
-            return cls.from_directory(name, weights=weights)
-        return cls.from_directory(fetched(str(name), revision), weights=weights)
+        whole = name if revision is None else f"{name}@{revision}"
+        if revision is not None and not is_on_hub(whole):
+            raise UserError(
+                f"{name} with `revision` {revision!r} is no revision of a repository; give "
+                "owner/name and a branch, tag or commit"
+            )
+        return cls.from_directory(whole, weights=weights)
 
     def push_to_hub(
-        self, repository: str, *, private: bool = True, readme: str | None = None
+        self, repository: str, *, private: bool | None = None, readme: str | None = None
     ) -> str:
         """Upload what ``save_pretrained`` writes; return the URL. The token is that of the login.
 
@@ -147,11 +146,12 @@ class Shared(nn.Module):
 
         Args:
             repository: ``owner/name``; it is made where there is none.
-            private: Whether a new one is.
+            private: Whether it is to be. By default a new one is, and another stays as it is.
             readme: The model card; by default that of ``save_pretrained``.
 
         Raises:
-            UserError: The hub refuses, or is not reached.
+            UserError: The hub refuses, is not reached, or the repository is there already and is
+                not ``private`` as asked for: nothing is uploaded then.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HTTPError
@@ -160,7 +160,13 @@ class Shared(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             path = self._saved(Path(folder) / "model", readme, repository)
             try:
-                api.create_repo(repository, private=private, exist_ok=True)
+                api.create_repo(repository, private=private is not False, exist_ok=True)
+                if private is not None and api.repo_info(repository).private != private:
+                    found, wanted = ("public", "private") if private else ("private", "public")
+                    raise UserError(
+                        f"{repository} exists and is {found}; make it {wanted} in its settings on "
+                        "the hub first"
+                    )
                 done = api.upload_folder(
                     repo_id=repository, folder_path=path, allow_patterns=kept, delete_patterns=kept
                 )

@@ -14,7 +14,7 @@ from minimagen.generating import Edit
 from minimagen.imagen import Imagen
 from minimagen.ui.form import form_of
 from minimagen.ui.parts import Controls, action, streamed
-from minimagen.ui.studio import Studio
+from minimagen.ui.studio import GivenImages, Studio
 
 
 def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -48,7 +48,7 @@ def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> No
             size = imagen.config.image_sizes[-1]
             return Edit(init_images=as_tensor([given], size), strength=float(much))
 
-        yield from streamed(studio.generate(form_of(*values), edit))
+        yield from streamed(studio.generate(form_of(*values), edit, {"init_image": given}))
 
     action(studio, "Change it", "image_to_image", change, [*controls.all, image, strength], history)
 
@@ -72,7 +72,8 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
             size = imagen.config.image_sizes[-1]
             return Edit(as_tensor([image], size), as_mask([new], size), resample=int(times))
 
-        yield from streamed(studio.generate(form_of(*values), edit))
+        own: GivenImages = {"init_image": image, "mask": new}
+        yield from streamed(studio.generate(form_of(*values), edit, own))
 
     action(studio, "Inpaint", "inpaint", change, [*controls.all, editor, mask, resample], history)
 
@@ -117,7 +118,7 @@ def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
                 raise UserError("This model has one stage, which enlarges nothing: choose another.")
             return Edit(low_res=as_tensor([given], sizes[0]), first=1)
 
-        yield from streamed(studio.generate(form_of(*values), edit))
+        yield from streamed(studio.generate(form_of(*values), edit, {"upscale": given}))
 
     action(studio, "Upscale", "upscale", change, [*controls.all, image], history)
 

@@ -8,10 +8,11 @@ import gradio as gr
 
 from minimagen.checked import whole_number
 from minimagen.errors import UserError
+from minimagen.evaluation.html import CHART_STYLE, DARK, LIGHT
 from minimagen.ui.edits import edit_tabs
 from minimagen.ui.form import MOST, fields_of, form_of, not_filled, numbers
 from minimagen.ui.parts import Controls, action, copy_of, streamed, toasted
-from minimagen.ui.runs import curves, log_lines, newest_sheet, state
+from minimagen.ui.runs import log_lines, losses, newest_sheet, state
 from minimagen.ui.studio import Studio
 
 QUEUE = 16  # requests that wait at most
@@ -23,7 +24,9 @@ CSS = """
 footer { display: none !important; }
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 .pixels .thumbnail-item { max-height: 390px; }
+figure { --soft: var(--body-text-color-subdued); --line: var(--border-color-primary); }
 """
+CSS += f"figure {{{LIGHT}}} .dark figure {{{DARK}}} {CHART_STYLE}"
 SCRIPT = """
 <script>
 document.addEventListener("keydown", (event) => {
@@ -35,6 +38,11 @@ const fold = setInterval(() => {  // on a phone the button comes before the sett
   clearInterval(fold);
   if (innerWidth < 600) settings.click();
 }, 50);
+setInterval(() => {  // the label around a text with a copy button is that of the button
+  for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
+    text.ariaLabel = text.closest("label").querySelector("[data-testid=block-info]").innerText;
+  }
+}, 500);
 </script>
 """
 INTRO = """# MinImagen
@@ -120,11 +128,11 @@ def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
     names = ["guidance_scale", "timesteps", "sampler", "aug_level", "seed"]
     gr.Markdown("One image for each value of a setting, or for each pair of values of two.")
     with gr.Row():
-        first = gr.Dropdown(names, value="guidance_scale", label="Setting 1")
-        first_values = gr.Textbox("1,2,4", label="Its values, with commas")
+        first = gr.Dropdown(names, value="guidance_scale", label="Setting 1", min_width=200)
+        first_values = gr.Textbox("1,2,4", label="Its values, with commas", min_width=200)
     with gr.Row():
-        second = gr.Dropdown(["none", *names], value="none", label="Setting 2")
-        second_values = gr.Textbox("", label="Its values, with commas")
+        second = gr.Dropdown(["none", *names], value="none", label="Setting 2", min_width=200)
+        second_values = gr.Textbox("", label="Its values, with commas", min_width=200)
     total = gr.Markdown("3 images")
     axes = [first, first_values, second, second_values]
     gr.on(
@@ -170,10 +178,10 @@ def _total(*given: str) -> str:
 
 
 def _info_tab(studio: Studio, controls: Controls) -> None:
-    from minimagen.storage.metadata import read_generation, read_text
+    from minimagen.storage.metadata import EXACT, TEXT, parameters_text, read_generation, read_text
 
-    gr.Markdown("What an image says of how it was made.")
-    file = gr.File(label="PNG file", file_types=[".png"], type="filepath")
+    gr.Markdown("What an image, a strip or an animation says of how it was made.")
+    file = gr.File(label="Image file", file_types=[".png", ".gif", ".webp"], type="filepath")
     text = gr.Textbox(label="Parameters", lines=5, interactive=False, buttons=["copy"])
     exact = gr.JSON(label="Exact parameters")
     use = gr.Button("Use these")
@@ -182,13 +190,14 @@ def _info_tab(studio: Studio, controls: Controls) -> None:
         if path is None:
             return "", None
         chunks = read_text(path)
-        return chunks.get("parameters", "This image does not say how it was made."), (
-            read_generation(path).model_dump(mode="json") if "minimagen" in chunks else None
-        )
+        if EXACT not in chunks:
+            return chunks.get(TEXT, "This image does not say how it was made."), None
+        made = read_generation(path)
+        return chunks.get(TEXT) or parameters_text(made), made.model_dump(mode="json")
 
     def fill(path: str | None) -> list[Any]:
         if path is None:
-            raise UserError("There is no image: give a PNG file first.")
+            raise UserError("There is no image: give a file first.")
         made = read_generation(path)
         model = studio.made_by(made)
         for missing in not_filled(made, model is not None):
@@ -207,25 +216,22 @@ def _history_tab(history: gr.State) -> None:
 
 def _training_tab(studio: Studio) -> tuple[Any, gr.Dropdown, list[Any]]:
     """Lay out the view of a run; return what fills it, from what, and where."""
-    import pandas as pd
-
     names = list(studio.runs())
     with gr.Row():
         run = gr.Dropdown(names, value=names[0] if names else None, label="Training run")
         refresh = gr.Button("Look for runs", scale=0, min_width=140)
     where = gr.Markdown()
-    plot = gr.LinePlot(pd.DataFrame(columns=["step", "loss", "curve"]), x="step", y="loss",
-                       color="curve", label="Loss", height=280)  # fmt: skip
+    plot = gr.HTML()
     sheet = gr.Image(label="Newest samples", type="filepath", format="png", interactive=False)
     log = gr.Textbox(label="Log", lines=8, interactive=False)
 
-    def show(name: str | None) -> tuple[Any, Any, Any, str]:
+    def show(name: str | None) -> tuple[str, str, Any, str]:
         path = studio.runs().get(name or "")
         if path is None:
-            return "No run is chosen.", pd.DataFrame(columns=["step", "loss", "curve"]), None, ""
+            return "No run is chosen.", "", None, ""
         newest = newest_sheet(path)
-        rows = pd.DataFrame(curves(path), columns=["step", "loss", "curve"])
-        return state(path), rows, None if newest is None else copy_of(newest), log_lines(path)
+        sheet = None if newest is None else copy_of(newest)
+        return state(path), losses(path), sheet, log_lines(path)
 
     shown = [where, plot, sheet, log]
     run.change(show, run, shown, api_visibility="private", show_progress="hidden")

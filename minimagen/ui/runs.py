@@ -3,8 +3,8 @@
 import re
 import time
 from pathlib import Path
-from typing import Any
 
+from minimagen.evaluation.charts import chart
 from minimagen.evaluation.history import learner_of, read_history, read_rows
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.training.forecast import duration
@@ -14,15 +14,15 @@ NEWEST = 5  # rows of the log: the newest time left may be a few old
 STALE = 600  # s without a row: the run has probably stopped
 
 
-def curves(path: Path) -> list[dict[str, Any]]:
-    """Return one row for each loss in the log: step, loss, curve ("stage 0", "... validation")."""
+def losses(path: Path) -> str:
+    """Return a chart of the losses in the log as HTML: of each learner, and its validation's."""
     history = read_history(TrainingDirectory(path)).curves
-    return [
-        {"step": step, "loss": loss, "curve": name + suffix}
+    lines = {
+        name + suffix: points
         for key, suffix in (("loss", ""), ("valid_loss", ", validation"))
         for name, points in history.get(key, {}).items()
-        for step, loss in points
-    ]
+    }
+    return chart("Loss", lines, logarithmic=True)
 
 
 def state(path: Path) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,28 @@ from minimagen.editing import (
     label_of,
 )
 from minimagen.errors import UserError
-from minimagen.generating import Edit, Generator, Request, batches_of, encoded, swept
+from minimagen.generating import (
+    Edit,
+    Generator,
+    Request,
+    batches_of,
+    encoded,
+    made_together,
+    swept,
+)
 from minimagen.imagen import Imagen
 from minimagen.storage.animation import save_animations, save_strip
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 from minimagen.storage.image_files import ImageFolder, contact_sheet
-from minimagen.storage.metadata import Generation, save_png
+from minimagen.storage.metadata import Generation, Given, GivenAs, Whole, save_png
 from minimagen.storage.model_hash import model_among, model_hash
 from minimagen.text.encoded import EncodedCaptions
 from minimagen.ui.form import MOST, Form
 from minimagen.ui.stream import Report, Result, Stream
 
 AT_ONCE = 8  # images in a batch: what is finished is kept when one cancels
+Edits = Callable[[Imagen], Edit]
+GivenImages = Mapping[GivenAs, Image.Image]
 
 
 class Studio:
@@ -110,17 +120,24 @@ class Studio:
 
         threading.Thread(target=load, daemon=True).start()
 
-    def generate(self, form: Form, edit: Callable[[Imagen], Edit] | None = None) -> Stream:
-        """Sample images of a form, begun with an image where ``edit`` gives one."""
+    def generate(
+        self, form: Form, edit: Edits | None = None, given: GivenImages | None = None
+    ) -> Stream:
+        """Sample images of a form.
+
+        Args:
+            form: What is filled in.
+            edit: What is done to an image, where one is given.
+            given: That image and its mask; they are kept beside what is made of them.
+        """
         form = form.checked()
 
         def work(report: Report) -> Result:
             imagen, digest = self.load(form.model)
-            given = edit(imagen) if edit else None
-            first = given.first if given else 0
-            samplings = imagen.samplings(**form.changes())[first:]
+            how = edit(imagen) if edit else None
+            samplings = imagen.samplings(**form.changes())[how.first if how else 0 :]
             requests = [form.request(seed, samplings) for seed in form.seeds(form.count)]
-            return self._sampled(imagen, digest, requests, report, given)
+            return self._sampled(imagen, digest, requests, report, how, given)
 
         return self._stream(work)
 
@@ -135,10 +152,14 @@ class Studio:
             imagen, digest = self.load(form.model)
             (seed,), cells = form.seeds(), cells_of(axes)
             requests = swept(imagen, form.request(seed, ()), form.changes(), cells)
-            result = self._sampled(imagen, digest, requests, report, None)
+            result = self._sampled(imagen, digest, requests, report)
             sheet = result.paths[0].parents[1] / "sweep.png"
             images = [Image.open(path).convert("RGB") for path in result.paths]
-            save_png(sheet, contact_sheet([*map(label_of, cells)], [images]))
+            columns = len([*axes.values()][-1])
+            texts = tuple((name, tuple(map(str, values))) for name, values in axes.items())
+            whole = Whole(kind="sweep", texts=(form.text,), sweep=texts)
+            made = result.made[0].replace(whole=whole)
+            save_png(sheet, contact_sheet([*map(label_of, cells)], [images], columns), made)
             return Result(result.paths, sheet, result.made, seed)
 
         return self._stream(work)
@@ -158,13 +179,15 @@ class Studio:
         def work(report: Report) -> Result:
             imagen, _ = self.load(form.model)
             (seed,) = form.seeds()
-            how = self._settings(form, report)
+            how, texts = self._settings(form, report), (form.text, end.text)
             if last_seed is None:
-                texts = form.text, end.text
                 images = interpolate_captions(imagen, *texts, frames, seed=seed, **how)
+                whole = Whole(kind="interpolate", texts=texts, frames=frames)
             else:
                 images = interpolate_seeds(imagen, form.text, seed, last_seed, frames, **how)
-            return self._animated("interpolation", images, seed)
+                ends = seed, last_seed
+                whole = Whole(kind="interpolate", texts=texts[:1], seeds=ends, frames=frames)
+            return self._animated("interpolation", images, form, seed, whole)
 
         return self._stream(work)
 
@@ -176,7 +199,8 @@ class Studio:
             imagen, _ = self.load(form.model)
             (seed,) = form.seeds()
             frames = film(imagen, form.text, seed=seed, **self._settings(form, report))
-            return self._animated("film", [frame.image for frame in frames], seed)
+            whole = Whole(kind="film", texts=(form.text,))
+            return self._animated("film", [frame.image for frame in frames], form, seed, whole)
 
         return self._stream(work)
 
@@ -193,14 +217,23 @@ class Studio:
         own = {"callback": report, "negative": form.against, "progress": False}
         return own | form.changes()
 
-    def _animated(self, name: str, images: list[Image.Image], seed: int) -> Result:
+    def _animated(
+        self, name: str, images: list[Image.Image], form: Form, seed: int, whole: Whole
+    ) -> Result:
         """Write frames, animations and a strip."""
-        folder = stamped("generated_images", self.root)
+        folder, made = stamped("generated_images", self.root), self._made(form, seed, whole, images)
         paths = [folder / f"frame_{i}.png" for i in range(len(images))]
         for path, image in zip(paths, images, strict=True):
             save_png(path, image)
-        animations = save_animations(folder, name, images)
-        return Result([*paths, *animations], save_strip(folder, name, images), [], seed)
+        animations = save_animations(folder, name, images, made)
+        return Result([*paths, *animations], save_strip(folder, name, images, made), [made], seed)
+
+    def _made(self, form: Form, seed: int, whole: Whole, images: list[Image.Image]) -> Generation:
+        """Return how images that belong together were made."""
+        imagen, digest = self.load(form.model)
+        request = form.request(seed, imagen.samplings(**form.changes()))
+        weights = ("final",) * len(imagen.stages)
+        return made_together(whole, request, images[-1], digest, weights)
 
     def stages(self, form: Form) -> Stream:
         """Sample images of a form, and show those of every stage on a sheet."""
@@ -215,8 +248,10 @@ class Studio:
             )  # fmt: skip
             sheet = stamped("generated_images", self.root) / "stages.png"
             labels = [f"seed {seed}" for seed in seeds]
-            save_png(sheet, contact_sheet(labels, columns))
-            return Result([sheet], sheet, [], seeds[0])
+            whole = Whole(kind="stages_sheet", texts=(form.text,) * form.count)
+            made = self._made(form, seeds[0], whole, columns[-1])
+            save_png(sheet, contact_sheet(labels, columns), made)
+            return Result([sheet], sheet, [made], seeds[0])
 
         return self._stream(work)
 
@@ -233,14 +268,17 @@ class Studio:
         digest: str,
         requests: list[Request],
         report: Report,
-        edit: Edit | None,
+        edit: Edit | None = None,
+        given: GivenImages | None = None,
     ) -> Result:
         """Sample batch by batch, each on disk as soon as it is done."""
         imagen.text_encoder.to(self._device)
         text = encoded(imagen, requests)
         weights = ("final",) * len(imagen.stages)
-        generator = Generator(imagen, text, digest, weights, {"callback": report}, edit)
-        folder = ImageFolder(stamped("generated_images", self.root), Path(self._name()))
+        where = stamped("generated_images", self.root)
+        kept = {name: _kept(where, name, image) for name, image in (given or {}).items()}
+        generator = Generator(imagen, text, digest, weights, {"callback": report}, edit, kept)
+        folder = ImageFolder(where, Path(self._name()))
         paths, made = [], []
         for batch in batches_of(requests, AT_ONCE):
             for image, generation in generator.sample(batch):
@@ -250,6 +288,12 @@ class Studio:
 
     def _name(self) -> str:
         return self._loaded[0] if self._loaded else ""
+
+
+def _kept(folder: Path, name: GivenAs, image: Image.Image) -> Given:
+    """Write an image that was given; return what the images made of it keep."""
+    save_png(folder / f"{name}.png", image)
+    return Given.of(f"{name}.png", image)
 
 
 def _is_model(path: Path) -> bool:

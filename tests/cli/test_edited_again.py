@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from minimagen.cli import inference
+from minimagen.cli import given, inference
+from minimagen.cli.given import image_of
 from minimagen.storage.metadata import EXACT, Given, read_generation, read_text, save_png
 
 Refused = Callable[..., str]
@@ -48,23 +49,35 @@ def test_an_edited_image_is_made_again_to_the_bit_of_what_was_given(
     kind: str, refused: Refused
 ) -> None:
     made = edited(kind)
-    given = GIVEN.get(kind, EDITS[kind][:2])
+    own = GIVEN.get(kind, EDITS[kind][:2])
     again = ["--FROM_IMAGE", str(made), "--DEVICE", "cpu", "-o", "again"]
-    names = [Path(path).name for path in given[1::2]]
-    refused(inference.entry, again, given[0], *names)
-    assert inference.entry([*again, *given]) == 0
+    names = [Path(path).name for path in own[1::2]]
+    refused(inference.entry, again, own[0], *names)
+    assert inference.entry([*again, *own]) == 0
     assert Path("again/generated_images/image_0.png").read_bytes() == made.read_bytes()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_given_image_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    monkeypatch.setattr(given, "image_of", lambda path: decoded.append(path) or image_of(path))
+    made = edited("inpainting")
+    files = [Path("mine/given.png"), Path("mine/mask.png")]
+    assert decoded == files
+    again = ["--FROM_IMAGE", str(made), *GIVEN["inpainting"], "--DEVICE", "cpu", "-o", "again"]
+    assert inference.entry(again) == 0
+    assert decoded == files * 2
 
 
 @pytest.mark.usefixtures("files")
 def test_other_images_than_those_of_the_edit_are_refused(refused: Refused) -> None:
     again = ["--FROM_IMAGE", str(edited("inpainting")), "--INIT_IMAGE"]
-    given, mask = EDITS["inpainting"][1], EDITS["inpainting"][3]
+    image, mask = EDITS["inpainting"][1], EDITS["inpainting"][3]
     refused(inference.entry, [*again, "other.png", "--MASK", mask], "other pixels than 'given.png'")
-    refused(inference.entry, [*again, given, "--MASK", "other.png"], "other pixels than 'mask.png'")
-    refused(inference.entry, [*again, given], "--MASK 'mask.png'")
-    refused(inference.entry, [*again[:2], "--UPSCALE", given], "--INIT_IMAGE 'given.png'")
-    refused(inference.entry, [*again, given, "--VARIATIONS", "2"], "leave out --VARIATIONS")
+    refused(inference.entry, [*again, image, "--MASK", "other.png"], "other pixels than 'mask.png'")
+    refused(inference.entry, [*again, image], "--MASK 'mask.png'")
+    refused(inference.entry, [*again[:2], "--UPSCALE", image], "--INIT_IMAGE 'given.png'")
+    refused(inference.entry, [*again, image, "--VARIATIONS", "2"], "leave out --VARIATIONS")
 
 
 @pytest.mark.usefixtures("files")
@@ -90,15 +103,15 @@ def test_an_edited_image_says_what_was_done_and_names_no_folder() -> None:
         "Denoising strength: 1, Edit: inpainting, Init image: given.png, Mask: mask.png"
         in (text["parameters"])
     )
-    given = read_generation(made).given
+    kept = read_generation(made).given
     assert json.loads(Path("out/request.json").read_text())["given"] == {
-        name: image.model_dump() for name, image in given.items()
+        name: image.model_dump() for name, image in kept.items()
     }
     with Image.open("mine/given.png") as image:
         image.save("copy.bmp")  # other bytes, the same pixels
-        assert given["init_image"].sha256 != Given.of("", image.convert("L")).sha256
+        assert kept["init_image"].sha256 != Given.of("", image.convert("L")).sha256
     with Image.open("copy.bmp") as image:
-        assert given["init_image"] == Given.of("given.png", image)
+        assert kept["init_image"] == Given.of("given.png", image)
 
 
 def test_transparent_and_palette_images_have_digests_of_their_colors() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -15,7 +16,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import filter_repo_objects, hf_raise_for_status
 
-from minimagen.cli import export, inference
+from minimagen.__main__ import main
+from minimagen.cli import export, inference, train
 from minimagen.config import ImagenConfig
 from minimagen.errors import UserError
 from minimagen.evaluation.figures import figure
@@ -39,6 +41,7 @@ PUBLISHED = {
     "state_dicts/unet_0.safetensors", "state_dicts/unet_1.safetensors",
 }  # fmt: skip
 CREATE, UPLOAD = inspect.signature(HfApi.create_repo), inspect.signature(HfApi.upload_folder)
+INFO = inspect.signature(HfApi.repo_info)
 DOWNLOAD = inspect.signature(huggingface_hub.snapshot_download)
 
 
@@ -60,14 +63,20 @@ class Hub:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "hub"
         self.asked: list[dict[str, Any]] = []
+        self.private: dict[str, bool] = {}
         self.failure: Exception | None = None
 
     def commit(self, repository: str, revision: str = "main") -> Path:
         return self.folder / repository / revision
 
     def create_repo(self, *arguments: Any, **named: Any) -> None:
-        self._ask(CREATE, arguments, named)
-        self.commit(arguments[1]).mkdir(parents=True, exist_ok=True)
+        asked = self._ask(CREATE, arguments, named)
+        self.private.setdefault(asked["repo_id"], asked["private"])  # of another it is ignored
+        self.commit(asked["repo_id"]).mkdir(parents=True, exist_ok=True)
+
+    def repo_info(self, *arguments: Any, **named: Any) -> SimpleNamespace:
+        asked = self._ask(INFO, arguments, named)
+        return SimpleNamespace(private=self.private[asked["repo_id"]])
 
     def upload_folder(self, *arguments: Any, **named: Any) -> str:
         """Commit a folder's files beside those of the commit before, as the hub does."""
@@ -106,7 +115,7 @@ class Hub:
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     fake = Hub(tmp_path_factory.mktemp("elsewhere"))
-    for name in ("create_repo", "upload_folder"):
+    for name in ("create_repo", "upload_folder", "repo_info"):
         method = getattr(fake, name)
         monkeypatch.setattr(HfApi, name, lambda *a, _method=method, **named: _method(*a, **named))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
@@ -156,9 +165,28 @@ def test_weights_parameters_and_a_card_are_pushed_and_nothing_of_this_machine(
     for name, path in pushed.items():
         assert [word for word in private if word in path.read_bytes()] == [], name
     assert "`photos`" in pushed["README.md"].read_text()
-    created = hub.asked[0]
-    assert (created["private"], created["exist_ok"]) == (not public, True)
+    assert hub.private == {"me/mine": not public} and hub.asked[0]["exist_ok"]
     assert all("token" not in asked for asked in hub.asked)  # the login's
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_a_repository_that_is_there_stays_private_or_public(
+    trained: Path, hub: Hub, refused: Refused, public: bool
+) -> None:
+    imagen = Imagen.from_directory(trained)
+    imagen.push_to_hub("me/mine", private=not public)
+    imagen.push_to_hub("me/mine")
+    imagen.push_to_hub("me/mine", private=not public)
+    assert export.entry([str(trained), "model", "--PUSH", "me/mine"]) == 0
+    assert hub.private == {"me/mine": not public}
+    commits = len(list(hub.commit("me/mine").parent.iterdir()))
+    found, wanted = ("public", "private") if public else ("private", "public")
+    with pytest.raises(UserError, match=f"me/mine exists and is {found}; make it {wanted} in"):
+        imagen.push_to_hub("me/mine", private=public)
+    if not public:
+        assert export.entry([str(trained), "other", "--PUSH", "me/mine", "--PUBLIC"]) == 2
+    assert commits == len(list(hub.commit("me/mine").parent.iterdir())) == 4 + 1
+    refused(export.entry, [str(trained), "third", "--PUBLIC"], "--PUBLIC belongs to --PUSH")
 
 
 def test_each_revision_samples_its_own_image_to_the_bit(trained: Path, hub: Hub) -> None:
@@ -168,20 +196,54 @@ def test_each_revision_samples_its_own_image_to_the_bit(trained: Path, hub: Hub)
     assert pixels(Imagen.from_pretrained("me/mine")) == first
     second = pixels(changed(imagen))
     assert second != first
-    imagen.push_to_hub("me/mine", private=False)
+    imagen.push_to_hub("me/mine")
     assert pixels(Imagen.from_pretrained("me/mine")) == second  # not what was fetched before
     for number, image in enumerate((first, second)):
         assert pixels(Imagen.from_pretrained("me/mine", revision=f"commit_{number}")) == image
-    assert [asked["private"] for asked in hub.asked if "private" in asked] == [True, False]
+        assert pixels(Imagen.from_pretrained(f"me/mine@commit_{number}")) == image
 
 
-def test_inference_samples_what_the_library_pushed(trained: Path, hub: Hub) -> None:
-    Imagen.from_directory(trained).push_to_hub("me/mine")
+def test_inference_samples_what_the_library_pushed_and_each_revision_of_it(
+    trained: Path, hub: Hub, refused: Refused
+) -> None:
+    imagen = Imagen.from_directory(trained)
+    imagen.push_to_hub("me/mine")
+    changed(imagen).push_to_hub("me/mine")
     sampling = ["-c", "a red star", "-t", "1", "--SEED", "4", "--DEVICE", "cpu"]
-    for directory, output in (("me/mine", "theirs"), (str(trained), "ours")):
-        assert inference.entry([*sampling, "-d", directory, "-o", output]) == 0
-    ours, theirs = (Path(f"{x}/generated_images/image_0.png") for x in ("ours", "theirs"))
-    assert ours.read_bytes() == theirs.read_bytes()
+    made = []
+    for number, name in enumerate((str(trained), "me/mine@commit_0", "me/mine", "me/mine@main")):
+        assert inference.entry([*sampling, "-d", name, "-o", f"out_{number}"]) == 0
+        made.append(Path(f"out_{number}/generated_images/image_0.png").read_bytes())
+    assert made[0] == made[1] != made[2] == made[3]
+    words = "me/mine is no folder here", "it has no revision 'v9'"
+    refused(inference.entry, [*sampling, "-d", "me/mine@v9"], *words)
+    refused(inference.entry, [*sampling, "--revision", "v9"], "did you mean '--TRAINING_DIRECTORY'")
+
+
+def test_other_commands_take_a_revision_and_write_nothing_into_its_copy(
+    trained: Path, hub: Hub, refused: Refused
+) -> None:
+    Imagen.from_directory(trained).push_to_hub("me/mine")
+    first = "me/mine@commit_0"
+    assert export.entry(["-d", first, "model"]) == 0
+    assert pixels(Imagen.from_directory("model")) == pixels(Imagen.from_directory(trained))
+    tuned = [
+        "--FROM",
+        first,
+        "--DATASET",
+        "shapes",
+        "--STEPS",
+        "1",
+        "--OUTPUT",
+        "tuned",
+        "--VALID_NUM",
+        "2",
+    ]
+    assert train.entry([*tuned, "--BATCH_SIZE", "2", "--DEVICE", "cpu"]) == 0
+    assert main(["report", first, "--OUTPUT", "page"]) == 0 and Path("page/report.html").is_file()
+    for argv in (["report", first], ["plot", first], ["evaluate", first, "--DATASET", "shapes"]):
+        refused(main, argv, "is no folder to write into; give --OUTPUT")
+    assert {name for p in hub.folder.glob("fetched/*") for name in files(p)} == PUBLISHED
 
 
 def test_the_card_says_how_to_load_the_repository(trained: Path, hub: Hub) -> None:
@@ -253,8 +315,9 @@ def test_what_the_hub_does_not_have_is_one_line(
 
 
 def test_a_folder_has_no_revision(trained: Path, hub: Hub) -> None:
-    with pytest.raises(UserError, match=r"is no repository \(owner/name\): it has no `revision`"):
-        Imagen.from_pretrained(trained, revision="v1")
+    for name in (trained, "me/mine@v1", "mine"):
+        with pytest.raises(UserError, match="'v2' is no revision of a repository; give owner/name"):
+            Imagen.from_pretrained(name, revision="v2")
 
 
 FAILURES = {

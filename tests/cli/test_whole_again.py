@@ -39,6 +39,36 @@ def test_a_strip_or_sheet_is_made_again_to_the_byte(name: str) -> None:
     assert EXACT in read_text(made)
 
 
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+@pytest.mark.parametrize("name", ["film", "seeds"])
+def test_an_animation_is_made_again_to_the_byte(name: str, kind: str) -> None:
+    made = whole(name).with_suffix(f".{kind}")
+    with Image.open(made) as image:
+        assert getattr(image, "n_frames", 1) > 2
+    assert inference.entry(["--FROM_IMAGE", str(made), "--DEVICE", "cpu", "-o", "again"]) == 0
+    for suffix in (".png", ".gif", ".webp"):
+        other = made.with_suffix(suffix)
+        assert Path("again", other.name).read_bytes() == other.read_bytes()
+
+
+def test_comments_of_other_programs_are_not_parameters(refused: Refused) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "minimagen"
+    Image.new("RGB", (4, 4)).save("one.webp", exif=exif)
+    Image.new("RGB", (4, 4)).save("two.gif", comment=b"\xffminimagen {}")
+    Image.new("RGB", (4, 4)).save("three.jpg", comment=b"made by hand")
+    refused(inference.entry, ["--FROM_IMAGE", "one.webp"], "its text 'minimagen' is not JSON")
+    for name in ("two.gif", "three.jpg"):
+        refused(inference.entry, ["--FROM_IMAGE", name], "does not say how it was made")
+    Image.new("RGB", (4, 4)).save("four.gif", comment=b"minimagen {}")
+    refused(inference.entry, ["--FROM_IMAGE", "four.gif"], "four.gif: its text 'minimagen': text")
+
+
+def test_of_a_grid_one_of_its_images_is_made_again(refused: Refused) -> None:
+    assert inference.entry([*CAPTION, "-t", "1", "--DEVICE", "cpu", "-o", "out"]) == 0
+    refused(inference.entry, ["-fi", "out/grid.png"], "instead of grid.png one of its images")
+
+
 def test_a_strip_or_sheet_says_how_it_was_made_in_words_too() -> None:
     text = read_text(whole("stages"))["parameters"]
     assert text.startswith("a red star\nSteps: 2, ")
@@ -48,7 +78,8 @@ def test_a_strip_or_sheet_says_how_it_was_made_in_words_too() -> None:
 
 
 def test_without_metadata_no_sheet_has_any() -> None:
-    assert read_text(whole("film", "--NO_METADATA")) == {}
+    film = whole("film", "--NO_METADATA")
+    assert [read_text(film.with_suffix(s)) for s in (".png", ".gif", ".webp")] == [{}] * 3
     assert (
         read_text(whole("sweep", "--NO_METADATA", "-o", "out2").parents[1] / "out2/sweep.png") == {}
     )

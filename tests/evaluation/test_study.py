@@ -32,6 +32,7 @@ from minimagen.storage.figures import shown
 from tests.cli.conftest import QUICK
 
 COUNT = 24
+TRAINED = Path(__file__).parents[1] / "golden" / "trained"
 
 
 class Answers:
@@ -94,7 +95,7 @@ def test_a_cascade_that_draws_what_captions_say_is_healthy(monkeypatch: pytest.M
 
 
 def test_super_resolution_has_intervals_over_images() -> None:
-    """Of 20 images whose values are 0 and 1 by turns: 0.5 +- 1.96 / sqrt(80)."""
+    """Of 20 images whose values are 0 and 1 by turns: 0.5 +- 2.093 / sqrt(76)."""
     values = torch.arange(20) % 2.0
     names = "color_shift", "psnr_input", "psnr_truth", "psnr_bicubic", "ssim_truth", "ssim_bicubic"
     score = {name: values for name in names}
@@ -102,8 +103,7 @@ def test_super_resolution_has_intervals_over_images() -> None:
     assert [f.group for f in figures] == ["super-resolution to 64 x 48"] * 4
     assert [(f.value, f.n, f.real) for f in figures] == [(0.5, 20, None)] * 2 + [(0.5, 20, 0.5)] * 2
     for each in figures:
-        assert each.low == pytest.approx(0.28, abs=0.03)
-        assert each.high == pytest.approx(0.72, abs=0.03)
+        assert (each.low, each.high) == pytest.approx((0.2599, 0.7401), abs=1e-3)
 
 
 def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +116,27 @@ def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.Monke
     monkeypatch.setattr(measure, "interpolate_captions", frames)
     sampler = Sampler(cast(Imagen, None), [])
     (figure,) = measure.smoothness(sampler, ["a", "a", "b", "c", "d", "e", "a"]).figures
-    assert (figure.value, figure.low, figure.high, figure.n) == (2.0, 1.0, 3.0, 18)
+    assert (figure.value, figure.n) == (2.0, 18)
+    assert (figure.low, figure.high) == pytest.approx((2 - 12.706, 2 + 12.706), abs=0.01)
     (alone,) = measure.smoothness(sampler, ["a", "b"]).figures
     assert (alone.value, alone.low, alone.high, alone.n) == (1.0, None, None, 9)
+
+
+def test_every_part_samples_with_the_settings_that_are_evaluated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imagen = Imagen.from_directory(TRAINED)
+    own = {"timesteps": [2, 1], "guidance_scale": 3.0, "guidance_interval": (0.2, 0.8)}
+    sampler, used = Sampler(imagen, imagen.samplings(**own), 4), []
+    assert imagen.samplings(**sampler.settings) == sampler.samplings != imagen.samplings()
+
+    def seen(self: Imagen, captions: Sequence[str], samplings: Any, *_: Any, **__: Any) -> Any:
+        used.append(samplings)
+        yield [torch.zeros(len(captions), 3, 32, 32)]
+
+    monkeypatch.setattr(Imagen, "sample_batches", seen)
+    measure.smoothness(sampler, ["a", "b"])
+    assert used == [sampler.samplings]
 
 
 def card_of(imagen: Imagen, folder: Path) -> str:

@@ -12,15 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
+from minimagen.cli import inference
+from minimagen.editing import as_mask, as_tensor
 from minimagen.errors import UserError
 from minimagen.generating import Edit
+from minimagen.imagen import Imagen
 from minimagen.storage.metadata import Edited, Whole, read_generation
 from minimagen.ui.form import Form, fields_of, not_filled, numbers
-from minimagen.ui.runs import curves, log_lines, state
+from minimagen.ui.runs import log_lines, losses, state
 from minimagen.ui.stream import Progress, Result
 from minimagen.ui.studio import Studio
 
 ROOT = Path(__file__).parents[2]
+TRAINED = ROOT / "tests" / "golden" / "trained"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -47,22 +51,6 @@ def test_images_are_on_disk_with_their_parameters(studio: Studio) -> None:
     again = last(iter(studio.generate(FORM)))
     assert [p.read_bytes() for p in again.paths] == [p.read_bytes() for p in result.paths]
     assert again.paths[0].parent != result.paths[0].parent  # nothing is overwritten
-
-
-def test_a_first_training_can_be_watched_before_it_has_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from minimagen.cli import ui
-
-    seen: list[Studio] = []
-    monkeypatch.setattr("minimagen.ui.page.build", lambda studio: studio)
-    monkeypatch.setattr("minimagen.ui.page.serve", lambda page, studio, port: seen.append(studio))
-    assert ui.entry(["--ROOT", str(tmp_path), "--DEVICE", "cpu"]) == 2
-    shutil.copytree(ROOT / "tests/golden/trained/parameters", tmp_path / "training_1/parameters")
-    assert ui.entry(["--ROOT", str(tmp_path), "--DEVICE", "cpu"]) == 0
-    (studio,) = seen
-    assert list(studio.runs()) == ["training_1"]
-    assert set(studio.models()) == {"emoji", "scenes"}  # the bundled ones sample meanwhile
 
 
 def test_progress_shows_stage_and_step_in_order(studio: Studio) -> None:
@@ -115,6 +103,61 @@ def test_every_stage_is_on_a_sheet_beside_interpolation(studio: Studio) -> None:
     assert (result.sheet, result.seed, sheet.name) == (sheet, 3, "stages.png")
     with Image.open(sheet) as image:
         assert image.width > 3 * 32  # 16 px, those enlarged, 32 px
+
+
+def made_again(path: Path, *given: str) -> Path:
+    """Make a file of the page again by the command; return the directory."""
+    output = path.parents[1] / "again"
+    argv = ["--FROM_IMAGE", str(path), "-d", str(TRAINED), "-o", str(output), "--DEVICE", "cpu"]
+    assert inference.entry([*argv, *given]) == 0
+    return output
+
+
+def test_strips_and_animations_of_the_page_are_made_again_by_the_command(studio: Studio) -> None:
+    streams = studio.film(FORM), studio.interpolate(FORM, "", 3, last_seed=9)
+    for stream in (*streams, studio.interpolate(FORM, "a large blue ring", 3)):
+        result = last(iter(stream))
+        assert result.sheet is not None and "Steps: 2" in result.parameters
+        for path in (result.sheet, result.paths[-2]):
+            output = made_again(path)
+            assert (output / result.sheet.name).read_bytes() == result.sheet.read_bytes()
+            shutil.rmtree(output)
+
+
+def test_sheets_of_the_page_are_made_again_by_the_command(studio: Studio) -> None:
+    axes = {"guidance_scale": [1, 3], "seed": [4, 5, 6]}
+    for stream in (studio.stages(FORM), studio.sweep(FORM, axes)):
+        sheet = last(iter(stream)).sheet
+        assert sheet is not None
+        output = made_again(sheet)
+        with Image.open(sheet) as ours, Image.open(output / sheet.name) as theirs:
+            assert ours.size[0] == theirs.size[0]  # the labels below the images may be others
+        shutil.rmtree(output)
+
+
+MASK = Image.new("L", (20, 30))
+MASK.paste(255, (5, 5, 15, 25))
+GIVEN = Image.linear_gradient("L").resize((20, 30)).convert("RGBA")
+
+
+@pytest.mark.parametrize("name", ["init_image", "mask", "upscale"])
+def test_an_edit_of_the_page_is_made_again_from_the_images_it_keeps(
+    studio: Studio, name: str
+) -> None:
+    def edit(imagen: Imagen) -> Edit:
+        small, size = imagen.config.image_sizes
+        if name == "upscale":
+            return Edit(low_res=as_tensor([GIVEN], small), first=1)
+        mask = as_mask([MASK], size) if name == "mask" else None
+        return Edit(as_tensor([GIVEN], size), mask, strength=0.7)
+
+    first = "upscale" if name == "upscale" else "init_image"
+    given = {first: GIVEN} | ({"mask": MASK} if name == "mask" else {})
+    result = last(iter(studio.generate(FORM, edit, given)))
+    folder = result.paths[0].parents[1]
+    flags = [x for each in given for x in (f"--{each.upper()}", str(folder / f"{each}.png"))]
+    again = made_again(result.paths[1], *flags) / "generated_images" / "image_0.png"
+    assert again.read_bytes() == result.paths[1].read_bytes()
 
 
 def test_only_a_model_of_several_stages_enlarges(studio: Studio) -> None:
@@ -224,12 +267,11 @@ def test_a_run_in_progress_is_readable(tmp_path: Path) -> None:
     lines = "\n".join(map(json.dumps, rows)) + '\n{"stage": 0, "st'
     (tmp_path / "metrics.jsonl").write_text(lines)
     (tmp_path / "training_progress.txt").write_text("begun\n\x1b[31mred")
-    assert curves(tmp_path) == [
-        {"step": 2, "loss": 0.5, "curve": "stage 0"},
-        {"step": 2, "loss": 0.6, "curve": "stage 0, validation"},
-    ]
+    drawn = losses(tmp_path)
+    assert drawn.count("<circle") == 2  # lines of one point each
+    assert ">stage 0</span>" in drawn and ">stage 0, validation</span>" in drawn
     assert log_lines(tmp_path) == "begun\n[31mred"
-    assert curves(tmp_path / "none") == []
+    assert losses(tmp_path / "none") == ""
 
 
 @pytest.mark.parametrize(
