@@ -20,7 +20,7 @@ def real(rows: list[Row]) -> Table:
         flat = "flat_std" in row
         table.append(
             (
-                case["set"],
+                f"{case['set']}{', validation' * ('split' in case)}",
                 f"{case['minutes']:g}",
                 " ".join((case["side"], *case["flags"])),
                 case["seed"],
@@ -33,6 +33,34 @@ def real(rows: list[Row]) -> Table:
                 f"{row['flat_level']:.0f} ({row['flat_level_real']:.0f})" if flat else "",
                 f"{row['diversity']:.2f}" if "diversity" in row else "",
                 f"{100 * row['copies']:.1f} ({100 * row['copies_held_out']:.1f})",
+            )
+        )
+    return table
+
+
+def conditions(rows: list[Row]) -> Table:
+    """Return what classes become by words, labels and vectors of a CLIP in equal minutes."""
+    table: Table = [
+        ("set", "minutes", "condition", "seed", "images seen", "n",
+         "recognized, % (real), interval",
+         "Frechet (floor)", "times the floor", "kernel x 1000 (floor)", "diversity")
+    ]  # fmt: skip
+    for row in sorted(rows, key=lambda row: (row["case"]["set"], row["case"]["minutes"])):
+        case, low, high = row["case"], *row["interval"]
+        right = f"{_percent(row['recognized'])} ({_percent(row['real_recognized'])})"
+        table.append(
+            (
+                f"{case['set']}{', validation' * ('split' in case)}",
+                f"{case['minutes']:g}",
+                case["condition"],
+                case["seed"],
+                " + ".join(map(str, row["images"])),
+                row["n"],
+                f"{right}, {_percent(low)} to {_percent(high)}",
+                f"{row['frechet']:.1f} ({row['frechet_floor']:.1f})",
+                f"{row['frechet'] / row['frechet_floor']:.1f}",
+                f"{row['kernel']:.0f} ({row['kernel_floor']:.0f})",
+                f"{row['diversity']:.2f}" if "diversity" in row else "",
             )
         )
     return table

@@ -12,6 +12,7 @@ from benchmarks.image_tables import (
     autoencoders,
     bundled,
     classes,
+    conditions,
     fewer_steps,
     page,
     pretrained,
@@ -295,6 +296,7 @@ MADE_BY = "Rows of a benchmark that is now `python -m pytest tests/robustness/te
 
 TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "real": ("Real data", lambda rows: markdown(real(rows))),
+    "conditions": ("Words, labels, CLIP vectors", lambda rows: markdown(conditions(rows))),
     "bundled": ("Bundled cascades", lambda rows: markdown(bundled(rows))),
     "ways": ("Ways to generate", lambda rows: markdown(ways(rows))),
     "clip": ("CLIP", lambda rows: several(rows, classes, attributes)),
