@@ -1,5 +1,6 @@
 """The report's tables of images: how good, how alike; the first row of each is its header."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,8 +93,8 @@ def ways(rows: list[Row]) -> Table:
     """Return what each way to generate reaches in equal minutes."""
     table: Table = [
         ("data", "minutes", "way", "seed", "parameters, M", "fully correct, % (real)",
-         "on plain backgrounds, % (real)", "kernel x 1000", "grain (real)", "s an image",
-         "calls", "training, GB")
+         "on plain backgrounds, % (real)", "real through its parts, %", "kernel x 1000",
+         "grain (real)", "s an image", "calls", "training, GB")
     ]  # fmt: skip
     for row in (row for row in rows if "score" not in row["case"]):
         case, plain = row["case"], row["by_texture"].get("no")
@@ -101,11 +102,12 @@ def ways(rows: list[Row]) -> Table:
             (
                 f"{case['set']}{', real' * bool(case['files'])}",
                 f"{case['minutes']:g}" if "minutes" in case else "",
-                case["way"],
+                " ".join([case["way"], *(json.dumps(c) for c in [case["changes"]] if c)]),
                 case["seed"],
                 " + ".join(f"{n / 1e6:.1f}" for n in row["parameters"].values()),
                 _against(row["correct"]["all"], row["real_correct"]["all"]),
                 _against(plain["correct"]["all"], plain["real_correct"]["all"]) if plain else "",
+                _percent(row.get("through", {}).get("all")),
                 f"{row['kernel']:.0f}",
                 f"{row['grain']:.2f} ({row['grain_real']:.2f})",
                 f"{row['seconds_per_image']:.3f}",

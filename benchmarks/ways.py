@@ -3,19 +3,27 @@
     python -m benchmarks.ways                         every way, digits and shapes, 3 and 10 minutes
     python -m benchmarks.ways --minutes 10 --sets digits
     python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
+    python -m benchmarks.ways --ways tokens --changes '{"gpt_0": {"gpt": {"embedding": "both"}}}'
+    python -m benchmarks.ways --sets digits --files real            handwritten, on photographs
     python -m benchmarks.ways --sets digits --files mnist=FILE,textures=FILE --judge FILE
     python -m benchmarks.ways --sets digits --score DIR           a training directory
 
 A pixel cascade (the demo's), the same with a flow and the absolute error, latent diffusion, and
 tokens with a GPT, at 64 px. The minutes hold everything: autoencoder, stages, validation, sheets.
-The judge is that of ``python -m minimagen evaluate``; captions are held-out combinations of
-attributes. Sheets lie in the cache: one for each way, and one for each data set with the same
-captions by every way, real images first.
+The judge is that of ``python -m minimagen evaluate``; for ``--files`` one is trained at first use
+(tools/train_judge.py), and ``--files real`` are those of the real data (benchmarks/README.md).
+Captions are held-out combinations of attributes. ``through`` is what the judge reads in real images
+that went through a way's autoencoder and super-resolution: a bound for what is generated. Sheets
+lie in the cache: one for each way, and one for each data set with the same captions by every way,
+real images first.
 """
 
+import hashlib
 import json
+import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,18 +34,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
 from benchmarks.presets import train_preset
+from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import grain, kernel_distance, wilson_interval
-from minimagen.images import to_model_space, to_pil, to_uint8
+from minimagen.images import resize_clamped, to_model_space, to_pil, to_uint8
 from minimagen.networks.unet import count_parameters
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import embedded
+from minimagen.shapes.digits import FILES, hash_file
+from minimagen.stages.coded import CodedStage
 from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import replacing
 from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
@@ -67,6 +80,21 @@ def data_of(case: Case) -> str:
     return f"{case['set']}:{case['files']}" if case["files"] else str(case["set"])
 
 
+def judge_of(case: Case) -> Judge:
+    """Return the judge of a case's data; where it is of files, it is trained at first use."""
+    name, file = JUDGES[case["set"]], Path(case["judge"]) if case["judge"] else None
+    if file is None and case["files"]:
+        hashes = [hash_file(each.partition("=")[2]) for each in sorted(case["files"].split(","))]
+        digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        file = cache_folder("judges") / f"{name}_{digest[:16]}.safetensors"
+        if not file.is_file():
+            with replacing(file) as part:
+                command = [sys.executable, "tools/train_judge.py", name, "--files", case["files"]]
+                command += ["--count", "1000", "--out", str(part)]
+                subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    return Judge.load(name, file)
+
+
 def _write_preset(way: str, folder: Path) -> None:
     """Write the parameters of a way: a preset, or the demo's with a flow."""
     source = ROOT / "parameters" / PRESETS.get(way, "")
@@ -94,8 +122,7 @@ def score_way(imagen: Imagen, case: Case) -> Row:
     ]
     seconds = (time.time() - begun) / count
     generated, real = to_uint8(torch.cat(parts)), stack_images(samples)
-    file = Path(case["judge"]) if case["judge"] else None
-    judge = Judge.load(JUDGES[case["set"]], file)
+    judge = judge_of(case)
     verdicts, of_truth = judge(generated), judge(real)
     right, of_real = score(verdicts, truth), score(of_truth, truth)
     features = [judge.features(images) for images in (generated, real)]
@@ -108,6 +135,7 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "correct": right,
         "interval": list(wilson_interval(round(right["all"] * count), count)),
         "real_correct": of_real,
+        "through": score(judge(through(imagen, real, captions)), truth),
         "by_texture": {
             kind: {
                 "n": len(rows),
@@ -126,6 +154,33 @@ def score_way(imagen: Imagen, case: Case) -> Row:
     }
 
 
+def through(imagen: Imagen, images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return images as the parts around the first stage leave them: autoencoder, later stages.
+
+    Args:
+        imagen: The cascade.
+        images: uint8 [n 3 h w].
+        captions: Those of the images.
+
+    Returns:
+        uint8 [n 3 h w], of the size of the last stage.
+    """
+    first = imagen.stages[0].eval()
+    assert isinstance(first, CodedStage)
+    small = resize_clamped(to_model_space(images), imagen.config.image_sizes[0])
+    with torch.inference_mode():
+        parts = [
+            first.autoencoder.decode(first.autoencoder.encode(part.to(imagen.device))).cpu()
+            for part in small.split(BATCH)
+        ]
+    left = torch.cat(parts).clamp(-1.0, 1.0)
+    if later := imagen.samplings()[1:]:
+        how = {"first": 1, "low_res": left, "batch_size": BATCH}
+        batches = imagen.sample_batches(captions, later, range(len(captions)), **how)
+        left = torch.cat([made[-1] for made in batches])
+    return to_uint8(left)
+
+
 def _held_out(case: Case) -> Iterator[Sample]:
     """Draw what is asked for, and judged."""
     count = case["count"]
@@ -134,8 +189,15 @@ def _held_out(case: Case) -> Iterator[Sample]:
 
 def _sheet(case: Case, of: str) -> Path:
     """Return where the sheet of a way, or of what is named so, lies."""
-    name = f"{of}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
-    return cache_folder("ways_sheets") / name
+    parts = [
+        of,
+        case["set"],
+        case.get("minutes", "quick"),
+        case["seed"],
+        json.dumps(case["changes"]),
+    ]
+    name = re.sub(r"[^\w.]+", "_", "_".join(map(str, parts))).strip("_")
+    return cache_folder("ways_sheets") / f"{name}.png"
 
 
 def _images(case: Case) -> Path:
@@ -189,8 +251,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)} [all]")
     parser.add_argument("--minutes", default="3,10", help="of each way [3,10]")
     parser.add_argument("--seeds", default="0", help="[0]")
-    parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE")
+    parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE, or real")
     parser.add_argument("--judge", default="", help="that tools/train_judge.py made [the bundled]")
+    parser.add_argument("--changes", default="{}", help="JSON: changes to files of parameters")
     parser.add_argument("--score", help="training directory to score, instead of training")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
@@ -200,11 +263,15 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     ]
     if arguments.quick:
         lengths = [{"steps": 2, "count": QUICK_COUNT}]
+    if arguments.files == "real":
+        parts = (f"{name}={real_folder() / name / 'train.parquet'}" for name in FILES)
+        arguments.files = ",".join(parts)
     if arguments.score:
         arguments.ways = Path(arguments.score).name
         lengths = [lengths[0] | {"score": arguments.score}]
+    changes = json.loads(arguments.changes)
     cases = [
-        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": {}}
+        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": changes}
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
         for length in lengths
@@ -212,6 +279,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         for way in arguments.ways.split(",")
         for seed in arguments.seeds.split(",")
     ]
+    for case in cases:
+        judge_of(case)  # trained here: neither its time nor its memory are those of a way
     rows = run_cases("benchmarks.ways", cases, measure, arguments)
     for path in beside(cases):
         print(f"sheet: {path}", file=sys.stderr)

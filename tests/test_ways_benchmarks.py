@@ -47,6 +47,7 @@ def test_ways_are_scored_alike(tmp_path: Path) -> None:
     for row in rows:
         assert {"all", "shape", "color"} <= row["correct"].keys()
         assert row["real_correct"]["all"] > 0.9 and row["grain"] > 0
+        assert row["through"].keys() == row["correct"].keys()
 
 
 def test_changes_replace_values_inside_others() -> None:
