@@ -120,7 +120,7 @@ def score_way(imagen: Imagen, case: Case) -> Row:
             captions, imagen.samplings(), range(count), batch_size=BATCH
         )
     ]
-    seconds = (time.time() - begun) / count
+    seconds, called = (time.time() - begun) / count, calls.count / len(parts)
     generated, real = to_uint8(torch.cat(parts)), stack_images(samples)
     judge = judge_of(case)
     verdicts, of_truth = judge(generated), judge(real)
@@ -149,7 +149,7 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "grain": float(grain(to_model_space(generated)).mean()),
         "grain_real": float(grain(to_model_space(real)).mean()),
         "seconds_per_image": seconds,
-        "calls_per_image": calls.count / len(parts),
+        "calls_per_image": called,
         "parameters": {each.name: count_parameters(each) for each in imagen.learners},
     }
 
