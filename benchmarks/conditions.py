@@ -11,7 +11,6 @@ scored alike. The minutes of the CLIP are part of the whole.
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.judges import load_judge
@@ -29,7 +28,7 @@ CLIP_SHARE = 0.3  # of the minutes
 def measure(case: Case, started: float) -> Row:
     """Train with one condition and score the images."""
     del started
-    real = replace(SETS[case["set"]], seed=case["seed"])
+    real = SETS[case["set"]].of_run(case["seed"], case.get("split", "test"))
     load_judge(real)  # its training is not part of the time
     with tempfile.TemporaryDirectory() as place:
         begun = time.time()

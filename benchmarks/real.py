@@ -56,7 +56,7 @@ Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 def measure(case: Case, started: float) -> Row:
     """Train one side, then score its images."""
     del started
-    real = replace(SETS[case["set"]], seed=case["seed"])
+    real = SETS[case["set"]].of_run(case["seed"], case.get("split", "test"))
     load_judge(real)  # its training is not part of the time
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "training"
@@ -78,6 +78,8 @@ def train_ours(real: RealSet, case: Case, directory: Path) -> None:
     command = [sys.executable, "train.py", "--DATASET", str(real.training_path)]
     command += ["--IMG_SIDE_LEN", str(real.side), "--SEED", str(case["seed"])]
     command += ["--OUTPUT", str(directory), *case["flags"]]
+    if real.share is not None:
+        command += ["--TRAIN_VALID_FRAC", str(real.share)]
     if not {"--STEPS", "--EPOCHS", "--MINUTES"} & set(case["flags"]):
         command += ["--MINUTES", str(case["minutes"])]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
@@ -168,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if arguments.score is not None:
         sample, facts = trained(arguments.score)
         data = read_parameters(TrainingDirectory.open(arguments.score).parameters).data
-        sets = [replace(real, seed=data.seed) for real in sets]
+        sets = [replace(real, seed=data.seed, share=data.train_valid_frac) for real in sets]
         rows = [facts | score(real, sample, arguments.score, arguments.split) for real in sets]
         print(rows)
         return rows

@@ -12,7 +12,7 @@ import random
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from minimagen.storage.files import replacing
 
 SPLITS = ("test", "validation")
 """What is scored: images of which nothing was decided, or those that decide."""
+MOST_VALIDATED = 0.15  # of the training data, where choices are made
 STYLE = "{text}, {style} style"  # the caption of an emoji
 HELD_OUT = 16  # of two emoji in so many one style is held out, where another style remains
 FEW = 600  # emoji of one style, as people have few images
@@ -75,6 +76,7 @@ class RealSet:
         minutes: that a training has.
         count: of the captions that are generated and scored.
         seed: of the run, which decides what `train.py` splits off for validation.
+        share: of the images that are trained on; None for the recipe's.
     """
 
     name: str
@@ -82,6 +84,7 @@ class RealSet:
     minutes: float
     count: int
     seed: int = 0
+    share: float | None = None
 
     @property
     def training_path(self) -> Path:
@@ -100,9 +103,22 @@ class RealSet:
         assert training.repeatable
         return training
 
+    def of_run(self, seed: int, split: str) -> "RealSet":
+        """Return the set as a run trains on it.
+
+        To make choices, the run splits off about as many images as are scored, but no more than
+        ``MOST_VALIDATED``: a recipe splits off few.
+        """
+        if split == "test":
+            return replace(self, seed=seed)
+        images = count_of(load_dataset(self.training_path, self.side))
+        assert images is not None
+        left = 1 - min(MOST_VALIDATED, self.count / images)
+        return replace(self, seed=seed, share=round(left, 4))
+
     def _split(self) -> tuple[Dataset, Samples]:
         dataset = load_dataset(self.training_path, self.side)
-        share = train_valid_frac(count_of(dataset))
+        share = self.share or train_valid_frac(count_of(dataset))
         return dataset.split(share, self.seed, DataConfig().valid_num)
 
     def all_images(self) -> Images:

@@ -3,6 +3,7 @@
     python -m benchmarks.ways                         every way, digits and shapes, 3 and 10 minutes
     python -m benchmarks.ways --minutes 10 --sets digits
     python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
+    python -m benchmarks.ways --ways linear_l1,linear_l1_shifted --sets shapes   at 32 px
     python -m benchmarks.ways --ways tokens --changes '{"gpt_0": {"gpt": {"embedding": "both"}}}'
     python -m benchmarks.ways --sets digits --files real            handwritten, on photographs
     python -m benchmarks.ways --sets digits --files mnist=FILE,textures=FILE --judge FILE
@@ -57,7 +58,9 @@ from minimagen.storage.metadata import save_png
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
 ON_SHEET, BESIDE = 48, 12  # images on the sheet of a way, and of a data set
 WAYS = ("cascade", "flow", "latent", "tokens")
-PRESETS = {"latent": "latent", "tokens": "dalle"}
+KERAS = ("linear_l1", "linear_l1_shifted")  # guided-diffusion-keras' times of training, and ours
+PRESETS = {"latent": "latent", "tokens": "dalle"} | {name: name for name in KERAS}
+SIDES = dict.fromkeys(KERAS, 32)
 JUDGES = {"shapes": "simple", "digits": "digits"}
 
 
@@ -184,7 +187,9 @@ def through(imagen: Imagen, images: Tensor, captions: Sequence[str]) -> Tensor:
 def _held_out(case: Case) -> Iterator[Sample]:
     """Draw what is asked for, and judged."""
     count = case["count"]
-    return iter(embedded(data_of(case), split="heldout", size=SIDE, seed=1, epoch_size=count))
+    return iter(
+        embedded(data_of(case), split="heldout", size=case["side"], seed=1, epoch_size=count)
+    )
 
 
 def _sheet(case: Case, of: str) -> Path:
@@ -248,7 +253,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
     parser.add_argument("--sets", default="digits,shapes", help="[digits,shapes]")
-    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)} [all]")
+    parser.add_argument(
+        "--ways", default=",".join(WAYS), help=f"of {', '.join((*WAYS, *KERAS))} [the first four]"
+    )
     parser.add_argument("--minutes", default="3,10", help="of each way [3,10]")
     parser.add_argument("--seeds", default="0", help="[0]")
     parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE, or real")
@@ -271,7 +278,13 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         lengths = [lengths[0] | {"score": arguments.score}]
     changes = json.loads(arguments.changes)
     cases = [
-        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": changes}
+        {
+            "way": way,
+            "set": name,
+            "side": SIDES.get(way, SIDE),
+            "seed": int(seed),
+            "changes": changes,
+        }
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
         for length in lengths

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import conditions, image_tables
-from benchmarks.real_data import FEW, SETS, Images, available, balanced, is_held_out
+from benchmarks.real_data import FEW, MOST_VALIDATED, SETS, Images, available, balanced, is_held_out
 from benchmarks.real_scores import asked, background
 
 
@@ -56,7 +56,8 @@ def test_data_without_a_flat_border_has_no_figure_for_it():
 
 @pytest.mark.skipif(not available(), reason="no real data in $MINIMAGEN_BENCHMARK_DATA")
 def test_choices_and_final_figures_have_no_image_and_no_caption_of_emoji_in_common():
-    real = SETS["emoji_few"]
+    real = SETS["emoji_few"].of_run(0, "validation")
+    assert real.share == 1 - MOST_VALIDATED
     trained = set(real.training_images().captions)
     final, choices = asked(real, "test"), asked(real, "validation")
     assert set(final.captions) <= trained and len(final) == real.count
@@ -70,9 +71,11 @@ def test_choices_and_final_figures_have_no_image_and_no_caption_of_emoji_in_comm
 
 @pytest.mark.skipif(not available(), reason="no real data in $MINIMAGEN_BENCHMARK_DATA")
 def test_choices_on_classes_are_made_on_images_of_the_training_file():
-    flowers = SETS["flowers"]
+    flowers = SETS["flowers"].of_run(1, "validation")
     validation, final = (asked(flowers, split).images for split in ("validation", "test"))
-    whole = {image.numpy().tobytes() for image in flowers.all_images().images}
+    images = flowers.all_images().images
+    whole = {image.numpy().tobytes() for image in images}
+    assert len(validation) == round(MOST_VALIDATED * len(images))
     assert all(image.numpy().tobytes() in whole for image in validation)
     assert not any(image.numpy().tobytes() in whole for image in final)
 
