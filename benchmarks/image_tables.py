@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.data_tables import Table
-from benchmarks.measuring import Row
+from benchmarks.measuring import Case, Row
 
 
 def real(rows: list[Row]) -> Table:
@@ -21,7 +21,7 @@ def real(rows: list[Row]) -> Table:
         flat = "flat_std" in row
         table.append(
             (
-                f"{case['set']}{', validation' * ('split' in case)}",
+                _of_split(case),
                 f"{case['minutes']:g}",
                 " ".join((case["side"], *case["flags"])),
                 case["seed"],
@@ -51,7 +51,7 @@ def conditions(rows: list[Row]) -> Table:
         right = f"{_percent(row['recognized'])} ({_percent(row['real_recognized'])})"
         table.append(
             (
-                f"{case['set']}{', validation' * ('split' in case)}",
+                _of_split(case),
                 f"{case['minutes']:g}",
                 case["condition"],
                 case["seed"],
@@ -100,7 +100,7 @@ def ways(rows: list[Row]) -> Table:
         case, plain = row["case"], row["by_texture"].get("no")
         table.append(
             (
-                f"{case['set']}{', real' * bool(case['files'])}",
+                f"{_of_split(case)}{', real' * bool(case['files'])}",
                 f"{case['minutes']:g}" if "minutes" in case else "",
                 " ".join([case["way"], *(json.dumps(c) for c in [case["changes"]] if c)]),
                 case["seed"],
@@ -128,7 +128,7 @@ def classes(rows: list[Row]) -> Table:
         low, high = row.get("interval", (None, None))
         interval = "" if low is None else f" ({_percent(low)} to {_percent(high)})"
         table.append(
-            (row["case"]["set"], row["date"], f"{row['case']['minutes']:g}", row["n"],
+            (_of_split(row["case"]), row["date"], f"{row['case']['minutes']:g}", row["n"],
              row["captions"], _percent(row["accuracy"]) + interval, _recall(row["recall"]),
              _recall(row["image_recall"]))
         )  # fmt: skip
@@ -143,7 +143,7 @@ def attributes(rows: list[Row]) -> Table:
     for row in (row for row in rows if "attributes" in row):
         each = ", ".join(f"{name} {_percent(share)}" for name, share in row["attributes"].items())
         case = row["case"]
-        table.append((case["set"], row["date"], case.get("side", 64), f"{case['minutes']:g}",
+        table.append((_of_split(case), row["date"], case.get("side", 64), f"{case['minutes']:g}",
                       row["n"], each, _percent(row["swapped"])))  # fmt: skip
     return table
 
@@ -157,7 +157,7 @@ def autoencoders(rows: list[Row]) -> Table:
     for row in rows:
         std, usage = row["latent_std"], row["usage"]
         table.append(
-            (row["case"]["set"], row["case"]["kind"], f"{row['case'].get('minutes', 0):g}",
+            (_of_split(row["case"]), row["case"]["kind"], f"{row['case'].get('minutes', 0):g}",
              row["n"], f"{row['parameters'] / 1e6:.2f}", f"{row['psnr']:.1f}",
              f"{row['color_shift']:.1f}", f"{min(std):.2f} to {max(std):.2f}" if std else "",
              _percent(usage and usage[0]))
@@ -260,6 +260,11 @@ def fewer_steps(rows: list[Row]) -> Table:
     for name, by_steps in rows[-1]["distance"].items():
         table.append((name, *(f"{by_steps[n]:.1f}" for n in calls)))
     return table
+
+
+def _of_split(case: Case) -> str:
+    """Return the data of a case, and its split where that is not the one of final figures."""
+    return ", ".join([case["set"], *(case[name] for name in ("split",) if name in case)])
 
 
 def _percent(share: Any) -> str:

@@ -13,10 +13,10 @@ A pixel cascade (the demo's), the same with a flow and the absolute error, laten
 tokens with a GPT, at 64 px. The minutes hold everything: autoencoder, stages, validation, sheets.
 The judge is that of ``python -m minimagen evaluate``; for ``--files`` one is trained at first use
 (tools/train_judge.py), and ``--files real`` are those of the real data (benchmarks/README.md).
-Captions are held-out combinations of attributes. ``through`` is what the judge reads in real images
-that went through a way's autoencoder and super-resolution: a bound for what is generated. Sheets
-lie in the cache: one for each way, and one for each data set with the same captions by every way,
-real images first.
+Captions are held-out combinations of attributes; with ``--split tune`` others, to make choices.
+``through`` is what the judge reads in real images that went through a way's autoencoder and
+super-resolution: a bound for what is generated. Sheets lie in the cache: one for each way, and one
+for each data set with the same captions by every way, real images first.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import train_preset
+from benchmarks.presets import SPLITS, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
 from minimagen.data.loading.reading import stack_images
@@ -186,10 +186,8 @@ def through(imagen: Imagen, images: Tensor, captions: Sequence[str]) -> Tensor:
 
 def _held_out(case: Case) -> Iterator[Sample]:
     """Draw what is asked for, and judged."""
-    count = case["count"]
-    return iter(
-        embedded(data_of(case), split="heldout", size=case["side"], seed=1, epoch_size=count)
-    )
+    options = {"size": case["side"], "seed": 1, "epoch_size": case["count"]}
+    return iter(embedded(data_of(case), split=case.get("split", SPLITS[0]), **options))
 
 
 def _sheet(case: Case, of: str) -> Path:
@@ -261,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE, or real")
     parser.add_argument("--judge", default="", help="that tools/train_judge.py made [the bundled]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to files of parameters")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="tune: for choices")
     parser.add_argument("--score", help="training directory to score, instead of training")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
@@ -287,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         }
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
+        | split_of(arguments.split)
         for length in lengths
         for name in arguments.sets.split(",")
         for way in arguments.ways.split(",")
