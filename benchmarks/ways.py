@@ -197,9 +197,11 @@ def _sheet(case: Case, of: str) -> Path:
         case["set"],
         case.get("minutes", "quick"),
         case["seed"],
-        json.dumps(case["changes"]),
+        json.dumps(case["changes"]) if case["changes"] else "",
+        "files" if case["files"] else "",
+        case.get("split", ""),
     ]
-    name = re.sub(r"[^\w.]+", "_", "_".join(map(str, parts))).strip("_")
+    name = re.sub(r"[^\w.]+", "_", "_".join(str(part) for part in parts if part != ""))
     return cache_folder("ways_sheets") / f"{name}.png"
 
 
