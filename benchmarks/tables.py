@@ -5,7 +5,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.data_tables import Table, faults, flatness, foreign, memory, speed, waiting
+from benchmarks.data_tables import (
+    Table,
+    beside,
+    faults,
+    flatness,
+    foreign,
+    memory,
+    speed,
+    waiting,
+)
 from benchmarks.image_tables import (
     EDITING,
     attributes,
@@ -312,6 +321,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "growth": ("Growth", growth),
     "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),
     "memory": ("Memory of a training", lambda rows: markdown(flatness(rows))),
+    "beside": ("Sampling beside a training", lambda rows: markdown(beside(rows))),
     "text": ("Text", text),
     "processes": ("Processes", processes),
     "faults": ("Faults", lambda rows: [MADE_BY.format("broken_runs"), "", *markdown(faults(rows))]),
