@@ -227,7 +227,8 @@ IMAGE_ROWS: dict[str, list[tuple[dict, dict]]] = {
         for name, value in (("alone", 4.0), ("beside", 2.0), ("kept", 0.5))})],
     "ways": [({"way": "tokens", "set": "digits", "files": "mnist=x", "minutes": 10, "seed": 0,
                "changes": {}}, {
-        "through": {"all": 0.6}, "parameters": {"autoencoder_0": 9e5, "gpt_0": 5.3e6}, "correct": {"all": 0.08},
+        "through": {"all": 0.6}, "parameters": {"autoencoder_0": 9e5, "gpt_0": 5.3e6},
+        "correct": {"all": 0.08},
         "real_correct": {"all": 0.702}, "kernel": 56.0, "grain": 0.9, "grain_real": 2.5,
         "by_texture": {"no": {"correct": {"all": 0.145}, "real_correct": {"all": 0.946}}},
         "seconds_per_image": 0.03, "calls_per_image": 65, "training_bytes": 1.7e9})],
