@@ -47,7 +47,7 @@ def conditions(rows: list[Row]) -> Table:
          "Frechet (floor)", "times the floor", "kernel x 1000 (floor)", "diversity")
     ]  # fmt: skip
     for row in sorted(rows, key=lambda row: (row["case"]["set"], row["case"]["minutes"])):
-        case, low, high = row["case"], *row["interval"]
+        case, (low, high) = row["case"], row["interval"]
         right = f"{_percent(row['recognized'])} ({_percent(row['real_recognized'])})"
         table.append(
             (
