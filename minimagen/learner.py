@@ -1,7 +1,8 @@
 """The contract of everything that the trainer trains: stages, autoencoders, CLIP."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,12 +20,19 @@ class ParameterGroups(NamedTuple):
     """Matrices and kernels that map features to features: Muon may train them."""
     rest: list[nn.Parameter]
     """All others: AdamW trains them."""
+    stacked: Mapping[nn.Parameter, int] = MappingProxyType({})
+    """Hidden ones that are so many matrices on top of each other: of queries, keys and values."""
 
     @classmethod
-    def of(cls, module: nn.Module, hidden: list[nn.Parameter]) -> "ParameterGroups":
+    def of(
+        cls,
+        module: nn.Module,
+        hidden: list[nn.Parameter],
+        stacked: Mapping[nn.Parameter, int] = MappingProxyType({}),
+    ) -> "ParameterGroups":
         """Return ``hidden`` and all other parameters of ``module``."""
         taken = {id(parameter) for parameter in hidden}
-        return cls(hidden, [p for p in module.parameters() if id(p) not in taken])
+        return cls(hidden, [p for p in module.parameters() if id(p) not in taken], stacked)
 
 
 def weights_in(*modules: nn.Module) -> list[nn.Parameter]:
