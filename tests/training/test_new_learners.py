@@ -376,6 +376,11 @@ def test_a_part_whose_training_has_not_ended_is_refused_by_name(tmp_path: Path) 
 
 
 ANY_BATCH: dict[str, dict[str, Any]] = CASCADES | {
+    "latent and super-resolution": {
+        "image_sizes": [16, 32],
+        "autoencoders": [SMALL],
+        "stages": [*CASCADES["latent"]["stages"], {"unet": UNET, "sampling": SAMPLING}],
+    },
     "tokens and super-resolution": {
         "image_sizes": [16, 32],
         "autoencoders": [SMALL | {"kind": "fsq"}],
