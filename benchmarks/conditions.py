@@ -5,7 +5,8 @@
     python -m benchmarks.conditions --split validation   to make choices
 
 Each is a training by ``train.py`` with the recipe for the data, as in ``benchmarks.real``, and is
-scored alike. The minutes of the CLIP are part of the whole.
+scored alike. The minutes of the CLIP are part of the whole: what it conditions has those that are
+left, and the recipe for these.
 """
 
 import tempfile
