@@ -218,7 +218,8 @@ def test_two_processes_train_the_same_weights_of_every_learner(by_two, kind):
     assert found.keys() == alone.keys()
     for name, expected in alone.items():
         assert expected.dtype == torch.float64
-        distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-12)
+        # queries that find a single token of text have no gradient but rounding, and hardly move
+        distance = (found[name] - expected).norm() / expected.norm().clamp(min=1e-6)
         assert distance < 1e-6, name
     first = new_learner(kind)
     moved = [(alone[name] - p).norm() for name, p in first.named_parameters()]
