@@ -133,7 +133,8 @@ class GPT(nn.Module):
     @property
     def queries_keys_values(self) -> list[nn.Parameter]:
         """Return the matrices that are three on top of each other."""
-        return [block.c_attn.weight for block in self.blocks if isinstance(block, Block)]
+        weights = [block.c_attn.weight for block in self.blocks if isinstance(block, Block)]
+        return [weight for weight in weights if isinstance(weight, nn.Parameter)]
 
     def prefix(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> Prefix:
         """Return the text as the transformer reads it.
