@@ -1,8 +1,7 @@
 """The contract of everything that the trainer trains: stages, autoencoders, CLIP."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -20,19 +19,12 @@ class ParameterGroups(NamedTuple):
     """Matrices and kernels that map features to features: Muon may train them."""
     rest: list[nn.Parameter]
     """All others: AdamW trains them."""
-    stacked: Mapping[nn.Parameter, int] = MappingProxyType({})
-    """Hidden ones that are so many matrices on top of each other: of queries, keys and values."""
 
     @classmethod
-    def of(
-        cls,
-        module: nn.Module,
-        hidden: list[nn.Parameter],
-        stacked: Mapping[nn.Parameter, int] = MappingProxyType({}),
-    ) -> "ParameterGroups":
+    def of(cls, module: nn.Module, hidden: list[nn.Parameter]) -> "ParameterGroups":
         """Return ``hidden`` and all other parameters of ``module``."""
         taken = {id(parameter) for parameter in hidden}
-        return cls(hidden, [p for p in module.parameters() if id(p) not in taken], stacked)
+        return cls(hidden, [p for p in module.parameters() if id(p) not in taken])
 
 
 def weights_in(*modules: nn.Module) -> list[nn.Parameter]:

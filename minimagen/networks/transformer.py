@@ -130,12 +130,6 @@ class GPT(nn.Module):
         """Return the number of tokens of an image."""
         return self.grid[0] * self.grid[1]
 
-    @property
-    def queries_keys_values(self) -> list[nn.Parameter]:
-        """Return the matrices that are three on top of each other."""
-        weights = [block.c_attn.weight for block in self.blocks if isinstance(block, Block)]
-        return [weight for weight in weights if isinstance(weight, nn.Parameter)]
-
     def prefix(self, embeds: Tensor, mask: Tensor, drop: Tensor) -> Prefix:
         """Return the text as the transformer reads it.
 

@@ -63,8 +63,7 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the matrices inside the blocks, and all else."""
-        hidden = weights_in(self.gpt.blocks)
-        return ParameterGroups.of(self, hidden, dict.fromkeys(self.gpt.queries_keys_values, 3))
+        return ParameterGroups.of(self, weights_in(self.gpt.blocks))
 
     def shardable(self) -> Sequence[nn.Module]:
         """Return the blocks, which FSDP may gather one at a time."""

@@ -1,12 +1,10 @@
 """Muon: a matrix's step is its momentum made orthogonal (Jordan et al. 2024; arXiv 2502.16982)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
-from types import MappingProxyType
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from minimagen.training.processes.alone import Processes
@@ -58,8 +56,6 @@ class Muon(torch.optim.Optimizer):
         momentum: Decay of the gradient's average.
         weight_decay: Decoupled, times ``lr``.
         processes: Those that divide the work; each must make every step.
-        stacked: Parameters that are so many matrices on top of each other: each of these is made
-            orthogonal by itself. Together, those with small gradients would hardly move.
     """
 
     def __init__(
@@ -69,9 +65,8 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         processes: Processes | None = None,
-        stacked: Mapping[nn.Parameter, int] = MappingProxyType({}),
     ) -> None:
-        self._processes, self._stacked = processes or Processes(), stacked
+        self._processes = processes or Processes()
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(matrices, defaults)
 
@@ -82,18 +77,14 @@ class Muon(torch.optim.Optimizer):
             of_one_shape = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    of_one_shape[p.shape, self._stacked.get(p, 1)].append(p)
+                    of_one_shape[p.shape].append(p)
             flat = []
-            for (_, pieces), parameters in of_one_shape.items():
+            for parameters in of_one_shape.values():
                 momenta = self._momenta(parameters, group["momentum"])
-                matrices = torch.stack([_as_matrix(m) for m in momenta])
-                flat.append(rearrange(matrices, "k (s m) n -> (k s) m n", s=pieces))
+                flat.append(torch.stack([_as_matrix(m) for m in momenta]))
             all_steps = self._processes.spread(orthogonalize, flat)
-            for ((_, pieces), parameters), steps in zip(
-                of_one_shape.items(), all_steps, strict=True
-            ):
+            for parameters, steps in zip(of_one_shape.values(), all_steps, strict=True):
                 size = 0.2 * max(steps.shape[1:]) ** 0.5
-                steps = rearrange(steps, "(k s) m n -> k (s m) n", s=pieces)
                 steps = steps.unflatten(2, _last_in_channels(parameters[0]).shape[1:])
                 for p, step in zip(parameters, steps, strict=True):
                     if group["weight_decay"]:

@@ -18,7 +18,7 @@ def build_optimizers(
     kernels only. All ranks share the work of Muon.
     """
     rate, decay = config.optim_lr, config.weight_decay
-    hidden, rest, stacked = learner.parameter_groups()
+    hidden, rest = learner.parameter_groups()
     if config.optimizer == "adamw":
         hidden, rest = [], [*hidden, *rest]
     groups = [
@@ -26,9 +26,7 @@ def build_optimizers(
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True)
-    if not hidden:
-        return [adamw]
-    return [Muon(hidden, rate, config.betas[0], decay, processes, stacked), adamw]
+    return [*([Muon(hidden, rate, config.betas[0], decay, processes)] if hidden else []), adamw]
 
 
 def learning_rate(

@@ -113,24 +113,3 @@ def test_matrices_of_one_shape_do_not_touch_each_other():
     Muon(pair, lr=0.1).step()
     Muon([alone], lr=0.1).step()
     torch.testing.assert_close(pair[1].detach(), alone.detach())
-
-
-def test_stacked_matrices_are_each_made_orthogonal_however_small_their_gradients_are():
-    """Queries and keys begin with gradients far smaller than those of values."""
-    torch.manual_seed(0)
-    sizes = (1e-3, 1e-2, 1.0)
-    gradients = [size * torch.randn(16, 16) for size in sizes]
-    start = torch.randn(48, 16)
-    stacked, together = (nn.Parameter(start.clone()) for _ in range(2))
-    apart = [nn.Parameter(each.clone()) for each in start.chunk(3)]
-    stacked.grad = together.grad = torch.cat(gradients)
-    for p, gradient in zip(apart, gradients, strict=True):
-        p.grad = gradient
-    Muon([stacked], lr=0.1, stacked={stacked: 3}).step()
-    Muon([together], lr=0.1).step()
-    Muon(apart, lr=0.1).step()
-    torch.testing.assert_close(stacked.detach(), torch.cat(apart).detach())
-    steps = [(p.detach() - start).chunk(3) for p in (stacked, together)]
-    own, shared = ([float(each.square().mean().sqrt()) for each in parts] for parts in steps)
-    assert own == pytest.approx([0.2 * 0.1] * 3, rel=0.15)
-    assert shared[0] < 0.02 * shared[2]
