@@ -171,11 +171,11 @@ def through(imagen: Imagen, images: Tensor, captions: Sequence[str]) -> Tensor:
     first = imagen.stages[0].eval()
     assert isinstance(first, CodedStage)
     small = resize_clamped(to_model_space(images), imagen.config.image_sizes[0])
+    coder, parts = first.autoencoder, []
     with torch.inference_mode():
-        parts = [
-            first.autoencoder.decode(first.autoencoder.encode(part.to(imagen.device))).cpu()
-            for part in small.split(BATCH)
-        ]
+        for part in small.split(BATCH):
+            latents = coder.sampled(coder.moments(part.to(imagen.device)), None)
+            parts.append(coder.decode(latents).cpu())
     left = torch.cat(parts).clamp(-1.0, 1.0)
     if later := imagen.samplings()[1:]:
         how = {"first": 1, "low_res": left, "batch_size": BATCH}
