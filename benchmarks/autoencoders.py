@@ -5,7 +5,8 @@
     python -m benchmarks.autoencoders --changes '{"kl_weight": 1e-4}'
 
 They are trained by ``train.py --PARAMETERS latent --LEARNERS autoencoder_0`` as a user would, at 64
-px and f = 4, and measured on images that they were not trained on.
+px and f = 4, and measured on images that they were not trained on. Choices are made with ``--split
+tune``: other combinations of attributes, images that training splits off.
 """
 
 import json
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import merged, sets_of, train_preset
+from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
 from benchmarks.real_data import SETS as REAL
 from benchmarks.real_data import emoji_folder, folder
 from minimagen.autoencoders.build import load
@@ -51,7 +52,7 @@ def measure(case: Case, started: float) -> Row:
         data = case["set"] if case["set"] == "shapes" else REAL[case["set"]].training_path
         row = train_preset(case, data, Path(place), ["--LEARNERS", "autoencoder_0"])
         autoencoder = load(str(Path(place) / "training"))
-    samples = images_of(case["set"], case["count"])
+    samples = images_of(case["set"], case["count"], case.get("split", SPLITS[0]))
     report = reconstruct(autoencoder, samples)
     real = to_pil(to_model_space(stack_images(samples[:ON_SHEET])))
     sheet = contact_sheet(
@@ -72,10 +73,12 @@ def measure(case: Case, started: float) -> Row:
     }
 
 
-def images_of(name: str, count: int) -> list[Any]:
-    """Return held-out samples of a set."""
+def images_of(name: str, count: int, split: str) -> list[Any]:
+    """Return samples of a set that are not trained on."""
     if name == "shapes":
-        return list(embedded("shapes", split="heldout", size=SIDE, seed=1, epoch_size=count))
+        return list(embedded("shapes", split=split, size=SIDE, seed=1, epoch_size=count))
+    if split == "tune":
+        return held_out(load_dataset(REAL[name].training_path, SIDE), count)
     if name == "flowers":
         return held_out(load_dataset(folder() / name, SIDE), count)
     dataset = load_dataset(emoji_folder("emoji_held_out"), SIDE)
@@ -91,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--minutes", type=float, default=5.0, help="[5]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to autoencoder_0.json")
     parser.add_argument("--training", default="{}", help="JSON: changes to training.json")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="tune: for choices")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
@@ -108,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             if arguments.quick:
                 length = {"steps": 2, "count": QUICK_COUNT}
             case: Case = {"set": name, "kind": kind, "preset": "latent", "side": SIDE, "seed": 0}
-            cases.append(case | {"changes": changes} | length)
+            cases.append(case | {"changes": changes} | length | split_of(arguments.split))
     return run_cases("benchmarks.autoencoders", cases, measure, arguments)
 
 

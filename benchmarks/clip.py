@@ -7,7 +7,8 @@
 It is trained by ``train.py --PARAMETERS clip`` as a user would. Classes are looked for with prompts
 that no caption of the training had. Of the shapes, each held-out image is compared with its own
 caption and with captions that differ in one attribute; and with the caption where object and
-background have changed colors. Of the emoji one of three drawing styles is held out.
+background have changed colors. Of the emoji one of three drawing styles is held out. Choices are
+made with ``--split tune``: other combinations of attributes, images that training splits off.
 """
 
 import json
@@ -21,8 +22,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import merged, sets_of, train_preset
+from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
 from benchmarks.real_data import emoji_rows, folder
+from minimagen.config import DataConfig
+from minimagen.config.data import ShapesSplit
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import load_dataset
 from minimagen.draws import rng
@@ -60,7 +63,7 @@ def measure(case: Case, started: float) -> Row:
     del started
     with tempfile.TemporaryDirectory() as place:
         row = train_preset(case, training_data(case["set"]), Path(place))
-        return row | score(load_clip(Path(place) / "training"), case["set"], case.get("count"))
+        return row | score(load_clip(Path(place) / "training"), case)
 
 
 def training_data(name: str) -> str | Path:
@@ -88,12 +91,16 @@ def emoji_folder(held_out_style: bool) -> Path:
     return target
 
 
-def score(clip: Clip, name: str, count: int | None) -> Row:
+def score(clip: Clip, case: Case) -> Row:
     """Return the figures of a trained CLIP."""
+    name, count, split = case["set"], case.get("count"), case.get("split", SPLITS[0])
     side = SIDES[name]
     if name == "shapes":
-        return score_shapes(clip, count or SHAPES_COUNT)
-    if name == "emoji":
+        return score_shapes(clip, count or SHAPES_COUNT, split)
+    if split == "tune":
+        dataset = load_dataset(training_data(name), side)
+        samples = held_out(dataset, count, DataConfig(seed=case["seed"]))
+    elif name == "emoji":
         dataset = load_dataset(emoji_folder(held_out_style=True), side)
         assert dataset.repeatable
         samples = list(good_samples(dataset, min(count or len(dataset), len(dataset))))
@@ -108,9 +115,9 @@ def score(clip: Clip, name: str, count: int | None) -> Row:
     return row | {"recall": report.recall, "image_recall": report.image_recall}
 
 
-def score_shapes(clip: Clip, count: int) -> Row:
+def score_shapes(clip: Clip, count: int, split: ShapesSplit) -> Row:
     """Return how often an image is nearest to its own caption among those that differ in a part."""
-    samples = list(ShapesDataset("heldout", size=SIDES["shapes"], seed=1, epoch_size=count))
+    samples = list(ShapesDataset(split, size=SIDES["shapes"], seed=1, epoch_size=count))
     images = image_vectors(clip, samples)
     found: dict[str, float] = {}
     for name, values in VALUES.items():
@@ -154,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to clip.json")
     parser.add_argument("--training", default="{}", help="JSON: changes to training.json")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="tune: for choices")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
@@ -167,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             length: Case = {"minutes": arguments.minutes or MINUTES[name]}
             if arguments.quick:
                 length = {"steps": 2, "count": QUICK_COUNT}
-            cases.append(case | length)
+            cases.append(case | length | split_of(arguments.split))
     return run_cases("benchmarks.clip", cases, measure, arguments)
 
 

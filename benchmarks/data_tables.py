@@ -38,6 +38,17 @@ def waiting(rows: list[Row]) -> Table:
     return table
 
 
+def beside(rows: list[Row]) -> Table:
+    """Return how fast training and sampling are alone and on the same cores."""
+    table: Table = [("what", "a second alone", "a second beside the other", "speed kept")]
+    names = {"train": "training, steps", "sample": "sampling, batches of 16"}
+    for row in rows:
+        for name, shown in names.items():
+            alone, other = row["alone"][name], row["beside"][name]
+            table.append((shown, f"{alone:.2f}", f"{other:.2f}", f"{row['kept'][name]:.2f}"))
+    return table
+
+
 def memory(rows: list[Row]) -> Table:
     """Return what long lists cost."""
     table: Table = [

@@ -1,10 +1,11 @@
 """The report's tables of images: how good, how alike; the first row of each is its header."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.data_tables import Table
-from benchmarks.measuring import Row
+from benchmarks.measuring import Case, Row
 
 
 def real(rows: list[Row]) -> Table:
@@ -20,7 +21,7 @@ def real(rows: list[Row]) -> Table:
         flat = "flat_std" in row
         table.append(
             (
-                case["set"],
+                _of_split(case),
                 f"{case['minutes']:g}",
                 " ".join((case["side"], *case["flags"])),
                 case["seed"],
@@ -33,6 +34,34 @@ def real(rows: list[Row]) -> Table:
                 f"{row['flat_level']:.0f} ({row['flat_level_real']:.0f})" if flat else "",
                 f"{row['diversity']:.2f}" if "diversity" in row else "",
                 f"{100 * row['copies']:.1f} ({100 * row['copies_held_out']:.1f})",
+            )
+        )
+    return table
+
+
+def conditions(rows: list[Row]) -> Table:
+    """Return what classes become by words, labels and vectors of a CLIP in equal minutes."""
+    table: Table = [
+        ("set", "minutes", "condition", "seed", "images seen", "n",
+         "recognized, % (real), interval",
+         "Frechet (floor)", "times the floor", "kernel x 1000 (floor)", "diversity")
+    ]  # fmt: skip
+    for row in sorted(rows, key=lambda row: (row["case"]["set"], row["case"]["minutes"])):
+        case, (low, high) = row["case"], row["interval"]
+        right = f"{_percent(row['recognized'])} ({_percent(row['real_recognized'])})"
+        table.append(
+            (
+                _of_split(case),
+                f"{case['minutes']:g}",
+                case["condition"],
+                case["seed"],
+                " + ".join(map(str, row["images"])),
+                row["n"],
+                f"{right}, {_percent(low)} to {_percent(high)}",
+                f"{row['frechet']:.1f} ({row['frechet_floor']:.1f})",
+                f"{row['frechet'] / row['frechet_floor']:.1f}",
+                f"{row['kernel']:.0f} ({row['kernel_floor']:.0f})",
+                f"{row['diversity']:.2f}" if "diversity" in row else "",
             )
         )
     return table
@@ -64,20 +93,21 @@ def ways(rows: list[Row]) -> Table:
     """Return what each way to generate reaches in equal minutes."""
     table: Table = [
         ("data", "minutes", "way", "seed", "parameters, M", "fully correct, % (real)",
-         "on plain backgrounds, % (real)", "kernel x 1000", "grain (real)", "s an image",
-         "calls", "training, GB")
+         "on plain backgrounds, % (real)", "real through its parts, %", "kernel x 1000",
+         "grain (real)", "s an image", "calls", "training, GB")
     ]  # fmt: skip
     for row in (row for row in rows if "score" not in row["case"]):
         case, plain = row["case"], row["by_texture"].get("no")
         table.append(
             (
-                f"{case['set']}{', real' * bool(case['files'])}",
+                f"{_of_split(case)}{', real' * bool(case['files'])}",
                 f"{case['minutes']:g}" if "minutes" in case else "",
-                case["way"],
+                " ".join([case["way"], *(json.dumps(c) for c in [case["changes"]] if c)]),
                 case["seed"],
                 " + ".join(f"{n / 1e6:.1f}" for n in row["parameters"].values()),
                 _against(row["correct"]["all"], row["real_correct"]["all"]),
                 _against(plain["correct"]["all"], plain["real_correct"]["all"]) if plain else "",
+                _percent(row.get("through", {}).get("all")),
                 f"{row['kernel']:.0f}",
                 f"{row['grain']:.2f} ({row['grain_real']:.2f})",
                 f"{row['seconds_per_image']:.3f}",
@@ -98,7 +128,7 @@ def classes(rows: list[Row]) -> Table:
         low, high = row.get("interval", (None, None))
         interval = "" if low is None else f" ({_percent(low)} to {_percent(high)})"
         table.append(
-            (row["case"]["set"], row["date"], f"{row['case']['minutes']:g}", row["n"],
+            (_of_split(row["case"]), row["date"], f"{row['case']['minutes']:g}", row["n"],
              row["captions"], _percent(row["accuracy"]) + interval, _recall(row["recall"]),
              _recall(row["image_recall"]))
         )  # fmt: skip
@@ -113,7 +143,7 @@ def attributes(rows: list[Row]) -> Table:
     for row in (row for row in rows if "attributes" in row):
         each = ", ".join(f"{name} {_percent(share)}" for name, share in row["attributes"].items())
         case = row["case"]
-        table.append((case["set"], row["date"], case.get("side", 64), f"{case['minutes']:g}",
+        table.append((_of_split(case), row["date"], case.get("side", 64), f"{case['minutes']:g}",
                       row["n"], each, _percent(row["swapped"])))  # fmt: skip
     return table
 
@@ -127,7 +157,7 @@ def autoencoders(rows: list[Row]) -> Table:
     for row in rows:
         std, usage = row["latent_std"], row["usage"]
         table.append(
-            (row["case"]["set"], row["case"]["kind"], f"{row['case'].get('minutes', 0):g}",
+            (_of_split(row["case"]), row["case"]["kind"], f"{row['case'].get('minutes', 0):g}",
              row["n"], f"{row['parameters'] / 1e6:.2f}", f"{row['psnr']:.1f}",
              f"{row['color_shift']:.1f}", f"{min(std):.2f} to {max(std):.2f}" if std else "",
              _percent(usage and usage[0]))
@@ -230,6 +260,11 @@ def fewer_steps(rows: list[Row]) -> Table:
     for name, by_steps in rows[-1]["distance"].items():
         table.append((name, *(f"{by_steps[n]:.1f}" for n in calls)))
     return table
+
+
+def _of_split(case: Case) -> str:
+    """Return the data of a case, and its split where that is not the one of final figures."""
+    return ", ".join([case["set"], *(case[name] for name in ("split",) if name in case)])
 
 
 def _percent(share: Any) -> str:

@@ -13,6 +13,8 @@ from benchmarks.measuring import ROOT, Case, Row
 from benchmarks.real_data import available, folder
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 
+SPLITS = ("heldout", "tune")
+"""What is scored: what had no part in any choice, or what choices are made on."""
 Changes = Mapping[str, Mapping[str, Any]]
 """By the name of a file of parameters, without ``.json``: values that replace its own."""
 
@@ -56,6 +58,11 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         both = isinstance(change, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], change) if both else change
     return result
+
+
+def split_of(split: str) -> dict[str, str]:
+    """Return what a case says of its split: nothing of the default."""
+    return {} if split == SPLITS[0] else {"split": split}
 
 
 def sets_of(given: str) -> list[str]:

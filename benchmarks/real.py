@@ -5,10 +5,14 @@
     python -m benchmarks.real --sets emoji --minutes 60
     python -m benchmarks.real --sets mnist --flags "--PARAMETERS parameters/mine"
     python -m benchmarks.real --sets emoji --score training_20261128_120000
+    python -m benchmarks.real --sets flowers --split validation --flags "--OPTIM_LR 0.001"
     python -m benchmarks.real --sets emoji --sides diffusers --flags "--time_shift 24"
 
 Our side is `train.py` with the flags that a user gives: data, side, minutes. The judges are trained
-on real images only (benchmarks/judges.py), at first use. Sheets with generated images beside real
+on real images only (benchmarks/judges.py), at first use; they know the validation images, the test
+images of classes they do not. Choices are made with ``--split validation``: images and captions
+that `train.py` splits off, with other seeds, and of emoji other captions than the final figure's.
+The default, ``test``, is for figures of what is chosen. Sheets with generated images beside real
 ones lie in the cache, and with ``--score`` in the training directory: look at them.
 """
 
@@ -18,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +37,7 @@ from benchmarks.measuring import (
     build_parser,
     run_cases,
 )
-from benchmarks.real_data import SETS, Images, RealSet, available
+from benchmarks.real_data import SETS, SPLITS, Images, RealSet, available
 from benchmarks.real_scores import asked, recognized, scores
 from minimagen import Imagen
 from minimagen.images import to_model_space, to_pil, to_uint8
@@ -42,6 +47,7 @@ from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
 ON_SHEET = 64
+FIRST_SEED = {"test": 0, "validation": 1_000_000}
 SAMPLED_AT_ONCE = 50
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 """(captions, seeds) -> images [b 3 h w] in [-1, 1]."""
@@ -50,7 +56,7 @@ Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 def measure(case: Case, started: float) -> Row:
     """Train one side, then score its images."""
     del started
-    real = SETS[case["set"]]
+    real = SETS[case["set"]].of_run(case["seed"], case.get("split", "test"))
     load_judge(real)  # its training is not part of the time
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "training"
@@ -63,7 +69,8 @@ def measure(case: Case, started: float) -> Row:
 
             sample, facts = train_peer(real, case)
         seconds = time.time() - begun
-        return {"seconds": seconds} | facts | score(real, sample, _sheets(case))
+        sheets, split = sheets_of("real_sheets", case, "side"), case.get("split", "test")
+        return {"seconds": seconds} | facts | score(real, sample, sheets, split)
 
 
 def train_ours(real: RealSet, case: Case, directory: Path) -> None:
@@ -71,6 +78,8 @@ def train_ours(real: RealSet, case: Case, directory: Path) -> None:
     command = [sys.executable, "train.py", "--DATASET", str(real.training_path)]
     command += ["--IMG_SIDE_LEN", str(real.side), "--SEED", str(case["seed"])]
     command += ["--OUTPUT", str(directory), *case["flags"]]
+    if real.share is not None:
+        command += ["--TRAIN_VALID_FRAC", str(real.share)]
     if not {"--STEPS", "--EPOCHS", "--MINUTES"} & set(case["flags"]):
         command += ["--MINUTES", str(case["minutes"])]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
@@ -93,36 +102,44 @@ def trained(directory: Path) -> tuple[Sampler, Row]:
     }
 
 
-def _sheets(case: Case) -> Path:
-    """Return the folder of a case's contact sheets."""
-    parts = [str(case[key]) for key in ("set", "side", "minutes", "seed")]
-    name = re.sub(r"[^\w.-]+", "_", "_".join([*parts, *case["flags"]]))
-    return cache_folder("real_sheets") / name
+def sheets_of(place: str, case: Case, *own: str) -> Path:
+    """Return the folder, in a place of the cache, of a case's contact sheets.
+
+    Args:
+        place: The benchmark's folder.
+        case: What is measured.
+        own: The names of its values that only this benchmark has.
+    """
+    names = ("set", *own, "minutes", "seed", "split")
+    parts = [str(case[name]) for name in names if name in case]
+    name = re.sub(r"[^\w.-]+", "_", "_".join([*parts, *case.get("flags", ())]))
+    return cache_folder(place) / name
 
 
-def score(real: RealSet, sample: Sampler, sheets: Path) -> Row:
-    """Return the figures of what ``sample`` generates for the set's captions; write the sheets."""
-    truth = asked(real)
+def score(real: RealSet, sample: Sampler, sheets: Path, split: str = "test") -> Row:
+    """Return the figures of what ``sample`` generates for captions of a split; write the sheets."""
+    truth, first = asked(real, split), FIRST_SEED[split]
     begun = time.time()
-    generated = generate(sample, truth.captions)
+    generated = generate(sample, truth.captions, first)
     row = {"n": len(truth), "seconds_per_image": (time.time() - begun) / len(truth)}
-    row |= scores(real, generated, truth)
+    row |= scores(real, generated, truth, split)
     write_sheet(sheets, real.name, generated, truth)
     if real.name == "emoji":
-        held_out = real.held_out_images()
-        new = generate(sample, held_out.captions)
+        held_out = real.held_out_images(split)
+        new = generate(sample, held_out.captions, first)
         right = recognized(load_judge(real), new, held_out.captions)
         row |= {"held_out_recognized": sum(right) / len(right), "held_out_n": len(right)}
         write_sheet(sheets, f"{real.name}_held_out", new, held_out)
     return row
 
 
-def generate(sample: Sampler, captions: Sequence[str]) -> Tensor:
-    """Return one uint8 image per caption [n 3 h w]; image i has the seed i."""
+def generate(sample: Sampler, captions: Sequence[str], first: int = 0) -> Tensor:
+    """Return one uint8 image per caption [n 3 h w]; image i has the seed ``first + i``."""
     parts = []
     for start in range(0, len(captions), SAMPLED_AT_ONCE):
         rows = range(start, min(start + SAMPLED_AT_ONCE, len(captions)))
-        parts.append(to_uint8(sample([captions[i] for i in rows], rows)).cpu())
+        seeds = [first + i for i in rows]
+        parts.append(to_uint8(sample([captions[i] for i in rows], seeds)).cpu())
     return torch.cat(parts)
 
 
@@ -142,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--seeds", default="0", help="[0]")
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--flags", default="", help="more flags for train.py")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="what is scored [test]")
     parser.add_argument("--score", type=Path, help="only score this training directory, no row")
     arguments = parser.parse_args(argv)
     if not available():
@@ -151,9 +169,12 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     sets = [SETS[name] for name in arguments.sets.split(",")]
     if arguments.score is not None:
         sample, facts = trained(arguments.score)
-        rows = [facts | score(real, sample, arguments.score) for real in sets]
+        data = read_parameters(TrainingDirectory.open(arguments.score).parameters).data
+        sets = [replace(real, seed=data.seed, share=data.train_valid_frac) for real in sets]
+        rows = [facts | score(real, sample, arguments.score, arguments.split) for real in sets]
         print(rows)
         return rows
+    split = {} if arguments.split == "test" else {"split": arguments.split}
     cases = [
         {
             "set": real.name,
@@ -161,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             "minutes": arguments.minutes or real.minutes,
             "seed": int(seed),
             "flags": arguments.flags.split(),
+            **split,
         }
         for real in sets
         for seed in arguments.seeds.split(",")

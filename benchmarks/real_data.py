@@ -1,7 +1,8 @@
 """The real data sets of the benchmarks, with their parts: what is trained on, what is scored.
 
 They lie in the folder that ``$MINIMAGEN_BENCHMARK_DATA`` names, ``../shared/data`` by default, and
-are not part of the project. Validation images are split off the training part by `train.py`.
+are not part of the project. Validation images are split off the training part by `train.py`:
+choices are made on them, and the final figures on images that had no part in any choice.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import random
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from torch import Tensor
 from benchmarks.measuring import ROOT
 from minimagen.config import DataConfig
 from minimagen.config.recipes import train_valid_frac
-from minimagen.data.dataset import IndexedDataset, Samples, count_of
+from minimagen.data.dataset import Dataset, IndexedDataset, Samples, count_of
 from minimagen.data.open import load_dataset
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import replacing
 
+SPLITS = ("test", "validation")
+"""What is scored: images of which nothing was decided, or those that decide."""
+MOST_VALIDATED = 0.15  # of the training data, where choices are made
 STYLE = "{text}, {style} style"  # the caption of an emoji
 HELD_OUT = 16  # of two emoji in so many one style is held out, where another style remains
 FEW = 600  # emoji of one style, as people have few images
@@ -71,12 +75,16 @@ class RealSet:
         side: of its images, px.
         minutes: that a training has.
         count: of the captions that are generated and scored.
+        seed: of the run, which decides what `train.py` splits off for validation.
+        share: of the images that are trained on; None for the recipe's.
     """
 
     name: str
     side: int
     minutes: float
     count: int
+    seed: int = 0
+    share: float | None = None
 
     @property
     def training_path(self) -> Path:
@@ -86,22 +94,46 @@ class RealSet:
         return folder() / self.name / "train.parquet"
 
     def training_images(self) -> Images:
-        """Return the images that a run with seed 0 trains on."""
+        """Return the images that a run trains on."""
         return images_of(self.training_part())
 
     def training_part(self) -> IndexedDataset:
-        """Return the data set that a run with seed 0 trains on: without validation images."""
-        dataset = load_dataset(self.training_path, self.side)
-        training, _ = dataset.split(train_valid_frac(count_of(dataset)), 0, DataConfig().valid_num)
+        """Return the data set that a run trains on: without validation images."""
+        training, _ = self._split()
         assert training.repeatable
         return training
+
+    def of_run(self, seed: int, split: str) -> "RealSet":
+        """Return the set as a run trains on it.
+
+        To make choices, the run splits off about as many images as are scored, but no more than
+        ``MOST_VALIDATED``: a recipe splits off few.
+        """
+        if split == "test":
+            return replace(self, seed=seed)
+        images = count_of(load_dataset(self.training_path, self.side))
+        assert images is not None
+        left = 1 - min(MOST_VALIDATED, self.count / images)
+        return replace(self, seed=seed, share=round(left, 4))
+
+    def _split(self) -> tuple[Dataset, Samples]:
+        dataset = load_dataset(self.training_path, self.side)
+        share = self.share or train_valid_frac(count_of(dataset))
+        return dataset.split(share, self.seed, DataConfig().valid_num)
 
     def all_images(self) -> Images:
         """Return the images of the training part, validation images among them."""
         return read(self.training_path, self.side)
 
-    def held_out_images(self) -> Images:
-        """Return real images that are not trained on: test or validation part, held-out emoji."""
+    def held_out_images(self, split: str = "test") -> Images:
+        """Return real images that are not trained on.
+
+        Of the split ``validation`` they are those that `train.py` splits off the training data. Of
+        ``test`` they are the test part, the held-out emoji, or the validation part of flowers,
+        which have no other.
+        """
+        if split == "validation":
+            return images_of(self._split()[1])
         if self.name.startswith("emoji"):
             return read(emoji_folder("emoji_held_out"), self.side)
         part = "validation" if self.name == "flowers" else "test"

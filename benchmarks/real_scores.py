@@ -22,23 +22,29 @@ from minimagen.evaluation.metrics import (
 RING = 3  # px from the border: where the background is measured
 
 
-def asked(real: RealSet) -> Images:
+def asked(real: RealSet, split: str = "test") -> Images:
     """Return the captions to generate, each with a real image of that caption.
 
-    For classes the real images are held-out ones; for emoji those that were trained on.
+    For classes the real images are held-out ones; for emoji those that were trained on, and the two
+    splits have no caption in common.
     """
-    if real.name.startswith("emoji"):
-        return balanced(real.training_images(), real.count)
-    return balanced(real.held_out_images(), real.count)
+    if not real.name.startswith("emoji"):
+        return balanced(real.held_out_images(split), real.count)
+    both = balanced(real.training_images(), 2 * real.count)
+    if split == "test":
+        return both.rows(range(min(real.count, len(both))))
+    final = set(both.captions[: real.count])
+    return both.rows(i for i in range(real.count, len(both)) if both.captions[i] not in final)
 
 
-def scores(real: RealSet, generated: Tensor, truth: Images) -> dict[str, Any]:
+def scores(real: RealSet, generated: Tensor, truth: Images, split: str = "test") -> dict[str, Any]:
     """Return the figures of generated images.
 
     Args:
         real: their data set.
         generated: uint8 [n 3 side side], in the order of the captions.
         truth: the captions, with real images of the same captions.
+        split: what ``truth`` is of.
     """
     judge = load_judge(real)
     training, count = real.training_images(), len(truth)
@@ -57,7 +63,7 @@ def scores(real: RealSet, generated: Tensor, truth: Images) -> dict[str, Any]:
         "kernel_floor": kernel_distance(features[2], features[1]),
         **background(real, generated, truth),
         **diversity(judge, generated, truth),
-        **copies(real, generated, training),
+        **copies(generated, real.held_out_images(split), training),
     }
 
 
@@ -102,13 +108,12 @@ def diversity(judge: Judge, generated: Tensor, truth: Images) -> dict[str, float
     return {} if made is None or real is None else {"diversity": made / real}
 
 
-def copies(real: RealSet, generated: Tensor, training: Images) -> dict[str, float]:
+def copies(generated: Tensor, held_out: Images, training: Images) -> dict[str, float]:
     """Return the share of copies among generated and among held-out images.
 
     An image is a copy if its nearest training image is less than a third as far away as its second
     nearest, in the pixels of both at 8 px.
     """
-    held_out = real.held_out_images()
     chosen = random.Random(2).sample(range(len(held_out)), min(len(held_out), len(generated)))
     found = find_copies(generated, held_out.images[chosen], training.images, small_pixels)
     return {"copies": found.made.copies, "copies_held_out": found.held_out.copies}

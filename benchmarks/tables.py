@@ -5,13 +5,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.data_tables import Table, faults, flatness, foreign, memory, speed, waiting
+from benchmarks.data_tables import (
+    Table,
+    beside,
+    faults,
+    flatness,
+    foreign,
+    memory,
+    speed,
+    waiting,
+)
 from benchmarks.image_tables import (
     EDITING,
     attributes,
     autoencoders,
     bundled,
     classes,
+    conditions,
     fewer_steps,
     page,
     pretrained,
@@ -295,6 +305,7 @@ MADE_BY = "Rows of a benchmark that is now `python -m pytest tests/robustness/te
 
 TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "real": ("Real data", lambda rows: markdown(real(rows))),
+    "conditions": ("Words, labels, CLIP vectors", lambda rows: markdown(conditions(rows))),
     "bundled": ("Bundled cascades", lambda rows: markdown(bundled(rows))),
     "ways": ("Ways to generate", lambda rows: markdown(ways(rows))),
     "clip": ("CLIP", lambda rows: several(rows, classes, attributes)),
@@ -310,6 +321,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "growth": ("Growth", growth),
     "data": ("Data", lambda rows: several(rows, speed, waiting, memory)),
     "memory": ("Memory of a training", lambda rows: markdown(flatness(rows))),
+    "beside": ("Sampling beside a training", lambda rows: markdown(beside(rows))),
     "text": ("Text", text),
     "processes": ("Processes", processes),
     "faults": ("Faults", lambda rows: [MADE_BY.format("broken_runs"), "", *markdown(faults(rows))]),

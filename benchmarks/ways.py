@@ -3,19 +3,28 @@
     python -m benchmarks.ways                         every way, digits and shapes, 3 and 10 minutes
     python -m benchmarks.ways --minutes 10 --sets digits
     python -m benchmarks.ways --ways latent,tokens --seeds 0,1,2
+    python -m benchmarks.ways --ways linear_l1,linear_l1_shifted --sets shapes   at 32 px
+    python -m benchmarks.ways --ways tokens --changes '{"gpt_0": {"gpt": {"embedding": "both"}}}'
+    python -m benchmarks.ways --sets digits --files real            handwritten, on photographs
     python -m benchmarks.ways --sets digits --files mnist=FILE,textures=FILE --judge FILE
     python -m benchmarks.ways --sets digits --score DIR           a training directory
 
 A pixel cascade (the demo's), the same with a flow and the absolute error, latent diffusion, and
 tokens with a GPT, at 64 px. The minutes hold everything: autoencoder, stages, validation, sheets.
-The judge is that of ``python -m minimagen evaluate``; captions are held-out combinations of
-attributes. Sheets lie in the cache: one for each way, and one for each data set with the same
-captions by every way, real images first.
+The judge is that of ``python -m minimagen evaluate``; for ``--files`` one is trained at first use
+(tools/train_judge.py), and ``--files real`` are those of the real data (benchmarks/README.md).
+Captions are held-out combinations of attributes; with ``--split tune`` others, to make choices.
+``through`` is what the judge reads in real images that went through a way's autoencoder and
+super-resolution: a bound for what is generated. Sheets lie in the cache: one for each way, and one
+for each data set with the same captions by every way, real images first.
 """
 
+import hashlib
 import json
+import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,25 +35,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import train_preset
+from benchmarks.presets import SPLITS, split_of, train_preset
+from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import grain, kernel_distance, wilson_interval
-from minimagen.images import to_model_space, to_pil, to_uint8
+from minimagen.images import resize_clamped, to_model_space, to_pil, to_uint8
 from minimagen.networks.unet import count_parameters
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import embedded
+from minimagen.shapes.digits import FILES, hash_file
+from minimagen.stages.coded import CodedStage
 from minimagen.storage.cache import cache_folder
+from minimagen.storage.files import replacing
 from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
 ON_SHEET, BESIDE = 48, 12  # images on the sheet of a way, and of a data set
 WAYS = ("cascade", "flow", "latent", "tokens")
-PRESETS = {"latent": "latent", "tokens": "dalle"}
+KERAS = ("linear_l1", "linear_l1_shifted")  # guided-diffusion-keras' times of training, and ours
+PRESETS = {"latent": "latent", "tokens": "dalle"} | {name: name for name in KERAS}
+SIDES = dict.fromkeys(KERAS, 32)
 JUDGES = {"shapes": "simple", "digits": "digits"}
 
 
@@ -65,6 +81,21 @@ def measure(case: Case, started: float) -> Row:
 def data_of(case: Case) -> str:
     """Return what ``--DATASET`` is given."""
     return f"{case['set']}:{case['files']}" if case["files"] else str(case["set"])
+
+
+def judge_of(case: Case) -> Judge:
+    """Return the judge of a case's data; where it is of files, it is trained at first use."""
+    name, file = JUDGES[case["set"]], Path(case["judge"]) if case["judge"] else None
+    if file is None and case["files"]:
+        hashes = [hash_file(each.partition("=")[2]) for each in sorted(case["files"].split(","))]
+        digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        file = cache_folder("judges") / f"{name}_{digest[:16]}.safetensors"
+        if not file.is_file():
+            with replacing(file) as part:
+                command = [sys.executable, "tools/train_judge.py", name, "--files", case["files"]]
+                command += ["--count", "1000", "--out", str(part)]
+                subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    return Judge.load(name, file)
 
 
 def _write_preset(way: str, folder: Path) -> None:
@@ -92,10 +123,9 @@ def score_way(imagen: Imagen, case: Case) -> Row:
             captions, imagen.samplings(), range(count), batch_size=BATCH
         )
     ]
-    seconds = (time.time() - begun) / count
+    seconds, called = (time.time() - begun) / count, calls.count / len(parts)
     generated, real = to_uint8(torch.cat(parts)), stack_images(samples)
-    file = Path(case["judge"]) if case["judge"] else None
-    judge = Judge.load(JUDGES[case["set"]], file)
+    judge = judge_of(case)
     verdicts, of_truth = judge(generated), judge(real)
     right, of_real = score(verdicts, truth), score(of_truth, truth)
     features = [judge.features(images) for images in (generated, real)]
@@ -108,6 +138,7 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "correct": right,
         "interval": list(wilson_interval(round(right["all"] * count), count)),
         "real_correct": of_real,
+        "through": score(judge(through(imagen, real, captions)), truth),
         "by_texture": {
             kind: {
                 "n": len(rows),
@@ -121,21 +152,57 @@ def score_way(imagen: Imagen, case: Case) -> Row:
         "grain": float(grain(to_model_space(generated)).mean()),
         "grain_real": float(grain(to_model_space(real)).mean()),
         "seconds_per_image": seconds,
-        "calls_per_image": calls.count / len(parts),
+        "calls_per_image": called,
         "parameters": {each.name: count_parameters(each) for each in imagen.learners},
     }
 
 
+def through(imagen: Imagen, images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return images as the parts around the first stage leave them: autoencoder, later stages.
+
+    Args:
+        imagen: The cascade.
+        images: uint8 [n 3 h w].
+        captions: Those of the images.
+
+    Returns:
+        uint8 [n 3 h w], of the size of the last stage.
+    """
+    first = imagen.stages[0].eval()
+    assert isinstance(first, CodedStage)
+    small = resize_clamped(to_model_space(images), imagen.config.image_sizes[0])
+    coder, parts = first.autoencoder, []
+    with torch.inference_mode():
+        for part in small.split(BATCH):
+            latents = coder.sampled(coder.moments(part.to(imagen.device)), None)
+            parts.append(coder.decode(latents).cpu())
+    left = torch.cat(parts).clamp(-1.0, 1.0)
+    if later := imagen.samplings()[1:]:
+        how = {"first": 1, "low_res": left, "batch_size": BATCH}
+        batches = imagen.sample_batches(captions, later, range(len(captions)), **how)
+        left = torch.cat([made[-1] for made in batches])
+    return to_uint8(left)
+
+
 def _held_out(case: Case) -> Iterator[Sample]:
     """Draw what is asked for, and judged."""
-    count = case["count"]
-    return iter(embedded(data_of(case), split="heldout", size=SIDE, seed=1, epoch_size=count))
+    options = {"size": case["side"], "seed": 1, "epoch_size": case["count"]}
+    return iter(embedded(data_of(case), split=case.get("split", SPLITS[0]), **options))
 
 
 def _sheet(case: Case, of: str) -> Path:
     """Return where the sheet of a way, or of what is named so, lies."""
-    name = f"{of}_{case['set']}_{case.get('minutes', 'quick')}_{case['seed']}.png"
-    return cache_folder("ways_sheets") / name
+    parts = [
+        of,
+        case["set"],
+        case.get("minutes", "quick"),
+        case["seed"],
+        json.dumps(case["changes"]) if case["changes"] else "",
+        "files" if case["files"] else "",
+        case.get("split", ""),
+    ]
+    name = re.sub(r"[^\w.]+", "_", "_".join(str(part) for part in parts if part != ""))
+    return cache_folder("ways_sheets") / f"{name}.png"
 
 
 def _images(case: Case) -> Path:
@@ -186,11 +253,15 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
     parser.add_argument("--sets", default="digits,shapes", help="[digits,shapes]")
-    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)} [all]")
+    parser.add_argument(
+        "--ways", default=",".join(WAYS), help=f"of {', '.join((*WAYS, *KERAS))} [the first four]"
+    )
     parser.add_argument("--minutes", default="3,10", help="of each way [3,10]")
     parser.add_argument("--seeds", default="0", help="[0]")
-    parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE")
+    parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE, or real")
     parser.add_argument("--judge", default="", help="that tools/train_judge.py made [the bundled]")
+    parser.add_argument("--changes", default="{}", help="JSON: changes to files of parameters")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="tune: for choices")
     parser.add_argument("--score", help="training directory to score, instead of training")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
@@ -200,18 +271,31 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     ]
     if arguments.quick:
         lengths = [{"steps": 2, "count": QUICK_COUNT}]
+    if arguments.files == "real":
+        parts = (f"{name}={real_folder() / name / 'train.parquet'}" for name in FILES)
+        arguments.files = ",".join(parts)
     if arguments.score:
         arguments.ways = Path(arguments.score).name
         lengths = [lengths[0] | {"score": arguments.score}]
+    changes = json.loads(arguments.changes)
     cases = [
-        {"way": way, "set": name, "side": SIDE, "seed": int(seed), "changes": {}}
+        {
+            "way": way,
+            "set": name,
+            "side": SIDES.get(way, SIDE),
+            "seed": int(seed),
+            "changes": changes,
+        }
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
+        | split_of(arguments.split)
         for length in lengths
         for name in arguments.sets.split(",")
         for way in arguments.ways.split(",")
         for seed in arguments.seeds.split(",")
     ]
+    for case in cases:
+        judge_of(case)  # trained here: neither its time nor its memory are those of a way
     rows = run_cases("benchmarks.ways", cases, measure, arguments)
     for path in beside(cases):
         print(f"sheet: {path}", file=sys.stderr)

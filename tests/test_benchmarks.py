@@ -220,8 +220,15 @@ IMAGE_ROWS: dict[str, list[tuple[dict, dict]]] = {
     "bundled": [({"what": "emoji"}, {"held_out": {
         "n": 101, "generated": {"fully_correct": 0.347}, "real": {"fully_correct": 1.0},
         "shuffled": {"fully_correct": 0.0}, "background": {"std": 7.4}, "copies": 0.0}})],
-    "ways": [({"way": "tokens", "set": "digits", "files": "mnist=x", "minutes": 10, "seed": 0}, {
-        "parameters": {"autoencoder_0": 9e5, "gpt_0": 5.3e6}, "correct": {"all": 0.08},
+    "conditions": [({"set": "mnist", "condition": "labels", "minutes": 10, "seed": 0}, REAL_ROW | {
+        "n": 1000, "interval": [0.98, 0.995]})],
+    "beside": [({"seconds": 120}, {
+        name: {"train": value, "sample": value / 2}
+        for name, value in (("alone", 4.0), ("beside", 2.0), ("kept", 0.5))})],
+    "ways": [({"way": "tokens", "set": "digits", "files": "mnist=x", "minutes": 10, "seed": 0,
+               "changes": {}}, {
+        "through": {"all": 0.6}, "parameters": {"autoencoder_0": 9e5, "gpt_0": 5.3e6},
+        "correct": {"all": 0.08},
         "real_correct": {"all": 0.702}, "kernel": 56.0, "grain": 0.9, "grain_real": 2.5,
         "by_texture": {"no": {"correct": {"all": 0.145}, "real_correct": {"all": 0.946}}},
         "seconds_per_image": 0.03, "calls_per_image": 65, "training_bytes": 1.7e9})],
@@ -275,7 +282,9 @@ def test_the_report_has_a_table_of_each(results: Path, tmp_path: Path) -> None:
         "| warm",
         "| 320 | 99.0 (99.7) |  | 3.8 (1.9) | 2 (-1) | 0.70 | 0 (0) | 0.90 |",
         "| emoji | held out | 101 | 34.7 (100.0) | 0.0 | 7.4 | 0.0 |",
-        "| digits, real | 10 | tokens | 0 | 0.9 + 5.3 | 8.0 (70.2) | 14.5 (94.6) | 56 |",
+        "| digits, real | 10 | tokens | 0 | 0.9 + 5.3 | 8.0 (70.2) | 14.5 (94.6) | 60.0 | 56 |",
+        "| labels | 0 | 320 | 1000 | 99.0 (99.7), 98.0 to 99.5 | 3.8 (1.9) | 2.0 |",
+        "| training, steps | 4.00 | 2.00 | 0.50 |",
         "| 3 | 10000 | 10 | 99.2 (99.0 to 99.3) | 99.3, 100.0 | 100.0, 100.0 |",
         "| 3 | 1000 | shape 99.6, color 100.0 | 100.0 |",
         "| shapes | fsq | 5 | 500 | 0.92 | 34.9 | 0.3 |  | 99.0 |",

@@ -1,10 +1,15 @@
 """The benchmark on real data: its figures on images whose figures are known."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from benchmarks.real_data import SETS, Images, available, balanced, is_held_out
-from benchmarks.real_scores import background
+from benchmarks import conditions, image_tables
+from benchmarks.real_data import FEW, MOST_VALIDATED, SETS, Images, available, balanced, is_held_out
+from benchmarks.real_scores import asked, background
 
 
 def test_a_balanced_choice_takes_every_caption_in_turn():
@@ -47,3 +52,67 @@ def test_data_without_a_flat_border_has_no_figure_for_it():
     truth = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
     truth[:, :, 0, 0] = 0  # one black corner, as in clothes, is no border
     assert background(SETS["fashion_mnist"], truth, Images(truth, ["Coat"] * 4)) == {}
+
+
+@pytest.mark.skipif(not available(), reason="no real data in $MINIMAGEN_BENCHMARK_DATA")
+def test_choices_and_final_figures_have_no_image_and_no_caption_of_emoji_in_common():
+    real = SETS["emoji_few"].of_run(0, "validation")
+    assert real.share == 1 - MOST_VALIDATED
+    trained = set(real.training_images().captions)
+    final, choices = asked(real, "test"), asked(real, "validation")
+    assert set(final.captions) <= trained and len(final) == real.count
+    assert set(choices.captions) <= trained - set(final.captions) and len(choices) > 200
+    validation = real.held_out_images("validation").captions
+    assert not set(validation) & (trained | set(real.held_out_images().captions))
+    assert len(validation) + len(trained) == FEW
+    others = replace(real, seed=1).held_out_images("validation").captions
+    assert set(others) != set(validation)  # as --SEED 1 splits
+
+
+@pytest.mark.skipif(not available(), reason="no real data in $MINIMAGEN_BENCHMARK_DATA")
+def test_choices_on_classes_are_made_on_images_of_the_training_file():
+    flowers = SETS["flowers"].of_run(1, "validation")
+    validation, final = (asked(flowers, split).images for split in ("validation", "test"))
+    images = flowers.all_images().images
+    whole = {image.numpy().tobytes() for image in images}
+    assert len(validation) == round(MOST_VALIDATED * len(images))
+    assert all(image.numpy().tobytes() in whole for image in validation)
+    assert not any(image.numpy().tobytes() in whole for image in final)
+
+
+def test_the_minutes_of_a_clip_are_part_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[dict[str, Any]] = []
+
+    def train_preset(case: dict[str, Any], data: object, place: Path) -> dict[str, Any]:
+        trained.append(case)
+        return {"steps": {"clip": 9}}
+
+    monkeypatch.setattr(conditions, "train_preset", train_preset)
+    case = {"set": "mnist", "minutes": 10.0, "seed": 3}
+
+    def encoder(condition: str) -> tuple[list[str], float, dict[str, Any]]:
+        return conditions.encoder_of(SETS["mnist"], case | {"condition": condition}, tmp_path)
+
+    assert encoder("words") == (["--T5_NAME", "t5_mini"], 10.0, {})
+    assert encoder("labels") == (["--T5_NAME", "labels"], 10.0, {})
+    assert not trained
+    flags, minutes, facts = encoder("clip")
+    (clip,) = trained
+    assert clip["minutes"] + minutes == 10.0 and clip["minutes"] == 3.0 and clip["seed"] == 3
+    assert flags == ["--T5_NAME", str(tmp_path / "clip" / "training")]
+    assert facts == {"clip": {"steps": {"clip": 9}}}
+
+
+def test_conditions_are_shown_beside_the_floor() -> None:
+    case = {"set": "mnist", "condition": "labels", "minutes": 10.0, "seed": 0}
+    row = {
+        "case": case, "images": [9], "n": 4, "recognized": 0.5, "interval": [0.2, 0.8],
+        "real_recognized": 1.0, "frechet": 6.0, "frechet_floor": 4.0, "kernel": 5.0,
+        "kernel_floor": 1.0,
+    }  # fmt: skip
+    header, shown = image_tables.conditions([row])
+    found = dict(zip(header, shown, strict=True))
+    assert found["times the floor"] == "1.5" and found["Frechet (floor)"] == "6.0 (4.0)"
+    assert found["recognized, % (real), interval"] == "50.0 (100.0), 20.0 to 80.0"

@@ -29,7 +29,9 @@ def test_a_clip_is_scored_by_attributes_and_by_swapped_colors(tmp_path: Path) ->
 
 
 def test_an_autoencoder_is_scored_by_what_it_leaves(tmp_path: Path) -> None:
-    (row,) = autoencoders.main(quick(tmp_path, "--sets", "shapes", "--kinds", "fsq"))
+    tune = ["--split", "tune"]
+    (row,) = autoencoders.main(quick(tmp_path, "--sets", "shapes", "--kinds", "fsq", *tune))
+    assert row["case"]["split"] == "tune"
     assert 3 < row["psnr"] < 40 and len(row["latent_std"]) == 4
     assert 0 < row["usage"][0] <= 1
     assert row["steps"]["autoencoder_0"] == 2
@@ -47,6 +49,7 @@ def test_ways_are_scored_alike(tmp_path: Path) -> None:
     for row in rows:
         assert {"all", "shape", "color"} <= row["correct"].keys()
         assert row["real_correct"]["all"] > 0.9 and row["grain"] > 0
+        assert row["through"].keys() == row["correct"].keys()
 
 
 def test_changes_replace_values_inside_others() -> None:

@@ -20,6 +20,7 @@ from minimagen.device import exactly, to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import Decoder, Encoder
+from minimagen.networks.codes import digits_of
 
 FSQ_MARGIN = 1e-3  # of the bound, so that the outermost values can be reached
 
@@ -60,7 +61,7 @@ class FiniteScalars(Quantiser):
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.inputs = self.channels = len(levels)
-        self.codes = math.prod(levels)
+        self.codes, self.channel_levels = math.prod(levels), tuple(levels)
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
@@ -91,7 +92,7 @@ class FiniteScalars(Quantiser):
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Return the vectors of codes [b h w]."""
-        digits = codes[:, None] // self.basis[:, None, None] % self.levels[:, None, None]
+        digits = digits_of(codes, self.channel_levels).movedim(-1, 1)
         return digits.float() / self._half_width() - 1.0
 
 

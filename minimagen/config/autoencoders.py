@@ -96,6 +96,11 @@ class AutoencoderConfig(Config):
             return math.prod(self.levels)
         return self.num_codes if self.kind == "gumbel" else 0
 
+    @property
+    def code_levels(self) -> tuple[int, ...]:
+        """Return how many digits each channel of a code has; none where codes have no channels."""
+        return self.levels if self.kind == "fsq" else ()
+
     def unmeasured(self) -> Self:
         """Return the configuration as it was before its latents were measured."""
         return self.replace(latents_mean=None, latents_std=None)

@@ -1,10 +1,12 @@
 """The shape of a network."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from minimagen.checked import Config, PositiveInt
+
+CodeVectorKind = Literal["table", "channels", "both"]
 
 
 class UNetConfig(Config):
@@ -88,3 +90,8 @@ class GPTConfig(AttentionConfig):
     """Heads of every attention; they divide ``dim``."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the channels that training drops."""
+    embedding: CodeVectorKind = "table"
+    """Vectors of the codes that are read: one for each code (table), the sum of one for each of its
+    digits, one digit a channel of fsq (channels), or both added."""
+    head: CodeVectorKind = "table"
+    """Vectors of the codes that are predicted, likewise."""

@@ -73,7 +73,7 @@ def loss_weight(
 def per_example_error(
     output: Tensor, target: Tensor, weight: Tensor, kind: ErrorKind = "l2", delta: float = 0.1
 ) -> Tensor:
-    """Return the weighted mean error of every example, float32 [b].
+    """Return the weighted mean error of every example, [b] in float32, or float64 as ``output``.
 
     Args:
         output: [b ...].
@@ -82,7 +82,8 @@ def per_example_error(
         kind: ``l2``, ``l1``, or ``huber``: e^2 / (2 delta) up to ``delta``, then |e| - delta / 2.
         delta: Huber's, in units of the weighted error.
     """
-    error = output.float() - target.float()
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    error = output.to(dtype) - target.to(dtype)
     if kind == "l2":
         return error.square().flatten(1).mean(1) * weight
     error = error.flatten(1).abs() * weight.sqrt()[:, None]

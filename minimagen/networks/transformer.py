@@ -6,6 +6,7 @@ embedding of its row and one of its column. Letters of shapes: b batch, n prefix
 d width.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from minimagen.config.networks import GPTConfig
 from minimagen.config.sizes import Size
+from minimagen.networks.codes import CodeVectors
 from minimagen.networks.dot_product import attend
 from minimagen.networks.embeddings import TextTokens
 
@@ -88,21 +90,29 @@ class GPT(nn.Module):
         codes: Number of image codes.
         grid: Rows and columns of tokens.
         text_embed_dim: Width of the text embeddings.
+        levels: Digits of each channel of a code; none where codes have no channels.
     """
 
-    def __init__(self, config: GPTConfig, codes: int, grid: Size, text_embed_dim: int) -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        codes: int,
+        grid: Size,
+        text_embed_dim: int,
+        levels: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         dim = config.dim
         self.config, self.grid = config, grid
         self.text = TextTokens(text_embed_dim, dim)
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
-        self.codes = nn.Embedding(codes, dim)
+        self.codes = CodeVectors(config.embedding, codes, dim, levels)
         self.rows = nn.Parameter(torch.randn(grid[0], dim) * 0.02)
         self.columns = nn.Parameter(torch.randn(grid[1], dim) * 0.02)
         blocks = [Block(dim, config.heads, config.dropout) for _ in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
         self.ln_f = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, codes, bias=False)
+        self.head = CodeVectors(config.head, codes, dim, levels)
         self.apply(self._begin)
         nn.init.normal_(self.text.null_token, std=0.02)
         for block in blocks:  # GPT-2: the residual branches add up
@@ -111,9 +121,8 @@ class GPT(nn.Module):
 
     @staticmethod
     def _begin(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     @property
@@ -138,17 +147,17 @@ class GPT(nn.Module):
             prefix: The text.
             codes: int64 [b m], in the order of rows.
         """
-        before = self._inputs(codes[:, :-1])
+        before = self._inputs(self.codes()[codes[:, :-1]])
         x = torch.cat([prefix.tokens, before], dim=1)
         attended_to = _causal(prefix.mask, before.shape[1])
         for block in self.blocks:
             x, _ = block(x, attended_to)
-        return self.head(self.ln_f(x[:, prefix.tokens.shape[1] :]))
+        return F.linear(self.ln_f(x[:, prefix.tokens.shape[1] :]), self.head())
 
-    def _inputs(self, codes: Tensor) -> Tensor:
-        """Return the start token and the tokens that are known, each at the place it predicts."""
-        start = repeat(self.start, "d -> b 1 d", b=len(codes)).to(self.codes.weight.dtype)
-        return torch.cat([start, self.codes(codes)], dim=1) + self._places()[: codes.shape[1] + 1]
+    def _inputs(self, known: Tensor) -> Tensor:
+        """Return the start token and the known ones [b k d], each at the place it predicts."""
+        start = repeat(self.start, "d -> b 1 d", b=len(known)).to(known.dtype)
+        return torch.cat([start, known], dim=1) + self._places()[: known.shape[1] + 1]
 
     def _places(self) -> Tensor:
         """Return the position of each place of the grid, [m d]."""
@@ -165,6 +174,7 @@ class Decoding:
 
     def __init__(self, network: GPT, prefix: Prefix) -> None:
         self._network, self._prefix, self._places = network, prefix, network._places()
+        self._codes, self._head = network.codes(), network.head()
         self._caches: list[KeysValues | None] = [None] * len(network.blocks)
         self._done = 0
 
@@ -176,14 +186,16 @@ class Decoding:
         """
         network, prefix = self._network, self._prefix
         if codes is None:
-            first = network._inputs(prefix.mask.new_zeros(len(prefix.mask), 0, dtype=torch.long))
+            first = network._inputs(
+                self._codes.new_zeros(len(prefix.mask), 0, self._codes.shape[1])
+            )
             x = torch.cat([prefix.tokens, first], dim=1)
             attended_to = _causal(prefix.mask, 1)
         else:
-            x = rearrange(network.codes(codes) + self._places[self._done], "b d -> b 1 d")
+            x = rearrange(self._codes[codes] + self._places[self._done], "b d -> b 1 d")
             real = F.pad(prefix.mask, (0, self._done + 1), value=True)
             attended_to = rearrange(real, "b n -> b 1 1 n")
         for i, block in enumerate(network.blocks):
             x, self._caches[i] = block(x, attended_to, self._caches[i])
         self._done += 1
-        return network.head(network.ln_f(x[:, -1]))
+        return F.linear(network.ln_f(x[:, -1]), self._head)

@@ -31,7 +31,7 @@ from minimagen.diffusion.schedule import (
 from minimagen.draws import Draws, Noise
 from minimagen.errors import UserError
 from minimagen.given import shrunk
-from minimagen.images import Batch, size_of, to_model_space
+from minimagen.images import Batch, in_float32, size_of, to_model_space
 from minimagen.learner import ParameterGroups
 from minimagen.networks.network import DenoisingNetwork, TextStates
 from minimagen.networks.unet import UNet
@@ -212,9 +212,9 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         kind, shaped = self.config.prediction, level.like(x_t)
         seen = shaped.alpha * x_t if kind == "x_0" else x_t
         if low_res is None:
-            return self.unet(seen, level.log_snr, context).float()
+            return in_float32(self.unet(seen, level.log_snr, context))
         images, aug = low_res
-        output = self.unet(seen, level.log_snr, context, images, aug.log_snr).float()
+        output = in_float32(self.unet(seen, level.log_snr, context, images, aug.log_snr))
         if kind == "eps":
             return output
         known = aug.like(images).alpha * images

@@ -52,7 +52,14 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         self.image_sizes = (size,)
         height, width = self.divisible(size, 1)
         grid = (height // autoencoder.factor, width // autoencoder.factor)
-        self.gpt = GPT(config.gpt, autoencoder.codes, grid, text_embed_dim)
+        levels = autoencoder.config.code_levels
+        for name, kind in (("embedding", config.gpt.embedding), ("head", config.gpt.head)):
+            if not levels and kind != "table":
+                raise UserError(
+                    f"stage {index}: gpt.{name} is {kind!r}, but codes of kind "
+                    f"{autoencoder.config.kind} have no channels; give 'table'"
+                )
+        self.gpt = GPT(config.gpt, autoencoder.codes, grid, text_embed_dim, levels)
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the matrices inside the blocks, and all else."""

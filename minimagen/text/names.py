@@ -51,9 +51,10 @@ def find_source(name: str) -> str:
         return HUB_ENCODERS[short][0]
     if Path(name).is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return name
+    names = (*KNOWN_NAMES, *TRAINED_HERE)
     raise UserError(
-        f"unknown text encoder {name!r}{did_you_mean(name, KNOWN_NAMES)} "
-        f"(valid: {', '.join(KNOWN_NAMES)}, a hub id (owner/name) or an existing folder)"
+        f"unknown text encoder {name!r}{did_you_mean(name, names)} "
+        f"(valid: {', '.join(names)}, a hub id (owner/name) or an existing folder)"
     )
 
 

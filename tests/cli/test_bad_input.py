@@ -19,9 +19,9 @@ from tests.cli.conftest import QUICK, TESTING
 Refused = Callable[..., str]
 
 
-def preset(here: Path, file: str, **changes: Any) -> Path:
-    """A copy of the testing preset with some values of one file changed."""
-    folder = Path(shutil.copytree(TESTING, here / "parameters"))
+def preset(here: Path, file: str, of: Path = TESTING, **changes: Any) -> Path:
+    """A copy of a preset, that of testing by default, with some values of one file changed."""
+    folder = Path(shutil.copytree(of, here / "parameters"))
     path = folder / f"{file}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return folder
@@ -120,6 +120,29 @@ def test_a_mistake_in_the_parameters(
     refused: Refused, here: Path, file: str, changes: dict[str, Any], words: list[str]
 ) -> None:
     refused(train.entry, ["-p", preset(here, file, **changes)], *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "changes", "words"),
+    [
+        ("clip", "clip", {"embed_dim": 0}, ["embed_dim", "given 0"]),
+        ("clip", "clip", {"loss": "infonse"}, ["loss", "given 'infonse'"]),
+        ("classes", "imagen", {"text_encoder_name": "label"}, ["'label'", "mean 'labels'"]),
+        ("linear_l1", "unet_0", {"schedule": {"kind": "flaw"}}, ["schedule", "given 'flaw'"]),
+        ("linear_l1", "unet_0", {"loss": {"error": "l3"}}, ["loss.error", "given 'l3'"]),
+        ("latent", "autoencoder_0", {"latent_channel": 4}, ["mean 'latent_channels'"]),
+        ("latent", "autoencoder_0", {"latent_channels": 3}, ["unet.channels is 4", "have 3"]),
+        ("dalle", "autoencoder_0", {"kind": "vq"}, ["kind", "given 'vq'"]),
+        ("dalle", "autoencoder_0", {"kind": "fsq", "levels": [1]}, ["levels", "given 1"]),
+        ("dalle", "gpt_0", {"gpt": {"dim": 30, "heads": 4}}, ["30 is not divisible by heads 4"]),
+        ("dalle", "gpt_0", {"gpt": {"embedding": "chanels"}}, ["gpt.embedding", "'chanels'"]),
+    ],
+)
+def test_a_mistake_in_the_parameters_of_each_learner(
+    refused: Refused, here: Path, name: str, file: str, changes: dict[str, Any], words: list[str]
+) -> None:
+    folder = preset(here, file, TESTING.parent / name, **changes)
+    refused(train.entry, ["-p", folder, "--TESTING"], *words)
 
 
 @pytest.mark.parametrize("file", ["imagen", "unet_0", "training", "data"])

@@ -1,6 +1,8 @@
 """``train.py`` with one fault inside: ``python -m tests.robustness.injected FAULT WHEN ...``."""
 
 import errno
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -63,8 +65,24 @@ def impatient(when: int) -> None:
     absence.PATIENCE = SHORT
 
 
+def killed(when: int) -> None:
+    """Let the process be killed (SIGKILL) inside its training step ``when``, of all learners."""
+    from minimagen.training.trainer import Trainer
+
+    losses, count = Trainer._losses, 0
+
+    def dying(self: Trainer, loss: Any, batch: Any, draws: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return losses(self, loss, batch, draws)
+
+    Trainer._losses = dying  # type: ignore[method-assign,assignment]
+
+
 FAULTS: dict[str, Callable[[int], None]] = {
-    each.__name__: each for each in (nan_batch, full_disk, slow_data, impatient)
+    each.__name__: each for each in (nan_batch, full_disk, slow_data, impatient, killed)
 }
 
 

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from minimagen import Imagen, ImagenConfig, TrainingConfig, UserError, train
+from minimagen.autoencoders.discrete import FiniteScalars
 from minimagen.config import AutoencoderConfig, TokenConfig, TokenSamplingConfig
 from minimagen.config.networks import GPTConfig
 from minimagen.draws import Draws, SeededNoise
 from minimagen.images import Batch
+from minimagen.networks.codes import CodeVectors
 from minimagen.networks.transformer import GPT, Prefix
 from minimagen.shapes.dataset import embedded
 from minimagen.stages.stage import Condition
@@ -21,12 +24,13 @@ from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
 
 DIM, HEADS, CODES, GRID = 16, 2, 30, (2, 3)
+LEVELS = (5, 3, 2)
 
 
 def network(depth: int = 2, **changes: Any) -> GPT:
     torch.manual_seed(0)
     config = GPTConfig(dim=DIM, depth=depth, heads=HEADS, **{"dropout": 0.0, **changes})
-    gpt = GPT(config, CODES, GRID, 8).eval()
+    gpt = GPT(config, CODES, GRID, 8, LEVELS).eval()
     with torch.no_grad():
         for parameter in gpt.parameters():  # larger than at the start, so that a mistake shows
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -46,9 +50,10 @@ def codes(rows: int = 3) -> Tensor:
     return torch.randint(CODES, (rows, GRID[0] * GRID[1]), generator=random)
 
 
-def test_logits_are_those_of_transformers_gpt_2_with_the_same_weights() -> None:
+@pytest.mark.parametrize("kind", ["table", "channels", "both"])
+def test_logits_are_those_of_transformers_gpt_2_with_the_same_weights(kind: str) -> None:
     transformers = pytest.importorskip("transformers")
-    ours = network()
+    ours = network(embedding=kind, head=kind)
     config = transformers.GPT2Config(
         vocab_size=CODES, n_positions=32, n_embd=DIM, n_layer=2, n_head=HEADS, resid_pdrop=0.0,
         embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="eager",
@@ -56,7 +61,7 @@ def test_logits_are_those_of_transformers_gpt_2_with_the_same_weights() -> None:
     theirs = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         theirs.transformer.wpe.weight.zero_()
-        theirs.lm_head.weight = torch.nn.Parameter(ours.head.weight.clone())
+        theirs.lm_head.weight = torch.nn.Parameter(ours.head().clone())
         theirs.transformer.ln_f.load_state_dict(ours.ln_f.state_dict())
         names = {
             "attn.c_attn": "c_attn",
@@ -73,14 +78,15 @@ def test_logits_are_those_of_transformers_gpt_2_with_the_same_weights() -> None:
         prefix = ours.prefix(*text(), torch.zeros(3, dtype=torch.bool))
         given = codes()
         mine = ours(prefix, given)
-        inputs = torch.cat([prefix.tokens, ours._inputs(given[:, :-1])], dim=1)
+        inputs = torch.cat([prefix.tokens, ours._inputs(ours.codes()[given[:, :-1]])], dim=1)
         mask = torch.nn.functional.pad(prefix.mask, (0, given.shape[1]), value=True)
         logits = theirs(inputs_embeds=inputs, attention_mask=mask.long()).logits
     torch.testing.assert_close(mine, logits[:, prefix.tokens.shape[1] :], rtol=0, atol=1e-5)
 
 
-def test_the_cache_gives_what_the_whole_sequence_gives() -> None:
-    gpt, given = network(), codes()
+@pytest.mark.parametrize("kind", ["table", "both"])
+def test_the_cache_gives_what_the_whole_sequence_gives(kind: str) -> None:
+    gpt, given = network(embedding=kind, head=kind), codes()
     prefix = gpt.prefix(*text(), torch.tensor([False, True, False]))
     with torch.no_grad():
         whole = gpt(prefix, given)
@@ -89,6 +95,49 @@ def test_the_cache_gives_what_the_whole_sequence_gives() -> None:
             logits = decoding.next_logits(before)
             torch.testing.assert_close(logits, whole[:, i], rtol=0, atol=1e-5)
             before = given[:, i]
+
+
+def test_a_code_s_vector_is_the_sum_of_those_of_its_channels() -> None:
+    """Channels as FSQ has them: codes that differ in one channel differ by that channel's part."""
+    fsq, vectors = FiniteScalars(LEVELS), CodeVectors("channels", CODES, DIM, LEVELS)
+    channels = rearrange(fsq.vectors(torch.arange(CODES).view(1, 1, -1)), "1 c 1 k -> k c")
+    inverse = [channels[:, i].unique(return_inverse=True)[1] for i in range(len(LEVELS))]
+    one_hot = torch.cat(
+        [one_hot_of(each, n) for each, n in zip(inverse, LEVELS, strict=True)], dim=1
+    )
+    assert vectors.channels is not None
+    torch.testing.assert_close(vectors(), one_hot @ vectors.channels)
+    x = torch.randn(4, DIM)  # as a head: the probability of a code is that of its digits
+    p = (x @ vectors().T).softmax(-1)
+    parts = (x @ vectors.channels.T).split(LEVELS, dim=-1)
+    product = torch.ones(4, 1)
+    for part in parts:  # the first channel counts ones
+        product = rearrange(part.softmax(-1)[:, :, None] * product[:, None], "b d k -> b (d k)")
+    torch.testing.assert_close(p, product)
+
+
+def one_hot_of(places: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.one_hot(places, count).float()
+
+
+def test_a_code_s_own_vector_is_added_and_begins_at_0() -> None:
+    both = CodeVectors("both", CODES, DIM, LEVELS)
+    assert both.weight is not None and both.channels is not None
+    shared = CodeVectors("channels", CODES, DIM, LEVELS)
+    shared.load_state_dict({"channels": both.channels})
+    assert torch.equal(both(), shared()) and both.channels.std() > 0.01
+    own = torch.randn(CODES, DIM)
+    both.load_state_dict({"channels": both.channels, "weight": own})
+    torch.testing.assert_close(both(), shared() + own)
+
+
+def test_codes_without_channels_have_a_vector_each() -> None:
+    gumbel = AutoencoderConfig(
+        kind="gumbel", image_size=16, block_out_channels=(8, 16, 16), norm_num_groups=4
+    )
+    stage = {"kind": "tokens", "gpt": {"dim": 16, "depth": 1, "heads": 2, "head": "both"}}
+    with pytest.raises(UserError, match="gpt.head is 'both', but codes of kind gumbel have no"):
+        Imagen(config(autoencoders=[gumbel.model_dump()], stages=[stage]))
 
 
 def test_a_token_depends_on_those_before_it_and_on_real_text_only() -> None:
@@ -245,7 +294,8 @@ def test_a_stage_learns_the_tokens_of_one_batch_by_heart_and_samples_them() -> N
         optimizer.step()
     assert loss < 0.02
     stage.eval()
-    sampled = stage.sample(given, SeededNoise([4, 5, 6], 0), stage.settings(guidance_scale=1.0))
+    likeliest = stage.settings(guidance_scale=1.0, temperature=0.0)
+    sampled = stage.sample(given, SeededNoise([4, 5, 6], 0), likeliest)
     expected = stage.autoencoder.reconstruct(images).clamp(-1, 1)
     torch.testing.assert_close(sampled, expected, rtol=0, atol=1e-4)
 
