@@ -31,7 +31,7 @@ class Seen:
         self.page.on("console", self._message)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._request)
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(30_000)  # of a busy machine
         self.page.goto(url)
         self.button("Generate").wait_for()
 
