@@ -66,19 +66,19 @@ def impatient(when: int) -> None:
 
 
 def killed(when: int) -> None:
-    """Let the process be killed (SIGKILL) inside its training step ``when``, of all learners."""
+    """Let the process be killed (SIGKILL) in its training step ``when``, of all learners."""
     from minimagen.training.trainer import Trainer
 
-    losses, count = Trainer._losses, 0
+    backward, count = Trainer._backward, 0
 
-    def dying(self: Trainer, loss: Any, batch: Any, draws: Any) -> Any:
+    def dying(self: Trainer, batch: Any) -> Any:
         nonlocal count
         count += 1
         if count == when:
             os.kill(os.getpid(), signal.SIGKILL)
-        return losses(self, loss, batch, draws)
+        return backward(self, batch)
 
-    Trainer._losses = dying  # type: ignore[method-assign,assignment]
+    Trainer._backward = dying  # type: ignore[method-assign,assignment]
 
 
 FAULTS: dict[str, Callable[[int], None]] = {

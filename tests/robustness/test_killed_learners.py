@@ -67,7 +67,8 @@ def test_a_kill_in_a_step_of_each_learner(
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     killed = TrainingDirectory(output)
-    assert not killed.weights(learner).exists() and killed.checkpoint(learner, BETWEEN).is_dir()
+    assert killed.checkpoint(learner, BETWEEN).is_dir()
+    assert not killed.checkpoint(learner, 2 * BETWEEN).exists()
     assert train.entry(["-rd", str(output), "--IN_PLACE", "--DEVICE", "cpu"]) == 0
     for each in names:
         one, two = (
