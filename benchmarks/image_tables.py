@@ -14,7 +14,7 @@ def real(rows: list[Row]) -> Table:
         ("set", "minutes", "side", "seed", "images seen", "recognized, % (real)",
          "held-out combinations, %", "Frechet (floor)", "kernel x 1000 (floor)",
          "noise where flat, /255", "level there (real)", "diversity",
-         "copies, % (held-out)")
+         "copies, % (held-out)", "training, GB")
     ]  # fmt: skip
     for row in sorted(rows, key=lambda row: (row["case"]["set"], row["case"]["minutes"])):
         case = row["case"]
@@ -34,6 +34,7 @@ def real(rows: list[Row]) -> Table:
                 f"{row['flat_level']:.0f} ({row['flat_level_real']:.0f})" if flat else "",
                 f"{row['diversity']:.2f}" if "diversity" in row else "",
                 f"{100 * row['copies']:.1f} ({100 * row['copies_held_out']:.1f})",
+                f"{row['training_peak_bytes'] / 1e9:.2f}" if "training_peak_bytes" in row else "",
             )
         )
     return table

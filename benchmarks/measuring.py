@@ -265,11 +265,20 @@ def growth_exponent(x: Sequence[float], y: Sequence[float]) -> float:
     return statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y]).slope
 
 
+def peak_of_children() -> int:
+    """Return the resident memory of the largest process that was started here and has ended, B."""
+    return _largest(resource.RUSAGE_CHILDREN)
+
+
+def _largest(whose: int) -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(whose).ru_maxrss * unit
+
+
 def _resident(field: str) -> int:
     status = Path("/proc/self/status")
     if not status.exists():
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _largest(resource.RUSAGE_SELF)
     line = next(line for line in status.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 

@@ -35,6 +35,7 @@ from benchmarks.measuring import (
     Row,
     answer,
     build_parser,
+    peak_of_children,
     run_cases,
 )
 from benchmarks.real_data import SETS, SPLITS, Images, RealSet, available
@@ -64,6 +65,7 @@ def measure(case: Case, started: float) -> Row:
         if case["side"] == "ours":
             train_ours(real, case, directory)
             sample, facts = trained(directory)
+            facts |= {"training_peak_bytes": peak_of_children()}
         else:
             from benchmarks.real_peer import train_peer
 
