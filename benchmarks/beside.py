@@ -17,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+from minimagen.cli.running import ENVIRONMENT
 from minimagen.cli.threads import use_free_cores
 
 SECONDS, QUICK_SECONDS = 120, 2
 WARM = 3  # steps or batches that are not counted
 STARTS_WITHIN = 300  # seconds
-SPINS = {"GOMP_SPINCOUNT": "5000"}  # as the commands set it
 Done = Callable[[], None]
 """Called after each step or batch."""
 
@@ -89,7 +89,7 @@ def working(name: str, case: Case, file: Path) -> Iterator[None]:
     """Let a process work; it writes to ``file`` when each step or batch was done."""
     command = [sys.executable, "-m", "benchmarks.beside", "--work", name, "--file", str(file)]
     command += ["--quick"] * (case["seconds"] == QUICK_SECONDS)
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | SPINS, stdout=sys.stderr)
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | ENVIRONMENT, stdout=sys.stderr)
     try:
         until = time.monotonic() + STARTS_WITHIN
         while len(_times(file)) < WARM:

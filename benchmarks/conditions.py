@@ -49,7 +49,8 @@ def encoder_of(real: RealSet, case: Case, place: Path) -> tuple[list[str], float
         return ["--T5_NAME", CONDITIONS[condition]], minutes, {}
     own = {"preset": "clip", "side": real.side, "seed": case["seed"], "changes": {}}
     own["minutes"] = CLIP_SHARE * minutes
-    row = train_preset(own, real.training_path, place / "clip")
+    share = [] if real.share is None else ["--TRAIN_VALID_FRAC", str(real.share)]
+    row = train_preset(own, real.training_path, place / "clip", share)
     flags = ["--T5_NAME", str(place / "clip" / "training")]
     return flags, minutes - own["minutes"], {"clip": row}
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minimagen.arguments import Options
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
 from minimagen.stages.stage import encode_own
@@ -236,7 +237,8 @@ def made_together(
     image: Image.Image,
     model: str,
     weights: tuple[Choice, ...],
-    **options: Any,
+    precision: str = "auto",
+    batch_size: int = Options.batch_size,
 ) -> Generation:
     """Return how a strip or sheet was made.
 
@@ -246,14 +248,15 @@ def made_together(
         image: One of the last stage.
         model: Hash of the weights.
         weights: Which they are.
-        options: Those of ``Imagen.sample`` that bits depend on: precision, batch_size.
+        precision: Of ``Imagen.sample``.
+        batch_size: Likewise: bits depend on both.
     """
     return Generation(
         **request.values(),
         size=image.size,
         model=model,
         weights=weights,
-        precision=options.get("precision", "auto"),
-        batch=Place(size=min(options.get("batch_size", 64), LARGEST_BATCH)),
+        precision=precision,
+        batch=Place(size=min(batch_size, LARGEST_BATCH)),
         whole=whole,
     )

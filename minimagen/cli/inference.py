@@ -153,8 +153,12 @@ def _together(
     arguments.WEIGHTS = per_stage("`weights`", arguments.WEIGHTS, len(imagen.stages))
     model = model_hash(directory, arguments.WEIGHTS)
     output = new_output(arguments.OUTPUT, "generated_images")
-    with fitting_in_memory(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
-        return belong_together(arguments, imagen, captions, output, model)
+    try:
+        with fitting_in_memory(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
+            return belong_together(arguments, imagen, captions, output, model)
+    finally:
+        if output.is_dir() and not any(output.iterdir()):  # stopped before there was a whole
+            output.rmdir()
 
 
 def go_on(arguments: argparse.Namespace) -> int:

@@ -89,8 +89,8 @@ def with_directory(argv: Sequence[str]) -> list[str]:
 
 def without_flag(argv: Sequence[str]) -> list[str]:
     """Return arguments without ``-d`` before the directory, where that is an argument by itself."""
-    first = argv[0].replace("-", "_").upper() if argv else ""
-    return [*argv[1:]] if first in ("_D", "__TRAINING_DIRECTORY") else [*argv]
+    first = argv[0].replace("_", "-").upper() if argv and argv[0].startswith("-") else ""
+    return [*argv[1:]] if first in ("-D", "--TRAINING-DIRECTORY") else [*argv]
 
 
 IMG_SIDE_LEN = Option(

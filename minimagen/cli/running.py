@@ -11,6 +11,15 @@ from minimagen.cli.flags import INFERENCE, TRAIN
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
 from minimagen.errors import UserError
 
+ENVIRONMENT = {
+    # Threads that spin while they wait take the core from those they wait for: one busy process
+    # then slows a training step eight-fold, with short spins twofold.
+    "GOMP_SPINCOUNT": "5000",
+    # Large tensors in pages of 2 MiB: a step mostly allocates, and each page is cleared by a fault.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+"""What a command sets where the user has not; torch reads it when it is imported."""
+
 
 def with_flags(message: str) -> str:
     """Return ``message`` with every `parameter` in back quotes as the flag that sets it.
@@ -36,11 +45,8 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # what the console cannot show is printed escaped
             stream.reconfigure(errors="backslashreplace")
-    # Threads that spin while they wait take the core from those they wait for: one busy process
-    # then slows a training step eight-fold, with short spins twofold. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # Large tensors in pages of 2 MiB: a step mostly allocates, and each page is cleared by a fault.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     typed = list(sys.argv[1:] if argv is None else argv)
     try:
         try:

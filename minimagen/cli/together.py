@@ -38,7 +38,7 @@ def belong_together(
         imagen: The cascade.
         captions: One or two, as ``editing.check_captions`` wants them.
         output: The directory to write.
-        model: Hash of the weights, kept in the PNG.
+        model: Hash of the weights, kept in the files.
     """
     from minimagen.editing import by_stage, film
     from minimagen.storage.animation import save_animations, save_strip
@@ -112,8 +112,10 @@ def _made(
     whole = Whole(
         kind=kind, texts=tuple(texts), seeds=arguments.SEEDS or (), frames=arguments.FRAMES
     )
-    how = {"precision": arguments.PRECISION or "auto", "batch_size": arguments.BATCH_SIZE}
-    return made_together(whole, request, image, model, tuple(arguments.WEIGHTS), **how)
+    return made_together(
+        whole, request, image, model, tuple(arguments.WEIGHTS),
+        precision=arguments.PRECISION or "auto", batch_size=arguments.BATCH_SIZE,
+    )  # fmt: skip
 
 
 def whole_again(

@@ -98,7 +98,7 @@ class AutoencoderConfig(Config):
 
     @property
     def code_levels(self) -> tuple[int, ...]:
-        """Return how many digits each channel of a code has; none where codes have no channels."""
+        """Return how many values each channel of a code has; none where codes have no channels."""
         return self.levels if self.kind == "fsq" else ()
 
     def unmeasured(self) -> Self:

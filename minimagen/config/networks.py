@@ -91,7 +91,7 @@ class GPTConfig(AttentionConfig):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the channels that training drops."""
     embedding: CodeVectorKind = "table"
-    """Vectors of the codes that are read: one for each code (table), the sum of one for each of its
-    digits, one digit a channel of fsq (channels), or both added."""
+    """Vectors of the codes that are read. table: each code has its own; channels: the sum of a
+    vector for the value of each channel of fsq; both: these two added."""
     head: CodeVectorKind = "table"
     """Vectors of the codes that are predicted, likewise."""

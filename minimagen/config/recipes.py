@@ -33,7 +33,7 @@ GPU_BATCH, GPU_BATCH_LARGE = 256, 128
 """Images of a batch on a GPU, of the first stage and of those that enlarge: at 64 px the host takes
 96 ms for a step of 256, and 72 ms for one of 32. They need 4 GiB."""
 MULTS = (1, 2, 4, 4)  # of the channels, level by level
-GROUP = 16  # channels of a group of a normalization: with 8, a CPU takes a sixth longer for a step
+GROUP = 16  # least channels of a group of a norm: with 8, a CPU's step takes a tenth longer
 ATTENDED = 8  # tokens a side: levels of at most this attend to themselves and to the caption
 
 

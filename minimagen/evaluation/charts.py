@@ -9,7 +9,7 @@ from minimagen.storage.figures import shown
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 240, 52, 26, 10, 10
 MOST = 400  # points of a line
-COLORS = 8  # that the style has, see ``html.STYLE``
+COLORS = 8  # that the style has, see ``html.CHART_STYLE``
 
 
 def chart(title: str, lines: Mapping[str, Points], logarithmic: bool = False) -> str:

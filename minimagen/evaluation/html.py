@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from minimagen.evaluation.charts import COLORS
 from minimagen.storage.files import replacing
 
 LIGHT = (
@@ -15,7 +16,7 @@ DARK = (
     "--c0:#84a9ff;--c1:#ffa36b;--c2:#6cd1a3;--c3:#e08fd8;"
     "--c4:#d9c25a;--c5:#72cde4;--c6:#ff8d99;--c7:#a9aeba"
 )
-"""The colors of curves on light and on dark pages."""
+"""The colors of curves on light and on dark pages, as many as ``charts.COLORS``."""
 CHART_STYLE = """
 figure svg{width:100%;height:auto;display:block}
 figure svg text{fill:var(--soft);font-size:11px}
@@ -25,7 +26,7 @@ figure .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;marg
 """ + "".join(
     f"figure polyline.c{i}{{stroke:var(--c{i})}}figure circle.c{i}{{fill:var(--c{i})}}"
     f"figure .key .c{i}{{background:var(--c{i})}}"
-    for i in range(8)
+    for i in range(COLORS)
 )
 """Of what ``charts.chart`` returns; it needs the colors, ``--soft`` and ``--line``."""
 STYLE = """
@@ -61,7 +62,7 @@ details{margin:.5rem 0}summary{cursor:pointer}
 @media(max-width:600px){body{padding:1.25rem .9rem 3rem}th,td{padding:.35rem .5rem}}
 """
 
-COLORS = f":root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DARK}}}}}"
+ROOT_COLORS = f":root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DARK}}}}}"
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -69,7 +70,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}{COLORS}{CHART_STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{ROOT_COLORS}{CHART_STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 

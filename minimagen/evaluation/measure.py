@@ -11,7 +11,6 @@ from torch import Tensor
 from minimagen.config import Size
 from minimagen.data.loading.reading import stack_images
 from minimagen.draws import rng
-from minimagen.editing import interpolate_captions
 from minimagen.evaluation.features import Features
 from minimagen.evaluation.figures import figure, mean, share
 from minimagen.evaluation.judge import Judge, score
@@ -242,13 +241,7 @@ def smoothness(sampler: Sampler, captions: Sequence[str]) -> Found:
     """
     distinct = list(dict.fromkeys(captions))[: 2 * PAIRS]
     pairs = list(zip(distinct[::2], distinct[1::2], strict=False)) or [(captions[0], captions[0])]
-    paths = [
-        interpolate_captions(
-            sampler.imagen, first, last, FRAMES, seed=sampler.seed, rounds=1, progress=False,
-            **sampler.settings, **sampler.options,
-        )
-        for first, last in pairs
-    ]  # fmt: skip
+    paths = [sampler.between(first, last, FRAMES) for first, last in pairs]
     values = torch.tensor([_unevenness(frames) for frames in paths], dtype=torch.float64)
     sheet = contact_sheet([f"{i}/{FRAMES - 1}" for i in range(FRAMES)], [paths[0]])
     one = mean("interpolation", "largest step / median step", values, FRAMES * len(paths))

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from minimagen.between import BetweenCaptions
 from minimagen.imagen import Imagen
+from minimagen.images import to_pil
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,11 @@ class Sampler:
         batches = self.imagen.sample_batches(captions, self.samplings, seeds, **self.options)
         return [torch.cat(stage) for stage in zip(*batches, strict=True)]
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return ``samplings`` as ``Imagen.sample`` takes them: by name, one value per stage."""
-        own = [sampling.model_dump() for sampling in self.samplings]
-        names = dict.fromkeys(name for values in own for name in values)
-        return {name: [values.get(name) for values in own] for name in names}
+    def between(self, first: str, last: str, count: int) -> list[Image.Image]:
+        """Return images from one caption to another, of even embeddings and the same noise."""
+        encoder = BetweenCaptions(self.imagen.text_encoder, first, last)
+        captions = [encoder.caption(i / (count - 1)) for i in range(count)]
+        batches = self.imagen.sample_batches(
+            captions, self.samplings, [self.seed] * count, encoder=encoder, **self.options
+        )
+        return to_pil(torch.cat([stages[-1] for stages in batches]))

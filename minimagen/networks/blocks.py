@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from minimagen.networks.compilation import in_training
 
 
-def group_norm(channels: int, of: int) -> nn.GroupNorm:
-    """Return a GroupNorm of at most 32 groups of at least ``of`` channels each, if they divide."""
-    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // of))), channels)
+def group_norm(channels: int, least: int) -> nn.GroupNorm:
+    """Return a GroupNorm of at most 32 groups of at least ``least`` channels, if they divide."""
+    return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // least))), channels)
 
 
 class ResBlock(nn.Module):
     """norm, SiLU, conv; norm scaled and shifted by the embedding, SiLU, conv; plus the input.
 
     The residual block of ADM (arXiv 2105.05233) that Imagen uses; the groups of its norms have
-    ``group`` channels.
+    at least ``group`` channels.
     """
 
     def __init__(

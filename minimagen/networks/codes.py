@@ -19,7 +19,7 @@ def digits_of(codes: Tensor, levels: Sequence[int]) -> Tensor:
 
     Args:
         codes: int64 [...], from 0 to the product of ``levels`` - 1.
-        levels: How many digits each of the c channels has.
+        levels: How many values the digit of each of the c channels has.
     """
     basis = [math.prod(levels[:i]) for i in range(len(levels))]
     return codes[..., None] // codes.new_tensor(basis) % codes.new_tensor(levels)
@@ -36,7 +36,7 @@ class CodeVectors(nn.Module):
         kind: ``table`` for own vectors, ``channels`` for those of digits, ``both``.
         codes: How many there are.
         dim: Width of the vectors.
-        levels: How many digits each channel has; not needed for ``table``.
+        levels: How many values the digit of each channel has; not needed for ``table``.
     """
 
     def __init__(

@@ -90,7 +90,7 @@ class GPT(nn.Module):
         codes: Number of image codes.
         grid: Rows and columns of tokens.
         text_embed_dim: Width of the text embeddings.
-        levels: Digits of each channel of a code; none where codes have no channels.
+        levels: Values of the digit of each channel of a code; none where codes have no channels.
     """
 
     def __init__(

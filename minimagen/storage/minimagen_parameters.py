@@ -174,10 +174,10 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """Return what Python printed as ``text``: None, a bool, a number, or the text itself."""
+    """Return the value that Python printed as ``text``, or the text itself where it is none."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 

@@ -42,6 +42,9 @@ class Clip(Part):
         config: Both towers, the loss.
         encoder: Whose states (locked) or pieces (sentencepiece) the text tower reads; None where it
             reads characters.
+
+    Raises:
+        ValueError: There is an encoder for characters, or none for the other kinds.
     """
 
     name, per_example, reads = "clip", False, Unread()
@@ -52,6 +55,8 @@ class Clip(Part):
         self.config = config
         self.image_sizes = (config.image_size,)
         text = config.text
+        if (encoder is None) != (text.kind == "characters"):
+            raise ValueError(f"a text tower of kind {text.kind} with the encoder {encoder}")
         self._frozen = encoder if text.kind == "locked" else None
         self._pieces = encoder if text.kind == "sentencepiece" else None
         token_dim = 0 if self._frozen is None else self._frozen.embed_dim

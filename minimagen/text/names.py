@@ -51,6 +51,10 @@ def find_source(name: str) -> str:
         return HUB_ENCODERS[short][0]
     if Path(name).is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         return name
+    if name in TRAINED_HERE:
+        raise UserError(
+            f"the text encoder {name} is made in training; name a training directory that has one"
+        )
     names = (*KNOWN_NAMES, *TRAINED_HERE)
     raise UserError(
         f"unknown text encoder {name!r}{did_you_mean(name, names)} "

@@ -103,7 +103,7 @@ def not_filled(made: Generation, model: bool) -> Iterator[str]:
     if made.edit is not None:
         yield "The image was made of another one, which it does not carry: give that image too."
     if made.whole is not None:
-        yield "The file is a strip or a sheet of several images: the form makes one."
+        yield "The file is a strip, a sheet or an animation of several images: the form makes one."
     if made.aspect_ratio is not None:
         yield "The image has another shape than those of this page."
     if len({str(stage.get("sampler")) for stage in made.stages}) > 1:

@@ -156,8 +156,8 @@ class Studio:
             sheet = result.paths[0].parents[1] / "sweep.png"
             images = [Image.open(path).convert("RGB") for path in result.paths]
             columns = len([*axes.values()][-1])
-            texts = tuple((name, tuple(map(str, values))) for name, values in axes.items())
-            whole = Whole(kind="sweep", texts=(form.text,), sweep=texts)
+            swept_values = tuple((name, tuple(map(str, each))) for name, each in axes.items())
+            whole = Whole(kind="sweep", texts=(form.text,), sweep=swept_values)
             made = result.made[0].replace(whole=whole)
             save_png(sheet, contact_sheet([*map(label_of, cells)], [images], columns), made)
             return Result(result.paths, sheet, result.made, seed)

@@ -46,6 +46,17 @@ def frames(path: Path) -> int:
         return int(getattr(animation, "n_frames", 1))
 
 
+def test_a_film_that_is_stopped_leaves_no_empty_folder(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minimagen.editing.film", stopped)
+    assert inference.entry([*QUICK, "--FILM"]) == 130
+    assert [path.name for path in Path().iterdir()] == [trained.name]
+
+
 def test_a_film_is_a_strip_and_two_animations_with_a_frame_for_each_step(trained: Path) -> None:
     made = output("--FILM")
     assert frames(made / "film.webp") >= 4  # equal frames become one that is shown longer

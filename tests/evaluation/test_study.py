@@ -15,6 +15,7 @@ from minimagen.__main__ import main
 from minimagen.cli.export import facts_of
 from minimagen.config import SamplingConfig
 from minimagen.data.loading.reading import stack_images
+from minimagen.diffusion.samplers import Heun
 from minimagen.evaluation import measure
 from minimagen.evaluation.features import JudgeFeatures
 from minimagen.evaluation.report import write_report
@@ -22,7 +23,7 @@ from minimagen.evaluation.sampler import Sampler
 from minimagen.evaluation.sets import Sets
 from minimagen.evaluation.study import Study, study
 from minimagen.imagen import Imagen
-from minimagen.images import to_model_space
+from minimagen.images import to_model_space, to_pil
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.card import NO_FIGURES, OTHER_WEIGHTS
@@ -110,10 +111,10 @@ def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.Monke
     """Even steps between two captions, a jump of three steps between two others; no third pair."""
     pairs = {("a", "b"): range(9), ("c", "d"): [0, 1, 2, 3, 4, 5, 6, 7, 10]}
 
-    def frames(_: Imagen, first: str, last: str, *__: Any, **___: Any) -> list[Image.Image]:
+    def frames(_: Sampler, first: str, last: str, count: int) -> list[Image.Image]:
         return [Image.new("RGB", (8, 8), (i, i, i)) for i in pairs[first, last]]
 
-    monkeypatch.setattr(measure, "interpolate_captions", frames)
+    monkeypatch.setattr(Sampler, "between", frames)
     sampler = Sampler(cast(Imagen, None), [])
     (figure,) = measure.smoothness(sampler, ["a", "a", "b", "c", "d", "e", "a"]).figures
     assert (figure.value, figure.n) == (2.0, 18)
@@ -122,21 +123,16 @@ def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.Monke
     assert (alone.value, alone.low, alone.high, alone.n) == (1.0, None, None, 9)
 
 
-def test_every_part_samples_with_the_settings_that_are_evaluated(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_interpolation_samples_with_the_settings_that_are_evaluated() -> None:
+    """A sampler of one's own too; the ends are the images of their captions."""
     imagen = Imagen.from_directory(TRAINED)
-    own = {"timesteps": [2, 1], "guidance_scale": 3.0, "guidance_interval": (0.2, 0.8)}
-    sampler, used = Sampler(imagen, imagen.samplings(**own), 4), []
-    assert imagen.samplings(**sampler.settings) == sampler.samplings != imagen.samplings()
-
-    def seen(self: Imagen, captions: Sequence[str], samplings: Any, *_: Any, **__: Any) -> Any:
-        used.append(samplings)
-        yield [torch.zeros(len(captions), 3, 32, 32)]
-
-    monkeypatch.setattr(Imagen, "sample_batches", seen)
-    measure.smoothness(sampler, ["a", "b"])
-    assert used == [sampler.samplings]
+    own = {"timesteps": [3, 1], "guidance_scale": 3.0, "sampler": Heun}
+    options = {"precision": "fp32", "batch_size": 1}
+    sampler = Sampler(imagen, imagen.samplings(**own), 4, options)
+    frames = sampler.between("a red star", "a blue ring", 3)
+    default = Sampler(imagen, imagen.samplings(), 4, options)
+    for frame, caption in ((frames[0], "a red star"), (frames[-1], "a blue ring")):
+        assert [frame] == to_pil(sampler([caption])[-1]) != to_pil(default([caption])[-1])
 
 
 def card_of(imagen: Imagen, folder: Path) -> str:

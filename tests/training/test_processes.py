@@ -148,6 +148,7 @@ def test_any_number_of_processes_trains_the_same_weights(tmp_path, alone, world,
 
 
 NEW_LEARNERS = ("clip", "kl", "fsq", "gumbel", "tokens", "flow", "labels")
+NOISY = ("flow", "labels")  # the noise level of a batch decides its loss more than some steps do
 
 
 def new_learner(kind: str) -> Learner:
@@ -223,7 +224,7 @@ def test_two_processes_train_the_same_weights_of_every_learner(by_two, kind):
         assert distance < 1e-6, name
     first = new_learner(kind)
     moved = [(alone[name] - p).norm() for name, p in first.named_parameters()]
-    assert max(moved) > 1e-3  # it did train
+    assert max(moved) > 1e-3 and (kind in NOISY or alone["losses"][0] > alone["losses"][-1])
 
 
 @pytest.mark.usefixtures("one_thread")
