@@ -56,7 +56,7 @@ def drawn(split: str, count: int, seed: int) -> list[Sample]:
 def studied(answers: Sequence[Sample], sets: Sets, monkeypatch: pytest.MonkeyPatch) -> Study:
     imagen = cast(Imagen, Answers(answers))
     frames = [Image.new("RGB", (32, 32), (i, i, i)) for i in range(9)]
-    monkeypatch.setattr(measure, "interpolate_captions", lambda *_, **__: frames)
+    monkeypatch.setattr(Sampler, "between", lambda *_: frames)
     return study(Sampler(imagen, [SamplingConfig()]), sets, JudgeFeatures("simple"))
 
 
