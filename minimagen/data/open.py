@@ -78,15 +78,8 @@ def load_dataset(
         name = f"shapes:{level}" if name == "shapes" else name
         stream = {"size": size[0], "seed": seed, "epoch_size": epoch_size}
         return embedded(name, caption_column=caption_column, **stream)
-    crops = get_args(Crop)
-    if crop not in crops:
-        raise UserError(
-            f"crop {crop!r} is not one of {', '.join(crops)}{did_you_mean(crop, crops)}"
-        )
-    opener = _Opener(
-        Framing(size, crop, flip, tuple(buckets)), caption_column, streaming, condition
-    )
-    dataset = opener.open(name)
+    framing = Framing(size, _checked_crop(crop), flip, tuple(buckets))
+    dataset = _Opener(framing, caption_column, streaming, condition).open(name)
     dataset.description = {
         "dataset": _absolute(name), "caption_column": caption_column,
         "crop": crop, "flip": flip, "aspect_buckets": bool(buckets), "streaming": streaming,
@@ -95,6 +88,14 @@ def load_dataset(
     if dataset.repeatable and (buckets or trained_in):
         return bucketed(dataset, trained_in)
     return dataset
+
+
+def _checked_crop(crop: str) -> str:
+    known = get_args(Crop)
+    if crop not in known:
+        names = ", ".join(known)
+        raise UserError(f"crop {crop!r} is not one of {names}{did_you_mean(crop, known)}")
+    return crop
 
 
 def _check_drawn(kind: str, size: Size, buckets: Sequence[Size], where: str | None) -> None:
