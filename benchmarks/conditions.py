@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.judges import load_judge
 from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
-from benchmarks.presets import train_preset
+from benchmarks.presets import split_of, train_preset
 from benchmarks.real import score, sheets_of, train_ours, trained
 from benchmarks.real_data import SETS, SPLITS, RealSet, available
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         raise SystemExit("no real data: set MINIMAGEN_BENCHMARK_DATA to its folder")
     if answer(arguments, measure):
         return []
-    split = {} if arguments.split == "test" else {"split": arguments.split}
+    split = split_of(arguments.split, SPLITS)
     cases = [
         {"set": name, "condition": condition, "minutes": arguments.minutes, "seed": int(seed)}
         | split

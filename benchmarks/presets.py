@@ -60,9 +60,9 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def split_of(split: str) -> dict[str, str]:
-    """Return what a case says of its split: nothing of the default."""
-    return {} if split == SPLITS[0] else {"split": split}
+def split_of(split: str, splits: Sequence[str] = SPLITS) -> dict[str, str]:
+    """Return what a case says of its split: nothing of the first of ``splits``, the default."""
+    return {} if split == splits[0] else {"split": split}
 
 
 def sets_of(given: str) -> list[str]:

@@ -38,6 +38,7 @@ from benchmarks.measuring import (
     peak_of_children,
     run_cases,
 )
+from benchmarks.presets import split_of
 from benchmarks.real_data import SETS, SPLITS, Images, RealSet, available
 from benchmarks.real_scores import asked, recognized, scores
 from minimagen import Imagen
@@ -176,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         rows = [facts | score(real, sample, arguments.score, arguments.split) for real in sets]
         print(rows)
         return rows
-    split = {} if arguments.split == "test" else {"split": arguments.split}
+    split = split_of(arguments.split, SPLITS)
     cases = [
         {
             "set": real.name,
