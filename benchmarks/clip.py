@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import Case, Row, answer, build_parser, run_cases
+from benchmarks.measuring import Case, Row, answer, build_parser, names_of, numbers, run_cases
 from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
 from benchmarks.real_data import emoji_rows, folder
 from minimagen.config import DataConfig
@@ -156,8 +156,13 @@ def _similarity(
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument("--sets", default=",".join(MINUTES), help=f"of {', '.join(MINUTES)} [all]")
-    parser.add_argument("--seeds", default="0", help="[0]")
+    parser.add_argument(
+        "--sets",
+        type=names_of(MINUTES),
+        default=list(MINUTES),
+        help=f"of {', '.join(MINUTES)} [all]",
+    )
+    parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to clip.json")
     parser.add_argument("--training", default="{}", help="JSON: changes to training.json")
@@ -167,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         return []
     cases: list[Case] = []
     for name in sets_of(arguments.sets):
-        for seed in map(int, arguments.seeds.split(",")):
+        for seed in arguments.seeds:
             clip = merged(CHANGES.get(name, {}), json.loads(arguments.changes))
             changes = {"clip": clip, "training": json.loads(arguments.training)}
             case: Case = {"set": name, "preset": "clip", "side": SIDES[name], "seed": seed}

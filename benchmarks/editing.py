@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, names_of, run_cases
 from minimagen import Imagen, editing
 from minimagen.between import unevenness
 from minimagen.cli import inference
@@ -212,14 +212,15 @@ def cases(what: Sequence[str], given: Path | None, quick: bool) -> Iterator[Case
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measure and print."""
     parser = build_parser(__doc__)
-    parser.add_argument("--what", help=f"of {', '.join(WHAT)} [all; with -d all but upscale]")
+    parser.add_argument(
+        "--what", type=names_of(WHAT), help=f"of {', '.join(WHAT)} [all; with -d all but upscale]"
+    )
     parser.add_argument("-d", "--directory", type=Path, help="[those of pretrained/]")
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
     what = [name for name in WHAT if name != "upscale" or arguments.directory is None]
-    what = arguments.what.split(",") if arguments.what else what
-    chosen = cases(what, arguments.directory, arguments.quick)
+    chosen = cases(arguments.what or what, arguments.directory, arguments.quick)
     rows = run_cases("benchmarks.editing", chosen, measure, arguments)
     for row in rows:
         print(row["case"]["what"], {k: v for k, v in row.items() if k not in ("case", "machine")})

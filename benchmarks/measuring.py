@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,24 @@ def build_parser(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--case", help=argparse.SUPPRESS)  # both for a benchmark's own processes
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     return parser
+
+
+def numbers(text: str) -> list[int]:
+    """Return whole numbers with commas between them; a type for argparse."""
+    return [int(part) for part in text.split(",")]
+
+
+def names_of(names: Collection[str]) -> Callable[[str], list[str]]:
+    """Return a type for argparse: some of ``names``, with commas between them."""
+
+    def chosen(text: str) -> list[str]:
+        given = text.split(",")
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not of {', '.join(names)}")
+        return given
+
+    return chosen
 
 
 def results_folder(arguments: argparse.Namespace) -> Path:

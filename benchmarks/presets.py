@@ -65,10 +65,10 @@ def split_of(split: str, splits: Sequence[str] = SPLITS) -> dict[str, str]:
     return {} if split == splits[0] else {"split": split}
 
 
-def sets_of(given: str) -> list[str]:
+def sets_of(given: Sequence[str]) -> list[str]:
     """Return the named sets; real ones are left out, with a notice, where their data is missing."""
     names = []
-    for name in given.split(","):
+    for name in given:
         if name == "shapes" or available():
             names.append(name)
         else:

@@ -35,6 +35,8 @@ from benchmarks.measuring import (
     Row,
     answer,
     build_parser,
+    names_of,
+    numbers,
     peak_of_children,
     run_cases,
 )
@@ -48,6 +50,7 @@ from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
+SIDES = ("ours", "diffusers")
 ON_SHEET = 64
 FIRST_SEED = {"test": 0, "validation": 1_000_000}
 SAMPLED_AT_ONCE = 50
@@ -157,9 +160,13 @@ def write_sheet(folder: Path, name: str, generated: Tensor, truth: Images) -> No
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument("--sets", default=",".join(SETS), help=f"of {', '.join(SETS)} [all]")
-    parser.add_argument("--sides", default="ours", help="ours, diffusers [ours]")
-    parser.add_argument("--seeds", default="0", help="[0]")
+    parser.add_argument(
+        "--sets", type=names_of(SETS), default=list(SETS), help=f"of {', '.join(SETS)} [all]"
+    )
+    parser.add_argument(
+        "--sides", type=names_of(SIDES), default=["ours"], help=f"of {', '.join(SIDES)} [ours]"
+    )
+    parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--flags", default="", help="more flags for train.py")
     parser.add_argument("--split", choices=SPLITS, default="test", help="what is scored [test]")
@@ -169,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         raise SystemExit("no real data: set MINIMAGEN_BENCHMARK_DATA to its folder")
     if answer(arguments, measure):
         return []
-    sets = [SETS[name] for name in arguments.sets.split(",")]
+    sets = [SETS[name] for name in arguments.sets]
     if arguments.score is not None:
         sample, facts = trained(arguments.score)
         data = read_parameters(TrainingDirectory.open(arguments.score).parameters).data
@@ -183,13 +190,13 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             "set": real.name,
             "side": side,
             "minutes": arguments.minutes or real.minutes,
-            "seed": int(seed),
+            "seed": seed,
             "flags": arguments.flags.split(),
             **split,
         }
         for real in sets
-        for seed in arguments.seeds.split(",")
-        for side in arguments.sides.split(",")
+        for seed in arguments.seeds
+        for side in arguments.sides
     ]
     return run_cases("benchmarks.real", cases, measure, arguments)
 

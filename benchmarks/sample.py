@@ -32,6 +32,7 @@ from benchmarks.measuring import (
     build_parser,
     fingerprint,
     mean_sd,
+    numbers,
     run_cases,
 )
 from minimagen import Imagen, Judge, ShapesDataset
@@ -173,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("-d", "--directory", type=Path, help="trained on the embedded data")
     parser.add_argument("--split", choices=("tune", "heldout"), default="tune")
     parser.add_argument("--count", type=int, help="images per setting [1000; quick 20]")
-    parser.add_argument("--steps", type=_numbers, help="instead of 4 ... 50 and 1 ... 16")
+    parser.add_argument("--steps", type=numbers, help="instead of 4 ... 50 and 1 ... 16")
     parser.add_argument("--stage", type=int, help="vary this stage alone")
     parser.add_argument("--reference", type=int, help="steps of the ddpm reference [250; quick 4]")
     parser.add_argument("--batch-size", type=int, default=50, help="[50]")
@@ -187,10 +188,6 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if arguments.quick and not arguments.steps:
         arguments.steps = [2]
     return run_cases("benchmarks.sample", cases(arguments), measure, arguments)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ from benchmarks.measuring import (
     build_parser,
     find,
     fingerprint,
+    names_of,
+    numbers,
     read_rows,
     results_folder,
     run_cases,
@@ -293,17 +295,6 @@ def _same_question(row: Row, arguments: argparse.Namespace) -> bool:
     return (case["stages"], case["split"]) == (arguments.stages, arguments.split)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _sides(text: str) -> list[str]:
-    sides = text.split(",")
-    if not set(sides) <= set(SIDES):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of {', '.join(SIDES)}")
-    return sides
-
-
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
@@ -311,9 +302,11 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--as-shipped", action="store_true", help="diffusers' own recipe")
     parser.add_argument("--stages", type=int, default=1, help="of the cascade [1]")
     parser.add_argument("--split", choices=("tune", "heldout"), default="tune")
-    parser.add_argument("--budgets", type=_numbers, help="seconds, with commas between them")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="[0,1,2]")
-    parser.add_argument("--sides", type=_sides, default=list(SIDES), help=f"[{','.join(SIDES)}]")
+    parser.add_argument("--budgets", type=numbers, help="seconds, with commas between them")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="[0,1,2]")
+    parser.add_argument(
+        "--sides", type=names_of(SIDES), default=list(SIDES), help=f"[{','.join(SIDES)}]"
+    )
     parser.add_argument("--recipe", choices=RECIPES, help="the peer's recipe [best of its trials]")
     parser.add_argument("--count", type=int, help="captions judged [500]")
     parser.add_argument("--parameters", type=Path, help="the preset of our side [parameters]")

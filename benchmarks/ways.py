@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, run_cases
+from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, names_of, numbers, run_cases
 from benchmarks.presets import SPLITS, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
@@ -252,12 +252,17 @@ class _Calls:
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument("--sets", default="digits,shapes", help="[digits,shapes]")
     parser.add_argument(
-        "--ways", default=",".join(WAYS), help=f"of {', '.join((*WAYS, *KERAS))} [the first four]"
+        "--sets", type=names_of(JUDGES), default=["digits", "shapes"], help="[digits,shapes]"
+    )
+    parser.add_argument(
+        "--ways",
+        type=names_of((*WAYS, *KERAS)),
+        default=list(WAYS),
+        help=f"of {', '.join((*WAYS, *KERAS))} [the first four]",
     )
     parser.add_argument("--minutes", default="3,10", help="of each way [3,10]")
-    parser.add_argument("--seeds", default="0", help="[0]")
+    parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE, or real")
     parser.add_argument("--judge", default="", help="that tools/train_judge.py made [the bundled]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to files of parameters")
@@ -275,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         parts = (f"{name}={real_folder() / name / 'train.parquet'}" for name in FILES)
         arguments.files = ",".join(parts)
     if arguments.score:
-        arguments.ways = Path(arguments.score).name
+        arguments.ways = [Path(arguments.score).name]
         lengths = [lengths[0] | {"score": arguments.score}]
     changes = json.loads(arguments.changes)
     cases = [
@@ -283,16 +288,16 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             "way": way,
             "set": name,
             "side": SIDES.get(way, SIDE),
-            "seed": int(seed),
+            "seed": seed,
             "changes": changes,
         }
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
         | split_of(arguments.split)
         for length in lengths
-        for name in arguments.sets.split(",")
-        for way in arguments.ways.split(",")
-        for seed in arguments.seeds.split(",")
+        for name in arguments.sets
+        for way in arguments.ways
+        for seed in arguments.seeds
     ]
     for case in cases:
         judge_of(case)  # trained here: neither its time nor its memory are those of a way
