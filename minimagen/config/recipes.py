@@ -25,7 +25,7 @@ FINE = 32  # px: images up to this side are learned to the end, and sampled with
 TEXT_ENCODER = "minilm_mini"  # knows the words of people's captions
 VALIDATED = 0.04  # of the images, at most 512: enough for a loss, few are lost for training
 STEPS_PER_MINUTE = 200  # of 32 images at 32 px on two cores, about
-WIDTHS = ((8.0, 32, 2.5e-3), (40.0, 48, 1.5e-3), (math.inf, 64, 1e-3))
+WIDTHS = ((4.0, 32, 2.5e-3), (40.0, 48, 1.5e-3), (math.inf, 64, 1e-3))
 """Channels of the first level and learning rate for less than so many minutes: a wide network
 learns more, later, and at a lower rate."""
 GPU_STEPS_PER_MINUTE = 600  # of 256 images at 64 px on an H200, about
