@@ -39,6 +39,7 @@ from benchmarks.measuring import (
 from benchmarks.real_data import available
 from benchmarks.retrieval import SOURCES, retrieval
 from minimagen import Imagen, ShapesDataset
+from minimagen.config.data import EPOCH_SIZE
 from minimagen.data.loading.batches import ENCODED_AT_ONCE, training_batches
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
@@ -115,7 +116,7 @@ def _step(case: Case, folder: Path) -> Row:
     encoder = PretrainedEncoder(device=device)
     encoder.load()
     side, batch, mode = parameters.imagen.image_sizes[-1][0], case["batch"], case["mode"]
-    dataset = ShapesDataset(size=side)
+    dataset = ShapesDataset(size=side, epoch_size=case.get("captions", EPOCH_SIZE))
     trainer = Trainer(imagen.stages[0], 0, parameters.training.learners[0], 10**6)
     if mode == "warm":
         EmbeddingCache(encoder, TensorStore(folder)).fill([text for (text,) in dataset.captions()])
@@ -199,7 +200,7 @@ def cases(quick: bool) -> Iterator[Case]:
             "settings": fingerprint(*read_parameters(cascade)[:2]),
             "batch": 4 if quick else 32,
             "steps": 2 if quick else 64,
-        }
+        } | ({"captions": 200} if quick else {})  # that a warm cache holds; all of an epoch
     for repeat in range(1 if quick else 3):
         start = {"images": 40 if quick else 4096, "repeat": repeat}
         yield {"what": "start", "cascade": str(cascade.relative_to(ROOT))} | start
