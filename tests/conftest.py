@@ -15,6 +15,9 @@ from minimagen.draws import generator
 from minimagen.images import Batch
 from minimagen.text.encoding import TokenReport, encode_batch
 
+# Flags: sample sheets of one caption; those of 16, the default, take most of a tiny run's time.
+ONE_CAPTION = ["--SAMPLE_CAPTIONS", str(Path(__file__).parent / "caption.txt")]
+
 
 class HashTextEncoder:
     """A deterministic stand-in for T5: every word has its own random vector."""

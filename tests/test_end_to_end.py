@@ -17,10 +17,12 @@ from PIL import Image
 
 from minimagen.cli import inference
 from minimagen.storage.checkpoint import load_weights
+from tests.conftest import ONE_CAPTION
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 TINY = ["--PARAMETERS", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "8", "-b", "4"]
+TINY += ONE_CAPTION
 RUN = [*TINY, "--STEPS", "16", "--CHCKPT_NUM", "3", "--SEED", "3"]
 
 

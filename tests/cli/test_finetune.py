@@ -21,6 +21,7 @@ from minimagen.training.plan import make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 from tests.cli.conftest import QUICK, Refused, same, weights
+from tests.conftest import ONE_CAPTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -238,7 +239,7 @@ def test_few_images_of_its_size_are_a_reason_to_start_from_a_bundled_cascade(
         assert train.entry([*flags, "--STEPS", "1", "--VALID_NUM", "2", "--DEVICE", "cpu"]) == 0
         return capsys.readouterr().out
 
-    tiny = ["--TESTING", "-b", "2"]
+    tiny = ["--TESTING", "-b", "2", *ONE_CAPTION]
     suggestion = "12 images are few to learn from. --FROM pretrained/emoji starts from"
     assert suggestion in printed(*tiny, "-ds", str(images))
     assert suggestion not in printed(*tiny, "-ds", str(images), "-s", "64")

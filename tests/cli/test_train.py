@@ -21,7 +21,8 @@ from minimagen.cli.settings import with_whole_paths
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import TrainingDirectory
 from tests.checkpoints import load_newest
-from tests.cli.conftest import same, weights
+from tests.cli.conftest import TINY, same, weights
+from tests.conftest import ONE_CAPTION
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -29,7 +30,6 @@ pytestmark = [
 ]
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trained"
-TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
 
 
 def settings(directory: str, file: str) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def test_images_of_many_shapes_are_trained_and_sampled(
         Image.new("RGB", size, (8 * i, 0, 99)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"number {i}")
     flags = ["--TESTING", "--DATASET", "images", "--ASPECT_BUCKETS", "-b", "2", "-t", "1"]
-    flags += ["--DEVICE", "cpu"]
+    flags += ["--DEVICE", "cpu", *ONE_CAPTION]
     assert train.entry([*flags, "--DRY_RUN"]) == 0
     assert re.search(r"aspect bucket +12 x 20 +24 x 40\n", capsys.readouterr().out)
     trained: list[tuple[int, ...]] = []

@@ -46,13 +46,14 @@ from minimagen.training.processes.launch import launched
 from minimagen.training.run import train
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 from tests.checkpoints import load_newest
-from tests.conftest import HashTextEncoder
+from tests.conftest import ONE_CAPTION, HashTextEncoder
 from tests.training.test_trainer import DoubleLearner
 
 ROOT = Path(__file__).parents[2]
 GLOBAL, STEPS = 8, 5
 HERE = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TINY = ["-p", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "4", "--DEVICE", "cpu"]
+TINY += ONE_CAPTION
 
 
 def free_port() -> str:
@@ -439,8 +440,9 @@ def train_sharded_or_not(
     parameters = read_parameters(ROOT / "parameters" / "testing")
     adamw = [{"optimizer": "adamw", "optim_lr": 3e-3, "warmup_steps": 0}] * 2
     training = parameters.training.replace(
-        learners=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
-    )
+        learners=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32",
+        sample_captions=("a red star",), **changes,
+    )  # fmt: skip
     imagen = Imagen(parameters.imagen, MovableText(24))
     train(
         imagen,
