@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,10 +67,15 @@ def spy_encoder() -> SpyEncoder:
     return SpyEncoder()
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test writes to the user's cache folder, nor finds what another one left there."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = Path(mkdtemp(dir=caches))  # pytest's mktemp looks through all folders before it
     monkeypatch.setenv("MINIMAGEN_CACHE", str(folder))
     return folder
 
