@@ -92,6 +92,18 @@ one_thread = pytest.fixture(_one_thread)
 one_thread_in_module = pytest.fixture(scope="module")(_one_thread)
 
 
+@pytest.fixture(scope="module")
+def cache_of_module(caches: Path) -> Iterator[Path]:
+    """A cache folder for all tests of a module that ask for it, by a ``cache`` of their own.
+
+    Where they train on the same captions, the first run alone loads T5, which takes seconds.
+    """
+    folder = Path(mkdtemp(dir=caches))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIMAGEN_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def text_encoder() -> HashTextEncoder:
     return HashTextEncoder()

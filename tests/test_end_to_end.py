@@ -113,8 +113,13 @@ def pixels(path: Path) -> bytes:
         return image.tobytes()
 
 
+@pytest.fixture(autouse=True)
+def cache(cache_of_module: Path) -> Path:
+    return cache_of_module
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache_of_module: Path) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
     run(folder, "train.py", *RUN, "--OUTPUT", str(folder / "whole"))
     return folder / "whole"

@@ -58,6 +58,11 @@ TINY = ["-p", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "4", "--DEVIC
 TINY += ONE_CAPTION
 
 
+@pytest.fixture(autouse=True)
+def cache(cache_of_module: Path) -> Path:
+    return cache_of_module
+
+
 def free_port() -> str:
     import socket
 
