@@ -53,6 +53,7 @@ def test_the_board_is_closed_when_a_run_stops_early(
     board = ClosedBoard()
     monkeypatch.setattr("minimagen.training.tracking.open_board", lambda *_: board)
     imagen_config, training, data = read_parameters(TESTING)
+    training = training.replace(sample_captions=("a red star",))
     imagen = Imagen(imagen_config, HashTextEncoder(24))
     with pytest.raises(OSError, match="the board is full"):
         train(imagen, ShapesDataset(size=32), training, data=data, output=tmp_path / "run")
