@@ -56,9 +56,15 @@ class SpyEncoder(HashTextEncoder):
         return super().encode(captions)
 
 
+def takes_long(item: pytest.Item) -> bool:
+    """Whether a test is slow, or starts a browser and the page's server for its file."""
+    in_browser = isinstance(item, pytest.Function) and "browser" in item.fixturenames
+    return in_browser or item.get_closest_marker("slow") is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests: no worker starts one when the others are done."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    """Begin with the files that take longest: no worker starts one when the others are done."""
+    slow = {item.path for item in items if takes_long(item)}
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -220,12 +221,16 @@ def test_200_images_are_interrupted_and_continued_to_the_same_bits(
         assert whole == {seed: images[seed] for seed in whole}
 
 
-def test_the_examples_run_and_stay_short(tmp_path: Path) -> None:
-    training, inference = sorted((ROOT / "examples").glob("*.py"), reverse=True)
-    assert all(len(f.read_text().splitlines()) <= 25 for f in (training, inference))
+def test_the_examples_run_and_stay_short(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, sampling = sorted((ROOT / "examples").glob("*.py"), reverse=True)
+    assert all(len(f.read_text().splitlines()) <= 25 for f in (training, sampling))
+    monkeypatch.chdir(tmp_path)
     tiny = str(ROOT / "parameters" / "testing")
-    run(tmp_path, str(training), tiny, "shapes", "own", "2")
-    run(tmp_path, str(inference), "own", "a red star")
+    for script, argv in ((training, [tiny, "shapes", "own", "2"]), (sampling, ["own", "a star"])):
+        monkeypatch.setattr(sys, "argv", [str(script), *argv])
+        runpy.run_path(str(script), run_name="__main__")
     assert len(pixels(tmp_path / "own_0.png")) == 32 * 32 * 3
 
 

@@ -109,7 +109,7 @@ def test_it_learns_one_batch_by_heart(trained: Path, here: Path) -> None:
     for i in range(4):
         Image.new("RGB", (32, 32), (255, 40 * (i < 2), 0)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text("red")
-    flags = ["-ds", str(folder), "--STEPS", "100", "-sg", "0", "-cn", "10", "-b", "2"]
+    flags = ["-ds", str(folder), "--STEPS", "100", "-sg", "0", "-cn", "10", "-sn", "100", "-b", "2"]
     assert train.entry([*FROM, *flags, "-f", "0.5", "-o", "fine"]) == 0
     rows = [json.loads(line) for line in Path("fine", "metrics.jsonl").read_text().splitlines()]
     valid = [row["valid_loss"] for row in rows if "valid_loss" in row]

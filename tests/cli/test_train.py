@@ -198,7 +198,8 @@ def test_a_step_that_does_not_fit_is_one_line_and_harms_nothing(
 def test_curves_and_sheets_reach_tensorboard(here: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert train.entry([*TINY, "--STEPS", "50", "-cn", "25", "-tr", "tensorboard", "-o", "m"]) == 0
+    every = ["-cn", "25", "-sn", "25"]
+    assert train.entry([*TINY, "--STEPS", "50", *every, "-tr", "tensorboard", "-o", "m"]) == 0
     found = EventAccumulator("m/tensorboard", size_guidance={"images": 0}).Reload()
     loss = found.Scalars("stage_1/loss")
     assert [event.step for event in loss] == [75, 100]  # after the 50 of stage 0
@@ -243,6 +244,7 @@ def test_jobs_of_one_cascade_meet_in_one_directory(
 
 def test_jobs_that_start_at_the_same_time_share_the_stages_out(here: Path) -> None:
     root = Path(train.__file__).parents[2]
+    assert train.entry([*TINY, "-st", "2", "-o", "before"]) == 0  # their captions are encoded now
     jobs = [
         subprocess.Popen(
             [sys.executable, str(root / "train.py"), *TINY, "-sg", stage, "-st", "2", "-o", "met"],
