@@ -73,9 +73,13 @@ def spy_encoder() -> SpyEncoder:
     return SpyEncoder()
 
 
-@pytest.fixture(scope="session")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("caches")
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the cache folders of tests are; what several tests share is made with this one."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIMAGEN_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

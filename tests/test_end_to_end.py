@@ -182,11 +182,11 @@ def test_inference_samples_a_file_of_captions(
     tmp_path: Path, uninterrupted: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "captions.txt").write_text("a red star\n\n  a big blue ring \n", "utf-8")
-    arguments = ["-d", str(uninterrupted), "-t", "2", "--SEED", "5"]
-    run(tmp_path, "inference.py", "--CAPTIONS", "captions.txt", *arguments, "-o", "one")
     monkeypatch.chdir(tmp_path)
-    alone = ["-c", "a big blue ring", "-d", str(uninterrupted), "-t", "2", "--SEED", "6"]
-    assert inference.entry([*alone, "-o", "two"]) == 0
+    arguments = ["-d", str(uninterrupted), "-t", "2", "--SEED"]
+    for given in (["5", "--CAPTIONS", "captions.txt", "-o", "one"],
+                  ["6", "-c", "a big blue ring", "-o", "two"]):  # fmt: skip
+        assert inference.entry([*arguments, *given]) == 0
     rows = [json.loads(row) for row in (tmp_path / "one/images.jsonl").read_text().splitlines()]
     assert [(row["text"], row["seed"]) for row in rows] == [
         ("a red star", 5),
