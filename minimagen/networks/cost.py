@@ -5,6 +5,7 @@ Networks are built and run on torch's meta device, where tensors have shapes but
 
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from minimagen.config import Size, StageConfig, UNetConfig
+from minimagen.config import DiffusionConfig, Size, UNetConfig
 from minimagen.networks.unet import Block, UNet, count_parameters
 
 T = TypeVar("T")
@@ -48,28 +49,26 @@ def on_meta(config: UNetConfig, text_embed_dim: int, lowres_cond: bool = False) 
         return UNet(config, text_embed_dim, lowres_cond)
 
 
+@lru_cache
 def measure(
-    network: UNet,
-    stage: StageConfig,
-    size: Size,
-    low_res_size: Size | None,
-    text_shape: tuple[int, int],
+    stage: DiffusionConfig, size: Size, low_res_size: Size | None, text_shape: tuple[int, int]
 ) -> Cost:
-    """Run ``network`` forward at ``size`` and count.
+    """Run the network of a stage forward at ``size`` and count.
 
     Args:
-        network: On the meta device.
-        stage: Whether training crops, and whether sampling is guided.
-        size: (height, width) of its images.
+        stage: The network, whether training crops, and whether sampling is guided.
+        size: (height, width) of its images, or of their latents.
         low_res_size: That of the stage before; None for the first stage.
         text_shape: (tokens, channels) of a caption's embeddings.
     """
+    network = on_meta(stage.unet, text_shape[1], lowres_cond=low_res_size is not None)
     trained_on = stage.trained_on(size, low_res_size)
     text, inputs = _inputs(network, *trained_on, text_shape, rows=1)
     _, text_flops = _counted(lambda: network.encode_text(*text))
-    (activations, largest), flops = _counted(lambda: _kept(network, text, inputs, recompute=False))
+    (activations, largest), flops = _counted(lambda: _kept(network, text, inputs))
     training_flops = flops - text_flops
-    block_inputs, _ = _kept(network, text, inputs, recompute=True)
+    network.recompute_activations()
+    block_inputs, _ = _kept(network, text, inputs)
     if trained_on != (size, low_res_size):
         whole = _inputs(network, size, low_res_size, text_shape, rows=1)
         _, flops = _counted(lambda: _forward(network, *whole))
@@ -90,7 +89,7 @@ def measure(
     )
 
 
-def _kept(network: UNet, text: Any, inputs: Any, recompute: bool) -> tuple[int, int]:
+def _kept(network: UNet, text: Any, inputs: Any) -> tuple[int, int]:
     """Return the bytes that autograd keeps, and those of the block with most."""
     saved, largest, before = _SavedForBackward(network), 0, 0
 
@@ -105,10 +104,8 @@ def _kept(network: UNet, text: Any, inputs: Any, recompute: bool) -> tuple[int, 
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     hooks = [block.register_forward_pre_hook(enter) for block in blocks]
     hooks += [block.register_forward_hook(leave) for block in blocks]
-    network.recompute_activations(recompute)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         _forward(network, text, inputs)
-    network.recompute_activations(False)
     for hook in hooks:
         hook.remove()
     return saved.bytes, largest
