@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -374,12 +375,18 @@ def stopped_after_three(directory: Path, copy: Path) -> Path:
     return copy
 
 
+def _train_by_command(rank: int, folder: str, argv: list[str]) -> None:
+    with Path(folder, f"printed_{rank}").open("w") as file, redirect_stdout(file):
+        assert entry(argv) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_on_two_processes_resumes_on_one(tmp_path):
-    """Through train.py, in fp32: relative 1e-5, as T5's and the network's sums are split anew."""
-    output = run(tmp_path, torchrun(2, *BASE, "-o", "two"))
-    assert output.count("training finished") == 1 and "2 processes (DDP) on cpu" in output
+    """By the command, in fp32: relative 1e-5, as T5's and the network's sums are split anew."""
+    in_processes(2, _train_by_command, str(tmp_path), [*BASE, "-o", str(tmp_path / "two")])
+    printed = "".join((tmp_path / f"printed_{rank}").read_text() for rank in range(2))
+    assert printed.count("training finished") == 1 and "2 processes (DDP) on cpu" in printed
     half = stopped_after_three(tmp_path / "two", tmp_path / "half")
     one = tmp_path / "to_one"
     assert entry(["-rd", str(half), "-sg", "0", "--DEVICE", "cpu", "-o", str(one)]) == 0
