@@ -51,18 +51,18 @@ def on_meta(config: UNetConfig, text_embed_dim: int, lowres_cond: bool = False) 
 
 @lru_cache
 def measure(
-    stage: DiffusionConfig, size: Size, low_res_size: Size | None, text_shape: tuple[int, int]
+    config: DiffusionConfig, size: Size, low_res_size: Size | None, text_shape: tuple[int, int]
 ) -> Cost:
     """Run the network of a stage forward at ``size`` and count.
 
     Args:
-        stage: The network, whether training crops, and whether sampling is guided.
+        config: The network, whether training crops, and whether sampling is guided.
         size: (height, width) of its images, or of their latents.
         low_res_size: That of the stage before; None for the first stage.
         text_shape: (tokens, channels) of a caption's embeddings.
     """
-    network = on_meta(stage.unet, text_shape[1], lowres_cond=low_res_size is not None)
-    trained_on = stage.trained_on(size, low_res_size)
+    network = on_meta(config.unet, text_shape[1], lowres_cond=low_res_size is not None)
+    trained_on = config.trained_on(size, low_res_size)
     text, inputs = _inputs(network, *trained_on, text_shape, rows=1)
     _, text_flops = _counted(lambda: network.encode_text(*text))
     (activations, largest), flops = _counted(lambda: _kept(network, text, inputs))
@@ -72,7 +72,7 @@ def measure(
     if trained_on != (size, low_res_size):
         whole = _inputs(network, size, low_res_size, text_shape, rows=1)
         _, flops = _counted(lambda: _forward(network, *whole))
-    rows = 1 if stage.sampling.guidance_scale == 1.0 else 2
+    rows = 1 if config.sampling.guidance_scale == 1.0 else 2
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
     with torch.no_grad(), _LiveBytes(network) as live:
         _forward(network, text, inputs)
