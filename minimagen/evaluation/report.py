@@ -117,10 +117,10 @@ def _wrapped(content: str, name: str) -> str:
     return f'<div class="{name}">{content}</div>' if content else ""
 
 
-def curves(history: History, prefix: str = "") -> str:
+def curves(history: History) -> str:
     """Return a chart of every curve."""
     charts = [
-        chart(prefix + title, history.curves[key], logarithmic=key in LOGARITHMIC)
+        chart(title, history.curves[key], logarithmic=key in LOGARITHMIC)
         for key, title in CURVES.items()
         if key in history.curves
     ]
