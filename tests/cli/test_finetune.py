@@ -21,7 +21,6 @@ from minimagen.training.plan import make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
 from tests.cli.conftest import QUICK, Refused, same, weights
-from tests.conftest import ONE_CAPTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -233,13 +232,21 @@ def bundle(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_few_images_of_its_size_are_a_reason_to_start_from_a_bundled_cascade(
-    bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    trained: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """It is printed before the training, which is left out here."""
+    directory = TrainingDirectory(trained)
+    monkeypatch.setattr("minimagen.training.run.train", lambda *_, **__: directory)
+
     def printed(*flags: str) -> str:
         assert train.entry([*flags, "--STEPS", "1", "--VALID_NUM", "2", "--DEVICE", "cpu"]) == 0
         return capsys.readouterr().out
 
-    tiny = ["--TESTING", "-b", "2", *ONE_CAPTION]
+    tiny = ["--TESTING", "-b", "2"]
     suggestion = "12 images are few to learn from. --FROM pretrained/emoji starts from"
     assert suggestion in printed(*tiny, "-ds", str(images))
     assert suggestion not in printed(*tiny, "-ds", str(images), "-s", "64")
