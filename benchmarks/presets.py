@@ -41,6 +41,7 @@ def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str]
     if "steps" in case:  # a quick run: validation and sheets would take longer than the training
         (place / "captions.txt").write_text("a red star\n", "utf-8")
         command += ["--VALID_NUM", "8", "--SAMPLE_CAPTIONS", str(place / "captions.txt")]
+        command += ["--BATCH_SIZE", "4"]
     begun = time.time()
     subprocess.run([*command, *flags], cwd=ROOT, check=True, stdout=sys.stderr)
     seconds = time.time() - begun

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from minimagen.draws import generator
 from minimagen.images import Batch
 from minimagen.text.encoding import TokenReport, encode_batch
+
+# Flags: sample sheets of one caption; those of 16, the default, take most of a tiny run's time.
+ONE_CAPTION = ["--SAMPLE_CAPTIONS", str(Path(__file__).parent / "caption.txt")]
 
 
 class HashTextEncoder:
@@ -52,9 +56,15 @@ class SpyEncoder(HashTextEncoder):
         return super().encode(captions)
 
 
+def takes_long(item: pytest.Item) -> bool:
+    """Whether a test is slow, or starts a browser and the page's server for its file."""
+    in_browser = isinstance(item, pytest.Function) and "browser" in item.fixturenames
+    return in_browser or item.get_closest_marker("slow") is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests: no worker starts one when the others are done."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    """Begin with the files that take longest: no worker starts one when the others are done."""
+    slow = {item.path for item in items if takes_long(item)}
     items.sort(key=lambda item: item.path not in slow)
 
 
@@ -63,10 +73,19 @@ def spy_encoder() -> SpyEncoder:
     return SpyEncoder()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the cache folders of tests are; what several tests share is made with this one."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIMAGEN_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test writes to the user's cache folder, nor finds what another one left there."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = Path(mkdtemp(dir=caches))  # pytest's mktemp looks through all folders before it
     monkeypatch.setenv("MINIMAGEN_CACHE", str(folder))
     return folder
 
@@ -81,6 +100,18 @@ def _one_thread() -> Iterator[None]:
 
 one_thread = pytest.fixture(_one_thread)
 one_thread_in_module = pytest.fixture(scope="module")(_one_thread)
+
+
+@pytest.fixture(scope="module")
+def cache_of_module(caches: Path) -> Iterator[Path]:
+    """A cache folder for all tests of a module that ask for it, by a ``cache`` of their own.
+
+    Where they train on the same captions, the first run alone loads T5, which takes seconds.
+    """
+    folder = Path(mkdtemp(dir=caches))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIMAGEN_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_both_sides_learn_within_their_budget(results: Path) -> None:
 def test_sampling_counts_every_call(results: Path, tmp_path: Path) -> None:
     imagen = Imagen.from_parameters(ROOT / "parameters" / "testing")
     data = ShapesDataset(size=32, epoch_size=8)
-    config = TrainingConfig(steps=1, batch_size=2)
+    config = TrainingConfig(steps=1, batch_size=2, sample_captions=("a red star",))
     train(imagen, data, config, output=tmp_path / "trained")
     rows = sample.main(quick(results, "-d", str(tmp_path / "trained"), "--stage", "1"))
     assert {row["case"]["sampling"]["sampler"] for row in rows} == {"ddpm", "ddim", "dpm++", "heun"}
@@ -112,7 +112,8 @@ def test_a_distilled_stage_is_compared_with_its_teachers_reference(
 ) -> None:
     many, few = tmp_path / "many", tmp_path / "few"
     imagen = Imagen.from_parameters(ROOT / "parameters" / "testing")
-    shapes, config = ShapesDataset(size=32, epoch_size=8), TrainingConfig(steps=1, batch_size=2)
+    shapes = ShapesDataset(size=32, epoch_size=8)
+    config = TrainingConfig(steps=1, batch_size=2, sample_captions=("a red star",))
     train(imagen, shapes, config, output=many)
     first = imagen.config.stages[0]
     student = imagen.config.replace(stages=(first.distilled(2), imagen.config.stages[1]))

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -15,12 +16,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minimagen.cli import inference
+from minimagen.__main__ import main as minimagen
+from minimagen.cli import inference, train
 from minimagen.storage.checkpoint import load_weights
+from tests.conftest import ONE_CAPTION
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 TINY = ["--PARAMETERS", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "8", "-b", "4"]
+TINY += ONE_CAPTION
 RUN = [*TINY, "--STEPS", "16", "--CHCKPT_NUM", "3", "--SEED", "3"]
 
 
@@ -28,12 +32,12 @@ def program(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / name), *arguments]
 
 
-def run(folder: Path, name: str, *arguments: str, code: int = 0) -> str:
+def run(folder: Path, name: str, *arguments: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         program(name, *arguments), cwd=folder, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -110,8 +114,13 @@ def pixels(path: Path) -> bytes:
         return image.tobytes()
 
 
+@pytest.fixture(autouse=True)
+def cache(cache_of_module: Path) -> Path:
+    return cache_of_module
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache_of_module: Path) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
     run(folder, "train.py", *RUN, "--OUTPUT", str(folder / "whole"))
     return folder / "whole"
@@ -125,13 +134,14 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, uninterrupted: Pa
 
 
 def test_an_interrupted_run_saves_everything_and_resumes_elsewhere(
-    tmp_path: Path, uninterrupted: Path
+    tmp_path: Path, uninterrupted: Path, one_thread: None
 ) -> None:
+    """It is resumed in this process, to import torch once less."""
     stopped, resumed = tmp_path / "stopped", tmp_path / "resumed"
     assert stop_when(tmp_path, stopped, signal.SIGINT, 3) == 130
     assert "everything is saved" in (stopped / "training_progress.txt").read_text()
     before = sorted(p.name for p in (stopped / "tmp").iterdir())
-    run(tmp_path, "train.py", "-rd", str(stopped), "--OUTPUT", str(resumed))
+    assert train.entry(["-rd", str(stopped), "--OUTPUT", str(resumed)]) == 0
     assert_same_weights(resumed, uninterrupted)
     assert sorted(p.name for p in (stopped / "tmp").iterdir()) == before
 
@@ -145,14 +155,16 @@ def test_sigterm_to_the_whole_group_saves_and_exits_143(tmp_path: Path) -> None:
 
 
 def test_longer_runs_continue_and_other_changes_are_refused(
-    tmp_path: Path, uninterrupted: Path
+    tmp_path: Path, uninterrupted: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = tmp_path / "longer"
     restart = ["--RESTART_DIRECTORY", str(uninterrupted), "--OUTPUT", str(longer)]
-    run(tmp_path, "train.py", *restart, "--STEPS", "18", "--ACCUM_ITER", "2")
+    assert train.entry([*restart, "--STEPS", "18", "--ACCUM_ITER", "2"]) == 0
     steps = json.loads((longer / "parameters" / "training.json").read_text())["steps"]
     assert steps == [18, 18]
-    message = run(tmp_path, "train.py", "-rd", str(uninterrupted), "--SEED", "4", code=2)
+    capsys.readouterr()
+    assert train.entry(["-rd", str(uninterrupted), "--SEED", "4"]) == 2
+    message = "".join(capsys.readouterr())
     assert "seed was 3, is 4" in message and message.count("\n") == 1
 
 
@@ -166,12 +178,15 @@ def test_the_demo_leaves_images_and_says_where(tmp_path: Path) -> None:
     assert len(pixels(images[0])) == 32 * 32 * 3
 
 
-def test_inference_samples_a_file_of_captions(tmp_path: Path, uninterrupted: Path) -> None:
+def test_inference_samples_a_file_of_captions(
+    tmp_path: Path, uninterrupted: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "captions.txt").write_text("a red star\n\n  a big blue ring \n", "utf-8")
-    arguments = ["-d", str(uninterrupted), "-t", "2", "--SEED", "5"]
-    run(tmp_path, "inference.py", "--CAPTIONS", "captions.txt", *arguments, "-o", "one")
-    run(tmp_path, "inference.py", "-c", "a big blue ring", "-d", str(uninterrupted), "-t", "2",
-        "--SEED", "6", "-o", "two")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments = ["-d", str(uninterrupted), "-t", "2", "--SEED"]
+    for given in (["5", "--CAPTIONS", "captions.txt", "-o", "one"],
+                  ["6", "-c", "a big blue ring", "-o", "two"]):  # fmt: skip
+        assert inference.entry([*arguments, *given]) == 0
     rows = [json.loads(row) for row in (tmp_path / "one/images.jsonl").read_text().splitlines()]
     assert [(row["text"], row["seed"]) for row in rows] == [
         ("a red star", 5),
@@ -206,19 +221,22 @@ def test_200_images_are_interrupted_and_continued_to_the_same_bits(
         assert whole == {seed: images[seed] for seed in whole}
 
 
-def test_the_examples_run_and_stay_short(tmp_path: Path) -> None:
-    training, inference = sorted((ROOT / "examples").glob("*.py"), reverse=True)
-    assert all(len(f.read_text().splitlines()) <= 25 for f in (training, inference))
+def test_the_examples_run_and_stay_short(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, sampling = sorted((ROOT / "examples").glob("*.py"), reverse=True)
+    assert all(len(f.read_text().splitlines()) <= 25 for f in (training, sampling))
+    monkeypatch.chdir(tmp_path)
     tiny = str(ROOT / "parameters" / "testing")
-    run(tmp_path, str(training), tiny, "shapes", "own", "2")
-    run(tmp_path, str(inference), "own", "a red star")
+    for script, argv in ((training, [tiny, "shapes", "own", "2"]), (sampling, ["own", "a star"])):
+        monkeypatch.setattr(sys, "argv", [str(script), *argv])
+        runpy.run_path(str(script), run_name="__main__")
     assert len(pixels(tmp_path / "own_0.png")) == 32 * 32 * 3
 
 
 def test_a_folder_of_images_trains(tmp_path: Path) -> None:
-    export = [sys.executable, "-m", "minimagen", "data", "export", "shapes", "own_images"]
-    subprocess.run([*export, "--count", "24", "--size", "40"], cwd=tmp_path, check=True,
-                   env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)  # fmt: skip
+    export = ["data", "export", "shapes", str(tmp_path / "own_images")]
+    assert minimagen([*export, "--count", "24", "--size", "40"]) == 0
     (tmp_path / "own_images" / "broken.png").write_bytes(b"no image")
     with (tmp_path / "own_images" / "metadata.jsonl").open("a") as file:
         file.write('{"file_name": "broken.png", "text": "nothing"}\n')

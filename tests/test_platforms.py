@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from minimagen.cli import train
+from tests.conftest import ONE_CAPTION
 from tests.platforms import behave_as_windows
 
 ROOT = Path(__file__).parents[1]
-QUICK = ["--TESTING", "--DEVICE", "cpu", "--CHCKPT_NUM", "1"]
+QUICK = ["--TESTING", "--DEVICE", "cpu", "--CHCKPT_NUM", "1", *ONE_CAPTION]
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import minimagen
+from tests.conftest import ONE_CAPTION
 
 ROOT = Path(__file__).parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -58,7 +59,7 @@ def test_the_wheel_holds_the_package_the_presets_and_the_bundled_cascades_and_no
 def test_the_installed_command_runs_the_demo_and_samples_from_what_is_bundled_in_any_folder(
     installed: Path, tmp_path: Path
 ) -> None:
-    ran = _run(installed, tmp_path, "demo", "--TESTING", "--DEVICE", "cpu")
+    ran = _run(installed, tmp_path, "demo", "--TESTING", "--DEVICE", "cpu", *ONE_CAPTION)
     assert ran.returncode == 0, ran.stderr
     assert list(tmp_path.glob("generated_images_*/grid.png"))
     (trained,) = tmp_path.glob("training_*")

@@ -83,15 +83,14 @@ def stages(preset: Path = PRESET) -> list[Stage]:
     parameters = read_parameters(preset)
     config, training = parameters.imagen, parameters.training
     width = build(config.text_encoder_name, config.max_num_words).embed_dim
-    networks = [cost.on_meta(s.unet, width, lowres_cond=i > 0) for i, s in enumerate(config.stages)]
     sizes: list[Any] = [None, *config.image_sizes]
     asked = list(enumerate(config.stages))
-    asked.append((len(networks) - 1, config.stages[-1].replace(crop=None)))
+    asked.append((len(asked) - 1, config.stages[-1].replace(crop=None)))
     steps = training.steps if isinstance(training.steps, tuple) else (training.steps,) * len(sizes)
     found = []
     for i, stage in asked:
         size, low = sizes[i + 1], sizes[i]
-        measured = cost.measure(networks[i], stage, size, low, (config.max_num_words, width))
+        measured = cost.measure(stage, size, low, (config.max_num_words, width))
         cut = f", crops of {stage.crop}" if stage.crop else ""
         found.append(
             Stage(

@@ -26,6 +26,7 @@ that only decide which caption comes when are not counted.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -63,6 +64,7 @@ class Trace:
         self.root, self.folder, self.tokens, self.first = root, folder, list(tokens), first
         self.forms: dict[str, set[str]] = defaultdict(set)
         self.ended = False
+        self._own = functools.cache(self._name_of)  # it is asked at every call of any function
 
     def __call__(self, frame: FrameType, event: str, value: Any) -> None:
         """Profile one event; only calls and returns of the checkout's own functions count."""
@@ -74,11 +76,13 @@ class Trace:
         if name == END and frame.f_code.co_name == "forward" and "encoding" in self.forms[ARRIVAL]:
             self.forms[name].add("encoding")
             self.ended = True
+            sys.setprofile(None)
             return
         held = [*frame.f_locals.values(), value] if event == "return" else frame.f_locals.values()
         self.forms[name].update(form for each in held for form in self._forms(each, DEPTH))
 
-    def _own(self, filename: str) -> str | None:
+    def _name_of(self, filename: str) -> str | None:
+        """Return the name of a file of the checkout whose functions count, else None."""
         path = Path(filename)
         if not path.is_relative_to(self.root):
             return None

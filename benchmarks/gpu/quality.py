@@ -37,11 +37,10 @@ def _trained(arguments: argparse.Namespace, deadline: float) -> Row:
     output = Path(tempfile.mkdtemp(prefix="minimagen_gpu_")) / "training"
     left = deadline - time.monotonic()
     minutes = max(0.1, (left - FOR_START_AND_SAVING) / 60)
-    length = (
-        ["--TESTING"] if arguments.tiny else ["--IMG_SIDE_LEN", "64", "--MINUTES", f"{minutes:.2f}"]
-    )
-    device = ["--DEVICE", "cpu" if arguments.tiny else "cuda"]
-    command = [sys.executable, "train.py", "--DATASET", str(arguments.data), *length, *device]
+    tiny = ["--TESTING", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
+    whole = ["--IMG_SIDE_LEN", "64", "--MINUTES", f"{minutes:.2f}", "--DEVICE", "cuda"]
+    how = tiny if arguments.tiny else whole
+    command = [sys.executable, "train.py", "--DATASET", str(arguments.data), *how]
     try:
         done = subprocess.run(
             [*command, "--OUTPUT", str(output)], cwd=ROOT, timeout=left, stdout=sys.stderr

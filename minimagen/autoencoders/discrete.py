@@ -19,7 +19,7 @@ from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.device import exactly, to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, to_model_space
-from minimagen.networks.autoencoder import Decoder, Encoder
+from minimagen.networks.autoencoder import AutoencoderNetwork, Decoder, Encoder
 from minimagen.networks.codes import digits_of
 
 FSQ_MARGIN = 1e-3  # of the bound, so that the outermost values can be reached
@@ -139,7 +139,7 @@ class GumbelSoftmax(Quantiser):
         return rearrange(self.codebook(codes), "b h w c -> b c h w").float()
 
 
-class DiscreteNetwork(nn.Module):
+class DiscreteNetwork(AutoencoderNetwork):
     """Encoder, quantiser, decoder."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -195,10 +195,6 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
         with exactly(codes.device):
             return self.network.decode(self.network.quantiser.vectors(codes)).float()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return the images of the codes whose scaled vectors are ``latents``."""
-        return self.network.decode(self.rescaled(latents)).float()
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the images of the codes."""

@@ -45,14 +45,6 @@ class KLAutoencoder(TrainedAutoencoder):
             mean = mean + std * eps
         return self.scaled(mean)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return images [b 3 h w], about in [-1, 1]."""
-        return self.network.decode(self.rescaled(latents)).float()
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Return the decoded means."""
-        return self.decode(self.encode(images))
-
     def unscaled(self, images: Tensor) -> Tensor:
         """Return latents as training sees them: a sample for each image, with a fixed generator."""
         mean, log_variance = map(in_float32, self.network.encode(images))

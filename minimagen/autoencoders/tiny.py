@@ -23,14 +23,6 @@ class TinyAutoencoder(TrainedAutoencoder):
         decoded = self.network.decode(self.network.encode(images))
         return laplacian_error(decoded, images, self.config.pyramid_levels)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return images [b 3 h w], about in [-1, 1]."""
-        return self.network.decode(self.rescaled(latents)).float()
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Return what is decoded again."""
-        return self.decode(self.encode(images))
-
     def moments(self, images: Tensor) -> Tensor:
         """Return the network's own latents."""
         return self.network.encode(images).float()

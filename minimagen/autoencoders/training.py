@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.device import to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, psnr, to_model_space
 from minimagen.learner import ParameterGroups, Unread, weights_in
+from minimagen.networks.autoencoder import AutoencoderNetwork
 from minimagen.storage.pretrained import AutoencoderIdentity, Part, fingerprint_of
 
 
@@ -53,7 +54,7 @@ class TrainedAutoencoder(Part):
     reads = Unread()
     config: AutoencoderConfig
 
-    def __init__(self, index: int, config: AutoencoderConfig, network: nn.Module) -> None:
+    def __init__(self, index: int, config: AutoencoderConfig, network: AutoencoderNetwork) -> None:
         super().__init__()
         self.name, self.config, self.network = f"autoencoder_{index}", config, network
         self.image_sizes = (config.image_size,)
@@ -92,13 +93,13 @@ class TrainedAutoencoder(Part):
         """Return scaled latents from ``moments``; with ``draws`` they may be random."""
         return self.scaled(moments)
 
-    @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [b 3 h w], about in [-1, 1]."""
+        return self.network.decode(self.rescaled(latents)).float()
 
-    @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return what is left of images [b 3 h w] in model space after coding, as it is used."""
+        return self.decode(self.encode(images))
 
     @property
     def codes(self) -> int:

@@ -22,7 +22,7 @@ from minimagen.config import (
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.sizes import scaled
 from minimagen.imagen import Imagen
-from minimagen.networks.cost import TRAINING_COPIES, Cost, measure, on_meta, states_bytes
+from minimagen.networks.cost import TRAINING_COPIES, Cost, measure, states_bytes
 from minimagen.networks.diffusers import build_unet
 from minimagen.networks.unet import count_parameters
 from minimagen.storage.directory import Parameters
@@ -131,8 +131,7 @@ def _column(
     if isinstance(stage.autoencoder, str) and Path(stage.autoencoder).is_dir():
         factor = load(stage.autoencoder).factor
     latent_size = (size[0] // factor, size[1] // factor)
-    network = on_meta(stage.unet, text_width, lowres_cond=i > 0)
-    cost = measure(network, stage, latent_size, low_res_size, (config.max_num_words, text_width))
+    cost = measure(stage, latent_size, low_res_size, (config.max_num_words, text_width))
     rows = [("", f"stage {i}"), ("image", _size(size))]
     crops = any(other.crop for other in config.stages)
     if crops:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from minimagen.evaluation.history import CURVES, History, newest_sheets, read_hi
 from minimagen.storage.directory import TrainingDirectory, read_parameter_values
 from minimagen.storage.figures import (
     HEADINGS,
-    Figure,
     Record,
     cells,
     fits,
@@ -108,23 +108,19 @@ def _figures(record: Record | None) -> str:
     if record is None:
         return ""
     rows: list[list[str]] = []
-    for group, each in groupby(record.figures, key=_group):
+    for group, each in groupby(record.figures, key=attrgetter("group")):
         rows += [[group], *([row[0].removeprefix(f"{group}: "), *row[1:]] for row in cells(each))]
     return html.table(HEADINGS, rows)
-
-
-def _group(figure: Figure) -> str:
-    return figure.group
 
 
 def _wrapped(content: str, name: str) -> str:
     return f'<div class="{name}">{content}</div>' if content else ""
 
 
-def curves(history: History, prefix: str = "") -> str:
+def curves(history: History) -> str:
     """Return a chart of every curve."""
     charts = [
-        chart(prefix + title, history.curves[key], logarithmic=key in LOGARITHMIC)
+        chart(title, history.curves[key], logarithmic=key in LOGARITHMIC)
         for key, title in CURVES.items()
         if key in history.curves
     ]

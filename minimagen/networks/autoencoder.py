@@ -4,6 +4,7 @@ So the weights of either load into the other without any change of names. Letter
 batch, c channels, h and w sides.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -171,7 +172,15 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderNetwork(nn.Module, ABC):
+    """An encoder of some kind, and a decoder."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [b 3 h w], about in [-1, 1]."""
+
+
+class AutoencoderKL(AutoencoderNetwork):
     """Stable Diffusion's autoencoder (arXiv 2112.10752): a Gaussian for every latent."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -221,7 +230,7 @@ class Layers(nn.Module):
         return self.layers(x)
 
 
-class AutoencoderTiny(nn.Module):
+class AutoencoderTiny(AutoencoderNetwork):
     """TAESD (github.com/madebyollin/taesd): small, without randomness. Its pixels are [0, 1]."""
 
     def __init__(self, config: AutoencoderConfig) -> None:

@@ -4,7 +4,9 @@ Networks are built and run on torch's meta device, where tensors have shapes but
 """
 
 import weakref
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from minimagen.config import Size, StageConfig, UNetConfig
+from minimagen.config import DiffusionConfig, Size, UNetConfig
 from minimagen.networks.unet import Block, UNet, count_parameters
+
+T = TypeVar("T")
 
 TRAINING_COPIES = 5  # float32 each: weight, gradient, AdamW's two moments, average (EMA)
 # Muon keeps one moment, of the hidden matrices, where AdamW keeps two.
@@ -45,31 +49,33 @@ def on_meta(config: UNetConfig, text_embed_dim: int, lowres_cond: bool = False) 
         return UNet(config, text_embed_dim, lowres_cond)
 
 
+@lru_cache
 def measure(
-    network: UNet,
-    stage: StageConfig,
-    size: Size,
-    low_res_size: Size | None,
-    text_shape: tuple[int, int],
+    config: DiffusionConfig, size: Size, low_res_size: Size | None, text_shape: tuple[int, int]
 ) -> Cost:
-    """Run ``network`` forward at ``size`` and count.
+    """Run the network of a stage forward at ``size`` and count.
 
     Args:
-        network: On the meta device.
-        stage: Whether training crops, and whether sampling is guided.
-        size: (height, width) of its images.
+        config: The network, whether training crops, and whether sampling is guided.
+        size: (height, width) of its images, or of their latents.
         low_res_size: That of the stage before; None for the first stage.
         text_shape: (tokens, channels) of a caption's embeddings.
     """
-    text, inputs = _inputs(network, size, low_res_size, text_shape, rows=1)
-    text_flops, flops = _forward_flops(network, text, inputs)
-    text, inputs = _inputs(network, *stage.trained_on(size, low_res_size), text_shape, rows=1)
-    activations, largest, training_flops = _kept(network, text, inputs, recompute=False)
-    block_inputs, _, _ = _kept(network, text, inputs, recompute=True)
-    rows = 1 if stage.sampling.guidance_scale == 1.0 else 2
+    network = on_meta(config.unet, text_shape[1], lowres_cond=low_res_size is not None)
+    trained_on = config.trained_on(size, low_res_size)
+    text, inputs = _inputs(network, *trained_on, text_shape, rows=1)
+    _, text_flops = _counted(lambda: network.encode_text(*text))
+    (activations, largest), flops = _counted(lambda: _kept(network, text, inputs))
+    training_flops = flops - text_flops
+    network.recompute_activations()
+    block_inputs, _ = _kept(network, text, inputs)
+    if trained_on != (size, low_res_size):
+        whole = _inputs(network, size, low_res_size, text_shape, rows=1)
+        _, flops = _counted(lambda: _forward(network, *whole))
+    rows = 1 if config.sampling.guidance_scale == 1.0 else 2
     text, inputs = _inputs(network, size, low_res_size, text_shape, rows)
     with torch.no_grad(), _LiveBytes(network) as live:
-        network(*inputs[:2], network.encode_text(*text), *inputs[2:])
+        _forward(network, text, inputs)
     hidden = sum(p.numel() for p in network.hidden_matrices())
     return Cost(
         count_parameters(network),
@@ -78,42 +84,42 @@ def measure(
         block_inputs + largest,
         live.peak,
         text_flops,
-        flops,
+        flops - text_flops,
         training_flops,
     )
 
 
-def _kept(network: UNet, text: Any, inputs: Any, recompute: bool) -> tuple[int, int, int]:
-    """Return the bytes that autograd keeps, those of the block with most, and the FLOPs."""
+def _kept(network: UNet, text: Any, inputs: Any) -> tuple[int, int]:
+    """Return the bytes that autograd keeps, and those of the block with most."""
     saved, largest, before = _SavedForBackward(network), 0, 0
 
     def enter(*_: Any) -> None:
         nonlocal before
-        before = saved.bytes()
+        before = saved.bytes
 
     def leave(*_: Any) -> None:
         nonlocal largest
-        largest = max(largest, saved.bytes() - before)
+        largest = max(largest, saved.bytes - before)
 
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     hooks = [block.register_forward_pre_hook(enter) for block in blocks]
     hooks += [block.register_forward_hook(leave) for block in blocks]
-    network.recompute_activations(recompute)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        _, flops = _forward_flops(network, text, inputs)
-    network.recompute_activations(False)
+        _forward(network, text, inputs)
     for hook in hooks:
         hook.remove()
-    return saved.bytes(), largest, flops
+    return saved.bytes, largest
 
 
-def _forward_flops(network: UNet, text: Any, inputs: Any) -> tuple[int, int]:
-    """Return the FLOPs of the text's keys and values, and of the rest of a forward pass."""
+def _counted(run: Callable[[], T]) -> tuple[T, int]:
+    """Return what ``run`` returns, and its FLOPs."""
     with FlopCounterMode(display=False) as counter:
-        context = network.encode_text(*text)
-        text_flops = counter.get_total_flops()
-        network(*inputs[:2], context, *inputs[2:])
-    return text_flops, counter.get_total_flops() - text_flops
+        result = run()
+    return result, counter.get_total_flops()
+
+
+def _forward(network: UNet, text: Any, inputs: Any) -> Tensor:
+    return network(*inputs[:2], network.encode_text(*text), *inputs[2:])
 
 
 def _inputs(
@@ -140,14 +146,14 @@ class _SavedForBackward:
     def __init__(self, network: nn.Module) -> None:
         self._own = {_storage(p) for p in network.parameters()}
         self._kept: dict[int, Tensor] = {}
+        self.bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in self._own:
-            self._kept[_storage(tensor)] = tensor  # holding it keeps its storage's id unique
+        key = _storage(tensor)
+        if key not in self._own and key not in self._kept:
+            self._kept[key] = tensor  # holding it keeps its storage's id unique
+            self.bytes += tensor.untyped_storage().nbytes()
         return tensor
-
-    def bytes(self) -> int:
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._kept.values())
 
 
 class _LiveBytes(TorchDispatchMode):

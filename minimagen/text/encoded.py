@@ -15,17 +15,13 @@ class EncodedCaptions:
     Args:
         encoder: What encodes them, once; it is not kept.
         captions: All that will be asked for.
-        batch_size: Captions encoded at once.
     """
 
-    def __init__(self, encoder: TextEncoder, captions: Sequence[str], batch_size: int = 64) -> None:
+    def __init__(self, encoder: TextEncoder, captions: Sequence[str]) -> None:
         self.name, self.embed_dim = encoder.name, encoder.embed_dim
         self.fingerprint = encoder.fingerprint
         unique = list(dict.fromkeys(captions))
-        self._encoded: dict[str, Tensor] = {}
-        for start in range(0, len(unique), batch_size):
-            part = unique[start : start + batch_size]
-            self._encoded |= zip(part, encoder.encode(part), strict=True)
+        self._encoded = dict(zip(unique, encoder.encode(unique), strict=True))
         self._reports = dict(zip(unique, encoder.inspect(unique), strict=True))
         self._notes = encoder.notes()
 

@@ -12,16 +12,18 @@ from minimagen.cli import train
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
+from tests.conftest import ONE_CAPTION
 
 TESTING = Path(__file__).parents[2] / "parameters" / "testing"
-QUICK = ["--TESTING", "--STEPS", "1", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
+TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu", *ONE_CAPTION]
+QUICK = [*TINY, "--STEPS", "1"]
 
 Refused = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training directory, in a folder of its own."""
+    """A training directory, in a folder of its own; read only."""
     path = tmp_path_factory.mktemp("trained") / "training_mine"
     assert train.entry([*QUICK, "--OUTPUT", str(path)]) == 0
     return path

@@ -108,7 +108,7 @@ def test_it_learns_one_batch_by_heart(trained: Path, here: Path) -> None:
     for i in range(4):
         Image.new("RGB", (32, 32), (255, 40 * (i < 2), 0)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text("red")
-    flags = ["-ds", str(folder), "--STEPS", "100", "-sg", "0", "-cn", "10", "-b", "2"]
+    flags = ["-ds", str(folder), "--STEPS", "100", "-sg", "0", "-cn", "10", "-sn", "100", "-b", "2"]
     assert train.entry([*FROM, *flags, "-f", "0.5", "-o", "fine"]) == 0
     rows = [json.loads(line) for line in Path("fine", "metrics.jsonl").read_text().splitlines()]
     valid = [row["valid_loss"] for row in rows if "valid_loss" in row]
@@ -232,8 +232,16 @@ def bundle(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_few_images_of_its_size_are_a_reason_to_start_from_a_bundled_cascade(
-    bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path,
+    trained: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """It is printed before the training, which is left out here."""
+    directory = TrainingDirectory(trained)
+    monkeypatch.setattr("minimagen.training.run.train", lambda *_, **__: directory)
+
     def printed(*flags: str) -> str:
         assert train.entry([*flags, "--STEPS", "1", "--VALID_NUM", "2", "--DEVICE", "cpu"]) == 0
         return capsys.readouterr().out

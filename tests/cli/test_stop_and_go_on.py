@@ -15,9 +15,7 @@ from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import locked
 from minimagen.training import saving
-from tests.cli.conftest import Refused
-
-TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
+from tests.cli.conftest import TINY, Refused
 
 
 def steps(directory: str, weights: str = "unet_0") -> int:

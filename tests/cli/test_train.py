@@ -21,7 +21,8 @@ from minimagen.cli.settings import with_whole_paths
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import TrainingDirectory
 from tests.checkpoints import load_newest
-from tests.cli.conftest import same, weights
+from tests.cli.conftest import TINY, same, weights
+from tests.conftest import ONE_CAPTION
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -29,7 +30,6 @@ pytestmark = [
 ]
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trained"
-TINY = ["--TESTING", "--VALID_NUM", "2", "-b", "2", "-t", "1", "--DEVICE", "cpu"]
 
 
 def settings(directory: str, file: str) -> dict[str, Any]:
@@ -198,7 +198,8 @@ def test_a_step_that_does_not_fit_is_one_line_and_harms_nothing(
 def test_curves_and_sheets_reach_tensorboard(here: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert train.entry([*TINY, "--STEPS", "50", "-cn", "25", "-tr", "tensorboard", "-o", "m"]) == 0
+    every = ["-cn", "25", "-sn", "25"]
+    assert train.entry([*TINY, "--STEPS", "50", *every, "-tr", "tensorboard", "-o", "m"]) == 0
     found = EventAccumulator("m/tensorboard", size_guidance={"images": 0}).Reload()
     loss = found.Scalars("stage_1/loss")
     assert [event.step for event in loss] == [75, 100]  # after the 50 of stage 0
@@ -243,6 +244,7 @@ def test_jobs_of_one_cascade_meet_in_one_directory(
 
 def test_jobs_that_start_at_the_same_time_share_the_stages_out(here: Path) -> None:
     root = Path(train.__file__).parents[2]
+    assert train.entry([*TINY, "-st", "2", "-o", "before"]) == 0  # their captions are encoded now
     jobs = [
         subprocess.Popen(
             [sys.executable, str(root / "train.py"), *TINY, "-sg", stage, "-st", "2", "-o", "met"],
@@ -281,7 +283,7 @@ def test_images_of_many_shapes_are_trained_and_sampled(
         Image.new("RGB", size, (8 * i, 0, 99)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"number {i}")
     flags = ["--TESTING", "--DATASET", "images", "--ASPECT_BUCKETS", "-b", "2", "-t", "1"]
-    flags += ["--DEVICE", "cpu"]
+    flags += ["--DEVICE", "cpu", *ONE_CAPTION]
     assert train.entry([*flags, "--DRY_RUN"]) == 0
     assert re.search(r"aspect bucket +12 x 20 +24 x 40\n", capsys.readouterr().out)
     trained: list[tuple[int, ...]] = []

@@ -80,6 +80,13 @@ def measured(
     return evaluate(cast(Imagen, known), samples, judge, "heldout", batch_size=50)
 
 
+@pytest.fixture(scope="module")
+def truth(samples: list[Sample], judge: Judge) -> tuple[Known, Evaluation, list[Tensor]]:
+    """A cascade that samples the truth, and what is measured of it; read only."""
+    known = Known(samples, range(COUNT))
+    return known, *measured(known, samples, judge)
+
+
 def means(result: Evaluation) -> dict[str, float]:
     """Return what was measured of the one stage of super-resolution, its means over images."""
     (scores,) = result.super_resolution
@@ -88,10 +95,9 @@ def means(result: Evaluation) -> dict[str, float]:
 
 
 def test_the_truth_scores_what_the_judge_gives_the_truth(
-    samples: list[Sample], judge: Judge
+    samples: list[Sample], truth: tuple[Known, Evaluation, list[Tensor]]
 ) -> None:
-    known = Known(samples, range(COUNT))
-    result, sampled = measured(known, samples, judge)
+    _, result, sampled = truth
     assert (result.count, result.split) == (COUNT, "heldout")
     assert result.stages == result.real and len(result.stages) == 2
     assert result.stages[1]["all"] > 0.97
@@ -139,10 +145,9 @@ def test_faults_of_super_resolution_are_measured_in_their_units(
 
 
 def test_enlarging_is_judged_on_real_images_without_guidance_and_noise(
-    samples: list[Sample], judge: Judge
+    truth: tuple[Known, Evaluation, list[Tensor]],
 ) -> None:
-    known = Known(samples, range(COUNT))
-    measured(known, samples, judge)
+    known, _, _ = truth
     assert [len(low_res) for low_res, _ in known.enlarged] == [50, 50, 20]
     low_res = torch.cat([low_res for low_res, _ in known.enlarged])
     assert low_res.equal(resize_clamped(known.images, SIZES[0]))

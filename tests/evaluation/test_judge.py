@@ -1,5 +1,6 @@
 """The shipped judges are fair: right on real renders, at chance on other images' captions."""
 
+import functools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ SOURCES = {"simple": "shapes", "scenes": "shapes:scenes", "digits": "digits"}
 SEED = 77  # no render of this seed was seen in training
 
 
+@functools.cache
 def _renders(level: str, count: int, split: str = "heldout") -> tuple[Tensor, list[Sample]]:
-    """Return uint8 [b 3 64 64] and the samples."""
+    """Return uint8 [b 3 64 64] and the samples; they are read only."""
     dataset = embedded(SOURCES[level], split=split, size=64, seed=SEED)
     samples = [dataset[i] for i in range(count)]
     return torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2), samples

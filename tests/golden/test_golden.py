@@ -14,9 +14,10 @@ from PIL import Image
 
 from minimagen import Imagen
 from minimagen.cli import train
+from tests.conftest import ONE_CAPTION
 
 GOLDEN = Path(__file__).parent
-FLAGS = ["--TESTING", "--DEVICE", "cpu", "--PRECISION", "fp32"]
+FLAGS = ["--TESTING", "--DEVICE", "cpu", "--PRECISION", "fp32", *ONE_CAPTION]
 CAPTIONS = ["a large red star on a blue background", "a small green heart"]
 
 

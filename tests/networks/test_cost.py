@@ -9,16 +9,12 @@ from torch import nn
 from minimagen.config import DiffusionConfig, LearnerTrainingConfig, UNetConfig
 from minimagen.imagen import Imagen
 from minimagen.networks import cost
-from minimagen.networks.unet import Block, UNet, count_parameters
+from minimagen.networks.unet import UNet, count_parameters
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import read_parameters
 from minimagen.training.trainer import Trainer
 
 PRESETS = Path(__file__).parents[2] / "parameters"
-
-
-def super_resolution(config: UNetConfig) -> UNet:
-    return cost.on_meta(config, 12, lowres_cond=True)
 
 
 def test_flops_of_a_convolutional_network_are_those_counted_by_hand() -> None:
@@ -39,7 +35,7 @@ def test_flops_of_a_convolutional_network_are_those_counted_by_hand() -> None:
     noise_level = linear(64, 32) + linear(32, 32)
     scale_and_shift = 4 * linear(32, 16)
     stage = DiffusionConfig(unet=config)
-    measured = cost.measure(cost.on_meta(config, 12), stage, (side, side), None, (5, 12))
+    measured = cost.measure(stage, (side, side), None, (5, 12))
     assert measured.flops == stem_and_end + down_and_middle + up + noise_level + scale_and_shift
 
 
@@ -59,9 +55,9 @@ def test_parameters_are_those_of_the_real_cascade() -> None:
 def test_activations_are_what_a_real_backward_pass_keeps() -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
     stage = DiffusionConfig(unet=config, crop=16)
-    measured = cost.measure(super_resolution(config), stage, (32, 32), (16, 16), (5, 12))
+    measured = cost.measure(stage, (32, 32), (16, 16), (5, 12))
     whole = DiffusionConfig(unet=config)
-    small = cost.measure(super_resolution(config), whole, (16, 16), (8, 8), (5, 12))
+    small = cost.measure(whole, (16, 16), (8, 8), (5, 12))
     assert measured.training_flops == small.training_flops == small.flops < measured.flops / 4
     network = UNet(config, 12, lowres_cond=True)
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -88,7 +84,7 @@ def test_activations_are_what_a_real_backward_pass_keeps() -> None:
 def test_what_training_keeps_of_the_parameters_is_what_a_real_step_leaves(optimizer: str) -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), layer_attns=(False, True), attn_heads=2)
     stage = DiffusionConfig(unet=config)
-    measured = cost.measure(super_resolution(config), stage, (16, 16), (8, 8), (5, 12))
+    measured = cost.measure(stage, (16, 16), (8, 8), (5, 12))
     real = DiffusionStage(1, stage, (16, 16), (8, 8), 12)
     trainer = Trainer(real, 1, LearnerTrainingConfig(optimizer=optimizer), total_steps=1, seed=0)
     for parameter in real.parameters():
@@ -118,8 +114,6 @@ def test_sampling_memory_follows_what_is_alive() -> None:
 
 def test_with_activation_checkpointing_only_blocks_inputs_and_one_block_are_kept() -> None:
     config = UNetConfig(dim=16, dim_mults=(1, 2), num_resnet_blocks=2, attn_heads=2)
-    network = super_resolution(config)
-    measured = cost.measure(network, DiffusionConfig(unet=config), (32, 32), (8, 8), (6, 12))
+    measured = cost.measure(DiffusionConfig(unet=config), (32, 32), (8, 8), (6, 12))
     feature_map = 4 * 16 * 32 * 32
     assert 8 * feature_map < measured.recomputed < 0.6 * measured.activations
-    assert not any(module.recompute for module in network.modules() if isinstance(module, Block))

@@ -27,6 +27,7 @@ from minimagen.storage.hub import fetched
 from minimagen.storage.model_hash import model_hash
 from minimagen.text.encoding import encode_batch
 from tests.cli.conftest import Refused
+from tests.conftest import ONE_CAPTION
 
 TINY = ["-t", "2", "--SEED", "1", "--DEVICE", "cpu", "-pr", "fp32"]
 
@@ -98,7 +99,7 @@ def test_fine_tuning_lowers_the_loss_is_resumed_and_needs_the_model_s_text_only(
 ) -> None:
     own = Path(shutil.copytree(models / "sd1", tmp_path / "sd1"))
     run, more = tmp_path / "run", tmp_path / "more"
-    common = ["--DATASET", str(images), "--DEVICE", "cpu", "-pr", "fp32", "-n", "0"]
+    common = ["--DATASET", str(images), "--DEVICE", "cpu", "-pr", "fp32", "-n", "0", *ONE_CAPTION]
     steps = ["--STEPS", "60", "-lr", "3e-3", "-b", "8"]
     assert train.entry(["--FROM", str(own), *common, *steps, "-o", str(run)]) == 0
     before_training = loss_of(Imagen.from_pretrained(own), images)
@@ -140,6 +141,7 @@ def test_if_is_followed_by_our_own_super_resolution(
     for name, values in files.items():
         (folder / f"{name}.json").write_text(json.dumps(values))
     arguments = ["--PARAMETERS", str(folder), "--STAGES", "1", "--DATASET", str(images)]
+    arguments += ONE_CAPTION
     assert train.entry([*arguments, "-o", str(run), "--DEVICE", "cpu", "-n", "0"]) == 0
     assert not (run / "state_dicts" / "unet_0.safetensors").exists()
     assert TrainingDirectory(run).is_trained

@@ -89,7 +89,7 @@ def test_training_brings_the_student_to_where_its_teacher_arrives(
         return float((sample(student, condition, seeds) - wanted).square().mean())
 
     before, optimizer = distance(), torch.optim.Adam(student.parameters(), 3e-3)
-    for step in range(150):
+    for step in range(50):
         optimizer.zero_grad()
         losses(student, batch, step).mean().backward()
         optimizer.step()

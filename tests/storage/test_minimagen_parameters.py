@@ -17,6 +17,7 @@ from minimagen.storage.minimagen_parameters import (
     TRAINING_KEYS,
     UNET_KEYS,
 )
+from tests.conftest import ONE_CAPTION
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT.parent / "shared" / "data" / "minimagen_parameters"
@@ -230,7 +231,7 @@ def test_flags_win_over_the_directory(tmp_path: Path) -> None:
 
 def trained(argv: list[str], where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(where)
-    assert train.entry([*argv, "--DEVICE", "cpu", "--OUTPUT", "out"]) == 0
+    assert train.entry([*argv, "--DEVICE", "cpu", "--OUTPUT", "out", *ONE_CAPTION]) == 0
     kept = {path.name for path in (where / "out" / "state_dicts").iterdir()}
     assert {"unet_0.safetensors", "unet_1.safetensors"} <= kept
 

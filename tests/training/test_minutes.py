@@ -64,6 +64,7 @@ def start(tmp_path: Path) -> Run:
     config: ImagenConfig = imagen.replace(stages=stages, image_sizes=(8, 16))
     training = training.replace(steps=None, minutes=0.5, batch_size=2, precision="fp32")
     training = training.replace(chckpt_num=8, sample_num=1000, learners=())
+    training = training.replace(sample_captions=("a red star",))
 
     def begin(name: str, config_of: TrainingConfig = training, **options: Any) -> TrainingDirectory:
         return train(

@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 
 from minimagen.autoencoders.build import KINDS
+from minimagen.cli.train import entry
 from minimagen.config import (
     AutoencoderConfig,
     ClipConfig,
@@ -46,13 +49,19 @@ from minimagen.training.processes.launch import launched
 from minimagen.training.run import train
 from minimagen.training.trainer import NonFiniteLossError, Trainer
 from tests.checkpoints import load_newest
-from tests.conftest import HashTextEncoder
+from tests.conftest import ONE_CAPTION, HashTextEncoder
 from tests.training.test_trainer import DoubleLearner
 
 ROOT = Path(__file__).parents[2]
 GLOBAL, STEPS = 8, 5
 HERE = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 TINY = ["-p", str(ROOT / "parameters" / "testing"), "--VALID_NUM", "4", "--DEVICE", "cpu"]
+TINY += ONE_CAPTION
+
+
+@pytest.fixture(autouse=True)
+def cache(cache_of_module: Path) -> Path:
+    return cache_of_module
 
 
 def free_port() -> str:
@@ -64,18 +73,22 @@ def free_port() -> str:
 
 
 def in_processes(world: int, work, *arguments) -> None:
-    """Run ``work(rank, *arguments)`` in ``world`` processes that know of each other."""
-    port = free_port()
-    mp.start_processes(
-        _enter, (world, port, work, arguments), nprocs=world, start_method="spawn", join=True
-    )
+    """Run ``work(rank, *arguments)`` in ``world`` processes that know of each other.
+
+    A server that has imported torch forks them: importing takes each of them seconds.
+    """
+    mp.set_forkserver_preload(["torch._dynamo", many.__name__, "minimagen.training.run"])
+    given = (world, free_port(), dict(os.environ), work, arguments)
+    mp.start_processes(_enter, given, nprocs=world, start_method="forkserver", join=True)
 
 
-def _enter(rank, world, port, work, arguments):
+def _enter(rank, world, port, environment, work, arguments):
+    os.environ |= environment  # the server has that of the first test
     os.environ |= HERE | {"MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     work(rank, *arguments)
+    dist.barrier()  # a forked process ends without waiting for what it still has to send
 
 
 def train_some(
@@ -342,10 +355,6 @@ def run(folder: Path, command: list[str], code: int = 0) -> str:
     return output
 
 
-def plain(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), *arguments]
-
-
 def distance(one: Path, other: Path, stage: int = 0) -> float:
     """Return how far the weights of a stage are from each other, relative to their size."""
     file = f"unet_{stage}.safetensors"
@@ -366,18 +375,27 @@ def stopped_after_three(directory: Path, copy: Path) -> Path:
     return copy
 
 
+def _train_by_command(rank: int, folder: str, argv: list[str]) -> None:
+    with Path(folder, f"printed_{rank}").open("w") as file, redirect_stdout(file):
+        assert entry(argv) == 0
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_on_two_processes_resumes_on_one(tmp_path):
-    """Through train.py, in fp32: relative 1e-5, as T5's and the network's sums are split anew."""
-    output = run(tmp_path, torchrun(2, *BASE, "-o", "two"))
-    assert output.count("training finished") == 1 and "2 processes (DDP) on cpu" in output
+    """By the command, in fp32: relative 1e-5, as T5's and the network's sums are split anew."""
+    in_processes(2, _train_by_command, str(tmp_path), [*BASE, "-o", str(tmp_path / "two")])
+    printed = "".join((tmp_path / f"printed_{rank}").read_text() for rank in range(2))
+    assert printed.count("training finished") == 1 and "2 processes (DDP) on cpu" in printed
     half = stopped_after_three(tmp_path / "two", tmp_path / "half")
-    resume = plain("-rd", str(half), "--STAGES", "0", "--DEVICE", "cpu", "-o", "to_one")
-    assert "continues after step 3" in run(tmp_path, resume)
-    assert distance(tmp_path / "two", tmp_path / "to_one") < 1e-5
+    one = tmp_path / "to_one"
+    assert entry(["-rd", str(half), "-sg", "0", "--DEVICE", "cpu", "-o", str(one)]) == 0
+    assert "continues after step 3" in (one / "training_progress.txt").read_text()
+    assert distance(tmp_path / "two", one) < 1e-5
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_one_process_that_is_ended_ends_all_and_the_run_can_go_on(tmp_path, signum):
     """Killed: the others fail within seconds. Asked to stop: all save and exit with its code."""
@@ -399,7 +417,8 @@ def test_one_process_that_is_ended_ends_all_and_the_run_can_go_on(tmp_path, sign
         assert "everything is saved" in output and "exitcode  : 143" in output
         return
     steps = str(newest.state["step"] + 1)
-    run(tmp_path, plain("-rd", "ended", "-sg", "0", "-st", steps, "--DEVICE", "cpu", "-o", "on"))
+    ended_run, on = str(tmp_path / "ended"), str(tmp_path / "on")
+    assert entry(["-rd", ended_run, "-sg", "0", "-st", steps, "--DEVICE", "cpu", "-o", on]) == 0
     assert (tmp_path / "on" / "state_dicts" / "unet_0.safetensors").is_file()
 
 
@@ -439,8 +458,9 @@ def train_sharded_or_not(
     parameters = read_parameters(ROOT / "parameters" / "testing")
     adamw = [{"optimizer": "adamw", "optim_lr": 3e-3, "warmup_steps": 0}] * 2
     training = parameters.training.replace(
-        learners=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32", **changes
-    )
+        learners=adamw, batch_size=4, steps=steps, chckpt_num=2, precision="fp32",
+        sample_captions=("a red star",), **changes,
+    )  # fmt: skip
     imagen = Imagen(parameters.imagen, MovableText(24))
     train(
         imagen,

@@ -53,6 +53,7 @@ def test_the_board_is_closed_when_a_run_stops_early(
     board = ClosedBoard()
     monkeypatch.setattr("minimagen.training.tracking.open_board", lambda *_: board)
     imagen_config, training, data = read_parameters(TESTING)
+    training = training.replace(sample_captions=("a red star",))
     imagen = Imagen(imagen_config, HashTextEncoder(24))
     with pytest.raises(OSError, match="the board is full"):
         train(imagen, ShapesDataset(size=32), training, data=data, output=tmp_path / "run")
@@ -67,6 +68,7 @@ def test_the_best_weights_and_the_final_ones_are_both_kept(
     monkeypatch.setattr(Trainer, "validate", lambda trainer, _: losses[trainer.step])
     imagen_config, training, data = read_parameters(TESTING)
     training = training.replace(steps=6, chckpt_num=2, sample_num=100, batch_size=2)
+    training = training.replace(sample_captions=("a red star",))
     data = data.replace(valid_num=2)
 
     def run(name: str, steps: int, resume: TrainingDirectory | None = None) -> TrainingDirectory:
@@ -105,6 +107,7 @@ def test_what_saves_memory_reaches_the_network(
     imagen_config, training, data = read_parameters(TESTING)
     imagen = Imagen(imagen_config, HashTextEncoder(24))
     how = training.replace(steps=1, batch_size=2, accum_iter=2, activation_checkpointing=True)
+    how = how.replace(sample_captions=("a red star",))
     train(
         imagen, ShapesDataset(size=32), how, data=data.replace(valid_num=2),
         output=tmp_path / "run", stages=[0], device="cpu",

@@ -17,6 +17,9 @@ TESTING = Path(__file__).parents[2] / "parameters" / "testing"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SHORT = {"steps": 4, "batch_size": 2, "chckpt_num": 1, "sample_num": 100}
+SHORT |= {"sample_captions": ("a red star",)}
+
 
 class Few:
     """Eight images."""
@@ -37,9 +40,7 @@ def logged(output: Path, dataset: object, **changes: object) -> list[str]:
     train(
         Imagen(imagen_config, HashTextEncoder(24)),
         dataset,  # type: ignore[arg-type]
-        training.replace(
-            **{"steps": 4, "batch_size": 2, "chckpt_num": 1, "sample_num": 100} | changes
-        ),
+        training.replace(**SHORT | changes),
         data=data.replace(valid_num=2),
         output=output,
         device="cpu",
