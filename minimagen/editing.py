@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.arguments import Options, seeds_of
-from minimagen.between import BetweenCaptions, BetweenSeeds, at_equal_steps, unevenness
+from minimagen.between import BetweenCaptions, BetweenSeeds, at_equal_steps, evenly, unevenness
 from minimagen.checked import whole_number
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import sizes_of_ratio
@@ -144,7 +144,7 @@ def interpolate_captions(
     count = whole_number("count", count, least=2)
     encoder = BetweenCaptions(imagen.text_encoder, first, last)
     found: dict[float, Image.Image] = {}
-    shares, tried = [i / (count - 1) for i in range(count)], []
+    shares, tried = evenly(count), []
     for _ in range(whole_number("rounds", rounds, least=1)):
         new = [share for share in shares if share not in found]
         options = settings | {"seeds": [seed] * len(new), "encoder": encoder}
