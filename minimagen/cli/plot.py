@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.storage.directory import TrainingDirectory
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY, begun=True)
-    path = arguments.OUTPUT or directory.results(None) / "curves.png"
+    path = directory.results(arguments.OUTPUT, "curves.png")
     if path.suffix.lower() != ".png":
         raise UserError(f"--OUTPUT {path}: the curves are a PNG; end its name in .png")
     history = read_history(directory)
