@@ -117,11 +117,18 @@ class Parser(argparse.ArgumentParser):
         description: What it does, one line.
         examples: Shown below the help.
         groups: What may be typed.
+        bare: The option whose values are what is typed without any flag, where one has such.
         positional: Name and help of each argument before the options.
     """
 
     def __init__(
-        self, prog: str, description: str, examples: str, groups: Groups, **positional: str
+        self,
+        prog: str,
+        description: str,
+        examples: str,
+        groups: Groups,
+        bare: Option | None = None,
+        **positional: str,
     ) -> None:
         super().__init__(
             prog=prog,
@@ -129,8 +136,9 @@ class Parser(argparse.ArgumentParser):
             epilog=f"examples:\n{examples}\n\n--version prints the version.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            usage=" ".join(["%(prog)s", *positional, "[options]"]),
+            usage=" ".join(["%(prog)s", *positional, *(["[DIR]"] if bare else []), "[options]"]),
         )
+        self.bare = bare
         self.options = [option for options in groups.values() for option in options]
         for name, text in positional.items():
             self.add_argument(name.lower(), metavar=name, help=text)
@@ -147,10 +155,20 @@ class Parser(argparse.ArgumentParser):
         """Return the values; an unknown option is an error that names the one that is meant."""
         names = {option.name for option in self.options}
         arguments, unknown = self.parse_known_args([_in_capitals(each, names) for each in argv])
+        unknown = self._without_bare(arguments, unknown)
         if unknown:
             hint = self._meant(unknown[0])
             raise UserError(f"unknown argument {unknown[0]!r}{hint} (see {self.prog} --help)")
         return arguments
+
+    def _without_bare(self, arguments: argparse.Namespace, unknown: list[str]) -> list[str]:
+        """Take the values of ``bare`` out of what is left over; what follows a flag is none."""
+        bare, flagged = self.bare, any(each.startswith("-") for each in unknown)
+        if bare is None or not unknown or flagged or getattr(arguments, bare.name) is not None:
+            return unknown
+        first, *rest = values = [bare.parse(each) for each in unknown]
+        setattr(arguments, bare.name, values if bare.several else first)
+        return [] if bare.several else unknown[1:]
 
     def _meant(self, given: str) -> str:
         names = {

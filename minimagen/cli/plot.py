@@ -23,8 +23,13 @@ EXAMPLES = """  python -m minimagen plot
 
 def main(argv: Sequence[str]) -> int:
     """Draw; return the exit code."""
-    parser = Parser("python -m minimagen plot", __doc__ or "", EXAMPLES, OPTIONS)
-    arguments = parser.parse(options.with_directory(argv))
+    arguments = Parser(
+        "python -m minimagen plot",
+        __doc__ or "",
+        EXAMPLES,
+        OPTIONS,
+        bare=options.TRAINING_DIRECTORY,
+    ).parse(argv)
     from minimagen.evaluation.history import read_history
     from minimagen.storage.directory import TrainingDirectory
 

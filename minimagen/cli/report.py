@@ -19,8 +19,13 @@ EXAMPLES = """  python -m minimagen report
 
 def main(argv: Sequence[str]) -> int:
     """Write the report; return the exit code."""
-    parser = Parser("python -m minimagen report", __doc__ or "", EXAMPLES, OPTIONS)
-    arguments = parser.parse(options.with_directory(argv))
+    arguments = Parser(
+        "python -m minimagen report",
+        __doc__ or "",
+        EXAMPLES,
+        OPTIONS,
+        bare=options.TRAINING_DIRECTORY,
+    ).parse(argv)
     from minimagen.evaluation.report import write_report
     from minimagen.storage.directory import TrainingDirectory
 
