@@ -32,17 +32,18 @@ SCRIPT = """
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey && event.key === "Enter") document.querySelector("#generate")?.click();
 });
-const fold = setInterval(() => {  // on a phone the button comes before the settings
-  const settings = document.querySelector("#settings button");
-  if (settings === null) return;
-  clearInterval(fold);
-  if (innerWidth < 600) settings.click();
-}, 50);
-setInterval(() => {  // the label around a text with a copy button is that of the button
+let folded = innerWidth >= 600;
+new MutationObserver(() => {  // parts of the page come late, and some only with their tab
+  const settings = folded ? null : document.querySelector("#settings button");
+  if (settings !== null) {  // on a phone the button comes before the settings
+    folded = true;
+    settings.click();
+  }
+  // the label around a text with a copy button is that of the button
   for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
     text.ariaLabel = text.closest("label").querySelector("[data-testid=block-info]").innerText;
   }
-}, 500);
+}).observe(document, {childList: true, subtree: true});
 </script>
 """
 INTRO = """# MinImagen
