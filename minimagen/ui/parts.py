@@ -135,8 +135,8 @@ class Outputs:
         status = gr.Markdown(READY, elem_classes="status")
         preview = gr.Image(label="Preview: the estimate so far", interactive=False, visible=False,
                            height=256, format="png", buttons=[])  # fmt: skip
-        gallery = gr.Gallery(label="Images", columns=3, height=480, object_fit="contain",
-                             format="png", elem_classes="pixels")  # fmt: skip
+        gallery = gr.Gallery(label="Images", show_label=False, columns=3, height=480, format="png",
+                             object_fit="contain", elem_classes="pixels")  # fmt: skip
         with gr.Accordion("Parameters and files", open=False):
             parameters = gr.Textbox(label="Parameters of the first image", lines=4,
                                     interactive=False, buttons=["copy"])  # fmt: skip
