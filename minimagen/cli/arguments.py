@@ -162,12 +162,15 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
     def _without_bare(self, arguments: argparse.Namespace, unknown: list[str]) -> list[str]:
-        """Take the values of ``bare`` out of what is left over; what follows a flag is none."""
+        """Set ``bare`` to what is left over; return what is left then.
+
+        Nothing is taken beside a flag that is not known: it may be the flag's value.
+        """
         bare, flagged = self.bare, any(each.startswith("-") for each in unknown)
         if bare is None or not unknown or flagged or getattr(arguments, bare.name) is not None:
             return unknown
-        first, *rest = values = [bare.parse(each) for each in unknown]
-        setattr(arguments, bare.name, values if bare.several else first)
+        values = [bare.parse(each) for each in unknown]
+        setattr(arguments, bare.name, values if bare.several else values[0])
         return [] if bare.several else unknown[1:]
 
     def _meant(self, given: str) -> str:
