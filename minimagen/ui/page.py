@@ -38,7 +38,7 @@ new MutationObserver(() => {  // parts of the page come late, and some only with
   const settings = folded ? null : document.querySelector("#settings button");
   if (settings !== null) {  // on a phone the button comes before the settings
     folded = true;
-    settings.click();
+    setTimeout(() => settings.click());  // it takes no clicks before it is whole
   }
   // the label around a text with a copy button is that of the button
   for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
