@@ -146,7 +146,8 @@ def interpolate_captions(
     count = whole_number("count", count, least=2)
     encoder = BetweenCaptions(imagen.text_encoder, first, last)
     found: dict[float, Image.Image] = {}
-    shares, tried = evenly(count), []
+    shares = evenly(count)
+    tried: list[list[Image.Image]] = []
     for _ in range(whole_number("rounds", rounds, least=1)):
         new = [share for share in shares if share not in found]
         options = settings | {"seeds": [seed] * len(new), "encoder": encoder}

@@ -22,9 +22,8 @@ EXAMPLES = """  python -m minimagen compare training_20261120_220000 training_20
 
 def main(argv: Sequence[str]) -> int:
     """Compare; return the exit code."""
-    arguments = Parser(
-        "python -m minimagen compare", __doc__ or "", EXAMPLES, OPTIONS, bare=DIRECTORIES
-    ).parse(argv)
+    parser = Parser("python -m minimagen compare", __doc__ or "", EXAMPLES, OPTIONS)
+    arguments = parser.parse(argv, bare=DIRECTORIES)
     given = arguments.TRAINING_DIRECTORIES or []
     if len(given) < 2:
         raise UserError(f"{len(given)} directories: name two or more, such as compare ONE OTHER")

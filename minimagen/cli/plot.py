@@ -23,13 +23,8 @@ EXAMPLES = """  python -m minimagen plot
 
 def main(argv: Sequence[str]) -> int:
     """Draw; return the exit code."""
-    arguments = Parser(
-        "python -m minimagen plot",
-        __doc__ or "",
-        EXAMPLES,
-        OPTIONS,
-        bare=options.TRAINING_DIRECTORY,
-    ).parse(argv)
+    parser = Parser("python -m minimagen plot", __doc__ or "", EXAMPLES, OPTIONS)
+    arguments = parser.parse(argv, bare=options.TRAINING_DIRECTORY)
     from minimagen.evaluation.history import read_history
     from minimagen.storage.directory import TrainingDirectory
 

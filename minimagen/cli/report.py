@@ -19,13 +19,8 @@ EXAMPLES = """  python -m minimagen report
 
 def main(argv: Sequence[str]) -> int:
     """Write the report; return the exit code."""
-    arguments = Parser(
-        "python -m minimagen report",
-        __doc__ or "",
-        EXAMPLES,
-        OPTIONS,
-        bare=options.TRAINING_DIRECTORY,
-    ).parse(argv)
+    parser = Parser("python -m minimagen report", __doc__ or "", EXAMPLES, OPTIONS)
+    arguments = parser.parse(argv, bare=options.TRAINING_DIRECTORY)
     from minimagen.evaluation.report import write_report
     from minimagen.storage.directory import TrainingDirectory
 

@@ -171,20 +171,22 @@ def test_a_directory_may_stand_anywhere_among_the_flags(
     several = Option("TRAINING_DIRECTORIES", "d", "two or more", Path, several=True)
     count = Option("COUNT", "n", "how many", int, 3)
     paths = None if directories is None else [Path(each) for each in directories]
-    found = Parser("command", "", "", {"flags": (several, count)}, bare=several).parse(argv)
+    found = Parser("command", "", "", {"flags": (several, count)}).parse(argv, bare=several)
     assert (found.TRAINING_DIRECTORIES, found.COUNT) == (paths, number)
-    one = Parser("command", "", "", {"flags": (directory, count)}, bare=directory)
+    one = Parser("command", "", "", {"flags": (directory, count)})
     if paths is not None and len(paths) > 1:
         with pytest.raises(UserError, match="unknown argument 'b'"):
-            one.parse(argv)
+            one.parse(argv, bare=directory)
     else:
-        assert one.parse(argv).TRAINING_DIRECTORY == (None if paths is None else paths[0])
+        assert one.parse(argv, bare=directory).TRAINING_DIRECTORY == (
+            None if paths is None else paths[0]
+        )
 
 
 def test_what_follows_a_mistaken_flag_is_no_directory() -> None:
     directory = Option("TRAINING_DIRECTORY", "d", "one", Path)
     with pytest.raises(UserError, match="unknown argument '--COUMT'"):
-        Parser("command", "", "", {"flags": (directory,)}, bare=directory).parse(["--COUMT", "5"])
+        Parser("command", "", "", {"flags": (directory,)}).parse(["--COUMT", "5"], bare=directory)
 
 
 @pytest.mark.parametrize("command", [["train"], ["inference"], ["demo"], ["data", "check"], []])
