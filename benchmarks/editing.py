@@ -6,7 +6,8 @@
 
 again           images that their own PNG files make again, by ``inference.py --FROM_IMAGE``
 batch           the largest difference of an image in batches of 1, 7 and 64, of 255
-strength        mean difference to the image that was given, of 255, by strength
+strength        mean difference to the image that was given, of 255, by strength: with its own
+                caption, and with that of another image
 border          change across the border of what was inpainted, over that inside: the gradient
 interpolation   largest step between two frames over the median one, seeds and captions
 upscale         PSNR, dB, and SSIM of small images enlarged by super-resolution, and by bicubic
@@ -85,11 +86,14 @@ def strength(case: Case) -> Row:
     imagen, count = Imagen.from_directory(case["directory"]), case["images"]
     captions = captions_of(Path(case["directory"]), count)
     before = imagen.sample(captions, seed=0, progress=False)
-    apart = {}
-    for much in STRENGTHS:
-        after = editing.image_to_image(imagen, captions, before, much, seed=1000, progress=False)
-        apart[str(much)] = float(np.abs(_pixels(after) - _pixels(before)).mean())
-    return {"images": count, "mean_difference": apart}
+    others = [*captions[1:], captions[0]]
+    row: Row = {"images": count}
+    for name, asked in (("mean_difference", captions), ("of_another_caption", others)):
+        row[name] = {}
+        for much in STRENGTHS:
+            after = editing.image_to_image(imagen, asked, before, much, seed=1000, progress=False)
+            row[name][str(much)] = float(np.abs(_pixels(after) - _pixels(before)).mean())
+    return row
 
 
 def border(case: Case) -> Row:

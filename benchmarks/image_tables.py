@@ -179,9 +179,14 @@ def _batch(rows: list[Row]) -> Table:
 
 
 def _strength(rows: list[Row]) -> Table:
-    table: Table = [("strength", "mean difference to the given image, /255")]
+    what = "mean difference to the given image, /255"
+    table: Table = [("strength", what, "with the caption of another image")]
     for row in (row for row in rows if row["case"]["what"] == "strength"):
-        table += [(name, f"{apart:.1f}") for name, apart in row["mean_difference"].items()]
+        others = row.get("of_another_caption", {})  # earlier rows lack it
+        table += [
+            (name, f"{apart:.1f}", f"{others[name]:.1f}" if name in others else "")
+            for name, apart in row["mean_difference"].items()
+        ]
     return table
 
 

@@ -27,6 +27,11 @@ def unevenness(images: Sequence[Image.Image]) -> float:
     return largest / median if median else math.inf if largest else 1.0
 
 
+def evenly(count: int) -> list[float]:
+    """Return ``count`` shares of a way, 0 to 1, that divide the way itself evenly."""
+    return [i / (count - 1) for i in range(count)]
+
+
 def at_equal_steps(found: Mapping[float, Image.Image], count: int) -> list[float]:
     """Return ``count`` shares of the way that divide what changes on it evenly."""
     shares = sorted(found)
@@ -95,7 +100,8 @@ class BetweenSeeds:
     def __init__(
         self, first: int, last: int, count: int, frames: Sequence[int], stage: int
     ) -> None:
-        self._shares = [frame / (count - 1) for frame in frames]
+        shares = evenly(count)
+        self._shares = [shares[frame] for frame in frames]
         self._ends = [SeededNoise((seed,), stage) for seed in (first, last)]
 
     def __call__(self, name: int | str, shape: Sequence[int]) -> Tensor:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -16,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from minimagen.arguments import Options, seeds_of
-from minimagen.between import BetweenCaptions, BetweenSeeds, at_equal_steps, unevenness
+from minimagen.between import BetweenCaptions, BetweenSeeds, at_equal_steps, evenly, unevenness
 from minimagen.checked import whole_number
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.data.images.decoding import to_rgb
-from minimagen.errors import UserError
+from minimagen.errors import Stopped, UserError
 from minimagen.imagen import Imagen
 from minimagen.images import resize_clamped, to_model_space, to_pil
 
@@ -131,6 +132,7 @@ def interpolate_captions(
 
     Images change most in a small part of the way: after each round the frames move there, to where
     the steps between images are equal as far as is known, until no step is much larger than others.
+    A ``callback`` that stops a later round than the first ends them: the best one so far is taken.
 
     Args:
         imagen: The cascade.
@@ -144,11 +146,18 @@ def interpolate_captions(
     count = whole_number("count", count, least=2)
     encoder = BetweenCaptions(imagen.text_encoder, first, last)
     found: dict[float, Image.Image] = {}
-    shares, tried = [i / (count - 1) for i in range(count)], []
+    shares = evenly(count)
+    tried: list[list[Image.Image]] = []
     for _ in range(whole_number("rounds", rounds, least=1)):
         new = [share for share in shares if share not in found]
         options = settings | {"seeds": [seed] * len(new), "encoder": encoder}
-        found.update(zip(new, imagen.sample([*map(encoder.caption, new)], **options), strict=True))
+        try:
+            images = imagen.sample([*map(encoder.caption, new)], **options)
+        except Stopped:
+            if not tried:
+                raise
+            break
+        found.update(zip(new, images, strict=True))
         tried.append([found[share] for share in shares])
         if unevenness(tried[-1]) <= EVEN:
             break
@@ -176,7 +185,10 @@ class Frame:
 
 
 def film(imagen: Imagen, caption: str, **settings: Any) -> list[Frame]:
-    """Return the estimate of x_0 after every step of every stage, and the image at last."""
+    """Return the estimate of x_0 after every step of every stage, and the image at last.
+
+    A ``callback`` that stops sampling ends the film there, without the image.
+    """
     frames: list[Frame] = []
     callback = settings.pop("callback", None)
 
@@ -185,8 +197,10 @@ def film(imagen: Imagen, caption: str, **settings: Any) -> list[Frame]:
         frames.append(Frame(stage, step, image))
         return callback(stage, step, steps, x_0_hat) if callback else None
 
-    final = imagen.sample([caption], callback=take, **settings)[0]
-    return [*frames, Frame(len(imagen.stages) - 1, frames[-1].step + 1, final)]
+    with suppress(Stopped):
+        (final,) = imagen.sample([caption], callback=take, **settings)
+        frames.append(Frame(len(imagen.stages) - 1, frames[-1].step + 1, final))
+    return frames
 
 
 def sweep(

@@ -26,13 +26,20 @@ ARGUMENTS = {name: f"give `{own}` instead" for name, own in OURS.items()} | {
 
 
 class Foreign:
-    """Methods that the pipelines of diffusers have, and a cascade does not need."""
+    """What the pipelines of diffusers have, and a cascade does not need."""
 
     def forward(self, *captions: Any, **settings: Any) -> NoReturn:
         """Say what to call: a cascade is sampled from, or its learners are trained."""
         raise UserError(
             "an Imagen is no function: call `sample(captions)`, which returns the images "
             "themselves, without `.images`; or `train` to train it"
+        )
+
+    @property
+    def scheduler(self) -> NoReturn:
+        """Say how to choose a sampler."""
+        raise UserError(
+            'the sampler is an argument: `sample(captions, sampler="dpm++", timesteps=16)`'
         )
 
     def half(self) -> NoReturn:

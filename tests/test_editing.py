@@ -276,6 +276,35 @@ def test_frames_between_captions_go_where_the_image_changes() -> None:
     assert unevenness(even) > 100.0  # one frame is black, the next is white
 
 
+def test_an_interpolation_that_is_stopped_has_the_frames_of_its_best_round() -> None:
+    class Stops(Jumps):
+        def sample(self, captions: Sequence[str], **named: Any) -> list[Image.Image]:
+            if len(self.sampled) >= most:
+                raise Stopped("after a step")
+            return super().sample(captions, **named)
+
+    stops: Any = Stops()
+    jumps: Any = Jumps()
+    most = 10  # the third round is stopped
+    kept = editing.interpolate_captions(stops, "a", "b", 9)
+    best = editing.interpolate_captions(jumps, "a", "b", 9, rounds=2)
+    assert [frame.tobytes() for frame in kept] == [frame.tobytes() for frame in best]
+    most = 0
+    with pytest.raises(Stopped):
+        editing.interpolate_captions(stops, "a", "b", 9)
+
+
+def test_a_film_that_is_stopped_ends_there(imagen: Imagen) -> None:
+    def stop(stage: int, step: int, *_: Any) -> bool:
+        return (stage, step) == (1, 0)
+
+    frames = editing.film(imagen, "a red star", seed=1, callback=stop, **QUICK)
+    whole = editing.film(imagen, "a red star", seed=1, **QUICK)
+    assert [(f.stage, f.step) for f in frames] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    for one, other in zip(frames, whole, strict=False):
+        assert one.image.tobytes() == other.image.tobytes()
+
+
 def test_a_film_ends_with_the_image(imagen: Imagen) -> None:
     frames = editing.film(imagen, "a red star", seed=1, **QUICK)
     assert [(f.stage, f.step) for f in frames] == [(0, 0), (0, 1), (0, 2)] + [

@@ -67,6 +67,14 @@ def test_methods_of_diffusers_pipelines_are_answered_in_one_line(imagen, method,
     assert "\n" not in str(error.value)
 
 
+def test_a_scheduler_is_answered_with_the_name_of_a_sampler(imagen):
+    with pytest.raises(UserError, match="the sampler is an argument") as error:
+        imagen.scheduler.config  # noqa: B018  # as DPMSolver.from_config(pipe.scheduler.config)
+    (call,) = re.findall("`sample(.*)`", str(error.value))
+    settings = dict(re.findall(r'(\w+)="?([^",)]+)', call))
+    imagen.sample("a red star", progress=False, **settings | {"timesteps": 1})
+
+
 def test_float16_weights_are_refused(imagen):
     with pytest.raises(UserError, match="made float16; load the cascade anew"):
         imagen.to(torch.float16).sample("a red star")

@@ -1,5 +1,6 @@
 """The benchmark on real data: its figures on images whose figures are known."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,19 @@ import pytest
 import torch
 
 from benchmarks import conditions, image_tables
-from benchmarks.real_data import FEW, MOST_VALIDATED, SETS, Images, available, balanced, is_held_out
+from benchmarks.real_data import (
+    FEW,
+    MOST_VALIDATED,
+    SETS,
+    Images,
+    RealSet,
+    available,
+    balanced,
+    is_held_out,
+)
 from benchmarks.real_scores import asked, background
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_balanced_choice_takes_every_caption_in_turn():
@@ -106,6 +118,37 @@ def test_the_minutes_of_a_clip_are_part_of_the_whole(
     assert clip["minutes"] + minutes == 10.0 and clip["minutes"] == 3.0 and clip["seed"] == 3
     assert flags == ["--T5_NAME", str(tmp_path / "clip" / "training")]
     assert facts == {"clip": {"steps": {"clip": 9}}}
+
+
+@pytest.mark.parametrize(("condition", "minutes"), [("labels", 10.0), ("clip", 7.0)])
+def test_a_condition_is_trained_for_the_minutes_that_are_left_and_scored(
+    monkeypatch: pytest.MonkeyPatch, condition: str, minutes: float
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def train_ours(real: RealSet, case: dict[str, Any], directory: Path) -> None:
+        asked.update(case)
+        shutil.copytree(ROOT / "tests" / "golden" / "trained", directory)
+
+    def score(real: RealSet, sample: Any, sheets: Path, split: str) -> dict[str, Any]:
+        asked.update(sheets=sheets.name, split=split, set=real.name)
+        return {"n": len(sample(["a red star", "a ring"], [0, 1]))}
+
+    stands_in = {
+        "load_judge": lambda real: None,
+        "train_preset": lambda *_: {"steps": {"clip": 9}},
+        "train_ours": train_ours,
+        "score": score,
+    }
+    for name, function in stands_in.items():
+        monkeypatch.setattr(conditions, name, function)
+    case = {"set": "mnist", "condition": condition, "minutes": 10.0, "seed": 3}
+    row = conditions.measure(case | {"split": "validation"}, 0.0)
+    assert asked["minutes"] == row["stage_minutes"] == minutes
+    assert asked["flags"][0] == "--T5_NAME" and asked["split"] == "validation"
+    assert asked["sheets"] == f"mnist_{condition}_10.0_3_validation"
+    assert row["n"] == 2 and row["sizes"] == [[16, 16], [32, 32]] and row["seconds"] > 0
+    assert ("clip" in row) == (condition == "clip")
 
 
 def test_conditions_are_shown_beside_the_floor() -> None:

@@ -1,13 +1,12 @@
 """The one place that makes autoencoders: those of a cascade, and frozen ones by name."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
-from minimagen.autoencoders.files import fetch, find_folder, load_folder
+from minimagen.autoencoders.files import PARAMETERS, find_folder, load_folder
 from minimagen.autoencoders.kl import KLAutoencoder
 from minimagen.autoencoders.pixels import Pixels
 from minimagen.autoencoders.tiny import TinyAutoencoder
@@ -60,15 +59,10 @@ def load(name: str) -> TrainedAutoencoder:
     Raises:
         UserError: there is no such autoencoder, or it is damaged.
     """
-    if (Path(name) / "parameters" / "imagen.json").is_file():
-        return _of_directory(TrainingDirectory.open(name))
     folder = find_folder(name)
-    if folder is None and (Path(name).exists() or name.count("/") != 1):
-        raise UserError(
-            f"no autoencoder {name!r}: give a training directory that has one, a folder of "
-            "diffusers' (config.json and safetensors, or vae/ with them) or a hub id (owner/name)"
-        )
-    return load_folder(folder or fetch(name))
+    if (folder / PARAMETERS).is_file():
+        return _of_directory(TrainingDirectory(folder))
+    return load_folder(folder)
 
 
 def _of_directory(directory: TrainingDirectory) -> TrainedAutoencoder:

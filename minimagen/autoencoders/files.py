@@ -1,4 +1,4 @@
-"""Autoencoders as diffusers keeps them: a folder (or ``vae/`` in it), or a model of the hub."""
+"""Where autoencoders are, and those that diffusers keeps: a folder, or ``vae/`` in it."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,13 @@ from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.errors import UserError
 from minimagen.storage.files import read_json, write_json
+from minimagen.storage.hub import KEPT, is_on_hub, located
 
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+PARAMETERS = "parameters/imagen.json"
+"""Of a training directory."""
+OF_DIFFUSERS = (CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}")
+"""All that is fetched of an autoencoder of diffusers'."""
 KL, TINY = "AutoencoderKL", "AutoencoderTiny"
 SHARED = (
     "latent_channels", "scaling_factor", "shift_factor", "latents_mean", "latents_std",
@@ -34,34 +39,25 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 """Of the attention in files from before 2023."""
 
 
-def find_folder(name: str) -> Path | None:
-    """Return the folder with an autoencoder of diffusers' that ``name`` is or has, if any."""
-    for folder in (Path(name), Path(name) / "vae"):
-        if (folder / CONFIG).is_file():
-            return folder
-    return None
+def find_folder(name: str) -> Path:
+    """Return the folder of an autoencoder: a training directory, or one of diffusers'.
 
-
-def fetch(name: str) -> Path:
-    """Return the folder of an autoencoder of the hub, fetched or from its cache.
+    Args:
+        name: That folder, one that has it as ``vae/``, or a repository of the hub (``owner/name``,
+            ``owner/name@revision``), which is fetched.
 
     Raises:
-        UserError: it cannot be fetched.
+        UserError: There is no such folder, or it cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
-
-    patterns = [CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}"]
-    try:
-        path = snapshot_download(name, allow_patterns=patterns)
-    except Exception as error:  # noqa: BLE001  # the hub has many kinds
-        why = " ".join(str(error).split())
-        raise UserError(
-            f"the autoencoder {name!r} is not here and cannot be fetched: {why[:200]}"
-        ) from None
-    folder = find_folder(path)
-    if folder is None:
-        raise UserError(f"{name!r} on the hub has no autoencoder: no {CONFIG}, no vae/{CONFIG}")
-    return folder
+    if Path(name).is_dir() or is_on_hub(name):
+        folder = located(name, (*KEPT, *OF_DIFFUSERS))
+        for each, file in ((folder, PARAMETERS), (folder, CONFIG), (folder / "vae", CONFIG)):
+            if (each / file).is_file():
+                return each
+    raise UserError(
+        f"no autoencoder {name!r}: give a training directory that has one, a folder of diffusers' "
+        "(config.json and safetensors, or vae/ with them) or a hub id (owner/name)"
+    )
 
 
 def load_folder(folder: Path) -> KLAutoencoder | TinyAutoencoder:
@@ -95,7 +91,7 @@ def load_folder(folder: Path) -> KLAutoencoder | TinyAutoencoder:
 
 def on_meta_of(name: str) -> KLAutoencoder:
     """Return the autoencoder of Stable Diffusion in a folder or on the hub, without weights."""
-    folder = find_folder(name) or fetch(name)
+    folder = find_folder(name)
     with torch.device("meta"):
         return KLAutoencoder(0, _kl_config(read_json(folder / CONFIG), folder))
 

@@ -143,10 +143,14 @@ class Parser(argparse.ArgumentParser):
         """Raise a UserError with ``message``."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the values; an unknown option is an error that names the one that is meant."""
+    def parse(self, argv: Sequence[str], bare: Option | None = None) -> argparse.Namespace:
+        """Return the values; an unknown option is an error that names the one that is meant.
+
+        What is typed without a flag, anywhere, are values of the option ``bare``, if there is one.
+        """
         names = {option.name for option in self.options}
         arguments, unknown = self.parse_known_args([_in_capitals(each, names) for each in argv])
+        unknown = _without_bare(bare, arguments, unknown)
         if unknown:
             hint = self._meant(unknown[0])
             raise UserError(f"unknown argument {unknown[0]!r}{hint} (see {self.prog} --help)")
@@ -161,6 +165,21 @@ class Parser(argparse.ArgumentParser):
         key = given.partition("=")[0].lstrip("-").replace("-", "_").upper()
         nearest = [key] if key in names else difflib.get_close_matches(key, names, n=1)
         return f"; did you mean '--{names[nearest[0]]}'?" if nearest else ""
+
+
+def _without_bare(
+    bare: Option | None, arguments: argparse.Namespace, unknown: list[str]
+) -> list[str]:
+    """Set the option ``bare`` to what is left over; return what is left then.
+
+    Nothing is taken beside a flag that is not known: it may be the flag's value.
+    """
+    flagged = any(each.startswith("-") for each in unknown)
+    if bare is None or not unknown or flagged or getattr(arguments, bare.name) is not None:
+        return unknown
+    values = [bare.parse(each) for each in unknown]
+    setattr(arguments, bare.name, values if bare.several else values[0])
+    return [] if bare.several else unknown[1:]
 
 
 def _in_capitals(argument: str, names: Iterable[str]) -> str:

@@ -46,8 +46,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.text.build import load_clip
 
     directory = TrainingDirectory.open(arguments.dir)
-    if arguments.SHEET is None and directory.is_fetched:
-        raise UserError(f"{directory} is of the hub: give --SHEET, the PNG to write")
+    sheet = directory.results(arguments.SHEET, "similarity.png", "--SHEET, the PNG to write")
     clip = load_clip(directory.path).to(resolve_device(arguments.DEVICE))
     data = read_data_config(directory.parameters, arguments.DATASET)
     if arguments.CAPTION_COLUMN is not None:
@@ -56,7 +55,6 @@ def main(argv: Sequence[str]) -> int:
     report = evaluate_clip(clip, samples, templates or TEMPLATES)
     for line in report.lines():
         print(line)
-    sheet = arguments.SHEET or directory.path / "similarity.png"
     save_png(sheet, similarity_image(report.similarity))
     print(f"similarity of {len(report.shown)} images (rows) and their captions: {sheet}")
     for i, caption in enumerate(report.shown):

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from minimagen.cli import options
 from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.table import table
 from minimagen.errors import UserError
 
+DIRECTORIES = Option(
+    "TRAINING_DIRECTORIES", "d", "Directories that train.py made, two or more", Path, several=True
+)
 OPTIONS = {
     "what to compare": (
-        Option("TRAINING_DIRECTORIES", "d", "Directories that train.py made, two or more", Path,
-               several=True),
+        DIRECTORIES,
         Option("OUTPUT", "o", "HTML file to write", Path, Path("comparison.html")),
     )
-}  # fmt: skip
+}
 EXAMPLES = """  python -m minimagen compare training_20261120_220000 training_20261121_090000
   python -m minimagen compare training_* --OUTPUT all_runs.html"""
 
@@ -22,7 +23,7 @@ EXAMPLES = """  python -m minimagen compare training_20261120_220000 training_20
 def main(argv: Sequence[str]) -> int:
     """Compare; return the exit code."""
     parser = Parser("python -m minimagen compare", __doc__ or "", EXAMPLES, OPTIONS)
-    arguments = parser.parse(options.with_directory(argv))
+    arguments = parser.parse(argv, bare=DIRECTORIES)
     given = arguments.TRAINING_DIRECTORIES or []
     if len(given) < 2:
         raise UserError(f"{len(given)} directories: name two or more, such as compare ONE OTHER")

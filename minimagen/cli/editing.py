@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
-from minimagen.cli.arguments import Option
+from minimagen.cli.arguments import Option, is_given
 from minimagen.cli.captions import ALIASES, Caption
 from minimagen.cli.given import GivenImage
 from minimagen.errors import UserError
@@ -61,6 +61,11 @@ OPTIONS = (
     Option("STAGES_SHEET", "sh", "stages.png: what each stage makes, beside the first stage's "
            "image enlarged", bool),
 )  # fmt: skip
+NEEDS = {
+    "MASK": "INIT_IMAGE", "STRENGTH": "INIT_IMAGE", "VARIATIONS": "INIT_IMAGE", "RESAMPLE": "MASK",
+    "START_STAGE": "UPSCALE", "FRAMES": "INTERPOLATE",
+}  # fmt: skip
+"""What has no effect without another option."""
 ALONE = ("INTERPOLATE", "FILM", "SWEEP", "STAGES_SHEET")
 WITH_FROM_IMAGE = {"INIT_IMAGE", "MASK", "UPSCALE", "STRENGTH"}
 NOT_ALONE = {"BEST_OF", "IMAGES_PER_CAPTION", "SEEDS", "STOP_STAGE"}
@@ -68,9 +73,8 @@ NOT_ALONE = {"BEST_OF", "IMAGES_PER_CAPTION", "SEEDS", "STOP_STAGE"}
 
 def check(arguments: argparse.Namespace, typed: set[str]) -> None:
     """Refuse options that contradict each other; ``typed`` are the names of those given."""
-    needs = {"MASK": "INIT_IMAGE", "STRENGTH": "INIT_IMAGE", "VARIATIONS": "INIT_IMAGE"}
-    for name, other in needs.items():
-        if getattr(arguments, name) is not None and getattr(arguments, other) is None:
+    for name, other in NEEDS.items():
+        if name in typed and not is_given(arguments, other):
             raise UserError(f"--{name} belongs to --{other}: give that too")
     if arguments.INIT_IMAGE is not None and arguments.UPSCALE is not None:
         raise UserError("--INIT_IMAGE and --UPSCALE exclude each other; give one")
@@ -103,6 +107,10 @@ def check_captions(arguments: argparse.Namespace, captions: Sequence[Caption]) -
         raise UserError(
             f"--{chosen[0]} has one setting for all: give --{', --'.join(own)} beside it, not in "
             "the line of a caption"
+        )
+    if (arguments.FILM or arguments.SWEEP is not None) and len(captions) > 1:
+        raise UserError(
+            f"--{chosen[0]} is of one caption, there are {len(captions)}: give one as --CAPTIONS"
         )
     given = "INIT_IMAGE" if arguments.INIT_IMAGE is not None else "UPSCALE"
     if getattr(arguments, given) is not None and "ASPECT_RATIO" in own:

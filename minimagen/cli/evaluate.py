@@ -62,7 +62,7 @@ EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
 def main(argv: Sequence[str]) -> int:
     """Evaluate; return the exit code."""
     parser = Parser("python -m minimagen evaluate", __doc__ or "", EXAMPLES, OPTIONS)
-    arguments = parser.parse(options.with_directory(argv))
+    arguments = parser.parse(argv, bare=options.TRAINING_DIRECTORY)
     if arguments.SHEET is not None and arguments.SHEET.suffix.lower() != ".png":
         raise UserError(f"--SHEET {arguments.SHEET}: the sheet is a PNG; end its name in .png")
     use_free_cores()  # before torch is imported

@@ -114,8 +114,8 @@ def sample(
     arguments: argparse.Namespace, directory: "TrainingDirectory", captions: Sequence[Caption]
 ) -> int:
     """Sample ``captions`` and write each batch as soon as it is done; return the exit code."""
-    imagen = _load(arguments, directory.path)
     editing.check_captions(arguments, captions)
+    imagen = _load(arguments, directory.path)
     given = read_given(arguments)
     edit = editing.edit_of(arguments, imagen, given)
     if kind_of(arguments) is not None:

@@ -82,11 +82,6 @@ def sampling_changes(arguments: Any) -> dict[str, Any]:
     return {str(option.path[-1]): getattr(arguments, option.name) for option in SAMPLING}
 
 
-def with_directory(argv: Sequence[str]) -> list[str]:
-    """Return arguments with ``-d`` before the first one, where that is a directory by itself."""
-    return ["-d", *argv] if argv and not argv[0].startswith("-") else [*argv]
-
-
 def without_flag(argv: Sequence[str]) -> list[str]:
     """Return arguments without ``-d`` before the directory, where that is an argument by itself."""
     first = argv[0].replace("_", "-").upper() if argv and argv[0].startswith("-") else ""

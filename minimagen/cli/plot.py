@@ -24,12 +24,12 @@ EXAMPLES = """  python -m minimagen plot
 def main(argv: Sequence[str]) -> int:
     """Draw; return the exit code."""
     parser = Parser("python -m minimagen plot", __doc__ or "", EXAMPLES, OPTIONS)
-    arguments = parser.parse(options.with_directory(argv))
+    arguments = parser.parse(argv, bare=options.TRAINING_DIRECTORY)
     from minimagen.evaluation.history import read_history
     from minimagen.storage.directory import TrainingDirectory
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY, begun=True)
-    path = arguments.OUTPUT or directory.results(None) / "curves.png"
+    path = directory.results(arguments.OUTPUT, "curves.png")
     if path.suffix.lower() != ".png":
         raise UserError(f"--OUTPUT {path}: the curves are a PNG; end its name in .png")
     history = read_history(directory)

@@ -20,7 +20,7 @@ OPTIONS = {
     "run": (
         options.DEVICE,
         Option("SHEET", "o", "PNG for images and what becomes of them", Path,
-               shown="reconstructions.png in the training directory"),
+               shown="reconstructions.png in the training directory, or here"),
         Option("DIFFUSERS", "df", "New folder for the autoencoder as diffusers reads it", Path,
                shown="none"),
     ),
@@ -34,14 +34,13 @@ def main(argv: Sequence[str]) -> int:
     """Reconstruct images; return the exit code."""
     arguments = Parser(
         "python -m minimagen reconstruct", __doc__ or "", EXAMPLES, OPTIONS,
-        DIR="training directory with an autoencoder, folder of diffusers', or hub id",
+        DIR="training directory with an autoencoder, folder of diffusers', or owner/name@revision",
     ).parse(options.without_flag(argv))  # fmt: skip
     given = Path(arguments.dir)
-    trained = (given / "parameters" / "imagen.json").is_file()
-    if not trained and arguments.DATASET is None:
+    if not (given / "parameters").is_dir() and arguments.DATASET is None:
         raise UserError(f"{given} does not say what it was trained on: give --DATASET")
     from minimagen.autoencoders.build import load
-    from minimagen.autoencoders.files import save_folder
+    from minimagen.autoencoders.files import PARAMETERS, find_folder, save_folder
     from minimagen.config.cascade_sizes import trained_sizes
     from minimagen.data.loading.reading import stack_images
     from minimagen.data.open import open_again
@@ -53,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
+    folder = find_folder(arguments.dir)
+    trained = (folder / PARAMETERS).is_file()
     autoencoder = load(arguments.dir).to(resolve_device(arguments.DEVICE))
     if arguments.DIFFUSERS is not None and autoencoder.codes:
         raise UserError(
@@ -61,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     data = DataConfig() if arguments.DATASET is None else DataConfig(dataset=arguments.DATASET)
     buckets: tuple[Size, ...] = ()
     if trained:
-        data = read_data_config(given / "parameters", arguments.DATASET)
-        buckets = trained_sizes(read_imagen_config(given / "parameters"), data)
+        data = read_data_config(folder / "parameters", arguments.DATASET)
+        buckets = trained_sizes(read_imagen_config(folder / "parameters"), data)
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):
@@ -73,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
         print(line)
     first = samples[:ON_SHEET]
     real = to_pil(to_model_space(stack_images(first)))
-    sheet = arguments.SHEET or (given if trained else Path()) / "reconstructions.png"
+    where = given if trained and given.is_dir() else Path()
+    sheet = arguments.SHEET or where / "reconstructions.png"
     captions = [sample.caption for sample in first]
     save_png(sheet, contact_sheet(captions, [real, to_pil(report.images[:ON_SHEET])]))
     print(f"images, and what becomes of them: {sheet}")

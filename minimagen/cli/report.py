@@ -20,7 +20,7 @@ EXAMPLES = """  python -m minimagen report
 def main(argv: Sequence[str]) -> int:
     """Write the report; return the exit code."""
     parser = Parser("python -m minimagen report", __doc__ or "", EXAMPLES, OPTIONS)
-    arguments = parser.parse(options.with_directory(argv))
+    arguments = parser.parse(argv, bare=options.TRAINING_DIRECTORY)
     from minimagen.evaluation.report import write_report
     from minimagen.storage.directory import TrainingDirectory
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
-from minimagen.errors import UserError
+from minimagen.cli.next_commands import typed
+from minimagen.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,35 +34,71 @@ def belong_together(
 ) -> int:
     """Write the images of ``--INTERPOLATE``, ``--FILM`` or ``--STAGES_SHEET``.
 
+    A first Ctrl-C is obeyed after the sampling step that it meets. The frames of a film up to there
+    are written, and those of an interpolation between captions after a whole round.
+
     Args:
         arguments: What was typed, with a seed and the weights of each stage.
         imagen: The cascade.
         captions: One or two, as ``editing.check_captions`` wants them.
         output: The directory to write.
         model: Hash of the weights, kept in the files.
+
+    Returns:
+        The exit code.
+    """
+    from minimagen.training.interruption import StopSignals
+
+    with StopSignals() as signals:
+        settings = _settings(arguments) | {"callback": lambda *_: signals.received is not None}
+        try:
+            written = _write(arguments, imagen, [each.text for each in captions], output, model,
+                             settings)  # fmt: skip
+        except Stopped:
+            written = []
+    for path in written:
+        print(path)
+    if signals.received is None:
+        return 0
+    print(f"interrupted: {'what was done is kept' if written else 'nothing was done yet'}")
+    if written and not arguments.NO_METADATA:
+        given = arguments.TRAINING_DIRECTORY
+        directory = [] if given is None else ["-d", str(given)]
+        print(f"make the whole: {typed('inference', '--FROM_IMAGE', str(written[0]), *directory)}")
+    return 128 + signals.received
+
+
+def _write(
+    arguments: argparse.Namespace,
+    imagen: "Imagen",
+    texts: list[str],
+    output: Path,
+    model: str,
+    settings: dict[str, Any],
+) -> list[Path]:
+    """Sample, and write the files; return their paths, a PNG first.
+
+    Raises:
+        Stopped: Before there was anything to write.
     """
     from minimagen.editing import by_stage, film
     from minimagen.storage.animation import save_animations, save_strip
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
-    texts, settings = [caption.text for caption in captions], _settings(arguments)
     if arguments.STAGES_SHEET:
         stages = by_stage(imagen, texts, seed=arguments.SEED, **settings)
         made = _made(arguments, imagen, texts, model, stages[-1][0])
         save_png(output / "stages.png", contact_sheet(texts, stages), made)
-        print(output / "stages.png")
-        return 0
+        return [output / "stages.png"]
     if arguments.INTERPOLATE:
         frames, name = _between(arguments, imagen, texts, settings), "interpolation"
     else:
         frames = [f.image for f in film(imagen, texts[0], seed=arguments.SEED, **settings)]
         name = "film"
     made = _made(arguments, imagen, texts, model, frames[-1])
-    animations = save_animations(output, name, frames, made)
-    for path in (save_strip(output, name, frames, made), *animations):
-        print(path)
-    return 0
+    strip = save_strip(output, name, frames, made)
+    return [strip, *save_animations(output, name, frames, made)]
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -20,9 +20,9 @@ class ImagenConfig(Config):
     image_sizes: tuple[SquareOrSize, ...] = ()
     """(height, width) of every stage's images; a single number means a square."""
     text_encoder_name: Annotated[str, Flag("t5", "T5_NAME", also=("text_encoder",))] = "t5_mini"
-    """Text encoder: t5_mini, minilm_mini, minilm, t5_small ..., a hub id, a folder, labels, clip
-    (the one trained here), a training directory with a CLIP, or diffusers: and a model of
-    diffusers', whose own it is."""
+    """Text encoder: t5_mini, minilm_mini, minilm, t5_small ..., a hub id (owner/name, or
+    owner/name@revision), a folder, labels, clip (the one trained here), a training directory with a
+    CLIP, or diffusers: and a model of diffusers', whose own it is."""
     max_num_words: Annotated[PositiveInt, Flag("mw", also=("max_tokens",))] = 64
     """Longest caption in tokens; longer ones are cut."""
     labels: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from torch import Tensor
 from minimagen.errors import UserError
 from minimagen.evaluation.judge import WEIGHTS, Judge
 from minimagen.images import resize, to_model_space
+from minimagen.storage.hub import name_and_revision
 
 AT_ONCE = 64
 GENERAL = "scenes"  # the judge whose features serve for data without one of its own
@@ -40,7 +41,8 @@ class PretrainedFeatures:
     """What a vision transformer of the `transformers` library, such as DINOv2, sees.
 
     Args:
-        name: A folder, or a name of the hub such as ``facebook/dinov2-small``.
+        name: A folder, or a name of the hub such as ``facebook/dinov2-small``; a revision may
+            follow, ``@v1``.
         device: Where it computes.
 
     Raises:
@@ -52,8 +54,10 @@ class PretrainedFeatures:
 
         self.name, self._device = f"{Path(name).name} (transformers)", device
         try:
-            self._model = AutoModel.from_pretrained(name).eval().to(device)
-            processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+            where, revision = name_and_revision(name)
+            own = {"revision": revision or "main"}
+            self._model = AutoModel.from_pretrained(where, **own).eval().to(device)
+            processor = AutoImageProcessor.from_pretrained(where, backend="pil", **own)
         except (OSError, ValueError, ImportError) as error:
             why = " ".join(str(error).split())[:160]
             raise UserError(f"`features` {name}: {why}") from None

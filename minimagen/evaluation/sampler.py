@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minimagen.between import BetweenCaptions
+from minimagen.between import BetweenCaptions, evenly
 from minimagen.imagen import Imagen
 from minimagen.images import to_pil
 
@@ -38,7 +38,7 @@ class Sampler:
     def between(self, first: str, last: str, count: int) -> list[Image.Image]:
         """Return images from one caption to another, of even embeddings and the same noise."""
         encoder = BetweenCaptions(self.imagen.text_encoder, first, last)
-        captions = [encoder.caption(i / (count - 1)) for i in range(count)]
+        captions = [*map(encoder.caption, evenly(count))]
         batches = self.imagen.sample_batches(
             captions, self.samplings, [self.seed] * count, encoder=encoder, **self.options
         )

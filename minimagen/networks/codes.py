@@ -4,7 +4,6 @@ A code is a number with one digit for each channel, the first channel's digit co
 (arXiv 2309.15505).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -21,8 +20,11 @@ def digits_of(codes: Tensor, levels: Sequence[int]) -> Tensor:
         codes: int64 [...], from 0 to the product of ``levels`` - 1.
         levels: How many values the digit of each of the c channels has.
     """
-    basis = [math.prod(levels[:i]) for i in range(len(levels))]
-    return codes[..., None] // codes.new_tensor(basis) % codes.new_tensor(levels)
+    digits = []
+    for count in levels:
+        digits.append(codes % count)
+        codes = codes // count
+    return torch.stack(digits, dim=-1)
 
 
 class CodeVectors(nn.Module):

@@ -138,15 +138,15 @@ class TrainingDirectory:
             return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
         return cls.newest()
 
-    def results(self, given: Path | None) -> Path:
-        """Return the folder for what is found out about it: ``given``, or its own.
+    def results(self, given: Path | None, name: str = "", parameter: str = "`output`") -> Path:
+        """Return where to write what is found out about it: ``given``, or ``name`` in its folder.
 
         Raises:
-            UserError: It has none of its own: it is of the hub.
+            UserError: It has no folder of its own, as it is of the hub; ``parameter`` is asked for.
         """
         if given is None and (self.is_fetched or not self.path.is_dir()):
-            raise UserError(f"{self} is no folder to write into; give `output`")
-        return given or self.path
+            raise UserError(f"{self} is no folder to write into; give {parameter}")
+        return given or self.path / name
 
     @property
     def is_trained(self) -> bool:

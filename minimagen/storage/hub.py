@@ -30,22 +30,37 @@ def is_on_hub(name: str | Path) -> bool:
     return bool(REPOSITORY.fullmatch(text)) and not Path(owner).exists()
 
 
-def located(name: str | Path) -> Path:
+def name_and_revision(name: str | Path) -> tuple[str, str | None]:
+    """Return the two parts of owner/name@revision; what is a folder, or names none, has the first.
+
+    The second one is None then: the newest commit of the branch main is meant.
+    """
+    found = None if Path(name).is_dir() else REPOSITORY.fullmatch(str(name))
+    return (found["name"], found["revision"]) if found else (str(name), None)
+
+
+def located(name: str | Path, patterns: tuple[str, ...] = (*KEPT, *OF_DIFFUSERS)) -> Path:
     """Return the folder called ``name``, or the local copy of a repository, see ``is_on_hub``.
+
+    Args:
+        name: A folder, or a repository.
+        patterns: What is fetched of it.
 
     Raises:
         UserError: It is neither, or cannot be fetched.
     """
     if Path(name).is_dir():
         return Path(name)
-    if (found := REPOSITORY.fullmatch(str(name))) and is_on_hub(name):
-        return fetched(found["name"], found["revision"])
+    if is_on_hub(name):
+        return fetched(*name_and_revision(name), patterns)
     raise UserError(f"no folder {name}; give one, or a repository of the hub (owner/name)")
 
 
 @functools.cache  # a cascade asks for its network, its text encoder, its autoencoder ...
-def fetched(name: str, revision: str | None = None) -> Path:
-    """Return the local copy of a repository's weights and configuration.
+def fetched(
+    name: str, revision: str | None = None, patterns: tuple[str, ...] = (*KEPT, *OF_DIFFUSERS)
+) -> Path:
+    """Return the local copy of the files of a repository that have one of the ``patterns``.
 
     Raises:
         UserError: There is none, here or on the hub.
@@ -53,9 +68,8 @@ def fetched(name: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError
 
-    patterns = [*KEPT, *OF_DIFFUSERS]
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=patterns)
+        found = snapshot_download(name, revision=revision, allow_patterns=list(patterns))
     except (HTTPError, OSError, ValueError) as error:
         why = reason(error, revision)
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimagen.text.encoding import TextEncoder
-from minimagen.text.names import CLIP, DIFFUSERS, LABELS
+from minimagen.text.names import CLIP, DIFFUSERS, LABELS, T5_MINI
 from minimagen.text.pretrained import PretrainedEncoder
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def fresh_clip(config: ClipConfig) -> Clip:
     """Return a CLIP with random weights, and the frozen encoder that it reads captions with."""
     from minimagen.text.clip import Clip
 
-    names = {"locked": config.text.encoder, "sentencepiece": "t5_mini"}
+    names = {"locked": config.text.encoder, "sentencepiece": T5_MINI.name}
     name, most = names.get(config.text.kind), config.text.max_length
     return Clip(config, None if name is None else PretrainedEncoder(name, most))
 

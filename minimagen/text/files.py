@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.errors import UserError
+from minimagen.storage.hub import name_and_revision
 
 SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size")  # of a T5
 OTHER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -19,16 +20,26 @@ def is_on_hub(source: str) -> bool:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError
 
+    name, revision = name_and_revision(source)
     try:
-        HfApi().model_info(source, timeout=10)
+        HfApi().model_info(name, revision=revision, timeout=10)
     except (HTTPError, HFValidationError, OSError):
         return False
     return True
 
 
-def is_local(source: str) -> bool:
-    """Return whether nothing of an encoder can be fetched: it is a folder, or is not on the hub."""
-    return Path(source).is_dir() or not is_on_hub(source)
+def locate(source: str) -> dict[str, Any]:
+    """Return what transformers' ``from_pretrained`` takes to find an encoder.
+
+    No code of it is run. Nothing is fetched where it is a folder, or is not on the hub.
+    """
+    name, revision = name_and_revision(source)
+    return {
+        "pretrained_model_name_or_path": name,
+        "revision": revision or "main",
+        "local_files_only": Path(source).is_dir() or not is_on_hub(source),
+        "trust_remote_code": False,
+    }
 
 
 def find_file(source: str, filename: str) -> Path | None:
@@ -39,8 +50,10 @@ def find_file(source: str, filename: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
 
+    name, revision = name_and_revision(source)
+    local = not is_on_hub(source)
     try:
-        return Path(hf_hub_download(source, filename, local_files_only=not is_on_hub(source)))
+        return Path(hf_hub_download(name, filename, revision=revision, local_files_only=local))
     except EntryNotFoundError:
         return None
     except (HTTPError, HFValidationError, OSError) as error:

@@ -1,10 +1,10 @@
 """What a text encoder may be called, and the folder or hub id that it stands for."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 from minimagen.errors import UserError, did_you_mean
+from minimagen.storage.hub import REPOSITORY
 
 T5_MINI, MINILM_MINI = (Path(__file__).parent / name for name in ("t5_mini", "minilm_mini"))
 BUNDLED = {"t5_mini": T5_MINI, "minilm_mini": MINILM_MINI}
@@ -49,7 +49,7 @@ def find_source(name: str) -> str:
         return str(_packaged(short))
     if short in HUB_ENCODERS:
         return HUB_ENCODERS[short][0]
-    if Path(name).is_dir() or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if Path(name).is_dir() or REPOSITORY.fullmatch(name):
         return name
     if name in TRAINED_HERE:
         raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimagen.errors import UserError
-from minimagen.text.files import cannot_fetch, is_local, read_config
+from minimagen.text.files import cannot_fetch, locate, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,9 @@ def load_config(source: str) -> Any:
     from transformers import AutoConfig
 
     read_config(source)
-    local = is_local(source)
+    where = locate(source)
     try:
-        whole = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        whole = AutoConfig.from_pretrained(**where)
         config = whole.get_text_config()
         _check_encoder(source, config)
         _count_parameters(config)
@@ -100,12 +100,10 @@ def load_network(source: str, device: torch.device | str) -> Any:
         config = load_config(source)
         try:
             network, report = _network_class(config).from_pretrained(
-                source,
+                **locate(source),
                 config=config,
-                local_files_only=is_local(source),
                 dtype=choose_dtype(config, torch.device(device)),
                 use_safetensors=True,
-                trust_remote_code=False,
                 output_loading_info=True,
             )
         except OSError as error:

@@ -33,8 +33,9 @@ class PretrainedEncoder:
     """A frozen encoder that loads itself at the first caption: T5, BERT, CLIP's of text ...
 
     Args:
-        name: ``t5_mini``, a short name (``minilm``, ``t5_small`` ... ``xxl1.1``), a hub id or a
-            local folder that holds ``config.json``, ``*.safetensors`` and the tokenizer's files.
+        name: ``t5_mini``, a short name (``minilm``, ``t5_small`` ... ``xxl1.1``), a hub id
+            (``owner/name``, ``owner/name@revision``) or a local folder that holds ``config.json``,
+            ``*.safetensors`` and the tokenizer's files.
         max_num_words: longest caption in tokens, those that begin and end it included; an encoder
             that has fewer positions cuts earlier.
         device: where the network runs; the embeddings always come back on the CPU.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minimagen.errors import UserError
-from minimagen.text.files import find_file, is_local, read_config
+from minimagen.text.files import find_file, locate, read_config
 
 BLANK = "\u2581"  # how sentencepiece writes the space before a word
 UNKNOWN = ("<unk>", "[UNK]")
@@ -104,8 +104,7 @@ def _vocabulary(source: str) -> Any:
 
     load: Any = AutoTokenizer.from_pretrained
     try:
-        loaded = load(source, local_files_only=is_local(source), trust_remote_code=False)
-        return loaded.backend_tokenizer
+        return load(**locate(source)).backend_tokenizer
     except (OSError, ValueError, LookupError, AttributeError, ImportError) as error:
         raise _damaged(Path(source), error) from error
 

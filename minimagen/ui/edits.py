@@ -50,7 +50,8 @@ def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> No
 
         yield from streamed(studio.generate(form_of(*values), edit, {"init_image": given}))
 
-    action(studio, "Change it", "image_to_image", change, [*controls.all, image, strength], history)
+    more = [image, strength]
+    action(studio, controls, "Change it", "image_to_image", change, history, more)
 
 
 def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -75,7 +76,8 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
         own: GivenImages = {"init_image": image, "mask": new}
         yield from streamed(studio.generate(form_of(*values), edit, own))
 
-    action(studio, "Inpaint", "inpaint", change, [*controls.all, editor, mask, resample], history)
+    more = [editor, mask, resample]
+    action(studio, controls, "Inpaint", "inpaint", change, history, more)
 
 
 def _drawn(
@@ -120,7 +122,7 @@ def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
 
         yield from streamed(studio.generate(form_of(*values), edit, {"upscale": given}))
 
-    action(studio, "Upscale", "upscale", change, [*controls.all, image], history)
+    action(studio, controls, "Upscale", "upscale", change, history, [image])
 
 
 def _interpolate(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -136,5 +138,5 @@ def _interpolate(studio: Studio, controls: Controls, history: gr.State) -> None:
         seed = None if seed in (None, -1) else whole_number("seed", seed, least=0)
         yield from streamed(studio.interpolate(form_of(*values), end or "", int(count), seed))
 
-    inputs = [*controls.all, last, frames, last_seed]
-    action(studio, "Interpolate", "interpolate", change, inputs, history)
+    more = [last, frames, last_seed]
+    action(studio, controls, "Interpolate", "interpolate", change, history, more)

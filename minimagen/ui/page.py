@@ -30,19 +30,21 @@ CSS += f"figure {{{LIGHT}}} .dark figure {{{DARK}}} {CHART_STYLE}"
 SCRIPT = """
 <script>
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey && event.key === "Enter") document.querySelector("#generate")?.click();
+  if (!event.ctrlKey || event.key !== "Enter") return;
+  [...document.querySelectorAll("button.primary")].find((each) => each.offsetParent)?.click();
 });
-const fold = setInterval(() => {  // on a phone the button comes before the settings
-  const settings = document.querySelector("#settings button");
-  if (settings === null) return;
-  clearInterval(fold);
-  if (innerWidth < 600) settings.click();
-}, 50);
-setInterval(() => {  // the label around a text with a copy button is that of the button
+let folded = innerWidth >= 600;
+new MutationObserver(() => {  // parts of the page come late, and some only with their tab
+  const settings = folded ? null : document.querySelector("#settings button");
+  if (settings !== null) {  // on a phone the button comes before the settings
+    folded = true;
+    setTimeout(() => settings.click());  // it takes no clicks before it is whole
+  }
+  // the label around a text with a copy button is that of the button
   for (const text of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
     text.ariaLabel = text.closest("label").querySelector("[data-testid=block-info]").innerText;
   }
-}, 500);
+}).observe(document, {childList: true, subtree: true});
 </script>
 """
 INTRO = """# MinImagen
@@ -102,8 +104,7 @@ def _generate_tab(studio: Studio, controls: Controls, history: gr.State) -> None
     def generate(*values: Any) -> Iterator[Any]:
         yield from streamed(studio.generate(form_of(*values)))
 
-    outputs = action(studio, "Generate", "generate", generate, controls.all, history)
-    controls.reuse.click(lambda seed: seed, outputs.seed, controls.seed, api_visibility="private")
+    action(studio, controls, "Generate", "generate", generate, history)
 
 
 def _stages_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -112,7 +113,7 @@ def _stages_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
     def stages(*values: Any) -> Iterator[Any]:
         yield from streamed(studio.stages(form_of(*values)))
 
-    action(studio, "Show every stage", "stages", stages, controls.all, history)
+    action(studio, controls, "Show every stage", "stages", stages, history)
 
 
 def _film_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -121,7 +122,7 @@ def _film_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
     def film(*values: Any) -> Iterator[Any]:
         yield from streamed(studio.film(form_of(*values)))
 
-    action(studio, "Film it", "film", film, controls.all, history)
+    action(studio, controls, "Film it", "film", film, history)
 
 
 def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
@@ -144,7 +145,7 @@ def _sweep_tab(studio: Studio, controls: Controls, history: gr.State) -> None:
         given = values[len(controls.all) :]
         yield from streamed(studio.sweep(form_of(*values), _axes(*given)))
 
-    action(studio, "Sweep", "sweep", sweep, [*controls.all, *axes], history)
+    action(studio, controls, "Sweep", "sweep", sweep, history, axes)
 
 
 def _axes(first: str, first_values: str, second: str, second_values: str) -> dict[str, list[Any]]:

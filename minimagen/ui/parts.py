@@ -6,7 +6,7 @@ import inspect
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -59,7 +59,8 @@ class Controls:
     guidance: gr.Textbox
     sampler: gr.Dropdown
     aug_level: gr.Textbox
-    reuse: gr.Button
+    newest: gr.State
+    """The seed of what was sampled last, in any tab."""
 
     @classmethod
     def build(cls, studio: Studio) -> "Controls":
@@ -86,13 +87,17 @@ class Controls:
                 )  # fmt: skip
                 aug_level = gr.Textbox(label="Augmentation", placeholder=OWN,
                                        info="noise on small images", min_width=120)  # fmt: skip
+        newest = gr.State(None)
         dice.click(lambda: secrets.randbits(32), None, seed, api_visibility="private")
+        reuse.click(
+            lambda last: gr.skip() if last is None else last, newest, seed, api_visibility="private"
+        )
         model.change(
             lambda name: gr.Textbox(placeholder=_placeholder(studio, name)), model, caption,
             api_visibility="private",
         )  # fmt: skip
         return cls(
-            model, caption, negative, seed, count, steps, guidance, sampler, aug_level, reuse
+            model, caption, negative, seed, count, steps, guidance, sampler, aug_level, newest
         )
 
     @property
@@ -130,8 +135,8 @@ class Outputs:
         status = gr.Markdown(READY, elem_classes="status")
         preview = gr.Image(label="Preview: the estimate so far", interactive=False, visible=False,
                            height=256, format="png", buttons=[])  # fmt: skip
-        gallery = gr.Gallery(label="Images", columns=3, height=480, object_fit="contain",
-                             format="png", elem_classes="pixels")  # fmt: skip
+        gallery = gr.Gallery(label="Images", show_label=False, columns=3, height=480, format="png",
+                             object_fit="contain", elem_classes="pixels")  # fmt: skip
         with gr.Accordion("Parameters and files", open=False):
             parameters = gr.Textbox(label="Parameters of the first image", lines=4,
                                     interactive=False, buttons=["copy"])  # fmt: skip
@@ -152,23 +157,26 @@ class Outputs:
 
 def action(
     studio: Studio,
+    controls: Controls,
     label: str,
     name: str,
     function: Callable[..., Any],
-    inputs: list[Any],
     history: gr.State,
-) -> Outputs:
-    """Lay out a button that samples, one that stops it, and what is shown; return the latter.
+    more: Sequence[Any] = (),
+) -> None:
+    """Lay out a button that samples, one that stops it, and what is shown.
 
     While it samples, the button cannot be pressed again.
 
     Args:
         studio: Samples.
+        controls: What says how.
         label: On the button.
         name: The endpoint is ``/name``, the button's id ``name``.
-        function: Takes the values of ``inputs``, and yields those of ``Outputs.all``.
-        inputs: What it depends on.
+        function: Takes the values of ``controls.all`` and ``more``, and yields those of
+            ``Outputs.all``.
         history: Takes the files.
+        more: What else it depends on.
     """
     with gr.Row():
         go = gr.Button(label, variant="primary", elem_id=name)
@@ -186,10 +194,11 @@ def action(
 
     quietly: dict[str, Any] = {"api_visibility": "private", "queue": False}
     begun = go.click(pressed, None, [outputs.status, go], show_progress="hidden", **quietly)
+    inputs = [*controls.all, *more]
     event = begun.then(toasted(function), inputs, outputs.all, api_name=name,
                        concurrency_id="device", concurrency_limit=1,
                        show_progress="hidden")  # fmt: skip
-    event.success(ended, None, go, **quietly)
+    event.success(lambda seed: (seed, ended()), outputs.seed, [controls.newest, go], **quietly)
     event.failure(failed, outputs.status, [outputs.status, go], **quietly)
     event.success(
         lambda files, past: past + [file for file in files or [] if file not in past],
@@ -200,7 +209,6 @@ def action(
         lambda: (STOPPED, gr.Image(None, visible=False), ended()), None,
         [outputs.status, outputs.preview, go], **quietly,
     )  # fmt: skip
-    return outputs
 
 
 def streamed(stream: Stream) -> Iterator[Any]:

@@ -169,6 +169,9 @@ def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask
         (["--INIT_IMAGE", "given.png", "--MASK", "small.png"], "8 x 8"),
         (["--INIT_IMAGE", "given.png", "--MASK", "black.png"], "black everywhere"),
         (["--MASK", "given.png"], "--INIT_IMAGE"),
+        (["--INIT_IMAGE", "given.png", "--RESAMPLE", "2"], "--RESAMPLE belongs to --MASK"),
+        (["--START_STAGE", "2"], "--START_STAGE belongs to --UPSCALE"),
+        (["--FRAMES", "5"], "--FRAMES belongs to --INTERPOLATE"),
         (["--UPSCALE", "given.png", "--START_STAGE", "2"], "super-resolution"),
         (["--UPSCALE", "bomb.png"], "exceeds limit"),
         (["--SWEEP", "nonsense=1,2"], "no such setting"),
@@ -181,6 +184,8 @@ def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask
         (["--FILM", "--IMAGES_PER_CAPTION", "2"], "--IMAGES_PER_CAPTION"),
         (["--SWEEP", "steps=1", "--STOP_STAGE", "0"], "--STOP_STAGE"),
         (["--FILM", "-c", "lines.txt"], "in the line of a caption"),
+        (["--FILM", "-c", "two.txt"], "--FILM is of one caption, there are 2"),
+        (["--SWEEP", "steps=1,2", "-c", "two.txt"], "--SWEEP is of one caption"),
         (["--INIT_IMAGE", "given.png", "-c", "ratio.txt"], "--ASPECT_RATIO"),
         (["--UPSCALE", "given.png", "--STOP_STAGE", "0"], "before the first stage"),
         (["--INIT_IMAGE", "depth.tif"], "mode F"),
@@ -196,6 +201,7 @@ def test_what_cannot_be_edited_is_refused(
     Image.new("L", (32, 32)).save("black.png")
     Image.new("F", (32, 32)).save("depth.tif")
     Path("lines.txt").write_text("a red star --guidance 2\n")
+    Path("two.txt").write_text("a red star\na blue ring\n")
     Path("ratio.txt").write_text("a red star --aspect_ratio 2\n")
     if "drawing.eps" in argv:
         Image.new("RGB", (8, 8)).save("drawing.eps")

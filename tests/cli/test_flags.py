@@ -152,6 +152,43 @@ def test_another_name_of_an_option_is_answered_with_the_option(
         parsed(command, [typed, "3"])
 
 
+@pytest.mark.parametrize(
+    ("argv", "directories", "number"),
+    [
+        (["a"], ["a"], 3),
+        (["a", "-n", "5"], ["a"], 5),
+        (["-n", "5", "a"], ["a"], 5),
+        (["-d", "a"], ["a"], 3),
+        (["a", "-n", "5", "b"], ["a", "b"], 5),
+        (["-d", "a", "b"], ["a", "b"], 3),
+        ([], None, 3),
+    ],
+)
+def test_a_directory_may_stand_anywhere_among_the_flags(
+    argv: list[str], directories: list[str] | None, number: int
+) -> None:
+    directory = Option("TRAINING_DIRECTORY", "d", "one", Path)
+    several = Option("TRAINING_DIRECTORIES", "d", "two or more", Path, several=True)
+    count = Option("COUNT", "n", "how many", int, 3)
+    paths = None if directories is None else [Path(each) for each in directories]
+    found = Parser("command", "", "", {"flags": (several, count)}).parse(argv, bare=several)
+    assert (found.TRAINING_DIRECTORIES, found.COUNT) == (paths, number)
+    one = Parser("command", "", "", {"flags": (directory, count)})
+    if paths is not None and len(paths) > 1:
+        with pytest.raises(UserError, match="unknown argument 'b'"):
+            one.parse(argv, bare=directory)
+    else:
+        assert one.parse(argv, bare=directory).TRAINING_DIRECTORY == (
+            None if paths is None else paths[0]
+        )
+
+
+def test_what_follows_a_mistaken_flag_is_no_directory() -> None:
+    directory = Option("TRAINING_DIRECTORY", "d", "one", Path)
+    with pytest.raises(UserError, match="unknown argument '--COUMT'"):
+        Parser("command", "", "", {"flags": (directory,)}).parse(["--COUMT", "5"], bare=directory)
+
+
 @pytest.mark.parametrize("command", [["train"], ["inference"], ["demo"], ["data", "check"], []])
 def test_every_command_prints_the_version(
     command: list[str], capsys: pytest.CaptureFixture[str]

@@ -165,6 +165,8 @@ def test_other_commands_take_a_revision_and_write_nothing_into_its_copy(
     assert main(["report", first, "--OUTPUT", "page"]) == 0 and Path("page/report.html").is_file()
     for argv in (["report", first], ["plot", first], ["evaluate", first, "--DATASET", "shapes"]):
         refused(main, argv, "is no folder to write into; give --OUTPUT")
+    words = "is no folder to write into; give --SHEET, the PNG to write"
+    refused(main, ["clip", first, "--DATASET", "shapes"], words)
     assert {name for p in hub.folder.glob("fetched/*") for name in files(p)} == PUBLISHED
 
 

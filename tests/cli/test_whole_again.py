@@ -1,14 +1,19 @@
 """Strips and sheets made again from their own PNG."""
 
 import json
+import os
+import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from minimagen.cli import inference
+from minimagen.images import to_pil
 from minimagen.storage.metadata import EXACT, read_generation, read_text
 
 Refused = Callable[..., str]
@@ -49,6 +54,49 @@ def test_an_animation_is_made_again_to_the_byte(name: str, kind: str) -> None:
     for suffix in (".png", ".gif", ".webp"):
         other = made.with_suffix(suffix)
         assert Path("again", other.name).read_bytes() == other.read_bytes()
+
+
+def test_a_film_that_is_stopped_keeps_its_frames_and_says_how_to_make_the_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = []
+
+    def signaled(x: Tensor) -> list[Image.Image]:
+        drawn.append(x)
+        if len(drawn) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return to_pil(x)
+
+    argv = ["-t", "2,3", "--DEVICE", "cpu", *WHOLES["film"]]
+    with monkeypatch.context() as patch:
+        patch.setattr("minimagen.editing.to_pil", signaled)
+        assert inference.entry([*argv, "-o", "stopped"]) == 130
+    assert {path.name for path in Path("stopped").iterdir()} == {
+        "film.png", "film.gif", "film.webp"
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "interrupted: what was done is kept" in printed
+    (command,) = (line for line in printed.splitlines() if line.startswith("make the whole: "))
+    words = shlex.split(command)
+    assert inference.entry([*words[words.index("--FROM_IMAGE") :], "-o", "again"]) == 0
+    made = whole("film")
+    assert Path("again/film.png").read_bytes() == made.read_bytes()
+    with Image.open("stopped/film.png") as strip, Image.open(made) as all_frames:
+        assert strip.width < all_frames.width
+        assert strip.tobytes() == all_frames.crop((0, 0, *strip.size)).tobytes()
+
+
+@pytest.mark.parametrize("name", ["interpolation", "stages", "seeds"])
+def test_what_is_stopped_before_there_is_anything_leaves_nothing(
+    name: str, before_each_batch: Callable[[Callable[[], None]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    before_each_batch(lambda: os.kill(os.getpid(), signal.SIGINT))
+    Path("two.txt").write_text("a red star\na small blue ring\n")
+    argv = ["-t", "2,3", "--DEVICE", "cpu", "-o", "out", *WHOLES[name]]
+    assert inference.entry(argv) == 130
+    assert "interrupted: nothing was done yet" in capsys.readouterr().out
+    assert not Path("out").exists()
 
 
 def test_comments_of_other_programs_are_not_parameters(refused: Refused) -> None:

@@ -125,7 +125,7 @@ def test_compare_names_exactly_what_differs(
     ]
     write_record(run.path, record())
     out = tmp_path / "page.html"
-    assert main(["compare", str(run.path), str(other.path), "-o", str(out)]) == 0
+    assert main(["compare", "-o", str(out), str(run.path), str(other.path)]) == 0
     printed = capsys.readouterr().out
     assert "training.batch_size" in printed and "12.3 (11.0 to 13.5; n 40)" in printed
     text = out.read_text("utf-8")

@@ -149,8 +149,12 @@ def test_images_that_belong_together_are_made_in_the_browser(seen: Seen, root: P
     seen.button("Interpolate").click()
     seen.wait("9 images, seed")
     seen.open("Film")
-    seen.button("Film it").click()
+    seen.page.keyboard.press("Control+Enter")
     seen.wait("3 images, seed")  # a step of each stage, and the image
+    (film,) = root.glob("generated_images_*/film.png")
+    seen.button("Reuse seed").click()
+    filled = "seed => [...document.querySelectorAll('input')].some(i => i.value === seed)"
+    seen.page.wait_for_function(filled, arg=str(read_generation(film).seed))
     made = {path.name for path in root.glob("generated_images_*/*")}
     assert {"interpolation.gif", "interpolation.webp", "film.gif", "film.webp"} <= made
 

@@ -195,6 +195,9 @@ def test_a_film_has_a_frame_for_each_step_and_can_be_stopped(studio: Studio) -> 
     items = iter(studio.film(replace(FORM, steps="500,1")))
     assert isinstance(next(items), Progress)
     items.close()  # type: ignore[attr-defined]  # a generator
+    strips = list(studio.root.glob("generated_images_*/film.png"))
+    (stopped,) = (path for path in strips if path != result.sheet)  # what was drawn is kept
+    assert 1 <= len(list(stopped.parent.glob("frame_*.png"))) < 501
     assert last(iter(studio.generate(FORM))).paths
 
 

@@ -120,8 +120,9 @@ show([image for _, image in cells], [cell["thresholding"] for cell, _ in cells])
 # %% [markdown]
 # ## Where the network looks
 #
-# The text encoder cuts the caption into tokens. For each token, the share of attention that each place of the image pays to it, at the finest layers that read text.
-# Each map has its own colors: yellow is its largest share, violet its least. "red" lies on the apple.
+# The text encoder cuts the caption into tokens. For each token, the share of attention that each place of the image
+# pays to it, at the finest layers that read text. Each map has its own colors: yellow is its largest share, violet its
+# least. "red" lies on the apple.
 # %%
 with observed_attention(imagen.stages[0]) as maps:
     image = imagen.sample(CAPTION, seed=0, timesteps=STEPS, guidance_scale=1.0, progress=False)
