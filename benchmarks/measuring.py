@@ -59,7 +59,9 @@ def names_of(names: Collection[str]) -> Callable[[str], list[str]]:
         given = text.split(",")
         unknown = [name for name in given if name not in names]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(
+                f"unknown {unknown[0]!r}; give some of {', '.join(names)}"
+            )
         return given
 
     return chosen

@@ -144,7 +144,8 @@ def _start(case: Case, folder: Path) -> Row:
     data = folder / "data"
     data.mkdir()
     write_folder(data, SIDE, case["images"])
-    environment = os.environ | {"MINIMAGEN_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    cache = {"MINIMAGEN_CACHE": str(folder / "cache")}
+    environment = os.environ | cache | {"PYTHONPATH": str(ROOT)}
 
     def start(output: str) -> float:
         flags = ["--DATASET", str(data), "--PARAMETERS", case["cascade"], "--STEPS", "9"]
@@ -156,8 +157,9 @@ def _start(case: Case, folder: Path) -> Row:
         return float(done.stdout.splitlines()[-1])
 
     first = start("first")
-    with patch.dict(os.environ, environment):
-        data_command.main(["encode", str(data)])
+    with patch.dict(os.environ, cache):
+        if data_command.main(["encode", str(data)]):
+            raise RuntimeError("`data encode` failed; its own message is above")
     return {"first_seconds": first, "again_seconds": start("again")}
 
 

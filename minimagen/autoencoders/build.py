@@ -61,14 +61,14 @@ def load(name: str) -> TrainedAutoencoder:
     """
     folder = find_folder(name)
     if (folder / PARAMETERS).is_file():
-        return _of_directory(TrainingDirectory(folder))
+        return _of_directory(TrainingDirectory(folder), name)
     return load_folder(folder)
 
 
-def _of_directory(directory: TrainingDirectory) -> TrainedAutoencoder:
+def _of_directory(directory: TrainingDirectory, name: str) -> TrainedAutoencoder:
     configs = read_imagen_config(directory.parameters).autoencoders
     if not configs:
-        raise UserError(f"{directory} has no autoencoder: it needs parameters/autoencoder_0.json")
+        raise UserError(f"{name} has no autoencoder: it needs parameters/autoencoder_0.json")
     return load_from(directory, configs[0])
 
 

@@ -20,7 +20,7 @@ from minimagen.storage.hub import KEPT, is_on_hub, located
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 PARAMETERS = "parameters/imagen.json"
 """Of a training directory."""
-OF_DIFFUSERS = (CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}")
+VAE_FILES = (CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}")
 """All that is fetched of an autoencoder of diffusers'."""
 KL, TINY = "AutoencoderKL", "AutoencoderTiny"
 SHARED = (
@@ -50,7 +50,7 @@ def find_folder(name: str) -> Path:
         UserError: There is no such folder, or it cannot be fetched.
     """
     if Path(name).is_dir() or is_on_hub(name):
-        folder = located(name, (*KEPT, *OF_DIFFUSERS))
+        folder = located(name, (*KEPT, *VAE_FILES))
         for each, file in ((folder, PARAMETERS), (folder, CONFIG), (folder / "vae", CONFIG)):
             if (each / file).is_file():
                 return each

@@ -34,8 +34,9 @@ def belong_together(
 ) -> int:
     """Write the images of ``--INTERPOLATE``, ``--FILM`` or ``--STAGES_SHEET``.
 
-    A first Ctrl-C is obeyed after the sampling step that it meets. The frames of a film up to there
-    are written, and those of an interpolation between captions after a whole round.
+    A first Ctrl-C is obeyed after the sampling step that it meets; later, everything is written.
+    Of a film the frames up to there are kept, of an interpolation between captions its most even
+    finished round.
 
     Args:
         arguments: What was typed, with a seed and the weights of each stage.
@@ -49,8 +50,15 @@ def belong_together(
     """
     from minimagen.training.interruption import StopSignals
 
+    stopped = False
+
+    def stop(*_: Any) -> bool:
+        nonlocal stopped
+        stopped = signals.received is not None
+        return stopped
+
     with StopSignals() as signals:
-        settings = _settings(arguments) | {"callback": lambda *_: signals.received is not None}
+        settings = _settings(arguments) | {"callback": stop}
         try:
             written = _write(arguments, imagen, [each.text for each in captions], output, model,
                              settings)  # fmt: skip
@@ -58,9 +66,9 @@ def belong_together(
             written = []
     for path in written:
         print(path)
-    if signals.received is None:
+    if signals.received is None or not stopped:
         return 0
-    print(f"interrupted: {'what was done is kept' if written else 'nothing was done yet'}")
+    print(f"interrupted: {'what was done' if written else 'nothing'} is kept")
     if written and not arguments.NO_METADATA:
         given = arguments.TRAINING_DIRECTORY
         directory = [] if given is None else ["-d", str(given)]

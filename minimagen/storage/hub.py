@@ -15,6 +15,7 @@ OF_DIFFUSERS = (
     "vae/diffusion_pytorch_model.safetensors",
 )  # fmt: skip
 """All that is fetched of a model of diffusers'."""
+FETCHED = (*KEPT, *OF_DIFFUSERS)
 LOG_IN = "log in with `hf auth login` or HF_TOKEN"
 LONGEST = 200  # characters of what the hub says
 REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<revision>[^\s,@]+))?")
@@ -39,7 +40,7 @@ def name_and_revision(name: str | Path) -> tuple[str, str | None]:
     return (found["name"], found["revision"]) if found else (str(name), None)
 
 
-def located(name: str | Path, patterns: tuple[str, ...] = (*KEPT, *OF_DIFFUSERS)) -> Path:
+def located(name: str | Path, patterns: tuple[str, ...] = FETCHED) -> Path:
     """Return the folder called ``name``, or the local copy of a repository, see ``is_on_hub``.
 
     Args:
@@ -57,9 +58,7 @@ def located(name: str | Path, patterns: tuple[str, ...] = (*KEPT, *OF_DIFFUSERS)
 
 
 @functools.cache  # a cascade asks for its network, its text encoder, its autoencoder ...
-def fetched(
-    name: str, revision: str | None = None, patterns: tuple[str, ...] = (*KEPT, *OF_DIFFUSERS)
-) -> Path:
+def fetched(name: str, revision: str | None = None, patterns: tuple[str, ...] = FETCHED) -> Path:
     """Return the local copy of the files of a repository that have one of the ``patterns``.
 
     Raises:

@@ -15,14 +15,20 @@ LARGEST = 1 << 20  # of any of these
 
 
 @functools.cache
-def is_on_hub(source: str) -> bool:
-    """Ask the hub once, without the half minute of retries that a download spends offline."""
+def hub_has(source: str) -> bool:
+    """Ask the hub once, without the half minute of retries that a download spends offline.
+
+    Raises:
+        UserError: The repository is there, without the branch, tag or commit that is asked for.
+    """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import HFValidationError, HTTPError, RevisionNotFoundError
 
     name, revision = name_and_revision(source)
     try:
         HfApi().model_info(name, revision=revision, timeout=10)
+    except RevisionNotFoundError:
+        raise UserError(f"the text encoder {name!r} of the hub has no {revision!r}") from None
     except (HTTPError, HFValidationError, OSError):
         return False
     return True
@@ -37,7 +43,7 @@ def locate(source: str) -> dict[str, Any]:
     return {
         "pretrained_model_name_or_path": name,
         "revision": revision or "main",
-        "local_files_only": Path(source).is_dir() or not is_on_hub(source),
+        "local_files_only": Path(source).is_dir() or not hub_has(source),
         "trust_remote_code": False,
     }
 
@@ -51,7 +57,7 @@ def find_file(source: str, filename: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
 
     name, revision = name_and_revision(source)
-    local = not is_on_hub(source)
+    local = not hub_has(source)
     try:
         return Path(hf_hub_download(name, filename, revision=revision, local_files_only=local))
     except EntryNotFoundError:

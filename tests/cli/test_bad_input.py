@@ -270,6 +270,6 @@ def test_a_text_encoder_that_cannot_be_fetched(
 ) -> None:
     from minimagen.text import files
 
-    monkeypatch.setattr(files, "is_on_hub", lambda source: False)
+    monkeypatch.setattr(files, "hub_has", lambda source: False)
     argv = [*QUICK, "--T5_NAME", "small1.1"]
     refused(train.entry, argv, "google/t5-v1_1-small", "folder", "t5_mini")

@@ -18,10 +18,10 @@ from minimagen.config import AutoencoderConfig, ImagenConfig
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.hub import fetched, name_and_revision
-from minimagen.text.files import is_on_hub
+from minimagen.text.files import hub_has
 from minimagen.text.names import T5_MINI
 from minimagen.text.pretrained import PretrainedEncoder
-from tests.cli.fake_hub import Hub
+from tests.cli.fake_hub import Hub, refusal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = AutoencoderConfig(image_size=16, block_out_channels=(8, 16), norm_num_groups=4)
@@ -74,7 +74,7 @@ def test_a_text_encoder_is_that_of_its_revision(
     """Nothing of the hub's library is replaced: it looks into its cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    is_on_hub.cache_clear()
+    hub_has.cache_clear()
     cached = tmp_path / "models--me--encoder"
     (cached / "refs").mkdir(parents=True)
     for width, revision in ((8, "main"), (16, "v1")):
@@ -90,6 +90,16 @@ def test_a_text_encoder_is_that_of_its_revision(
     assert len({PretrainedEncoder(name).fingerprint for name in names}) == 2
     with pytest.raises(UserError, match="'me/encoder@v2' is not on this machine"):
         PretrainedEncoder("me/encoder@v2").load()
+
+
+def test_a_text_encoder_without_the_revision_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise refusal(404, "RevisionNotFound", "Invalid rev id: v9")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    hub_has.cache_clear()
+    with pytest.raises(UserError, match="'me/encoder' of the hub has no 'v9'"):
+        PretrainedEncoder("me/encoder@v9").load()
 
 
 def test_a_folder_may_be_called_as_a_revision_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from minimagen.cli import inference
 from minimagen.images import to_pil
+from minimagen.storage.animation import save_animations
 from minimagen.storage.metadata import EXACT, read_generation, read_text
 
 Refused = Callable[..., str]
@@ -86,6 +88,21 @@ def test_a_film_that_is_stopped_keeps_its_frames_and_says_how_to_make_the_whole(
         assert strip.tobytes() == all_frames.crop((0, 0, *strip.size)).tobytes()
 
 
+def test_a_signal_after_the_last_step_interrupts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def signaled(*arguments: Any, **options: Any) -> list[Path]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return save_animations(*arguments, **options)
+
+    monkeypatch.setattr("minimagen.storage.animation.save_animations", signaled)
+    argv = ["-t", "2,3", "--DEVICE", "cpu", *WHOLES["film"], "-o", "late"]
+    assert inference.entry(argv) == 0
+    assert "interrupted" not in capsys.readouterr().out
+    assert Path("late/film.png").read_bytes() == whole("film").read_bytes()
+    assert {path.suffix for path in Path("late").iterdir()} == {".png", ".gif", ".webp"}
+
+
 @pytest.mark.parametrize("name", ["interpolation", "stages", "seeds"])
 def test_what_is_stopped_before_there_is_anything_leaves_nothing(
     name: str, before_each_batch: Callable[[Callable[[], None]], None],
@@ -95,7 +112,7 @@ def test_what_is_stopped_before_there_is_anything_leaves_nothing(
     Path("two.txt").write_text("a red star\na small blue ring\n")
     argv = ["-t", "2,3", "--DEVICE", "cpu", "-o", "out", *WHOLES[name]]
     assert inference.entry(argv) == 130
-    assert "interrupted: nothing was done yet" in capsys.readouterr().out
+    assert "interrupted: nothing is kept" in capsys.readouterr().out
     assert not Path("out").exists()
 
 

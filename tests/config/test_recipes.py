@@ -49,6 +49,8 @@ def test_more_minutes_give_a_wider_network_a_lower_rate_and_a_longer_average() -
     decays = [recipe.training[0].ema_decay for recipe in recipes]
     rates = [recipe.training[0].optim_lr for recipe in recipes]
     assert widths == sorted(set(widths))
+    at_limit = [recipe_for(32, None, minutes).stages[0].unet.dim for minutes in (3.9, 4.0)]
+    assert at_limit == [32, 48]
     assert rates == sorted(set(rates), reverse=True)
     assert decays == sorted(set(decays))
 

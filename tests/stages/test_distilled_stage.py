@@ -74,7 +74,7 @@ def test_the_teacher_is_no_part_of_the_student_and_does_not_change(make_pair, ma
     assert any(not p.equal(before[name]) for name, p in student.state_dict().items())
 
 
-def test_training_brings_the_student_to_where_its_teacher_arrives(
+def test_training_halves_the_distance_to_where_the_teacher_arrives(
     make_pair, make_batch, text_encoder
 ):
     """From pure noise, one step for four guided ones of ddim."""

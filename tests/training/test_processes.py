@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -376,8 +376,9 @@ def stopped_after_three(directory: Path, copy: Path) -> Path:
 
 
 def _train_by_command(rank: int, folder: str, argv: list[str]) -> None:
-    with Path(folder, f"printed_{rank}").open("w") as file, redirect_stdout(file):
-        assert entry(argv) == 0
+    with Path(folder, f"printed_{rank}").open("w") as file:
+        with redirect_stdout(file), redirect_stderr(file):
+            assert entry(argv) == 0
 
 
 @pytest.mark.slow
