@@ -6,7 +6,7 @@ import torch
 
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
-from minimagen.autoencoders.files import PARAMETERS, find_folder, load_folder
+from minimagen.autoencoders.files import find_folder, load_folder
 from minimagen.autoencoders.kl import KLAutoencoder
 from minimagen.autoencoders.pixels import Pixels
 from minimagen.autoencoders.tiny import TinyAutoencoder
@@ -60,8 +60,8 @@ def load(name: str) -> TrainedAutoencoder:
         UserError: there is no such autoencoder, or it is damaged.
     """
     folder = find_folder(name)
-    if (folder / PARAMETERS).is_file():
-        return _of_directory(TrainingDirectory(folder), name)
+    if (directory := TrainingDirectory(folder)).has_parameters:
+        return _of_directory(directory, name)
     return load_folder(folder)
 
 

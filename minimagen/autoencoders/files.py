@@ -14,12 +14,11 @@ from minimagen.autoencoders.tiny import TinyAutoencoder
 from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.errors import UserError
+from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.hub import KEPT, is_on_hub, located
 
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
-PARAMETERS = "parameters/imagen.json"
-"""Of a training directory."""
 VAE_FILES = (CONFIG, WEIGHTS, f"vae/{CONFIG}", f"vae/{WEIGHTS}")
 """All that is fetched of an autoencoder of diffusers'."""
 KL, TINY = "AutoencoderKL", "AutoencoderTiny"
@@ -51,8 +50,10 @@ def find_folder(name: str) -> Path:
     """
     if Path(name).is_dir() or is_on_hub(name):
         folder = located(name, (*KEPT, *VAE_FILES))
-        for each, file in ((folder, PARAMETERS), (folder, CONFIG), (folder / "vae", CONFIG)):
-            if (each / file).is_file():
+        if TrainingDirectory(folder).has_parameters:
+            return folder
+        for each in (folder, folder / "vae"):
+            if (each / CONFIG).is_file():
                 return each
     raise UserError(
         f"no autoencoder {name!r}: give a training directory that has one, a folder of diffusers' "

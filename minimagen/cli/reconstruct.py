@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if not (given / "parameters").is_dir() and arguments.DATASET is None:
         raise UserError(f"{given} does not say what it was trained on: give --DATASET")
     from minimagen.autoencoders.build import load
-    from minimagen.autoencoders.files import PARAMETERS, find_folder, save_folder
+    from minimagen.autoencoders.files import find_folder, save_folder
     from minimagen.config.cascade_sizes import trained_sizes
     from minimagen.data.loading.reading import stack_images
     from minimagen.data.open import open_again
@@ -48,12 +48,16 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.evaluation.clip import held_out
     from minimagen.evaluation.reconstruct import reconstruct
     from minimagen.images import to_model_space, to_pil
-    from minimagen.storage.directory import read_data_config, read_imagen_config
+    from minimagen.storage.directory import (
+        TrainingDirectory,
+        read_data_config,
+        read_imagen_config,
+    )
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
-    folder = find_folder(arguments.dir)
-    trained = (folder / PARAMETERS).is_file()
+    directory = TrainingDirectory(find_folder(arguments.dir))
+    trained = directory.has_parameters
     autoencoder = load(arguments.dir).to(resolve_device(arguments.DEVICE))
     if arguments.DIFFUSERS is not None and autoencoder.codes:
         raise UserError(
@@ -62,8 +66,8 @@ def main(argv: Sequence[str]) -> int:
     data = DataConfig() if arguments.DATASET is None else DataConfig(dataset=arguments.DATASET)
     buckets: tuple[Size, ...] = ()
     if trained:
-        data = read_data_config(folder / "parameters", arguments.DATASET)
-        buckets = trained_sizes(read_imagen_config(folder / "parameters"), data)
+        data = read_data_config(directory.parameters, arguments.DATASET)
+        buckets = trained_sizes(read_imagen_config(directory.parameters), data)
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):

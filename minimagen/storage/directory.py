@@ -99,7 +99,7 @@ class TrainingDirectory:
                 f"{path} was made by AssemblyAI's MinImagen, whose weights are not read; train "
                 f"its cascade anew from `parameters` {directory.parameters}"
             )
-        if not (directory.parameters / "imagen.json").is_file():
+        if not directory.has_parameters:
             raise UserError(f"{path} is not a training directory: it has no parameters/imagen.json")
         return directory
 
@@ -133,7 +133,7 @@ class TrainingDirectory:
         if given is not None:
             return cls.open(given)
         runs = [cls(path) for path in Path().glob("training_*") if begun]
-        runs = [run for run in runs if (run.parameters / "imagen.json").is_file()]
+        runs = [run for run in runs if run.has_parameters]
         if runs := [run for run in runs if run.progress.is_file()]:
             return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
         return cls.newest()
@@ -147,6 +147,11 @@ class TrainingDirectory:
         if given is None and (self.is_fetched or not self.path.is_dir()):
             raise UserError(f"{self} is no folder to write into; give {parameter}")
         return given or self.path / name
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether it says what is trained: parameters/imagen.json is there."""
+        return (self.parameters / "imagen.json").is_file()
 
     @property
     def is_trained(self) -> bool:

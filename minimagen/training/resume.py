@@ -109,8 +109,8 @@ def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
 def _check_named(config: ImagenConfig) -> None:
     """Raise a UserError where a part is named by a directory whose training has not ended."""
     for name in {stage.autoencoder for stage in config.stages}:
-        if isinstance(name, str) and (Path(name) / "parameters" / "imagen.json").is_file():
-            check_finished(TrainingDirectory(name), "autoencoder_0")
+        if isinstance(name, str) and (directory := TrainingDirectory(name)).has_parameters:
+            check_finished(directory, "autoencoder_0")
     encoder = Path(config.text_encoder_name)
     if (encoder / "parameters" / "clip.json").is_file():
         check_finished(TrainingDirectory(encoder), "clip")

@@ -125,9 +125,7 @@ class Keeper:
 def existing(output: str | Path | None) -> TrainingDirectory | None:
     """Return the training directory at ``output``, which a run may join, if there is one."""
     directory = None if output is None else TrainingDirectory(output)
-    if directory is None or not (directory.parameters / "imagen.json").is_file():
-        return None
-    return directory
+    return directory if directory is not None and directory.has_parameters else None
 
 
 def open_directory(

@@ -305,7 +305,7 @@ def _is_model(path: Path) -> bool:
 
 def _has_parameters(path: Path) -> bool:
     try:
-        return (TrainingDirectory(path).parameters / "imagen.json").is_file()
+        return TrainingDirectory(path).has_parameters
     except PermissionError:  # of another user
         return False
 
