@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Case, Row, answer, build_parser, names_of, run_cases
+from benchmarks.measuring import Case, Row, add_names, answer, build_parser, run_cases
 from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
 from benchmarks.real_data import SETS as REAL
 from benchmarks.real_data import emoji_folder, folder
@@ -89,15 +89,8 @@ def images_of(name: str, count: int, split: str) -> list[Any]:
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument(
-        "--sets", type=names_of(SETS), default=list(SETS), help=f"of {', '.join(SETS)} [all]"
-    )
-    parser.add_argument(
-        "--kinds",
-        type=names_of(KINDS),
-        default=["kl", "fsq"],
-        help=f"of {', '.join(KINDS)} [kl,fsq]",
-    )
+    add_names(parser, "--sets", SETS)
+    add_names(parser, "--kinds", KINDS, ["kl", "fsq"], "kl,fsq")
     parser.add_argument("--minutes", type=float, default=5.0, help="[5]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to autoencoder_0.json")
     parser.add_argument("--training", default="{}", help="JSON: changes to training.json")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import Case, Row, answer, build_parser, names_of, numbers, run_cases
+from benchmarks.measuring import Case, Row, add_names, answer, build_parser, numbers, run_cases
 from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
 from benchmarks.real_data import emoji_rows, folder
 from minimagen.config import DataConfig
@@ -156,12 +156,7 @@ def _similarity(
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument(
-        "--sets",
-        type=names_of(MINUTES),
-        default=list(MINUTES),
-        help=f"of {', '.join(MINUTES)} [all]",
-    )
+    add_names(parser, "--sets", MINUTES)
     parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--changes", default="{}", help="JSON: changes to clip.json")

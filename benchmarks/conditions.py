@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.judges import load_judge
-from benchmarks.measuring import Case, Row, answer, build_parser, names_of, numbers, run_cases
+from benchmarks.measuring import Case, Row, add_names, answer, build_parser, numbers, run_cases
 from benchmarks.presets import split_of, train_preset
 from benchmarks.real import score, sheets_of, train_ours, trained
 from benchmarks.real_data import SETS, SPLITS, RealSet, available
@@ -58,19 +58,8 @@ def encoder_of(real: RealSet, case: Case, place: Path) -> tuple[list[str], float
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument(
-        "--sets",
-        type=names_of(SAMPLED),
-        default=list(SAMPLED),
-        help=f"of {', '.join(SAMPLED)} [both]",
-    )
-    names = ", ".join(CONDITIONS)
-    parser.add_argument(
-        "--conditions",
-        type=names_of(CONDITIONS),
-        default=list(CONDITIONS),
-        help=f"of {names} [all]",
-    )
+    add_names(parser, "--sets", SAMPLED, shown="both")
+    add_names(parser, "--conditions", CONDITIONS)
     parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each training [10]")
     parser.add_argument("--split", choices=SPLITS, default="test", help="what is scored [test]")

@@ -67,6 +67,19 @@ def names_of(names: Collection[str]) -> Callable[[str], list[str]]:
     return chosen
 
 
+def add_names(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    names: Collection[str],
+    default: Sequence[str] | None = None,
+    shown: str = "all",
+) -> None:
+    """Add a flag that takes some of ``names``; the ``default``, all, is ``shown`` in the help."""
+    chosen = list(names if default is None else default)
+    text = f"of {', '.join(names)} [{shown}]"
+    parser.add_argument(flag, type=names_of(names), default=chosen, help=text)
+
+
 def results_folder(arguments: argparse.Namespace) -> Path:
     """Return where rows go; quick rows are kept apart from real ones."""
     return arguments.results or (RESULTS / "quick" if arguments.quick else RESULTS)

@@ -33,9 +33,9 @@ from benchmarks.measuring import (
     ROOT,
     Case,
     Row,
+    add_names,
     answer,
     build_parser,
-    names_of,
     numbers,
     peak_of_children,
     run_cases,
@@ -160,12 +160,8 @@ def write_sheet(folder: Path, name: str, generated: Tensor, truth: Images) -> No
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument(
-        "--sets", type=names_of(SETS), default=list(SETS), help=f"of {', '.join(SETS)} [all]"
-    )
-    parser.add_argument(
-        "--sides", type=names_of(SIDES), default=["ours"], help=f"of {', '.join(SIDES)} [ours]"
-    )
+    add_names(parser, "--sets", SETS)
+    add_names(parser, "--sides", SIDES, ["ours"], "ours")
     parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--minutes", type=float, help="[the set's own]")
     parser.add_argument("--flags", default="", help="more flags for train.py")

@@ -34,11 +34,11 @@ from benchmarks.measuring import (
     Case,
     PeakMemory,
     Row,
+    add_names,
     answer,
     build_parser,
     find,
     fingerprint,
-    names_of,
     numbers,
     read_rows,
     results_folder,
@@ -304,9 +304,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--split", choices=("tune", "heldout"), default="tune")
     parser.add_argument("--budgets", type=numbers, help="seconds, with commas between them")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="[0,1,2]")
-    parser.add_argument(
-        "--sides", type=names_of(SIDES), default=list(SIDES), help=f"[{','.join(SIDES)}]"
-    )
+    add_names(parser, "--sides", SIDES)
     parser.add_argument("--recipe", choices=RECIPES, help="the peer's recipe [best of its trials]")
     parser.add_argument("--count", type=int, help="captions judged [500]")
     parser.add_argument("--parameters", type=Path, help="the preset of our side [parameters]")

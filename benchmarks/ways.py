@@ -37,7 +37,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import ROOT, Case, Row, answer, build_parser, names_of, numbers, run_cases
+from benchmarks.measuring import (
+    ROOT,
+    Case,
+    Row,
+    add_names,
+    answer,
+    build_parser,
+    numbers,
+    run_cases,
+)
 from benchmarks.presets import SPLITS, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
@@ -252,15 +261,8 @@ class _Calls:
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Run the benchmark and return its rows."""
     parser = build_parser(__doc__)
-    parser.add_argument(
-        "--sets", type=names_of(JUDGES), default=["digits", "shapes"], help="[digits,shapes]"
-    )
-    parser.add_argument(
-        "--ways",
-        type=names_of((*WAYS, *KERAS)),
-        default=list(WAYS),
-        help=f"of {', '.join((*WAYS, *KERAS))} [the first four]",
-    )
+    add_names(parser, "--sets", JUDGES, ["digits", "shapes"], "digits,shapes")
+    add_names(parser, "--ways", (*WAYS, *KERAS), WAYS, "the first four")
     parser.add_argument("--minutes", default="3,10", help="of each way [3,10]")
     parser.add_argument("--seeds", type=numbers, default=[0], help="[0]")
     parser.add_argument("--files", default="", help="of digits: mnist=FILE,textures=FILE, or real")

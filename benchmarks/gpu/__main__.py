@@ -6,7 +6,7 @@
 
 They need torch with CUDA and what the package itself needs; ``step`` also diffusers for its side,
 ``tests`` pytest. Where there is no GPU they print a line and exit with 2. ``--tiny`` runs all of it
-in small on the CPU: a test of the benchmark.
+in small on the CPU, of the tests one: a test of the benchmark.
 """
 
 import argparse
