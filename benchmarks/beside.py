@@ -2,9 +2,9 @@
 
     python -m benchmarks.beside
 
-The base of the demo is trained as ``train.py`` does it, and the bundled emoji are sampled in
-batches of 16 as ``inference.py`` does it: each alone, then sampling beside the training. Rates are
-counted over the same time. Run nothing else on the machine meanwhile.
+The base of the demo is trained as ``train.py --MINUTES`` does it, and the bundled emoji are sampled
+in batches of 16 as ``inference.py`` does it: each alone, then sampling beside the training. Rates
+are counted over the same time. Run nothing else on the machine meanwhile.
 """
 
 import os
@@ -21,6 +21,7 @@ from minimagen.cli.running import ENVIRONMENT
 from minimagen.cli.threads import use_free_cores
 
 SECONDS, QUICK_SECONDS = 120, 2
+MINUTES = 60.0  # of the training, which is ended before
 WARM = 3  # steps or batches that are not counted
 STARTS_WITHIN = 300  # seconds
 Done = Callable[[], None]
@@ -28,20 +29,24 @@ Done = Callable[[], None]
 
 
 def train(case: Case, done: Done) -> None:
-    """Train the first stage of a preset without end."""
+    """Train the first stage of a preset without end, with as many threads as cores are free."""
     from minimagen import Imagen
+    from minimagen.config.training import UNKNOWN
     from minimagen.data.open import load_dataset
     from minimagen.storage.directory import read_parameters
     from minimagen.training.plan import make_plan
     from minimagen.training.processes.alone import Processes
 
     config, training, data = read_parameters(ROOT / case["preset"])
-    training = training.for_learners(len(config.stages))
+    training = training.for_learners(len(config.stages)).replace(steps=None, minutes=MINUTES)
     dataset = load_dataset("shapes", config.image_sizes[-1])
     plan = make_plan(Imagen(config), dataset, training, data, [0], Processes())
-    steps = 10**6
-    trainer = plan.trainer(0, plan.imagen.stages[0], steps)
-    for batch in plan.batches(0, 0, steps):
+    trainer = plan.trainer(0, plan.imagen.stages[0], UNKNOWN)
+    clock, look = plan.clock(plan.seconds(0), time.monotonic()), 0
+    for batch in plan.batches(0, 0, UNKNOWN):
+        if trainer.step >= look:
+            revision, look = clock.revise(trainer.step)
+            trainer.follow(revision)
         trainer.train_step(batch)
         done()
 

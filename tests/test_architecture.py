@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimagen"
 LAYERS = [
     {"errors"},
-    {"advice", "checked", "draws", "foreign", "progress", "sample"},
+    {"advice", "checked", "cores", "draws", "foreign", "progress", "sample"},
     {"config", "device"},
     {"images", "jitter"},
     {"given"},

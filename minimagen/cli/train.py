@@ -211,7 +211,8 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
 
 
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
-    if arguments.DEVICE in ("auto", "cpu") and "WORLD_SIZE" not in os.environ:
+    adapts = parameters.training.minutes is not None  # chooses its threads itself
+    if arguments.DEVICE in ("auto", "cpu") and "WORLD_SIZE" not in os.environ and not adapts:
         report_busy_cores()
     from minimagen.text.build import build
 

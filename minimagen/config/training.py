@@ -53,6 +53,8 @@ class Revision(Config):
     """Share of the time for steps that is spent."""
     seconds: Annotated[float, Field(ge=0.0)]
     """The learner's so far."""
+    threads: PositiveInt | None = None
+    """Those of the steps from there on, where they follow the cores that are free."""
 
     @property
     def ended(self) -> bool:

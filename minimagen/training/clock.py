@@ -2,8 +2,10 @@
 
 A stage with a budget of minutes is planned again and again while it trains: how many steps fit into
 the time that is left, at the pace of the last ones (``last_step``). Its learning rate follows the
-share of the time that is spent (``planned``). The revisions of the plan are kept; the weights
-depend on them, and on no clock, so that a run with the same revisions gives the same weights.
+share of the time that is spent (``planned``), and its threads the cores that other processes leave
+free: a thread that waits for a core keeps all others waiting. The revisions of the plan are kept;
+the weights depend on them, and on no clock, so that a run with the same revisions gives the same
+weights.
 """
 
 import time
@@ -16,8 +18,10 @@ from typing import NamedTuple
 
 from minimagen.config import TrainingConfig
 from minimagen.config.training import UNKNOWN, Revision
+from minimagen.cores import CoreWatch
 
 OFTEN, SELDOM = 1.0, 60.0  # seconds from one revision to the next, at least and at most
+CORES = 5.0  # seconds from one look at the cores to the next; another number of them is a revision
 CLOSER = 1 / 4  # of the time that is left, at most
 
 
@@ -47,6 +51,11 @@ def last_step(step: int, seconds: float, costs: Costs, config: TrainingConfig) -
     return step + bisect_right(later, seconds, key=needed)
 
 
+def in_force(step: int, revisions: Sequence[Revision]) -> Revision:
+    """Return the plan that the step after ``step`` steps follows."""
+    return revisions[bisect_right(revisions, step, key=attrgetter("step")) - 1]
+
+
 def planned(step: int, revisions: Sequence[Revision]) -> tuple[int, float]:
     """Return the steps in all, and those left, of the plan that is in force at ``step``.
 
@@ -54,7 +63,7 @@ def planned(step: int, revisions: Sequence[Revision]) -> tuple[int, float]:
     of all steps; from there they fall to 0 at the last step. At an even pace they are the number of
     steps that are left.
     """
-    plan = revisions[bisect_right(revisions, step, key=attrgetter("step")) - 1]
+    plan = in_force(step, revisions)
     share = (plan.steps - step) / (plan.steps - plan.step)
     return plan.steps, (1 - plan.spent) * plan.steps * share
 
@@ -67,6 +76,7 @@ class StageClock:
         begun: When it began, by ``now``; earlier by the seconds that it had before it was resumed.
         config: How often there are checkpoints and sheets.
         untimed: First steps, which also allocate memory, choose kernels and start workers.
+        cores: What the number of threads follows, if it does.
         now: The clock, in seconds.
     """
 
@@ -76,15 +86,18 @@ class StageClock:
         begun: float,
         config: TrainingConfig,
         untimed: int = 2,
+        cores: CoreWatch | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
         self.available, self.begun = available, begun
-        self._config, self._untimed = config, untimed
+        self._config, self._untimed, self._cores = config, untimed, cores
         self._now = now or time.monotonic
         self._pauses: dict[str, float] = {}  # seconds of the last one of each kind
         self._paused = 0.0  # seconds since the last revision
         self._before: tuple[int, float] | None = None  # step and time of the last revision
         self._paces: list[float] = []  # seconds of a step, at each revision
+        self._last: Revision | None = None
+        self._due = 0.0  # the time of the next one
 
     @property
     def seconds(self) -> float:
@@ -102,30 +115,41 @@ class StageClock:
 
     def revise(self, step: int) -> tuple[Revision, int]:
         """Return the plan after ``step``, and the step after which to revise it again."""
-        now = self._now()
+        now, threads = self._now(), self._cores.look() if self._cores else None
+        if self._last is not None and threads and self._last.threads == threads and now < self._due:
+            return self._last, self._look(step, self._last.steps, self._due - now)
         seconds, first = now - self.begun, not self._paces
         if self._before is not None and step > self._before[0]:
             duration = max(now - self._before[1] - self._paused, 1e-6)
             self._paces.append(duration / (step - self._before[0]))
         self._before, self._paused = (step, now), 0.0
         if not self._paces:
-            return self._revision(step, UNKNOWN, seconds, self.available), step + self._untimed
+            self._last = self._revision(step, UNKNOWN, seconds, self.available, threads)
+            return self._last, step + self._untimed
         costs = self._costs()
         until = self.available - costs.checkpoint - costs.sheet  # what comes after the last step
         last = last_step(step, self.available - seconds, costs, self._config)
         if first and seconds < until:
             last = max(last, step + 1)  # the first steps are too slow to end a stage for them
         wait = min(SELDOM, max(OFTEN, min(seconds, CLOSER * (until - seconds))))
-        look = min(last, step + max(1, int(wait / costs.step)))
-        return self._revision(step, last, seconds, until), look
+        self._due = now + wait
+        self._last = self._revision(step, last, seconds, until, threads)
+        return self._last, self._look(step, last, wait)
 
     def end(self, step: int) -> Revision:
         """Return the plan of a stage that has ended."""
         return Revision(step=step, steps=step, spent=1.0, seconds=self.seconds)
 
-    def _revision(self, step: int, steps: int, seconds: float, until: float) -> Revision:
+    def _look(self, step: int, last: int, seconds: float) -> int:
+        """Return the step after which the clock is looked at again, and the cores before that."""
+        until = min(seconds, CORES) if self._cores else seconds
+        return min(last, step + max(1, int(until / self._costs().step)))
+
+    def _revision(
+        self, step: int, steps: int, seconds: float, until: float, threads: int | None
+    ) -> Revision:
         spent = min(1.0, max(0.0, seconds / until)) if until > 0 else 1.0
-        return Revision(step=step, steps=steps, spent=spent, seconds=seconds)
+        return Revision(step=step, steps=steps, spent=spent, seconds=seconds, threads=threads)
 
     def _costs(self) -> Costs:
         """Return what was measured: the mean pace since the revision before the last one."""

@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from minimagen.config import DataConfig, ImagenConfig, TrainingConfig
 from minimagen.config.cascade_sizes import aspect_buckets
 from minimagen.config.training import UNKNOWN, Revision
+from minimagen.cores import CoreWatch, chosen_threads, usable_cores
 from minimagen.data.dataset import Dataset, Samples, count_of
 from minimagen.data.loading.batches import encoded, good_samples, read_batches, training_batches
 from minimagen.data.loading.reading import RawBatch
-from minimagen.data.loading.workers import Workers, choose_workers, usable_cores
+from minimagen.data.loading.workers import Workers, choose_workers
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import Batch, LearnerSizes
@@ -97,7 +100,9 @@ class Plan:
     def clock(self, available: float, begun: float) -> StageClock:
         """Return the clock of a learner that has so many seconds and began then."""
         untimed = UNTIMED_STEPS * len(self.training.sizes)
-        return StageClock(available, begun, self.config, untimed)
+        alone = self.processes.world == 1 and self.processes.device.type == "cpu"
+        cores = CoreWatch(torch.get_num_threads()) if alone and not chosen_threads() else None
+        return StageClock(available, begun, self.config, untimed, cores)
 
     @property
     def workers(self) -> Workers:

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import torch
 
 from minimagen.config import DataConfig, TrainingConfig
 from minimagen.data.dataset import Dataset, Samples
@@ -114,6 +116,16 @@ def _run(
         _train_learners(plan, keeper, tracker, signals, begun)
 
 
+@contextmanager
+def same_threads_after() -> Iterator[None]:
+    """Let the number of this process's threads be what it was: minutes change it."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _train_learners(
     plan: Plan, keeper: Keeper, tracker: Tracker, signals: StopSignals, begun: float
 ) -> None:
@@ -129,7 +141,8 @@ def _train_learners(
         if i in plan.chosen:
             available += plan.seconds(i)
             clock = plan.clock(available, begun) if plan.follows_clock(i) else None
-            available -= LearnerRun(i, plan, keeper, tracker, signals, expected, clock).train()
+            with same_threads_after():
+                available -= LearnerRun(i, plan, keeper, tracker, signals, expected, clock).train()
             begun = begun if clock is None else time.monotonic()
         else:
             keeper.load_weights(i)

@@ -18,7 +18,7 @@ from minimagen.device import autocast, widest_float
 from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.learner import Learner
-from minimagen.training.clock import planned
+from minimagen.training.clock import in_force, planned
 from minimagen.training.ema import EMA
 from minimagen.training.noise_ahead import DrawsAhead, NoiseAhead
 from minimagen.training.optim import build_optimizers, learning_rate
@@ -107,6 +107,7 @@ class Trainer:
         """
         self.learner.train()
         steps, left = self._plan()
+        self._use_threads()
         self.rate = learning_rate(self.step, steps, self.config, left)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -130,6 +131,13 @@ class Trainer:
         if not self.revisions:
             return self.total_steps, self.total_steps - self.step
         return planned(self.step, self.revisions)
+
+    def _use_threads(self) -> None:
+        """Give this process the threads of the plan in force; the sums in a step depend on them."""
+        if self.revisions:
+            threads = in_force(self.step, self.revisions).threads
+            if threads is not None and threads != torch.get_num_threads():
+                torch.set_num_threads(threads)
 
     def follow(self, revision: Revision) -> None:
         """Go on by a plan that was made after the last step; those of later steps do not count."""

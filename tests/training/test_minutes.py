@@ -8,13 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from minimagen.config import ImagenConfig, TrainingConfig
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.training import clock, run
+from minimagen.training import clock, plan, run
+from minimagen.training.clock import in_force
 from minimagen.training.interruption import Interrupted
 from minimagen.training.run import train
 from minimagen.training.trainer import Trainer
@@ -160,3 +162,50 @@ def test_stages_that_two_jobs_train_in_one_directory_keep_their_own_revisions(
     assert config.minutes == (1.0, 0.5) and config.revisions[1] == training_of(one).revisions[1]
     written = json.loads((both.parameters / "training.json").read_text())
     assert written["steps"] is None and all(map(config.steps_of, (0, 1)))
+
+
+class Cores:
+    """Cores of which another process takes one now and then."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most, self.looks = most, 0
+
+    def look(self) -> int:
+        self.looks += 1
+        return 2 if self.looks % 3 else 1
+
+
+def test_threads_follow_the_free_cores_and_are_repeated_from_the_revisions(
+    world: World, start: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "CoreWatch", Cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    used: list[int] = []
+    step = Trainer.train_step
+
+    def noted(trainer: Trainer, batch: Any) -> Any:
+        loss = step(trainer, batch)
+        used.append(torch.get_num_threads())
+        return loss
+
+    monkeypatch.setattr(Trainer, "train_step", noted)
+    first = start("first")
+    config = training_of(first)
+    given = [
+        in_force(made, config.revisions[i]).threads
+        for i in (0, 1)
+        for made in range(config.steps_of(i) or 0)
+    ]
+    assert used == given and set(used) == {1, 2}
+    assert torch.get_num_threads() == 1  # what it was before
+    again = start("again", config)
+    assert used == given + given and same_weights(first, again)
+
+
+def test_a_number_of_threads_that_was_chosen_stays(
+    world: World, start: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "CoreWatch", Cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    made = [each for learner in training_of(start("first")).revisions for each in learner]
+    assert made and all(each.threads is None for each in made)

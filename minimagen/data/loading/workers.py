@@ -1,6 +1,5 @@
 """How many processes read, and why so many."""
 
-import os
 import sys
 from typing import NamedTuple
 
@@ -36,9 +35,3 @@ def choose_workers(dataset: Dataset, device_type: str, cores: int, ranks: int) -
             return Workers(0, f"{count} decoded images stay in memory")
     number = max(0, min(MOST_WORKERS, cores // ranks - 1))
     return Workers(number, f"{cores} cores for {ranks} rank{'s' * (ranks > 1)}")
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may use."""
-    affinity = hasattr(os, "sched_getaffinity")  # Linux has it
-    return len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
