@@ -5,11 +5,13 @@
     python -m benchmarks.autoencoders --changes '{"kl_weight": 1e-4}'
 
 They are trained by ``train.py --PARAMETERS latent --LEARNERS autoencoder_0`` as a user would, at 64
-px and f = 4, and measured on images that they were not trained on. Choices are made with ``--split
-tune``: other combinations of attributes, images that training splits off.
+px and f = 4, discrete ones by ``--PARAMETERS dalle``, and measured on images that they were not
+trained on. Choices are made with ``--split tune``: other combinations of attributes, images that
+training splits off.
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Case, Row, add_names, answer, build_parser, run_cases
+from benchmarks.measuring import ROOT, Case, Row, add_names, answer, build_parser, run_cases
 from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
 from benchmarks.real_data import SETS as REAL
 from benchmarks.real_data import emoji_folder, folder
@@ -37,9 +39,10 @@ SETS = ("shapes", "emoji", "flowers")
 KINDS: dict[str, dict[str, Any]] = {
     "kl": {"kind": "kl"},
     "tiny": {"kind": "tiny"},
-    "fsq": {"kind": "fsq", "levels": [8, 5, 5, 5]},
-    "gumbel": {"kind": "gumbel", "num_codes": 1000, "codebook_dim": 32},
+    "fsq": {"kind": "fsq", "levels": [8, 5, 5, 5], "color_codes": True},
+    "gumbel": {"kind": "gumbel", "num_codes": 1000, "codebook_dim": 32, "color_codes": True},
 }
+DISCRETE = ("fsq", "gumbel")
 SIDE, COUNT, QUICK_COUNT = 64, 500, 8
 ON_SHEET = 32
 
@@ -50,7 +53,10 @@ def measure(case: Case, started: float) -> Row:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as place:
         data = case["set"] if case["set"] == "shapes" else REAL[case["set"]].training_path
-        row = train_preset(case, data, Path(place), ["--LEARNERS", "autoencoder_0"])
+        preset = Path(place) / "preset"
+        _write_preset(case["kind"] in DISCRETE, preset)
+        part = ["--LEARNERS", "autoencoder_0"]
+        row = train_preset(case | {"preset": str(preset)}, data, Path(place), part)
         autoencoder = load(str(Path(place) / "training"))
     samples = images_of(case["set"], case["count"], case.get("split", SPLITS[0]))
     report = reconstruct(autoencoder, samples)
@@ -71,6 +77,24 @@ def measure(case: Case, started: float) -> Row:
         "latent_std": list(report.latent_std),
         "usage": report.usage and list(report.usage),
     }
+
+
+def _write_preset(discrete: bool, folder: Path) -> None:
+    """Write the preset of an autoencoder at 64 px and of the stage behind it."""
+    shutil.copytree(ROOT / "parameters" / ("dalle" if discrete else "latent"), folder)
+    if discrete:  # of tokens; without super-resolution, which its preset has behind 32 px
+        (folder / "unet_1.json").unlink()
+        for name, change in (
+            ("autoencoder_0", {"image_size": SIDE}),
+            ("imagen", {"image_sizes": [SIDE]}),
+            ("gpt_0", {"gpt": {"embedding": "table", "head": "table"}}),
+        ):
+            path = folder / f"{name}.json"
+            path.write_text(json.dumps(merged(json.loads(path.read_text("utf-8")), change)))
+        path = folder / "training.json"
+        training = json.loads(path.read_text("utf-8"))
+        training |= {"steps": training["steps"][:2], "learners": training["learners"][:2]}
+        path.write_text(json.dumps(training))
 
 
 def images_of(name: str, count: int, split: str) -> list[Any]:
@@ -105,13 +129,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
                 "autoencoder_0": merged(KINDS[kind], json.loads(arguments.changes)),
                 "training": json.loads(arguments.training),
             }
-            if kind in ("fsq", "gumbel"):  # of the stage, which is not trained here
-                channels = 4 if kind == "fsq" else 32
-                changes["unet_0"] = {"unet": {"channels": channels}}
             length: Case = {"minutes": arguments.minutes, "count": COUNT}
             if arguments.quick:
                 length = {"steps": 2, "count": QUICK_COUNT}
-            case: Case = {"set": name, "kind": kind, "preset": "latent", "side": SIDE, "seed": 0}
+            case: Case = {"set": name, "kind": kind, "side": SIDE, "seed": 0}
             cases.append(case | {"changes": changes} | length | split_of(arguments.split))
     return run_cases("benchmarks.autoencoders", cases, measure, arguments)
 

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minimagen.autoencoders.colors import NUMBERS, Colors
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
+from minimagen.config.sizes import Size
 from minimagen.device import exactly, to_device
 from minimagen.draws import Draws
 from minimagen.images import Batch, in_float32, to_model_space
@@ -155,7 +157,11 @@ class DiscreteNetwork(AutoencoderNetwork):
 
 
 class DiscreteAutoencoder(TrainedAutoencoder):
-    """Encodes to codes, decodes their vectors."""
+    """Encodes to codes, decodes their vectors.
+
+    With ``color_codes`` the first rows of an image's codes are its colors, and 0 where they leave
+    room; the encoder sees the image without them.
+    """
 
     network: DiscreteNetwork
 
@@ -167,20 +173,29 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return how many codes there are."""
         return self.network.quantiser.codes
 
+    def grid(self, size: Size) -> Size:
+        """Return the rows and columns of the codes of an image of ``size``."""
+        height, width = (side // self.factor for side in size)
+        return height + self._color_rows(width), width
+
+    def _color_rows(self, width: int) -> int:
+        return -(-NUMBERS // width) if self.config.color_codes else 0
+
     def counts(self, images: Tensor) -> Tensor:
-        """Return how often each code occurs."""
-        codes = self.tokenize(images).flatten().cpu()
+        """Return how often each code occurs; those of colors are not counted."""
+        codes = self._shapes(self.tokenize(images)).flatten().cpu()
         return torch.bincount(codes, minlength=self.codes).double()
 
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return pyramid error and the quantiser's own part, float32 [b]; hard in evaluation."""
         images = to_model_space(batch.images)
-        features, quantiser = self.network.encoder(images), self.network.quantiser
+        seen, colors = self._apart(images)
+        features, quantiser = self.network.encoder(seen), self.network.quantiser
         if self.training:
             vectors, own = quantiser.relaxed(features, draws)
         else:
             vectors, own = quantiser.vectors(quantiser.chosen(features)), images.new_zeros(1)
-        decoded = self.network.decode(vectors)
+        decoded = self._colored(self.network.decode(vectors), colors)
         return laplacian_error(decoded, images, self.config.pyramid_levels) + own
 
     @torch.no_grad()
@@ -188,21 +203,52 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the codes of images [b 3 h w] in model space, int64 [b h/f w/f]."""
         with exactly(images.device):
             own = self.network.decoder.conv_in.weight.dtype
-            return self.network.quantiser.chosen(self.network.encoder(images.to(own)))
+            seen, colors = self._apart(images)
+            codes = self.network.quantiser.chosen(self.network.encoder(seen.to(own)))
+            if colors is None:
+                return codes
+            rows = codes.new_zeros(len(codes), self._color_rows(codes.shape[2]), codes.shape[2])
+            rows.flatten(1)[:, :NUMBERS] = colors.codes(self.codes)
+            return torch.cat([rows, codes], dim=1)
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
         """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
         with exactly(codes.device):
-            return self.network.decode(self.network.quantiser.vectors(codes)).float()
+            decoded = self.network.decode(self.network.quantiser.vectors(self._shapes(codes)))
+            if not self.config.color_codes:
+                return decoded.float()
+            return self._colored(
+                decoded, Colors.from_codes(codes.flatten(1)[:, :NUMBERS], self.codes)
+            )
+
+    def _apart(self, images: Tensor) -> tuple[Tensor, Colors | None]:
+        """Return what the encoder sees, and the colors that it does not see, as their codes say."""
+        if not self.config.color_codes:
+            return images, None
+        with exactly(images.device):
+            exact = in_float32(images)
+            colors = Colors.from_codes(Colors.of(exact).codes(self.codes), self.codes)
+            return colors.removed(exact), colors
+
+    @staticmethod
+    def _colored(decoded: Tensor, colors: Colors | None) -> Tensor:
+        if colors is None:
+            return decoded
+        with exactly(decoded.device):
+            return colors.restored(in_float32(decoded))
+
+    def _shapes(self, codes: Tensor) -> Tensor:
+        """Return codes without those of colors."""
+        return codes[:, self._color_rows(codes.shape[2]) :]
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the images of the codes."""
         return self.detokenize(self.tokenize(images))
 
     def moments(self, images: Tensor) -> Tensor:
-        """Return the vectors of the codes."""
-        return self.network.quantiser.vectors(self.tokenize(images))
+        """Return the vectors of the codes, without those of colors."""
+        return self.network.quantiser.vectors(self._shapes(self.tokenize(images)))
 
     @torch.inference_mode()
     def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:

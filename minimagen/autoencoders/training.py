@@ -74,7 +74,8 @@ class TrainedAutoencoder(Part):
     @property
     def fingerprint(self) -> str:
         """What changes with the configuration or the weights."""
-        return fingerprint_of(self, self.config.model_dump_json(include=ENCODES))
+        also = {"color_codes"} if self.config.color_codes else set()  # older ones have no such key
+        return fingerprint_of(self, self.config.model_dump_json(include=ENCODES | also))
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the kernels that map features to features, and all else."""

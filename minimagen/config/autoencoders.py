@@ -10,6 +10,8 @@ from minimagen.config.sizes import SquareOrSize
 
 FACTOR = 2  # of every level
 MOST_CODES = 65_536
+LEAST_CODES = 32
+"""Where colors are codes: then they are exact to 4/255."""
 
 
 class AutoencoderConfig(Config):
@@ -49,6 +51,9 @@ class AutoencoderConfig(Config):
     """Of the Laplacian pyramid whose absolute error is the loss."""
     levels: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(8, 6, 5), min_length=1)
     """Of fsq: the values of each latent channel; their product is the number of codes."""
+    color_codes: bool = False
+    """Of fsq and gumbel, for stages of tokens: the mean of an image's colors and their principal
+    axes are its first codes, twelve, and all others say nothing of colors."""
     num_codes: PositiveInt = 240
     """Of gumbel."""
     codebook_dim: PositiveInt = 32
@@ -68,6 +73,11 @@ class AutoencoderConfig(Config):
             raise ValueError(f"image_size {height} x {width} is not divisible by {self.factor}")
         if self.codes > MOST_CODES:
             raise ValueError(f"{self.codes} codes are more than {MOST_CODES}: give fewer levels")
+        if self.color_codes and self.codes < LEAST_CODES:
+            what = f"{self.codes} codes" if self.is_discrete else f"kind {self.kind}"
+            raise ValueError(
+                f"color_codes needs at least {LEAST_CODES} codes of kind fsq or gumbel, not {what}"
+            )
         if (self.latents_mean is None) != (self.latents_std is None):
             raise ValueError("latents_mean and latents_std are given together or not at all")
         return self

@@ -160,6 +160,11 @@ class ImagenConfig(Config):
                 )
             if tokens and not self.autoencoders[given].is_discrete:
                 raise ValueError(f"stage {i}: autoencoder {given} has no tokens; give it kind fsq")
+            if not tokens and self.autoencoders[given].color_codes:
+                raise ValueError(
+                    f"stage {i} denoises latents, but autoencoder {given} has color_codes, which "
+                    "stages of tokens read; give it false"
+                )
             channels, own = self.autoencoders[given].channels, self.stages[i].latent_channels
             if own is not None and channels != own:
                 raise ValueError(

@@ -112,6 +112,11 @@ def build(
                 "none: it must be of kind fsq or gumbel"
             )
         return TokenStage(index, config, size, text_embed_dim, autoencoder)
+    if isinstance(autoencoder, DiscreteAutoencoder) and autoencoder.config.color_codes:
+        raise UserError(
+            f"stage {index} denoises latents, but its autoencoder has color_codes, which stages of "
+            "tokens read"
+        )
     if isinstance(config, DiffusersConfig):
         folder = None if config.model is None else located(config.model) / "unet"
         return DiffusersStage(

@@ -50,8 +50,7 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
         super().__init__(index, f"gpt_{index}", autoencoder)
         self.config, self.size = config, size
         self.image_sizes = (size,)
-        height, width = self.divisible(size, 1)
-        grid = (height // autoencoder.factor, width // autoencoder.factor)
+        grid = autoencoder.grid(self.divisible(size, 1))
         levels = autoencoder.config.code_levels
         for name, kind in (("embedding", config.gpt.embedding), ("head", config.gpt.head)):
             if not levels and kind != "table":
