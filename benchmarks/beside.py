@@ -44,7 +44,7 @@ def train(case: Case, done: Done) -> None:
     trainer = plan.trainer(0, plan.imagen.stages[0], UNKNOWN)
     clock, look = plan.clock(plan.seconds(0), time.monotonic()), 0
     for batch in plan.batches(0, 0, UNKNOWN):
-        if trainer.step >= look:
+        if trainer.step >= look or clock.cores_changed():
             revision, look = clock.revise(trainer.step)
             trainer.follow(revision)
         trainer.train_step(batch)

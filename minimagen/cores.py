@@ -10,12 +10,13 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 WATCHED = 0.1  # seconds
+LEAST = 1.0  # seconds from one look to the next: the system counts in hundredths
+LIKE = 1 / 8  # of a number of cores: what differs by less is the same
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use."""
-    affinity = hasattr(os, "sched_getaffinity")  # Linux has it
-    return len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    return len(_cores())
 
 
 def chosen_threads() -> bool:
@@ -26,34 +27,54 @@ def chosen_threads() -> bool:
 class CoreWatch:
     """Counts the cores that other processes leave free, from one look to the next.
 
+    Processes that this one started count as others.
+
     Args:
         most: The most that are counted; by default those that this process may use.
     """
 
     def __init__(self, most: int | None = None) -> None:
-        self._most = most or usable_cores()
-        self._begun, self._left = time.monotonic(), self._seconds()
+        self._most = self._free = most or usable_cores()
+        self._begun, self._left = time.monotonic(), _seconds_left()
 
     def look(self) -> int:
         """Return the number of cores that were idle or this process's since the last look.
 
-        It is rounded, and at least 1.
+        It is rounded and at least 1; soon after a look, and where it hardly differs, it is that of
+        the last look.
         """
-        now, left = time.monotonic(), self._seconds()
-        passed, self._begun = max(now - self._begun, 1e-6), now
-        free, self._left = (left - self._left) / passed, left
-        return max(1, min(self._most, round(free)))
-
-    def _seconds(self) -> float:
-        """Return the seconds that all cores together were idle, waited for a disk or were ours."""
-        if not STAT.is_file():
-            return usable_cores() * time.monotonic()
-        idle, waiting = STAT.read_text().split("\n", 1)[0].split()[4:6]
-        return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK") + time.process_time()
+        now, left = time.monotonic(), _seconds_left()
+        if now - self._begun >= LEAST:
+            free = max(1, min(self._most, round((left - self._left) / (now - self._begun))))
+            self._begun, self._left = now, left
+            if abs(free - self._free) >= LIKE * self._free:
+                self._free = free
+        return self._free
 
 
 def free_cores() -> int:
-    """Watch the cores for a moment; return how many other processes leave free."""
-    watch = CoreWatch()
+    """Watch the cores for a moment; return how many other processes leave free, at least 1."""
+    if not STAT.is_file():
+        return usable_cores()
+    begun, left = time.monotonic(), _seconds_left()
     time.sleep(WATCHED)
-    return watch.look()
+    free = (_seconds_left() - left) / (time.monotonic() - begun)
+    return max(1, min(usable_cores(), round(free)))
+
+
+def _cores() -> set[int]:
+    """Return the numbers of the cores that this process may use."""
+    affinity = hasattr(os, "sched_getaffinity")  # Linux has it
+    return os.sched_getaffinity(0) if affinity else set(range(os.cpu_count() or 1))
+
+
+def _seconds_left() -> float:
+    """Return the seconds that these cores were idle, waited for a disk or were this process's."""
+    if not STAT.is_file():
+        return usable_cores() * time.monotonic()
+    names, ticks = {f"cpu{i}" for i in _cores()}, 0
+    for line in STAT.read_text().splitlines():
+        name, *counts = line.split()
+        if name in names:
+            ticks += int(counts[3]) + int(counts[4])
+    return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()

@@ -2,7 +2,7 @@
 
 The pixels of an image are a cloud of points in the space of colors, with a mean and three principal
 axes. In units of these axes a red seven on blue is the same image as a white one on black, so that
-codes for the rest say nothing of colors: what is learned of shapes in one pair of colors holds for
+codes for the rest do not depend on color: what is learned of shapes in one pair of colors holds for
 all pairs. (Whitening by principal components, for each image.)
 """
 
@@ -11,20 +11,24 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from minimagen.device import widest_float
+
 NUMBERS = 12
 """Of the mean and the axes; each is a code of its own."""
-SHORT = 0.02  # length of an axis below which colors hardly differ along it: 2.5/255
-SPAN = 2.0  # standard deviations that are 1 in an image without colors
-MOST = 2.0  # such units: what is farther out is cut
+LEAST_LENGTH = 0.02  # of an axis along which colors differ at all: 2.5/255
+UNIT = 2.0  # standard deviations that are 1 in an image without colors
+LIMIT = 2.0  # such units: what is farther out is cut
+SWEEPS = 6  # of Jacobi's rotations: four leave nothing in float64
+PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
 class Colors(NamedTuple):
-    """Of images.
+    """The mean and the principal axes of the colors of each image.
 
     Attributes:
         mean: [b 3].
         axes: Directions as columns, as long as the standard deviation along them, [b 3 3]. The
-            longest comes first; what is farther from the mean, and therefore less, is positive.
+            longest comes first; the side on which colors lie farther from the mean is positive.
     """
 
     mean: Tensor
@@ -32,16 +36,16 @@ class Colors(NamedTuple):
 
     @classmethod
     def of(cls, images: Tensor) -> Self:
-        """Return those of images, float32 [b 3 h w] in model space."""
+        """Return those of images [b 3 h w] in model space, float32 or float64."""
         pixels = images.flatten(2)
         mean = pixels.mean(2, keepdim=True)
         around = pixels - mean
-        covariance = (around @ around.mT / pixels.shape[2]).double()
-        variances, directions = torch.linalg.eigh(covariance)  # the least first
-        directions = directions.flip(2)
-        skewed = ((directions.mT.float() @ around) ** 3).mean(2)
-        lengths = variances.flip(1).clamp(min=0.0).sqrt() * torch.where(skewed < 0, -1.0, 1.0)
-        return cls(mean[..., 0], (directions * lengths[:, None]).float())
+        covariance = around @ around.mT / pixels.shape[2]
+        variances, directions = principal(covariance.to(widest_float(images.device)))
+        lengths, directions = variances.clamp(min=0.0).sqrt().to(images), directions.to(images)
+        skewed = ((directions.mT @ around) ** 3).mean(2)
+        lengths = torch.where(skewed < 0, -lengths, lengths)
+        return cls(mean[..., 0], directions * lengths[:, None])
 
     @classmethod
     def from_codes(cls, codes: Tensor, count: int) -> Self:
@@ -62,10 +66,30 @@ class Colors(NamedTuple):
 
     def removed(self, images: Tensor) -> Tensor:
         """Return images in units of their axes, within [-2, 2]; [b 3 h w]."""
-        squares = (self.axes**2).sum(1) + SHORT**2
+        squares = (self.axes**2).sum(1) + LEAST_LENGTH**2
         along = self.axes.mT @ (images.flatten(2) - self.mean[..., None])
-        return (along / (SPAN * squares[..., None])).clamp(-MOST, MOST).view_as(images)
+        return (along / (UNIT * squares[..., None])).clamp(-LIMIT, LIMIT).view_as(images)
 
     def restored(self, images: Tensor) -> Tensor:
-        """Return images in their colors, [b 3 h w]: the inverse of ``removed``."""
-        return (self.axes @ (SPAN * images.flatten(2)) + self.mean[..., None]).view_as(images)
+        """Return images in their colors, [b 3 h w]: the inverse of ``removed``, about.
+
+        What was cut is lost, and axes that went through codes are not quite orthogonal.
+        """
+        return (self.axes @ (UNIT * images.flatten(2)) + self.mean[..., None]).view_as(images)
+
+
+def principal(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues [b 3], the largest first, and eigenvectors as columns of [b 3 3].
+
+    By Jacobi's rotations: each makes one element of the symmetric matrices 0. A GPU does them
+    without the host, which ``torch.linalg.eigh`` waits for, and Apple's have no such function.
+    """
+    vectors = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
+    for p, q in PAIRS * SWEEPS:
+        angle = torch.atan2(2 * matrices[:, p, q], matrices[:, q, q] - matrices[:, p, p]) / 2
+        turn = torch.eye(3, dtype=matrices.dtype, device=matrices.device).repeat(len(angle), 1, 1)
+        turn[:, p, p] = turn[:, q, q] = angle.cos()
+        turn[:, p, q], turn[:, q, p] = angle.sin(), -angle.sin()
+        matrices, vectors = turn.mT @ matrices @ turn, vectors @ turn
+    values, order = matrices.diagonal(dim1=1, dim2=2).sort(dim=1, descending=True)
+    return values, vectors.gather(2, order[:, None].expand_as(vectors))

@@ -20,6 +20,7 @@ from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.sizes import Size
 from minimagen.device import exactly, to_device
 from minimagen.draws import Draws
+from minimagen.errors import UserError
 from minimagen.images import Batch, in_float32, to_model_space
 from minimagen.networks.autoencoder import AutoencoderNetwork, Decoder, Encoder
 from minimagen.networks.codes import digits_of
@@ -160,7 +161,8 @@ class DiscreteAutoencoder(TrainedAutoencoder):
     """Encodes to codes, decodes their vectors.
 
     With ``color_codes`` the first rows of an image's codes are its colors, and 0 where they leave
-    room; the encoder sees the image without them.
+    room; the encoder sees the image without them, and latents are those of this image alone, so
+    that only ``detokenize`` gives images.
     """
 
     network: DiscreteNetwork
@@ -183,13 +185,13 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     def counts(self, images: Tensor) -> Tensor:
         """Return how often each code occurs; those of colors are not counted."""
-        codes = self._shapes(self.tokenize(images)).flatten().cpu()
+        codes = self._without_colors(self.tokenize(images)).flatten().cpu()
         return torch.bincount(codes, minlength=self.codes).double()
 
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return pyramid error and the quantiser's own part, float32 [b]; hard in evaluation."""
         images = to_model_space(batch.images)
-        seen, colors = self._apart(images)
+        seen, colors = self._split_colors(images)
         features, quantiser = self.network.encoder(seen), self.network.quantiser
         if self.training:
             vectors, own = quantiser.relaxed(features, draws)
@@ -203,7 +205,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the codes of images [b 3 h w] in model space, int64 [b h/f w/f]."""
         with exactly(images.device):
             own = self.network.decoder.conv_in.weight.dtype
-            seen, colors = self._apart(images)
+            seen, colors = self._split_colors(images)
             codes = self.network.quantiser.chosen(self.network.encoder(seen.to(own)))
             if colors is None:
                 return codes
@@ -215,14 +217,16 @@ class DiscreteAutoencoder(TrainedAutoencoder):
     def detokenize(self, codes: Tensor) -> Tensor:
         """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
         with exactly(codes.device):
-            decoded = self.network.decode(self.network.quantiser.vectors(self._shapes(codes)))
+            decoded = self.network.decode(
+                self.network.quantiser.vectors(self._without_colors(codes))
+            )
             if not self.config.color_codes:
                 return decoded.float()
             return self._colored(
                 decoded, Colors.from_codes(codes.flatten(1)[:, :NUMBERS], self.codes)
             )
 
-    def _apart(self, images: Tensor) -> tuple[Tensor, Colors | None]:
+    def _split_colors(self, images: Tensor) -> tuple[Tensor, Colors | None]:
         """Return what the encoder sees, and the colors that it does not see, as their codes say."""
         if not self.config.color_codes:
             return images, None
@@ -238,9 +242,27 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         with exactly(decoded.device):
             return colors.restored(in_float32(decoded))
 
-    def _shapes(self, codes: Tensor) -> Tensor:
+    def _without_colors(self, codes: Tensor) -> Tensor:
         """Return codes without those of colors."""
         return codes[:, self._color_rows(codes.shape[2]) :]
+
+    def blank(self, grid: Size) -> Tensor:
+        """Return codes of nothing: 0, and those of a gray image's colors; int64 [1 h w]."""
+        codes = torch.zeros(1, *grid, dtype=torch.long, device=self.device)
+        if self.config.color_codes:
+            gray = Colors.of(torch.zeros(1, 3, 1, 1, device=self.device))
+            codes.flatten(1)[:, :NUMBERS] = gray.codes(self.codes)
+        return codes
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [b 3 h w], about in [-1, 1].
+
+        Raises:
+            UserError: The latents say nothing of colors.
+        """
+        if self.config.color_codes:
+            raise UserError(f"{self.name} has color_codes: its latents say nothing of colors")
+        return super().decode(latents)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Return the images of the codes."""
@@ -248,7 +270,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     def moments(self, images: Tensor) -> Tensor:
         """Return the vectors of the codes, without those of colors."""
-        return self.network.quantiser.vectors(self._shapes(self.tokenize(images)))
+        return self.network.quantiser.vectors(self._without_colors(self.tokenize(images)))
 
     @torch.inference_mode()
     def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:

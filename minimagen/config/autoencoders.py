@@ -53,7 +53,7 @@ class AutoencoderConfig(Config):
     """Of fsq: the values of each latent channel; their product is the number of codes."""
     color_codes: bool = False
     """Of fsq and gumbel, for stages of tokens: the mean of an image's colors and their principal
-    axes are its first codes, twelve, and all others say nothing of colors."""
+    axes are its first twelve codes, and the other codes do not depend on color."""
     num_codes: PositiveInt = 240
     """Of gumbel."""
     codebook_dim: PositiveInt = 32

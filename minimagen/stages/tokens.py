@@ -58,6 +58,11 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
                     f"stage {index}: gpt.{name} is {kind!r}, but codes of kind "
                     f"{autoencoder.config.kind} have no channels; give 'table'"
                 )
+        if autoencoder.config.color_codes and config.gpt.head == "channels":
+            raise UserError(
+                f"stage {index}: gpt.head is 'channels', but codes of colors (color_codes) have no "
+                "channels; give 'both' or 'table'"
+            )
         self.gpt = GPT(config.gpt, autoencoder.codes, grid, text_embed_dim, levels)
 
     def parameter_groups(self) -> ParameterGroups:
@@ -139,9 +144,9 @@ class TokenStage(CodedStage[TokenSamplingConfig, DiscreteAutoencoder]):
 
     @torch.inference_mode()
     def preview(self, estimate: Tensor) -> Tensor:
-        """Return the images of codes, [b k]; those that are missing are 0."""
-        codes = F.pad(estimate, (0, self.gpt.length - estimate.shape[1]))
-        grid = rearrange(codes, "b (h w) -> b h w", h=self.gpt.grid[0])
+        """Return the images of the first codes, [b k]; the others are those of nothing."""
+        grid = self.autoencoder.blank(self.gpt.grid).repeat(len(estimate), 1, 1)
+        grid.flatten(1)[:, : estimate.shape[1]] = estimate
         return self.autoencoder.detokenize(grid).clamp(-1.0, 1.0)
 
     def _sample_codes(

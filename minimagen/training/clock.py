@@ -21,7 +21,7 @@ from minimagen.config.training import UNKNOWN, Revision
 from minimagen.cores import CoreWatch
 
 OFTEN, SELDOM = 1.0, 60.0  # seconds from one revision to the next, at least and at most
-CORES = 5.0  # seconds from one look at the cores to the next; another number of them is a revision
+CORES = 5.0  # seconds from one look at the cores to the next
 CLOSER = 1 / 4  # of the time that is left, at most
 
 
@@ -96,8 +96,9 @@ class StageClock:
         self._paused = 0.0  # seconds since the last revision
         self._before: tuple[int, float] | None = None  # step and time of the last revision
         self._paces: list[float] = []  # seconds of a step, at each revision
-        self._last: Revision | None = None
-        self._due = 0.0  # the time of the next one
+        self._timed = True  # whether there is one with as many threads as now
+        self._threads = None if cores is None else cores.look()
+        self._look_at = 0.0  # when to look at the cores again
 
     @property
     def seconds(self) -> float:
@@ -115,40 +116,45 @@ class StageClock:
 
     def revise(self, step: int) -> tuple[Revision, int]:
         """Return the plan after ``step``, and the step after which to revise it again."""
-        now, threads = self._now(), self._cores.look() if self._cores else None
-        if self._last is not None and threads and self._last.threads == threads and now < self._due:
-            return self._last, self._look(step, self._last.steps, self._due - now)
+        now = self._now()
         seconds, first = now - self.begun, not self._paces
         if self._before is not None and step > self._before[0]:
             duration = max(now - self._before[1] - self._paused, 1e-6)
-            self._paces.append(duration / (step - self._before[0]))
+            kept = self._paces if self._timed else self._paces[:1]
+            self._paces, self._timed = [*kept, duration / (step - self._before[0])], True
         self._before, self._paused = (step, now), 0.0
+        self._follow_cores()
         if not self._paces:
-            self._last = self._revision(step, UNKNOWN, seconds, self.available, threads)
-            return self._last, step + self._untimed
+            return self._revision(step, UNKNOWN, seconds, self.available), step + self._untimed
         costs = self._costs()
         until = self.available - costs.checkpoint - costs.sheet  # what comes after the last step
         last = last_step(step, self.available - seconds, costs, self._config)
         if first and seconds < until:
             last = max(last, step + 1)  # the first steps are too slow to end a stage for them
         wait = min(SELDOM, max(OFTEN, min(seconds, CLOSER * (until - seconds))))
-        self._due = now + wait
-        self._last = self._revision(step, last, seconds, until, threads)
-        return self._last, self._look(step, last, wait)
+        look = min(last, step + (max(1, int(wait / costs.step)) if self._timed else 1))
+        return self._revision(step, last, seconds, until), look
+
+    def cores_changed(self) -> bool:
+        """Return whether not as many cores are free as threads are planned; it looks seldom."""
+        if self._cores is None or self._now() < self._look_at:
+            return False
+        self._look_at = self._now() + CORES
+        return self._cores.look() != self._threads
+
+    def _follow_cores(self) -> None:
+        """Plan a thread for each free core; with another number of them, steps are timed anew."""
+        threads = self._cores.look() if self._cores else None
+        if threads != self._threads:
+            self._threads, self._timed = threads, False
 
     def end(self, step: int) -> Revision:
         """Return the plan of a stage that has ended."""
         return Revision(step=step, steps=step, spent=1.0, seconds=self.seconds)
 
-    def _look(self, step: int, last: int, seconds: float) -> int:
-        """Return the step after which the clock is looked at again, and the cores before that."""
-        until = min(seconds, CORES) if self._cores else seconds
-        return min(last, step + max(1, int(until / self._costs().step)))
-
-    def _revision(
-        self, step: int, steps: int, seconds: float, until: float, threads: int | None
-    ) -> Revision:
+    def _revision(self, step: int, steps: int, seconds: float, until: float) -> Revision:
         spent = min(1.0, max(0.0, seconds / until)) if until > 0 else 1.0
+        threads = self._threads
         return Revision(step=step, steps=steps, spent=spent, seconds=seconds, threads=threads)
 
     def _costs(self) -> Costs:

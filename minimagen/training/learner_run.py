@@ -90,6 +90,7 @@ class LearnerRun:
             self.tracker.log(f"{self.title} continues after step {self.trainer.step}")
         elif self.keeper.resumed:
             self.tracker.log(f"{self.title} has no checkpoint and starts from its beginning")
+        self.trainer.use_threads()
         if self.clock:
             self.clock.begun -= self._seconds()
         else:
@@ -137,7 +138,7 @@ class LearnerRun:
         with self.tracker.bar(self.index, trainer.step, size, left) as bar:
             for batch in processes.in_step(self.signals.until_stopped(batches)):
                 losses.append(trainer.train_step(batch))
-                if self.clock and trainer.step >= self._look:
+                if self.clock and (trainer.step >= self._look or self.clock.cores_changed()):
                     self._read(losses, bar)
                     self._follow_clock()
                 if any(map(self._due, (READ_EVERY, config.chckpt_num, config.sample_num))):

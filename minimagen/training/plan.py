@@ -101,7 +101,8 @@ class Plan:
         """Return the clock of a learner that has so many seconds and began then."""
         untimed = UNTIMED_STEPS * len(self.training.sizes)
         alone = self.processes.world == 1 and self.processes.device.type == "cpu"
-        cores = CoreWatch(torch.get_num_threads()) if alone and not chosen_threads() else None
+        fixed = chosen_threads() or self.config.compile  # code is compiled for a number of threads
+        cores = CoreWatch(torch.get_num_threads()) if alone and not fixed else None
         return StageClock(available, begun, self.config, untimed, cores)
 
     @property

@@ -75,6 +75,7 @@ class Trainer:
         self.processes = processes or Processes()
         self._loss = self.processes.prepare(learner)  # first: sharding replaces the parameters
         self.revisions: list[Revision] = []  # of total_steps, where they follow the clock
+        self._threads = torch.get_num_threads()  # where they say nothing of it
         self.step = 0
         self.rate = 0.0  # of the last step
         self.best_loss = math.inf
@@ -107,7 +108,6 @@ class Trainer:
         """
         self.learner.train()
         steps, left = self._plan()
-        self._use_threads()
         self.rate = learning_rate(self.step, steps, self.config, left)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -124,6 +124,7 @@ class Trainer:
         self.learner.zero_grad()
         self.ema.update()
         self.step += 1
+        self.use_threads()
         return loss
 
     def _plan(self) -> tuple[int, float]:
@@ -132,11 +133,11 @@ class Trainer:
             return self.total_steps, self.total_steps - self.step
         return planned(self.step, self.revisions)
 
-    def _use_threads(self) -> None:
-        """Give this process the threads of the plan in force; the sums in a step depend on them."""
-        if self.revisions:
-            threads = in_force(self.step, self.revisions).threads
-            if threads is not None and threads != torch.get_num_threads():
+    def use_threads(self) -> None:
+        """Give this process the threads of the plan in force, on a CPU; its sums depend on them."""
+        if self.device.type == "cpu" and self.revisions:
+            threads = in_force(self.step, self.revisions).threads or self._threads
+            if threads != torch.get_num_threads():
                 torch.set_num_threads(threads)
 
     def follow(self, revision: Revision) -> None:
@@ -145,6 +146,7 @@ class Trainer:
             self.revisions.pop()
         self.revisions.append(revision)
         self.total_steps = revision.steps
+        self.use_threads()
 
     def check(self) -> None:
         """Look at the steps since the last call; the host waits for them.

@@ -7,15 +7,26 @@ import torch
 from torch import Tensor
 
 from minimagen.autoencoders.build import KINDS
-from minimagen.autoencoders.colors import MOST, NUMBERS, SHORT, SPAN, Colors
+from minimagen.autoencoders.cache import LatentCache
+from minimagen.autoencoders.colors import (
+    LEAST_LENGTH,
+    LIMIT,
+    NUMBERS,
+    UNIT,
+    Colors,
+    principal,
+)
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
-from minimagen.config import AutoencoderConfig
+from minimagen.autoencoders.training import ENCODES
+from minimagen.config import AutoencoderConfig, TokenConfig
 from minimagen.draws import Draws
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.images import Batch, psnr, to_uint8
 from minimagen.stages.build import build
+from minimagen.stages.tokens import TokenStage
 from minimagen.storage.directory import read_parameters
+from minimagen.storage.pretrained import fingerprint_of
 
 DALLE = Path(__file__).parents[2] / "parameters" / "dalle"
 RED, BLUE, WHITE, BLACK = ((1, -1, -1), (-1, -1, 1), (1, 1, 1), (-1, -1, -1))
@@ -61,7 +72,7 @@ def test_without_its_colors_an_image_has_mean_0_no_correlation_and_the_known_dev
     assert float(removed.mean(2).abs().max()) < 1e-5
     squares = (Colors.of(images).axes ** 2).sum(1).double()
     for each, square in zip(removed, squares, strict=True):
-        deviations = square / (SPAN * (square + SHORT**2))
+        deviations = square / (UNIT * (square + LEAST_LENGTH**2))
         torch.testing.assert_close(
             torch.cov(each, correction=0), torch.diag(deviations**2), atol=1e-5, rtol=1e-4
         )
@@ -72,7 +83,7 @@ def test_restored_is_the_inverse_of_removed() -> None:
     colors = Colors.of(images)
     back = colors.restored(colors.removed(images))
     squares = (colors.axes**2).sum(1)
-    shrunk = (1 - squares / (squares + SHORT**2)).max()  # the price of the shortest axis
+    shrunk = (1 - squares / (squares + LEAST_LENGTH**2)).max()  # the price of the shortest axis
     assert float((back - images).abs().max()) < 2 * float(shrunk)
     coded = Colors.from_codes(colors.codes(1000), 1000)
     near = coded.restored(coded.removed(images))
@@ -110,7 +121,7 @@ def test_what_is_far_out_is_cut() -> None:
     image = torch.zeros(1, 3, 16, 16)
     image[..., 0, 0] = 1.0  # 16 standard deviations from the mean
     colors = Colors.of(image)
-    assert float(colors.removed(image).max()) == MOST
+    assert float(colors.removed(image).max()) == LIMIT
 
 
 def test_only_the_first_codes_depend_on_the_colors() -> None:
@@ -125,12 +136,43 @@ def test_only_the_first_codes_depend_on_the_colors() -> None:
 
 def test_colors_of_codes_color_what_is_decoded() -> None:
     coder = autoencoder()
-    red, white = (coder.tokenize(drawn(*pair)) for pair in ((RED, BLUE), (WHITE, BLACK)))
+    red, noise = coder.tokenize(drawn(RED, BLUE)), coder.tokenize(random_images(1))
     torch.testing.assert_close(coder.reconstruct(drawn(RED, BLUE)), coder.detokenize(red))
-    mixed = torch.cat([white[:, :2], red[:, 2:]], dim=1)
-    assert coder.detokenize(mixed).equal(coder.detokenize(white))
-    gray = coder.detokenize(white)[0]
-    torch.testing.assert_close(gray[0], gray[1], atol=0.03, rtol=0)
+    mixed = coder.detokenize(torch.cat([red[:, :2], noise[:, 2:]], dim=1))
+    colors = Colors.from_codes(red.flatten(1)[:, :NUMBERS], coder.codes)
+    bare = coder.network.decode(coder.network.quantiser.vectors(noise[:, 2:]))
+    torch.testing.assert_close(mixed, colors.restored(bare))
+    pixels = mixed.flatten(2) - colors.mean[..., None]  # between red and blue: one axis has length
+    assert float(pixels[:, 1].abs().max()) < 0.02 < float(pixels[:, 0].abs().max())
+
+
+@pytest.mark.parametrize(("width", "rows"), [(4, 3), (8, 2), (12, 1), (16, 1)])
+def test_codes_of_colors_fill_whole_rows(width: int, rows: int) -> None:
+    coder = autoencoder(kind="gumbel", num_codes=40, codebook_dim=4)
+    images = random_images(2, 32)[:, :, :20, : 2 * width]
+    codes = coder.tokenize(images)
+    assert codes.shape == (2, rows + 10, width) == (2, *coder.grid((20, 2 * width)))
+    again = Colors.from_codes(codes.flatten(1)[:, :NUMBERS], 40)
+    torch.testing.assert_close(again.mean, images.flatten(2).mean(2), atol=1 / 38, rtol=0)
+    assert coder.detokenize(codes).shape == images.shape
+
+
+def test_nothing_is_gray() -> None:
+    coder = autoencoder()
+    blank = coder.blank(coder.grid((16, 16)))
+    assert not coder.detokenize(blank).any()
+
+
+def test_images_are_encoded_alike_in_any_batch_in_bfloat16_and_from_the_cache() -> None:
+    coder, images = autoencoder(), random_images(5)
+    alone = torch.cat([coder.tokenize(image[None]) for image in images])
+    assert coder.tokenize(images).equal(alone)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert coder.tokenize(images).equal(alone)
+    given = to_uint8(images)
+    cache = LatentCache(lambda x: coder.tokenize(x)[:, None].float(), "colors", torch.device("cpu"))
+    exact = coder.tokenize(given.float() / 127.5 - 1)
+    assert cache(given)[:, 0].long().equal(exact) and cache(given)[:, 0].long().equal(exact)
 
 
 def test_the_loss_is_of_colored_images_and_its_codes_are_those_of_tokenize() -> None:
@@ -154,6 +196,31 @@ def test_the_fingerprint_says_whether_colors_are_codes_and_else_stays() -> None:
     with_colors, without = autoencoder(), autoencoder(color_codes=False)
     without.load_state_dict(with_colors.state_dict())
     assert with_colors.fingerprint != without.fingerprint
+    before = fingerprint_of(without, without.config.model_dump_json(include=ENCODES))
+    assert without.fingerprint == before  # that of directories from before there was color_codes
+
+
+def test_latents_without_colors_are_no_images() -> None:
+    coder = autoencoder()
+    with pytest.raises(UserError, match="its latents say nothing of colors"):
+        coder.decode(coder.encode(random_images()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_jacobis_rotations_find_the_principal_axes(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    points = (
+        torch.randn(50, 3, 9, generator=random, dtype=dtype) * torch.tensor([2.0, 1, 0.1])[:, None]
+    )
+    matrices = torch.cat([points @ points.mT, torch.zeros(1, 3, 3), torch.eye(3)[None]]).to(dtype)
+    values, vectors = principal(matrices)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-4
+    expected = torch.linalg.eigvalsh(matrices).flip(1)
+    torch.testing.assert_close(values, expected, atol=tolerance, rtol=tolerance)
+    again = vectors @ torch.diag_embed(values) @ vectors.mT
+    torch.testing.assert_close(again, matrices, atol=tolerance, rtol=tolerance)
+    eye = torch.eye(3, dtype=dtype).expand_as(matrices)
+    torch.testing.assert_close(vectors.mT @ vectors, eye, atol=1e-5, rtol=0)
 
 
 def test_what_cannot_have_colors_apart_is_one_line() -> None:
@@ -175,5 +242,9 @@ def test_what_cannot_have_colors_apart_is_one_line() -> None:
 
 def test_the_preset_has_a_row_more_for_each_eight_codes_of_colors() -> None:
     config, _, _ = read_parameters(DALLE)
-    gpt = Imagen(config).stages[0].gpt
-    assert gpt.grid == (10, 8)
+    stage = Imagen(config).stages[0]
+    assert isinstance(stage, TokenStage) and stage.gpt.grid == (10, 8)
+    assert stage.preview(torch.zeros(2, 0, dtype=torch.long)).shape == (2, 3, 32, 32)
+    by_channels = {"gpt": {"dim": 8, "depth": 1, "heads": 1, "head": "channels"}, "autoencoder": 0}
+    with pytest.raises(UserError, match="codes of colors .color_codes. have no channels"):
+        build(0, TokenConfig(**by_channels), (32, 32), None, 8, stage.autoencoder)

@@ -1,12 +1,14 @@
 """Minutes: the mathematics of a plan that follows the clock, on machines that are simulated."""
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
 from minimagen.config import LearnerTrainingConfig, TrainingConfig
 from minimagen.config.training import UNKNOWN, Revision
-from minimagen.training.clock import Costs, StageClock, last_step, planned
+from minimagen.cores import CoreWatch
+from minimagen.training.clock import CORES, Costs, StageClock, last_step, planned
 from minimagen.training.optim import learning_rate
 
 CONFIG = TrainingConfig(steps=1, chckpt_num=100, sample_num=150)
@@ -67,6 +69,13 @@ def _arguments(step: int, revisions: list[Revision]) -> tuple[int, LearnerTraini
     return total, RATES, left
 
 
+class Cores:
+    """Says how many cores are free."""
+
+    def __init__(self, free: Callable[[], int]) -> None:
+        self.look = free
+
+
 class Machine:
     """A clock that passes with the work of a stage: ``pace(seconds)`` is that of a step."""
 
@@ -77,15 +86,18 @@ class Machine:
     def now(self) -> float:
         return self.time
 
-    def train(self, available: float, config: TrainingConfig) -> list[Revision]:
-        """Train a stage as ``StageRun`` does; return its revisions."""
-        clock = StageClock(available, self.time, config, now=self.now)
+    def train(
+        self, available: float, config: TrainingConfig, cores: Cores | None = None
+    ) -> list[Revision]:
+        """Train a stage as ``LearnerRun`` does; return its revisions."""
+        watch = cast(CoreWatch | None, cores)
+        clock = StageClock(available, self.time, config, cores=watch, now=self.now)
         self._pause(clock, "sheet")
         plan, look = clock.revise(0)
         revisions = [plan]
         for step in range(1, UNKNOWN):
             self.time += self.pace(self.time)
-            looked = step >= look
+            looked = step >= look or clock.cores_changed()
             if looked:
                 plan, look = clock.revise(step)
             if step >= plan.steps:
@@ -113,6 +125,30 @@ MACHINES: dict[str, Callable[[float], float]] = {
     "steps are unsteady": lambda t: 0.1 + 0.3 * (1000 * t % 1),
     "steps are long": lambda t: 1.3,
 }
+
+
+@pytest.mark.parametrize("seconds", [7.0, 31.0, 52.0, 58.0])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_threads_follow_the_cores_and_the_plan_their_pace(
+    seconds: float, before: int, after: int
+) -> None:
+    """Ten times as fast with another thread, from some time on: the budget is kept all the same."""
+    machine = Machine(lambda t: 1.0 if threads(t) == 1 else 0.1, checkpoint=0.2, sheet=0.3)
+
+    def threads(time: float) -> int:
+        return before if time < seconds else after
+
+    revisions = machine.train(60.0, CONFIG, Cores(lambda: threads(machine.time)))
+    late = CORES + 1.1 if after == 1 else 0.5  # until it is seen that steps are slower
+    assert 60.0 - 1.1 <= machine.time <= 60.0 + late
+    changed = next(r for r in revisions if r.threads == after)
+    assert seconds <= changed.seconds < seconds + CORES + 1.1
+    assert revisions[0].threads == before and revisions[-2].threads == after
+
+
+def test_without_cores_to_follow_no_threads_are_planned() -> None:
+    machine = Machine(lambda t: 0.2, checkpoint=0.6, sheet=1.5)
+    assert {r.threads for r in machine.train(60.0, CONFIG)} == {None}
 
 
 @pytest.mark.parametrize("minutes", [1, 4, 90])

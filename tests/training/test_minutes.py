@@ -52,9 +52,25 @@ class World:
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.time))
 
 
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+class Cores:
+    """Two cores, of which another process takes one for five seconds of ten."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+
+    def look(self) -> int:
+        return 2 if self.world.time % 10 < 5 else 1
+
+
+@pytest.fixture(params=["fixed threads", "threads that follow the cores"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(monkeypatch)
+    if request.param == "fixed threads":
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    else:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(plan, "CoreWatch", lambda most: Cores(world))
+    return world
 
 
 @pytest.fixture
@@ -164,29 +180,17 @@ def test_stages_that_two_jobs_train_in_one_directory_keep_their_own_revisions(
     assert written["steps"] is None and all(map(config.steps_of, (0, 1)))
 
 
-class Cores:
-    """Cores of which another process takes one now and then."""
-
-    def __init__(self, most: int | None = None) -> None:
-        self.most, self.looks = most, 0
-
-    def look(self) -> int:
-        self.looks += 1
-        return 2 if self.looks % 3 else 1
-
-
+@pytest.mark.parametrize("world", ["threads that follow the cores"], indirect=True)
 def test_threads_follow_the_free_cores_and_are_repeated_from_the_revisions(
     world: World, start: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "CoreWatch", Cores)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    """What is compared is the number: in so small a network it may change no bit."""
     used: list[int] = []
     step = Trainer.train_step
 
     def noted(trainer: Trainer, batch: Any) -> Any:
-        loss = step(trainer, batch)
         used.append(torch.get_num_threads())
-        return loss
+        return step(trainer, batch)
 
     monkeypatch.setattr(Trainer, "train_step", noted)
     first = start("first")
@@ -200,12 +204,12 @@ def test_threads_follow_the_free_cores_and_are_repeated_from_the_revisions(
     assert torch.get_num_threads() == 1  # what it was before
     again = start("again", config)
     assert used == given + given and same_weights(first, again)
+    some = [[r.replace(threads=None) for r in learner] for learner in config.revisions]
+    start("without", config.replace(revisions=some))
+    assert set(used[2 * len(given) :]) == {1}
 
 
-def test_a_number_of_threads_that_was_chosen_stays(
-    world: World, start: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan, "CoreWatch", Cores)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.mark.parametrize("world", ["fixed threads"], indirect=True)
+def test_a_number_of_threads_that_was_chosen_stays(world: World, start: Run) -> None:
     made = [each for learner in training_of(start("first")).revisions for each in learner]
     assert made and all(each.threads is None for each in made)

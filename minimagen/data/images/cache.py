@@ -1,5 +1,6 @@
 """Decoded images in one block of memory."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,32 +18,41 @@ class Pixels(NamedTuple):
 class PixelCache:
     """The first images of one size that are put in, at most ``count`` and ``max_bytes`` of them.
 
-    They are views of one block. Many small arrays would lie on the heap between the large buffers
-    of training, which then cannot be reused in one piece: the process would grow with every step.
+    They lie in one block, gray ones in another, which has one channel. Many small arrays would lie
+    on the heap between the large buffers of training, which then cannot be reused in one piece: the
+    process would grow with every step.
     """
 
     def __init__(self, size: Size, count: int, max_bytes: int) -> None:
-        self.size = size
-        self.capacity = min(count, max_bytes // (3 * size[0] * size[1]))
-        self._block: np.ndarray | None = None
-        self._places: dict[int, tuple[int, bool]] = {}
+        self.size, self._count, self._max_bytes = size, count, max_bytes
+        self._bytes = 0  # of the images that are kept
+        self._blocks: dict[int, np.ndarray] = {}  # by the number of channels
+        self._used: Counter[int] = Counter()  # places of each block
+        self._places: dict[int, tuple[int, int, bool]] = {}  # channels, place, enlarged
 
     def __len__(self) -> int:
         return len(self._places)
 
     def get(self, index: int) -> Pixels | None:
         """Return an image, None where it is not kept."""
-        if self._block is None or index not in self._places:
+        if index not in self._places:
             return None
-        place, enlarged = self._places[index]
-        return Pixels(self._block[place], enlarged)
+        channels, place, enlarged = self._places[index]
+        image = self._blocks[channels][place]
+        return Pixels(image if channels == 3 else image.repeat(3, axis=2), enlarged)
 
     def put(self, index: int, pixels: Pixels) -> None:
         """Keep an image that is not there yet, while there is space."""
-        place = len(self._places)
-        if place >= self.capacity:
+        image = pixels.image
+        kept = image[..., :1] if (image == image[..., :1]).all() else image
+        if len(self) == self._count or self._bytes + kept.nbytes > self._max_bytes:
             return
-        if self._block is None:  # not earlier: a data set travels to other processes without it
-            self._block = np.empty((self.capacity, *self.size, 3), np.uint8)
-        self._block[place] = pixels.image
-        self._places[index] = place, pixels.enlarged
+        channels = kept.shape[-1]
+        if channels not in self._blocks:  # not earlier: a data set travels without it
+            capacity = min(self._count, self._max_bytes // kept.nbytes)
+            self._blocks[channels] = np.empty((capacity, *kept.shape), np.uint8)
+        place = self._used[channels]
+        self._blocks[channels][place] = kept
+        self._places[index] = channels, place, pixels.enlarged
+        self._used[channels] += 1
+        self._bytes += kept.nbytes

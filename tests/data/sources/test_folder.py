@@ -222,18 +222,18 @@ def test_beyond_the_cache_images_are_the_same(tmp_path: Path) -> None:
     cached, lazy = (ImageDataset(table, Framing((8, 8)), cache_bytes=n) for n in (6000, 600))
     for _ in range(2):
         assert all(np.array_equal(a.image, b.image) for a, b in zip(cached, lazy, strict=True))
-    assert (len(cached._cache), len(lazy._cache)) == (10, 3)
+    assert (len(cached._cache), len(lazy._cache)) == (10, 600 // 8**2)  # gray: a byte a pixel
 
 
 def test_cached_images_lie_in_one_block(tmp_path: Path) -> None:
     """A million small arrays would keep the heap from being reused."""
     dataset = load_dataset(_write(tmp_path, _images(tmp_path, 10)), 8)
     whole = [sample.image.copy() for sample in dataset]
-    images = [sample.image for sample in dataset]
-    block = images[0].base
-    assert block is not None and block.shape == (10, 8, 8, 3)
-    assert all(image.base is block for image in images)
-    assert all(np.array_equal(a, b) for a, b in zip(images, whole, strict=True))
+    assert isinstance(dataset, ImageDataset)
+    (block,) = dataset._cache._blocks.values()
+    assert block.shape == (10, 8, 8, 1)  # they are gray
+    for place, (image, sample) in enumerate(zip(whole, dataset, strict=True)):
+        assert np.array_equal(image, sample.image) and np.array_equal(block[place], image[..., :1])
 
 
 def test_a_random_split_is_seeded_and_never_divides_an_image(tmp_path: Path) -> None:
