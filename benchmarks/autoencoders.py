@@ -45,6 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 DISCRETE = ("fsq", "gumbel")
 SIDE, COUNT, QUICK_COUNT = 64, 500, 8
 ON_SHEET = 32
+BATCH = 32  # of all, as the preset of latents has it
 
 
 def measure(case: Case, started: float) -> Row:
@@ -94,6 +95,7 @@ def _write_preset(discrete: bool, folder: Path) -> None:
         path = folder / "training.json"
         training = json.loads(path.read_text("utf-8"))
         training |= {"steps": training["steps"][:2], "learners": training["learners"][:2]}
+        training["learners"][0]["batch_size"] = BATCH
         path.write_text(json.dumps(training))
 
 

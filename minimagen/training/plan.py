@@ -100,10 +100,15 @@ class Plan:
     def clock(self, available: float, begun: float) -> StageClock:
         """Return the clock of a learner that has so many seconds and began then."""
         untimed = UNTIMED_STEPS * len(self.training.sizes)
+        cores = CoreWatch(torch.get_num_threads()) if self.follows_cores else None
+        return StageClock(available, begun, self.config, untimed, cores)
+
+    @property
+    def follows_cores(self) -> bool:
+        """Return whether a run by the clock takes a thread for each free core."""
         alone = self.processes.world == 1 and self.processes.device.type == "cpu"
         fixed = chosen_threads() or self.config.compile  # code is compiled for a number of threads
-        cores = CoreWatch(torch.get_num_threads()) if alone and not fixed else None
-        return StageClock(available, begun, self.config, untimed, cores)
+        return alone and not fixed
 
     @property
     def workers(self) -> Workers:

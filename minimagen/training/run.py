@@ -194,6 +194,9 @@ def _announcements(
     device = plan.processes.device
     precision = resolved_precision(device, plan.config.precision)
     yield f"device: {device_name(device)}, {precision}"
+    by_clock = any(map(plan.follows_clock, plan.chosen))
+    if by_clock and plan.follows_cores and torch.get_num_threads() > 1:
+        yield "threads: fewer while other processes use the cores"
     if plan.processes.world > 1:
         yield f"{plan.processes}; the batch size is that of all ranks together"
     if resume:

@@ -213,3 +213,12 @@ def test_threads_follow_the_free_cores_and_are_repeated_from_the_revisions(
 def test_a_number_of_threads_that_was_chosen_stays(world: World, start: Run) -> None:
     made = [each for learner in training_of(start("first")).revisions for each in learner]
     assert made and all(each.threads is None for each in made)
+
+
+def test_the_log_says_whether_threads_follow_the_cores(
+    world: World, start: Run, request: pytest.FixtureRequest
+) -> None:
+    torch.set_num_threads(2)
+    follows = "follow" in request.node.callspec.params["world"]
+    said = "threads: fewer while other processes use the cores" in start("a").progress.read_text()
+    assert said == follows and torch.get_num_threads() == 2
