@@ -181,6 +181,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         return height + self._color_rows(width), width
 
     def _color_rows(self, width: int) -> int:
+        """Return how many rows the codes of colors take."""
         return -(-NUMBERS // width) if self.config.color_codes else 0
 
     def counts(self, images: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
-        """Return the codes of images [b 3 h w] in model space, int64 [b h/f w/f]."""
+        """Return the codes of images [b 3 h w] in model space, int64 [b rows columns] (`grid`)."""
         with exactly(images.device):
             own = self.network.decoder.conv_in.weight.dtype
             seen, colors = self._split_colors(images)
@@ -215,7 +216,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
-        """Return the images [b 3 h w] of codes [b h/f w/f], about in [-1, 1]."""
+        """Return the images [b 3 h w] of codes [b rows columns], about in [-1, 1]."""
         with exactly(codes.device):
             decoded = self.network.decode(
                 self.network.quantiser.vectors(self._without_colors(codes))
@@ -237,6 +238,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     @staticmethod
     def _colored(decoded: Tensor, colors: Colors | None) -> Tensor:
+        """Return what the decoder made, in its colors if they are apart."""
         if colors is None:
             return decoded
         with exactly(decoded.device):
