@@ -20,10 +20,19 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import ROOT, Case, Row, add_names, answer, build_parser, run_cases
-from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
+from benchmarks.presets import (
+    SPLITS,
+    Changes,
+    change_preset,
+    merged,
+    sets_of,
+    split_of,
+    train_preset,
+)
 from benchmarks.real_data import SETS as REAL
 from benchmarks.real_data import emoji_folder, folder
 from minimagen.autoencoders.build import load
+from minimagen.config import AutoencoderConfig
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.loading.reading import stack_images
 from minimagen.data.open import load_dataset
@@ -42,7 +51,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "fsq": {"kind": "fsq", "levels": [8, 5, 5, 5], "color_codes": True},
     "gumbel": {"kind": "gumbel", "num_codes": 1000, "codebook_dim": 32, "color_codes": True},
 }
-DISCRETE = ("fsq", "gumbel")
 SIDE, COUNT, QUICK_COUNT = 64, 500, 8
 ON_SHEET = 32
 BATCH = 32  # of all, as the preset of latents has it
@@ -55,7 +63,8 @@ def measure(case: Case, started: float) -> Row:
     with tempfile.TemporaryDirectory() as place:
         data = case["set"] if case["set"] == "shapes" else REAL[case["set"]].training_path
         preset = Path(place) / "preset"
-        _write_preset(case["kind"] in DISCRETE, preset)
+        discrete = AutoencoderConfig(image_size=(SIDE, SIDE), **KINDS[case["kind"]]).is_discrete
+        _write_preset(discrete, preset)
         part = ["--LEARNERS", "autoencoder_0"]
         row = train_preset(case | {"preset": str(preset)}, data, Path(place), part)
         autoencoder = load(str(Path(place) / "training"))
@@ -85,18 +94,16 @@ def _write_preset(discrete: bool, folder: Path) -> None:
     shutil.copytree(ROOT / "parameters" / ("dalle" if discrete else "latent"), folder)
     if discrete:  # of tokens; without super-resolution, which its preset has behind 32 px
         (folder / "unet_1.json").unlink()
-        for name, change in (
-            ("autoencoder_0", {"image_size": SIDE}),
-            ("imagen", {"image_sizes": [SIDE]}),
-            ("gpt_0", {"gpt": {"embedding": "table", "head": "table"}}),
-        ):
-            path = folder / f"{name}.json"
-            path.write_text(json.dumps(merged(json.loads(path.read_text("utf-8")), change)))
-        path = folder / "training.json"
-        training = json.loads(path.read_text("utf-8"))
-        training |= {"steps": training["steps"][:2], "learners": training["learners"][:2]}
-        training["learners"][0]["batch_size"] = BATCH
-        path.write_text(json.dumps(training))
+        training = json.loads((folder / "training.json").read_text("utf-8"))
+        first, second = training["learners"][:2]
+        learners = [first | {"batch_size": BATCH}, second]
+        changes: Changes = {
+            "autoencoder_0": {"image_size": SIDE},
+            "imagen": {"image_sizes": [SIDE]},
+            "gpt_0": {"gpt": {"embedding": "table", "head": "table"}},
+            "training": {"steps": training["steps"][:2], "learners": learners},
+        }
+        change_preset(folder, changes)
 
 
 def images_of(name: str, count: int, split: str) -> list[Any]:

@@ -30,10 +30,7 @@ def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str]
     """
     parameters, output = place / "parameters", place / "training"
     shutil.copytree(ROOT / "parameters" / case["preset"], parameters)
-    for name, change in case["changes"].items():
-        path = parameters / f"{name}.json"
-        values = json.loads(path.read_text("utf-8"))
-        path.write_text(json.dumps(merged(values, change)), "utf-8")
+    change_preset(parameters, case["changes"])
     length = "--STEPS" if "steps" in case else "--MINUTES"
     command = [sys.executable, "train.py", "--PARAMETERS", str(parameters), "--DATASET", str(data)]
     command += ["--IMG_SIDE_LEN", str(case["side"]), "--SEED", str(case["seed"])]
@@ -50,6 +47,14 @@ def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str]
     steps = {name: found.training.steps_of(i) or 0 for i, name in enumerate(names)}
     images = {n: steps[n] * found.training.batch_size_of(i) for i, n in enumerate(names)}
     return {"seconds": seconds, "steps": steps, "images": images}
+
+
+def change_preset(folder: Path, changes: Changes) -> None:
+    """Change values in the files of a folder of parameters."""
+    for name, change in changes.items():
+        path = folder / f"{name}.json"
+        values = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps(merged(values, change)), "utf-8")
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

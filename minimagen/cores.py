@@ -45,7 +45,7 @@ class CoreWatch:
         """
         now, left = time.monotonic(), _seconds_left()
         if now - self._begun >= LEAST:
-            free = max(1, min(self._most, round((left - self._left) / (now - self._begun))))
+            free = _whole((left - self._left) / (now - self._begun), self._most)
             self._begun, self._left = now, left
             if abs(free - self._free) >= LIKE * self._free:
                 self._free = free
@@ -58,8 +58,12 @@ def free_cores() -> int:
         return usable_cores()
     begun, left = time.monotonic(), _seconds_left()
     time.sleep(WATCHED)
-    free = (_seconds_left() - left) / (time.monotonic() - begun)
-    return max(1, min(usable_cores(), round(free)))
+    return _whole((_seconds_left() - left) / (time.monotonic() - begun), usable_cores())
+
+
+def _whole(free: float, most: int) -> int:
+    """Return a number of cores, from 1 to ``most``."""
+    return max(1, min(most, round(free)))
 
 
 def _cores() -> set[int]:
