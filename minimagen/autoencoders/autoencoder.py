@@ -40,6 +40,10 @@ class Autoencoder(Movable, Protocol):
         """Return images."""
         ...
 
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return what is left of images after coding, as it is used."""
+        ...
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Do what ``nn.Module`` does wherever it is moved or converted."""
         ...

@@ -17,6 +17,7 @@ NUMBERS = 12
 """Of the mean and the axes; each is a code of its own."""
 LEAST_LENGTH = 0.02  # of an axis along which colors differ at all: 2.5/255
 UNIT = 2.0  # standard deviations that are 1 in an image without colors
+FINEST = 255  # values of a number: more than pixels have say nothing
 LIMIT = 2.0  # such units: what is farther out is cut
 SWEEPS = 6  # of Jacobi's rotations: four leave nothing in float64
 PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -50,7 +51,7 @@ class Colors(NamedTuple):
     @classmethod
     def from_codes(cls, codes: Tensor, count: int) -> Self:
         """Return what ``codes`` of ``count`` values each say, int64 [b 12]."""
-        most = (count - 1) // 2
+        most = largest(count)
         numbers = codes.float() / most - 1.0
         return cls(numbers[:, :3], numbers[:, 3:].unflatten(1, (3, 3)).mT)
 
@@ -58,9 +59,9 @@ class Colors(NamedTuple):
         """Return the nearest codes, int64 [b 12]: values from -1 to 1, 0 among them.
 
         Args:
-            count: How many values there are; at least 3.
+            count: How many values there may be; at least 3.
         """
-        most = (count - 1) // 2
+        most = largest(count)
         numbers = torch.cat([self.mean, self.axes.mT.flatten(1)], dim=1)
         return (numbers.clamp(-1.0, 1.0) * most).round().long() + most
 
@@ -76,6 +77,11 @@ class Colors(NamedTuple):
         What was cut is lost, and axes that went through codes are not quite orthogonal.
         """
         return (self.axes @ (UNIT * images.flatten(2)) + self.mean[..., None]).view_as(images)
+
+
+def largest(count: int) -> int:
+    """Return the code of 1, twice that of 0; there are as many values as ``count`` allows."""
+    return (min(count, FINEST) - 1) // 2
 
 
 def principal(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,10 @@ class Pixels(nn.Module):
         """Return the images."""
         return moments
 
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return the images."""
+        return images
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return the latents."""
         return latents

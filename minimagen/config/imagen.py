@@ -49,6 +49,7 @@ class ImagenConfig(Config):
             )
         for i, size in enumerate(self.image_sizes):
             self._check_autoencoder(i)
+            self._check_low_res(i)
             check_size(size, self.divisor_of(i), i)
         for low, high in zip(self.image_sizes, self.image_sizes[1:], strict=False):
             if low[0] >= high[0] or low[1] >= high[1]:
@@ -91,7 +92,12 @@ class ImagenConfig(Config):
         """Return the stages that are trained with the learner called ``name``."""
         if name == "clip":
             return range(len(self.stages)) if self.text_encoder_name == "clip" else ()
-        return [i for i, s in enumerate(self.stages) if f"autoencoder_{s.autoencoder}" == name]
+        return [i for i in range(len(self.stages)) if f"autoencoder_{self.coder_of(i)}" == name]
+
+    def coder_of(self, i: int) -> int | str | None:
+        """Return the autoencoder that stage ``i`` is trained with: its own, or the one before."""
+        before = self.stages[i].reconstructed_low_res
+        return self.stages[i - before].autoencoder
 
     def title(self, i: int) -> str:
         """Return what messages call learner ``i``."""
@@ -170,6 +176,12 @@ class ImagenConfig(Config):
                 raise ValueError(
                     f"stage {i}: unet.channels is {own}, the autoencoder's latents have {channels}"
                 )
+
+    def _check_low_res(self, i: int) -> None:
+        """Raise ValueError if stage ``i`` enlarges reconstructions and there are none."""
+        if self.stages[i].reconstructed_low_res and (i == 0 or self.coder_of(i) is None):
+            why = "no stage before it" if i == 0 else "no autoencoder in the stage before it"
+            raise ValueError(f"stage {i}: reconstructed_low_res is true, but there is {why}")
 
     def _check_crop(self, i: int, crop: int) -> None:
         """Raise ValueError unless a crop of stage ``i`` is one of the stage before as well."""

@@ -135,6 +135,10 @@ class DiffusionConfig(Config):
     as it samples (arXiv 2205.11487, section 2.5: 256 x 256 out of 1024 x 1024). A side that is
     shorter stays whole."""
 
+    reconstructed_low_res: bool = False
+    """Super-resolution is trained on what the autoencoder of the stage before leaves of images, as
+    it gets them in sampling, and adds what is lost; false: on the images themselves."""
+
     @model_validator(mode="after")
     def _sees_rgb(self) -> Self:
         if self.autoencoder is None and self.unet.channels != 3:
@@ -282,6 +286,11 @@ class TokenConfig(Config):
     def distilled_steps(self) -> None:
         """Return None: it is not distilled."""
         return None
+
+    @property
+    def reconstructed_low_res(self) -> bool:
+        """Return False: it enlarges nothing."""
+        return False
 
     @property
     def divisor(self) -> int:

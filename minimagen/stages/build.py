@@ -70,12 +70,15 @@ def build_stages(
     """
     stages: list[Stage[Any]] = []
     sizes = config.image_sizes
+    coders = [build_autoencoder(stage.autoencoder, autoencoders) for stage in config.stages]
     for i, stage in enumerate(config.stages):
-        autoencoder = build_autoencoder(stage.autoencoder, autoencoders)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, i, "weights"))
             low_res_size = sizes[i - 1] if i else None
-            stages.append(build(i, stage, sizes[i], low_res_size, text_embed_dim, autoencoder))
+            made = build(i, stage, sizes[i], low_res_size, text_embed_dim, coders[i])
+        if stage.reconstructed_low_res and isinstance(made, DiffusionStage):
+            made.enlarge_reconstructions(coders[i - 1])
+        stages.append(made)
     return stages
 
 

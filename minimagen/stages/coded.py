@@ -1,6 +1,6 @@
 """A stage and its frozen autoencoder, which may be the identity: what all such stages share."""
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -25,12 +25,12 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
     def __init__(self, index: int, name: str, autoencoder: Coder) -> None:
         super().__init__()
         self.index, self.name = index, name
-        self._autoencoder = (autoencoder,)  # in a tuple: no module of this one
+        self._frozen: tuple[Autoencoder, ...] = (autoencoder,)  # in a tuple: no modules of this one
 
     @property
     def autoencoder(self) -> Coder:
         """Return what is between images and what is learned."""
-        return self._autoencoder[0]
+        return cast(Coder, self._frozen[0])
 
     @property
     def autoencoder_fingerprint(self) -> str | None:
@@ -57,10 +57,12 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
         return next(self.parameters()).device
 
     def move_frozen(self, device: torch.device) -> None:
-        """Move the autoencoder alone: FSDP moves the network itself."""
-        self.autoencoder.to(device)
+        """Move what is frozen alone: FSDP moves the network itself."""
+        for each in self._frozen:
+            each.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move the autoencoder too, wherever the network goes."""
-        self.autoencoder._apply(fn, recurse)
+        """Move what is frozen too, wherever the network goes."""
+        for each in self._frozen:
+            each._apply(fn, recurse)
         return super()._apply(fn, recurse)

@@ -90,6 +90,15 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         """Return the network."""
         return UNet(self.config.unet, text_embed_dim, lowres_cond=self.low_res_size is not None)
 
+    def enlarge_reconstructions(self, autoencoder: Autoencoder) -> None:
+        """Train on what ``autoencoder``, that of the stage before, leaves of images."""
+        self._frozen = (self.autoencoder, autoencoder)
+
+    @property
+    def autoencoder_fingerprint(self) -> str | None:
+        """Return which autoencoder it learns with; None for pixels."""
+        return self._frozen[-1].fingerprint
+
     def parameter_groups(self) -> ParameterGroups:
         """Return the network's matrices that map features to features, and all else."""
         return ParameterGroups.of(self, self.unet.hidden_matrices())
@@ -166,7 +175,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         if batch.low_res is None:
             self.divisible(size_of(images), self.config.divisor)
             return self._encoded(images, batch.latents, draws), None
-        small = to_model_space(batch.low_res)
+        small = self._as_sampled(to_model_space(batch.low_res))
         _, part = self.config.trained_on(size_of(images), size_of(small))
         if part and part != size_of(small):
             images, small = crop_together(images, small, part, draws)
@@ -175,6 +184,14 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         noise = partial(draws.normal, "aug_noise")
         x_0 = self._encoded(images, None, draws)
         return x_0, self._noised_low_res(small, aug_level, noise, size_of(x_0))
+
+    @torch.no_grad()
+    def _as_sampled(self, low_res: Tensor) -> Tensor:
+        """Return low-resolution images as the stage before makes them, see the config."""
+        if not self.config.reconstructed_low_res:
+            return low_res
+        with exactly(self.device):
+            return self._frozen[-1].reconstruct(low_res).clamp(-1.0, 1.0)
 
     def _noised_low_res(
         self, images: Tensor, aug_level: Tensor, noise: NoiseOf, size: Size

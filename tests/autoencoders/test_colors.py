@@ -94,9 +94,10 @@ def test_restored_is_the_inverse_of_removed() -> None:
 def test_codes_are_the_nearest_values_and_0_is_one_of_them(count: int) -> None:
     colors = Colors.of(random_images())
     codes = colors.codes(count)
-    assert codes.shape == (5, NUMBERS) and 0 <= int(codes.min()) and int(codes.max()) < count
+    values = min(count, 255)  # no finer than pixels are
+    assert codes.shape == (5, NUMBERS) and 0 <= int(codes.min()) and int(codes.max()) < values
     again = Colors.from_codes(codes, count)
-    step = 1 / ((count - 1) // 2)
+    step = 1 / ((values - 1) // 2)
     for one, other in zip(colors, again, strict=True):
         assert float((one - other).abs().max()) <= step / 2 + 1e-6
     torch.testing.assert_close(again.codes(count), codes)

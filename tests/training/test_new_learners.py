@@ -22,8 +22,11 @@ from minimagen.cli.train import entry as train_entry
 from minimagen.cli.train import parse_flags
 from minimagen.config.cascade_sizes import sizes_of_ratio
 from minimagen.data.open import load_dataset
+from minimagen.draws import Draws
+from minimagen.images import Batch, resize_clamped
 from minimagen.shapes.dataset import embedded
 from minimagen.shapes.drawing import COLORS
+from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.checkpoint import load_weights, save_checkpoint
 from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameters
 from minimagen.training.clock import planned
@@ -57,6 +60,14 @@ CASCADES: dict[str, dict[str, Any]] = {
             }
         ],
     },
+    "enlarged": {
+        "image_sizes": [16, 32],
+        "autoencoders": [SMALL | {"kind": "fsq"}],
+        "stages": [
+            {"kind": "tokens", "gpt": {"dim": 8, "depth": 1, "heads": 2}},
+            {"unet": UNET, "reconstructed_low_res": True, "sampling": SAMPLING},
+        ],
+    },
     "flow": {
         "stages": [
             {
@@ -86,7 +97,7 @@ def run(
         batch_size=4, steps=steps, chckpt_num=2, sample_captions=("red",), precision="fp32"
     )
     column = "color" if name == "labels" else "text"
-    data = embedded("shapes", size=16, epoch_size=64, caption_column=column)
+    data = embedded("shapes", size=config.data_size[0], epoch_size=64, caption_column=column)
     return train(Imagen(config), data, training, output=output, resume=resume, device="cpu")
 
 
@@ -192,6 +203,51 @@ def test_a_stage_refuses_another_autoencoder(tmp_path: Path) -> None:
     shutil.copy(other.weights("autoencoder_0"), one.weights("autoencoder_0"))
     with pytest.raises(UserError, match="the autoencoder was another one"):
         Imagen.from_directory(one.path)
+
+
+def test_super_resolution_is_trained_on_reconstructions_as_it_gets_them(tmp_path: Path) -> None:
+    directory = run("enlarged", tmp_path / "run", steps=2)
+    stage = Imagen.from_directory(directory.path).stages[1]
+    values = ImagenConfig.read({"image_sizes": [16]} | CASCADES["enlarged"], "x").model_dump()
+    values["stages"][1]["reconstructed_low_res"] = False
+    plain = Imagen(ImagenConfig.read(values, "x")).stages[1]
+    assert isinstance(stage, DiffusionStage) and isinstance(plain, DiffusionStage)
+    plain.load_state_dict(stage.state_dict())
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    small = resize_clamped(images, (16, 16))
+    coder = Imagen.from_directory(directory.path).stages[0].autoencoder  # type: ignore[attr-defined]  # of tokens
+    assert isinstance(coder, TrainedAutoencoder)
+    with torch.no_grad():
+        left = coder.reconstruct(small).clamp(-1.0, 1.0)
+    assert (left - small).abs().mean() > 0.01
+    text = torch.randn(4, 3, 128), torch.ones(4, 3, dtype=torch.bool)
+
+    def loss(of: DiffusionStage, low_res: Tensor) -> Tensor:
+        return of.loss(Batch(images, *text, low_res=low_res), Draws(0, 1, 0, 4))
+
+    assert torch.equal(loss(stage, small), loss(plain, left))
+    assert not torch.equal(loss(stage, small), loss(plain, small))
+
+
+def test_reconstructions_need_their_autoencoder(tmp_path: Path) -> None:
+    one, other = (run("enlarged", tmp_path / n, steps=k) for n, k in (("one", 2), ("other", 4)))
+    assert Imagen.from_directory(one.path).config.stages_with("autoencoder_0") == [0, 1]
+    for name in ("autoencoder_0", "gpt_0"):
+        shutil.copy(other.weights(name), one.weights(name))
+    shutil.copy(other.parameters / "autoencoder_0.json", one.parameters)
+    with pytest.raises(UserError, match=r"unet_1\.safetensors.*the autoencoder was another one"):
+        Imagen.from_directory(one.path)
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [(True, "there is no stage before it"), (False, "no autoencoder in the stage before it")],
+)
+def test_reconstructions_of_nothing_are_refused(first: bool, why: str) -> None:
+    stages = [{"unet": UNET, "reconstructed_low_res": first}, {"unet": UNET}]
+    stages[1]["reconstructed_low_res"] = not first
+    with pytest.raises(UserError, match=why):
+        ImagenConfig.read({"image_sizes": [16, 32], "stages": stages}, "x")
 
 
 def test_a_cascade_is_shared_with_what_its_autoencoder_measured(tmp_path: Path) -> None:
