@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from minimagen.device import widest_float
+from minimagen.device import exactly, widest_float
+from minimagen.images import in_float32
 
 NUMBERS = 12
 """Of the mean and the axes; each is a code of its own."""
@@ -77,6 +78,82 @@ class Colors(NamedTuple):
         What was cut is lost, and axes that went through codes are not quite orthogonal.
         """
         return (self.axes @ (UNIT * images.flatten(2)) + self.mean[..., None]).view_as(images)
+
+
+class ColorCodes:
+    """Codes of an image's colors in rows of their own, above its other codes.
+
+    Args:
+        count: How many codes there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def rows(self, width: int) -> int:
+        """Return how many rows of ``width`` codes they take."""
+        return -(-NUMBERS // width)
+
+    def apart(self, images: Tensor) -> tuple[Tensor, Colors | None]:
+        """Return images without their colors, and these, as their codes say: both float32."""
+        with exactly(images.device):
+            exact = in_float32(images)
+            colors = Colors.from_codes(Colors.of(exact).codes(self.count), self.count)
+            return colors.removed(exact), colors
+
+    def together(self, images: Tensor, colors: Colors | None) -> Tensor:
+        """Return images in their colors, float32: the inverse of ``apart``, about."""
+        assert colors is not None
+        with exactly(images.device):
+            return colors.restored(in_float32(images))
+
+    def above(self, codes: Tensor, colors: Colors | None) -> Tensor:
+        """Return codes [b rows columns] with those of colors above them, 0 where these end."""
+        assert colors is not None
+        width = codes.shape[2]
+        rows = codes.new_zeros(len(codes), self.rows(width), width)
+        rows.flatten(1)[:, :NUMBERS] = colors.codes(self.count)
+        return torch.cat([rows, codes], dim=1)
+
+    def split(self, codes: Tensor) -> tuple[Tensor, Colors | None]:
+        """Return the codes below, and the colors: the inverse of ``above``."""
+        colors = Colors.from_codes(codes.flatten(1)[:, :NUMBERS], self.count)
+        return codes[:, self.rows(codes.shape[2]) :], colors
+
+    def of_gray(self, device: torch.device) -> Colors | None:
+        """Return the colors of one image that is gray all over."""
+        return Colors.of(torch.zeros(1, 3, 1, 1, device=device))
+
+
+class NoColorCodes(ColorCodes):
+    """All codes are of the image as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def rows(self, width: int) -> int:
+        """Return 0."""
+        return 0
+
+    def apart(self, images: Tensor) -> tuple[Tensor, Colors | None]:
+        """Return the images."""
+        return images, None
+
+    def together(self, images: Tensor, colors: Colors | None) -> Tensor:
+        """Return the images."""
+        return images
+
+    def above(self, codes: Tensor, colors: Colors | None) -> Tensor:
+        """Return the codes."""
+        return codes
+
+    def split(self, codes: Tensor) -> tuple[Tensor, Colors | None]:
+        """Return the codes."""
+        return codes, None
+
+    def of_gray(self, device: torch.device) -> Colors | None:
+        """Return None."""
+        return None
 
 
 def largest(count: int) -> int:

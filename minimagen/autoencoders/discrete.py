@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minimagen.autoencoders.colors import NUMBERS, Colors
+from minimagen.autoencoders.colors import ColorCodes, NoColorCodes
 from minimagen.autoencoders.training import TrainedAutoencoder, laplacian_error
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.config.sizes import Size
@@ -169,6 +169,7 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     def __init__(self, index: int, config: AutoencoderConfig) -> None:
         super().__init__(index, config, DiscreteNetwork(config))
+        self.colors = ColorCodes(self.codes) if config.color_codes else NoColorCodes()
 
     @property
     def codes(self) -> int:
@@ -178,27 +179,23 @@ class DiscreteAutoencoder(TrainedAutoencoder):
     def grid(self, size: Size) -> Size:
         """Return the rows and columns of the codes of an image of ``size``."""
         height, width = (side // self.factor for side in size)
-        return height + self._color_rows(width), width
-
-    def _color_rows(self, width: int) -> int:
-        """Return how many rows the codes of colors take."""
-        return -(-NUMBERS // width) if self.config.color_codes else 0
+        return height + self.colors.rows(width), width
 
     def counts(self, images: Tensor) -> Tensor:
         """Return how often each code occurs; those of colors are not counted."""
-        codes = self._without_colors(self.tokenize(images)).flatten().cpu()
-        return torch.bincount(codes, minlength=self.codes).double()
+        codes, _ = self.colors.split(self.tokenize(images))
+        return torch.bincount(codes.flatten().cpu(), minlength=self.codes).double()
 
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return pyramid error and the quantiser's own part, float32 [b]; hard in evaluation."""
         images = to_model_space(batch.images)
-        seen, colors = self._split_colors(images)
+        seen, colors = self.colors.apart(images)
         features, quantiser = self.network.encoder(seen), self.network.quantiser
         if self.training:
             vectors, own = quantiser.relaxed(features, draws)
         else:
             vectors, own = quantiser.vectors(quantiser.chosen(features)), images.new_zeros(1)
-        decoded = self._colored(self.network.decode(vectors), colors)
+        decoded = self.colors.together(self.network.decode(vectors), colors)
         return laplacian_error(decoded, images, self.config.pyramid_levels) + own
 
     @torch.no_grad()
@@ -206,55 +203,23 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the codes of images [b 3 h w] in model space, int64 [b rows columns] (`grid`)."""
         with exactly(images.device):
             own = self.network.decoder.conv_in.weight.dtype
-            seen, colors = self._split_colors(images)
+            seen, colors = self.colors.apart(images)
             codes = self.network.quantiser.chosen(self.network.encoder(seen.to(own)))
-            if colors is None:
-                return codes
-            rows = codes.new_zeros(len(codes), self._color_rows(codes.shape[2]), codes.shape[2])
-            rows.flatten(1)[:, :NUMBERS] = colors.codes(self.codes)
-            return torch.cat([rows, codes], dim=1)
+            return self.colors.above(codes, colors)
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
         """Return the images [b 3 h w] of codes [b rows columns], about in [-1, 1]."""
         with exactly(codes.device):
-            decoded = self.network.decode(
-                self.network.quantiser.vectors(self._without_colors(codes))
-            )
-            if not self.config.color_codes:
-                return decoded.float()
-            return self._colored(
-                decoded, Colors.from_codes(codes.flatten(1)[:, :NUMBERS], self.codes)
-            )
-
-    def _split_colors(self, images: Tensor) -> tuple[Tensor, Colors | None]:
-        """Return what the encoder sees, and the colors that it does not see, as their codes say."""
-        if not self.config.color_codes:
-            return images, None
-        with exactly(images.device):
-            exact = in_float32(images)
-            colors = Colors.from_codes(Colors.of(exact).codes(self.codes), self.codes)
-            return colors.removed(exact), colors
-
-    @staticmethod
-    def _colored(decoded: Tensor, colors: Colors | None) -> Tensor:
-        """Return what the decoder made, in its colors if they are apart."""
-        if colors is None:
-            return decoded
-        with exactly(decoded.device):
-            return colors.restored(in_float32(decoded))
-
-    def _without_colors(self, codes: Tensor) -> Tensor:
-        """Return codes without those of colors."""
-        return codes[:, self._color_rows(codes.shape[2]) :]
+            below, colors = self.colors.split(codes)
+            decoded = self.network.decode(self.network.quantiser.vectors(below))
+            return self.colors.together(decoded, colors).float()
 
     def blank(self, grid: Size) -> Tensor:
         """Return codes of nothing: 0, and those of a gray image's colors; int64 [1 h w]."""
-        codes = torch.zeros(1, *grid, dtype=torch.long, device=self.device)
-        if self.config.color_codes:
-            gray = Colors.of(torch.zeros(1, 3, 1, 1, device=self.device))
-            codes.flatten(1)[:, :NUMBERS] = gray.codes(self.codes)
-        return codes
+        height, width = grid[0] - self.colors.rows(grid[1]), grid[1]
+        codes = torch.zeros(1, height, width, dtype=torch.long, device=self.device)
+        return self.colors.above(codes, self.colors.of_gray(self.device))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [b 3 h w], about in [-1, 1].
@@ -272,7 +237,8 @@ class DiscreteAutoencoder(TrainedAutoencoder):
 
     def moments(self, images: Tensor) -> Tensor:
         """Return the vectors of the codes, without those of colors."""
-        return self.network.quantiser.vectors(self._without_colors(self.tokenize(images)))
+        codes, _ = self.colors.split(self.tokenize(images))
+        return self.network.quantiser.vectors(codes)
 
     @torch.inference_mode()
     def conclude(self, seen: Iterable[Batch], held_out: Sequence[Batch]) -> list[str]:
