@@ -42,7 +42,7 @@ def test_ways_are_scored_alike(tmp_path: Path) -> None:
     flow, tokens = rows
     assert flow["parameters"].keys() == {"unet_0", "unet_1"}
     assert tokens["parameters"].keys() == {"autoencoder_0", "gpt_0", "unet_1"}
-    assert flow["calls_per_image"] == 8 + 1 and tokens["calls_per_image"] == 16 + 64 + 1
+    assert flow["calls_per_image"] == 8 + 1 and tokens["calls_per_image"] == 16 + 64 + 4
     (sheet,) = ways.beside([row["case"] for row in rows])
     with Image.open(sheet) as image:
         assert image.width > 2 * 3 * ways.SIDE  # real images and two ways, twice
