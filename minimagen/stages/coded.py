@@ -1,6 +1,6 @@
 """A stage and its frozen autoencoder, which may be the identity: what all such stages share."""
 
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -25,12 +25,13 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
     def __init__(self, index: int, name: str, autoencoder: Coder) -> None:
         super().__init__()
         self.index, self.name = index, name
-        self._frozen: tuple[Autoencoder, ...] = (autoencoder,)  # in a tuple: no modules of this one
+        self._autoencoder = (autoencoder,)  # in tuples: no modules of this one
+        self._of_low_res: tuple[Autoencoder, ...] = ()
 
     @property
     def autoencoder(self) -> Coder:
         """Return what is between images and what is learned."""
-        return cast(Coder, self._frozen[0])
+        return self._autoencoder[0]
 
     @property
     def autoencoder_fingerprint(self) -> str | None:
@@ -58,11 +59,11 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
 
     def move_frozen(self, device: torch.device) -> None:
         """Move what is frozen alone: FSDP moves the network itself."""
-        for each in self._frozen:
+        for each in (*self._autoencoder, *self._of_low_res):
             each.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move what is frozen too, wherever the network goes."""
-        for each in self._frozen:
+        for each in (*self._autoencoder, *self._of_low_res):
             each._apply(fn, recurse)
         return super()._apply(fn, recurse)

@@ -92,12 +92,12 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
 
     def enlarge_reconstructions(self, autoencoder: Autoencoder) -> None:
         """Train on what ``autoencoder``, that of the stage before, leaves of images."""
-        self._frozen = (self.autoencoder, autoencoder)
+        self._of_low_res = (autoencoder,)
 
     @property
     def autoencoder_fingerprint(self) -> str | None:
         """Return which autoencoder it learns with; None for pixels."""
-        return self._frozen[-1].fingerprint
+        return (*self._autoencoder, *self._of_low_res)[-1].fingerprint
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the network's matrices that map features to features, and all else."""
@@ -188,10 +188,10 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
     @torch.no_grad()
     def _as_sampled(self, low_res: Tensor) -> Tensor:
         """Return low-resolution images as the stage before makes them, see the config."""
-        if not self.config.reconstructed_low_res:
-            return low_res
-        with exactly(self.device):
-            return self._frozen[-1].reconstruct(low_res).clamp(-1.0, 1.0)
+        for autoencoder in self._of_low_res:
+            with exactly(self.device):
+                low_res = autoencoder.reconstruct(low_res).clamp(-1.0, 1.0)
+        return low_res
 
     def _noised_low_res(
         self, images: Tensor, aug_level: Tensor, noise: NoiseOf, size: Size
