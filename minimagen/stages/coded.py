@@ -1,5 +1,6 @@
 """A stage and its frozen autoencoder, which may be the identity: what all such stages share."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -34,9 +35,13 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
         return self._autoencoder[0]
 
     @property
+    def _frozen(self) -> Sequence[Autoencoder]:
+        return (self.autoencoder, *self._of_low_res)
+
+    @property
     def autoencoder_fingerprint(self) -> str | None:
         """Return which autoencoder it learns with; None for pixels."""
-        return self.autoencoder.fingerprint
+        return self._frozen[-1].fingerprint
 
     def divisible(self, size: Size, divisor: int) -> Size:
         """Return a size, if the autoencoder and a network that needs ``divisor`` can have it.
@@ -59,11 +64,11 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
 
     def move_frozen(self, device: torch.device) -> None:
         """Move what is frozen alone: FSDP moves the network itself."""
-        for each in (*self._autoencoder, *self._of_low_res):
+        for each in self._frozen:
             each.to(device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move what is frozen too, wherever the network goes."""
-        for each in (*self._autoencoder, *self._of_low_res):
+        for each in self._frozen:
             each._apply(fn, recurse)
         return super()._apply(fn, recurse)

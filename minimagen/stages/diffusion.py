@@ -94,11 +94,6 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         """Train on what ``autoencoder``, that of the stage before, leaves of images."""
         self._of_low_res = (autoencoder,)
 
-    @property
-    def autoencoder_fingerprint(self) -> str | None:
-        """Return which autoencoder it learns with; None for pixels."""
-        return (*self._autoencoder, *self._of_low_res)[-1].fingerprint
-
     def parameter_groups(self) -> ParameterGroups:
         """Return the network's matrices that map features to features, and all else."""
         return ParameterGroups.of(self, self.unet.hidden_matrices())
