@@ -50,7 +50,6 @@ from benchmarks.measuring import (
 from benchmarks.presets import SPLITS, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
-from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.data.loading.reading import stack_images
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import grain, kernel_distance, wilson_interval
@@ -182,10 +181,9 @@ def through(imagen: Imagen, images: Tensor, captions: Sequence[str]) -> Tensor:
     assert isinstance(first, CodedStage)
     coder = first.autoencoder
     left = resize_clamped(to_model_space(images), imagen.config.image_sizes[0])
-    if isinstance(coder, TrainedAutoencoder):
-        with torch.inference_mode():
-            parts = [coder.reconstruct(each.to(imagen.device)).cpu() for each in left.split(BATCH)]
-        left = torch.cat(parts).clamp(-1.0, 1.0)
+    with torch.inference_mode():
+        parts = [coder.reconstruct(each.to(imagen.device)).cpu() for each in left.split(BATCH)]
+    left = torch.cat(parts).clamp(-1.0, 1.0)
     if later := imagen.samplings()[1:]:
         how = {"first": 1, "low_res": left, "batch_size": BATCH}
         batches = imagen.sample_batches(captions, later, range(len(captions)), **how)

@@ -41,7 +41,7 @@ class Autoencoder(Movable, Protocol):
         ...
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Return what is left of images after coding, as it is used."""
+        """Return what is left of images [b 3 h w] after encoding and decoding."""
         ...
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

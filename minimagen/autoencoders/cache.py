@@ -15,7 +15,7 @@ from minimagen.images import to_model_space
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.tensor_store import TensorStore
 
-BLOCK = 16  # images that are encoded together: always as many, so that each is the same to the bit
+BLOCK = 16  # images that are encoded together
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,11 @@ class LatentCache:
         size = images.shape[1:]
         for start in range(0, len(missing), BLOCK):
             some = list(missing.items())[start : start + BLOCK]
-            rows = [i for _, i in some] + [some[0][1]] * (BLOCK - len(some))
-            block = self._fresh(images[rows])
+            block = self._fresh(images[[i for _, i in some]])
             self._shapes[size] = block.shape[1:]
             fresh = {
                 key: row.to(torch.bfloat16).reshape(-1, 1)
-                for (key, _), row in zip(some, block, strict=False)
+                for (key, _), row in zip(some, block, strict=True)
             }
             if self._store is not None:
                 self._store.add(fresh)
@@ -68,7 +67,19 @@ class LatentCache:
 
     def _fresh(self, images: Tensor) -> Tensor:
         """Return what becomes of images that are not kept yet, on the CPU."""
-        return self._encode(to_model_space(images).to(self._device)).cpu()
+        return in_blocks(self._encode, to_model_space(images).to(self._device)).cpu()
+
+
+def in_blocks(change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return what ``change`` makes of images, which is the same to the bit in any batch.
+
+    It is given ``BLOCK`` images at a time, the last of them repeated.
+    """
+    parts = []
+    for part in images.split(BLOCK):
+        rest = part[-1:].expand(BLOCK - len(part), *part.shape[1:])
+        parts.append(change(torch.cat([part, rest]))[: len(part)])
+    return torch.cat(parts)
 
 
 def _key(image: Tensor) -> bytes:

@@ -18,7 +18,7 @@ NUMBERS = 12
 """Of the mean and the axes; each is a code of its own."""
 LEAST_LENGTH = 0.02  # of an axis along which colors differ at all: 2.5/255
 UNIT = 2.0  # standard deviations that are 1 in an image without colors
-FINEST = 255  # values of a number: more than pixels have say nothing
+FINEST = 255  # most values of a number: pixels have no finer ones
 LIMIT = 2.0  # such units: what is farther out is cut
 SWEEPS = 6  # of Jacobi's rotations: four leave nothing in float64
 PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -51,20 +51,23 @@ class Colors(NamedTuple):
 
     @classmethod
     def from_codes(cls, codes: Tensor, count: int) -> Self:
-        """Return what ``codes`` of ``count`` values each say, int64 [b 12]."""
-        most = largest(count)
-        numbers = codes.float() / most - 1.0
+        """Return what ``codes`` of a codebook of ``count`` say, int64 [b 12].
+
+        A code that no color has, which a GPT may still draw, counts as the largest one.
+        """
+        zero = code_of_zero(count)
+        numbers = codes.clamp(max=2 * zero).float() / zero - 1.0
         return cls(numbers[:, :3], numbers[:, 3:].unflatten(1, (3, 3)).mT)
 
     def codes(self, count: int) -> Tensor:
         """Return the nearest codes, int64 [b 12]: values from -1 to 1, 0 among them.
 
         Args:
-            count: How many values there may be; at least 3.
+            count: Size of the codebook, at least 3.
         """
-        most = largest(count)
+        zero = code_of_zero(count)
         numbers = torch.cat([self.mean, self.axes.mT.flatten(1)], dim=1)
-        return (numbers.clamp(-1.0, 1.0) * most).round().long() + most
+        return (numbers.clamp(-1.0, 1.0) * zero).round().long() + zero
 
     def removed(self, images: Tensor) -> Tensor:
         """Return images in units of their axes, within [-2, 2]; [b 3 h w]."""
@@ -80,11 +83,15 @@ class Colors(NamedTuple):
         return (self.axes @ (UNIT * images.flatten(2)) + self.mean[..., None]).view_as(images)
 
 
+NOTHING = Colors(torch.zeros(0, 3), torch.zeros(0, 3, 3))
+"""Where colors have no codes of their own."""
+
+
 class ColorCodes:
-    """Codes of an image's colors in rows of their own, above its other codes.
+    """Codes of an image's colors in rows of their own, in front of its other codes.
 
     Args:
-        count: How many codes there are.
+        count: Size of the codebook.
     """
 
     def __init__(self, count: int) -> None:
@@ -94,70 +101,68 @@ class ColorCodes:
         """Return how many rows of ``width`` codes they take."""
         return -(-NUMBERS // width)
 
-    def apart(self, images: Tensor) -> tuple[Tensor, Colors | None]:
+    def separate(self, images: Tensor) -> tuple[Tensor, Colors]:
         """Return images without their colors, and these, as their codes say: both float32."""
         with exactly(images.device):
             exact = in_float32(images)
             colors = Colors.from_codes(Colors.of(exact).codes(self.count), self.count)
             return colors.removed(exact), colors
 
-    def together(self, images: Tensor, colors: Colors | None) -> Tensor:
-        """Return images in their colors, float32: the inverse of ``apart``, about."""
-        assert colors is not None
+    def combine(self, images: Tensor, colors: Colors) -> Tensor:
+        """Return images in their colors, float32: the inverse of ``separate``, about."""
         with exactly(images.device):
             return colors.restored(in_float32(images))
 
-    def above(self, codes: Tensor, colors: Colors | None) -> Tensor:
-        """Return codes [b rows columns] with those of colors above them, 0 where these end."""
-        assert colors is not None
+    def prepend(self, codes: Tensor, colors: Colors) -> Tensor:
+        """Return codes [b rows columns] behind those of colors, 0 where these leave room."""
         width = codes.shape[2]
         rows = codes.new_zeros(len(codes), self.rows(width), width)
         rows.flatten(1)[:, :NUMBERS] = colors.codes(self.count)
         return torch.cat([rows, codes], dim=1)
 
-    def split(self, codes: Tensor) -> tuple[Tensor, Colors | None]:
-        """Return the codes below, and the colors: the inverse of ``above``."""
+    def split(self, codes: Tensor) -> tuple[Tensor, Colors]:
+        """Return the other codes, and the colors: the inverse of ``prepend``."""
         colors = Colors.from_codes(codes.flatten(1)[:, :NUMBERS], self.count)
         return codes[:, self.rows(codes.shape[2]) :], colors
 
-    def of_gray(self, device: torch.device) -> Colors | None:
+    def gray(self, device: torch.device) -> Colors:
         """Return the colors of one image that is gray all over."""
         return Colors.of(torch.zeros(1, 3, 1, 1, device=device))
 
 
-class NoColorCodes(ColorCodes):
-    """All codes are of the image as it is."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
+class NoColorCodes:
+    """All codes are of the image as it is; see ``ColorCodes``."""
 
     def rows(self, width: int) -> int:
         """Return 0."""
         return 0
 
-    def apart(self, images: Tensor) -> tuple[Tensor, Colors | None]:
+    def separate(self, images: Tensor) -> tuple[Tensor, Colors]:
         """Return the images."""
-        return images, None
+        return images, NOTHING
 
-    def together(self, images: Tensor, colors: Colors | None) -> Tensor:
+    def combine(self, images: Tensor, colors: Colors) -> Tensor:
         """Return the images."""
         return images
 
-    def above(self, codes: Tensor, colors: Colors | None) -> Tensor:
+    def prepend(self, codes: Tensor, colors: Colors) -> Tensor:
         """Return the codes."""
         return codes
 
-    def split(self, codes: Tensor) -> tuple[Tensor, Colors | None]:
+    def split(self, codes: Tensor) -> tuple[Tensor, Colors]:
         """Return the codes."""
-        return codes, None
+        return codes, NOTHING
 
-    def of_gray(self, device: torch.device) -> Colors | None:
-        """Return None."""
-        return None
+    def gray(self, device: torch.device) -> Colors:
+        """Return nothing."""
+        return NOTHING
 
 
-def largest(count: int) -> int:
-    """Return the code of 1, twice that of 0; there are as many values as ``count`` allows."""
+def code_of_zero(count: int) -> int:
+    """Return the code of 0 in a codebook of ``count``; the largest one that is used is its double.
+
+    Of an even number of codes the last one is not used: 0 is in the middle.
+    """
     return (min(count, FINEST) - 1) // 2
 
 

@@ -189,13 +189,13 @@ class DiscreteAutoencoder(TrainedAutoencoder):
     def loss(self, batch: Batch, draws: Draws) -> Tensor:
         """Return pyramid error and the quantiser's own part, float32 [b]; hard in evaluation."""
         images = to_model_space(batch.images)
-        seen, colors = self.colors.apart(images)
+        seen, colors = self.colors.separate(images)
         features, quantiser = self.network.encoder(seen), self.network.quantiser
         if self.training:
             vectors, own = quantiser.relaxed(features, draws)
         else:
             vectors, own = quantiser.vectors(quantiser.chosen(features)), images.new_zeros(1)
-        decoded = self.colors.together(self.network.decode(vectors), colors)
+        decoded = self.colors.combine(self.network.decode(vectors), colors)
         return laplacian_error(decoded, images, self.config.pyramid_levels) + own
 
     @torch.no_grad()
@@ -203,23 +203,23 @@ class DiscreteAutoencoder(TrainedAutoencoder):
         """Return the codes of images [b 3 h w] in model space, int64 [b rows columns] (`grid`)."""
         with exactly(images.device):
             own = self.network.decoder.conv_in.weight.dtype
-            seen, colors = self.colors.apart(images)
+            seen, colors = self.colors.separate(images)
             codes = self.network.quantiser.chosen(self.network.encoder(seen.to(own)))
-            return self.colors.above(codes, colors)
+            return self.colors.prepend(codes, colors)
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
         """Return the images [b 3 h w] of codes [b rows columns], about in [-1, 1]."""
         with exactly(codes.device):
-            below, colors = self.colors.split(codes)
-            decoded = self.network.decode(self.network.quantiser.vectors(below))
-            return self.colors.together(decoded, colors).float()
+            others, colors = self.colors.split(codes)
+            decoded = self.network.decode(self.network.quantiser.vectors(others))
+            return self.colors.combine(decoded, colors).float()
 
     def blank(self, grid: Size) -> Tensor:
         """Return codes of nothing: 0, and those of a gray image's colors; int64 [1 h w]."""
         height, width = grid[0] - self.colors.rows(grid[1]), grid[1]
         codes = torch.zeros(1, height, width, dtype=torch.long, device=self.device)
-        return self.colors.above(codes, self.colors.of_gray(self.device))
+        return self.colors.prepend(codes, self.colors.gray(self.device))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [b 3 h w], about in [-1, 1].

@@ -44,7 +44,8 @@ NOTES = (
     "A multiplication and an addition are 2 FLOPs. The captions' keys and values are made once per "
     "image. Guidance (a scale other than 1) runs the network with and without the caption, so "
     "it doubles the FLOPs of a step; heun runs it twice in each step but the last. A training step "
-    "costs about 3 forward passes. The frozen T5 is not counted, nor is a teacher (--DISTILL).",
+    "costs about 3 forward passes. Not counted are the text encoder and an "
+    "autoencoder, which are frozen, and a teacher (--DISTILL).",
 )
 PAPER_NOTE = "How this code differs from the paper: parameters/imagen_64_256_1024/README.md."
 

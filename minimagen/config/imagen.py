@@ -95,9 +95,10 @@ class ImagenConfig(Config):
         return [i for i in range(len(self.stages)) if f"autoencoder_{self.coder_of(i)}" == name]
 
     def coder_of(self, i: int) -> int | str | None:
-        """Return the autoencoder that stage ``i`` is trained with: its own, or the one before."""
-        before = self.stages[i].reconstructed_low_res
-        return self.stages[i - before].autoencoder
+        """Return what stage ``i`` is trained with: its autoencoder, or that of the stage before."""
+        if self.stages[i].reconstructed_low_res:
+            return self.stages[i - 1].autoencoder
+        return self.stages[i].autoencoder
 
     def title(self, i: int) -> str:
         """Return what messages call learner ``i``."""
@@ -181,7 +182,9 @@ class ImagenConfig(Config):
         """Raise ValueError if stage ``i`` enlarges reconstructions and there are none."""
         if self.stages[i].reconstructed_low_res and (i == 0 or self.coder_of(i) is None):
             why = "no stage before it" if i == 0 else "no autoencoder in the stage before it"
-            raise ValueError(f"stage {i}: reconstructed_low_res is true, but there is {why}")
+            raise ValueError(
+                f"stage {i}: reconstructed_low_res is true, but there is {why}; give false"
+            )
 
     def _check_crop(self, i: int, crop: int) -> None:
         """Raise ValueError unless a crop of stage ``i`` is one of the stage before as well."""

@@ -136,8 +136,8 @@ class DiffusionConfig(Config):
     shorter stays whole."""
 
     reconstructed_low_res: bool = False
-    """Super-resolution is trained on what the autoencoder of the stage before leaves of images, as
-    it gets them in sampling, and adds what is lost; false: on the images themselves."""
+    """In training the low-resolution image goes through the autoencoder of the stage before, as it
+    has in sampling, so that super-resolution learns to add what is lost there."""
 
     @model_validator(mode="after")
     def _sees_rgb(self) -> Self:

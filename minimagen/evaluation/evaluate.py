@@ -134,6 +134,8 @@ def against_truth(
 ) -> ByImage:
     """Enlarge down-sampled real images with stage ``i``, and compare with the truth.
 
+    They go through the autoencoder of the stage before where the stage is trained so.
+
     Sampling is that of ``sampling`` with guidance 1 and aug level 0; ``options`` are those of
     ``Imagen.sample_batches``.
 
@@ -144,7 +146,8 @@ def against_truth(
     sampling = sampling.replace(guidance_scale=1.0, aug_level=0.0)
     images = to_model_space(stack_images(samples))
     size, low_res_size = imagen.config.image_sizes[i], imagen.config.image_sizes[i - 1]
-    truth, low_res = resize_clamped(images, size), resize_clamped(images, low_res_size)
+    truth, small = resize_clamped(images, size), resize_clamped(images, low_res_size)
+    low_res = imagen.stages[i].as_sampled(small.to(imagen.device)).cpu()
     captions, seeds = [sample.caption for sample in samples], range(len(samples))
     batches = imagen.sample_batches(
         captions, [sampling], seeds, first=i, low_res=low_res, **options

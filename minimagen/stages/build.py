@@ -75,10 +75,9 @@ def build_stages(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, i, "weights"))
             low_res_size = sizes[i - 1] if i else None
-            made = build(i, stage, sizes[i], low_res_size, text_embed_dim, coders[i])
-        if stage.reconstructed_low_res and isinstance(made, DiffusionStage):
-            made.enlarge_reconstructions(coders[i - 1])
-        stages.append(made)
+            before = coders[i - 1] if stage.reconstructed_low_res else None
+            parts = (low_res_size, text_embed_dim, coders[i], before)
+            stages.append(build(i, stage, sizes[i], *parts))
     return stages
 
 
@@ -97,6 +96,7 @@ def build(
     low_res_size: Size | None,
     text_embed_dim: int,
     autoencoder: Autoencoder | None = None,
+    low_res_autoencoder: Autoencoder | None = None,
 ) -> DiffusionStage | TokenStage:
     """Return a stage with fresh weights.
 
@@ -107,6 +107,7 @@ def build(
         low_res_size: That of the stage before; None for the first stage.
         text_embed_dim: Width of the text embeddings.
         autoencoder: Between images and what is denoised; the pixels themselves by default.
+        low_res_autoencoder: What the low-resolution images of its training go through.
     """
     if isinstance(config, TokenConfig):
         if not isinstance(autoencoder, DiscreteAutoencoder):
@@ -120,11 +121,10 @@ def build(
             f"stage {index} denoises latents, but its autoencoder has color_codes, which stages of "
             "tokens read"
         )
+    parts = (size, low_res_size, text_embed_dim, autoencoder, low_res_autoencoder)
     if isinstance(config, DiffusersConfig):
         folder = None if config.model is None else located(config.model) / "unet"
-        return DiffusersStage(
-            index, config, size, low_res_size, text_embed_dim, autoencoder, folder
-        )
+        return DiffusersStage(index, config, *parts, folder)
     if isinstance(config, DistilledConfig):
-        return DistilledStage(index, config, size, low_res_size, text_embed_dim, autoencoder)
-    return DiffusionStage(index, config, size, low_res_size, text_embed_dim, autoencoder)
+        return DistilledStage(index, config, *parts)
+    return DiffusionStage(index, config, *parts)

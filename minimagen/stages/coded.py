@@ -1,12 +1,16 @@
-"""A stage and its frozen autoencoder, which may be the identity: what all such stages share."""
+"""A stage and its frozen autoencoders, which may be the identity: what all such stages share."""
 
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from minimagen.autoencoders.autoencoder import Autoencoder
+from minimagen.autoencoders.cache import in_blocks
+from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import Size
+from minimagen.device import exactly
 from minimagen.errors import UserError
 from minimagen.stages.stage import Sampling, Stage
 
@@ -21,13 +25,21 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
         name: Of its files.
         autoencoder: Between images and what is learned; moves with the stage, but is neither
             trained nor saved with it.
+        low_res_autoencoder: What the low-resolution images of its training go through; likewise. They are
+            as they are by default.
     """
 
-    def __init__(self, index: int, name: str, autoencoder: Coder) -> None:
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        autoencoder: Coder,
+        low_res_autoencoder: Autoencoder | None = None,
+    ) -> None:
         super().__init__()
         self.index, self.name = index, name
         self._autoencoder = (autoencoder,)  # in tuples: no modules of this one
-        self._of_low_res: tuple[Autoencoder, ...] = ()
+        self._low_res_autoencoder = (low_res_autoencoder or Pixels(),)
 
     @property
     def autoencoder(self) -> Coder:
@@ -36,12 +48,25 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
 
     @property
     def _frozen(self) -> Sequence[Autoencoder]:
-        return (self.autoencoder, *self._of_low_res)
+        return [self.autoencoder, *self._low_res_autoencoder]
 
     @property
     def autoencoder_fingerprint(self) -> str | None:
-        """Return which autoencoder it learns with; None for pixels."""
-        return self._frozen[-1].fingerprint
+        """Return which autoencoder it learns with; None where it learns with none."""
+        own, low_res = (each.fingerprint for each in self._frozen)
+        return own or low_res
+
+    @torch.no_grad()
+    def as_sampled(self, low_res: Tensor) -> Tensor:
+        """Return low-resolution images as the stage is given them in sampling.
+
+        The autoencoder of the stage before has left its traces in these.
+        """
+        (autoencoder,) = self._low_res_autoencoder
+        if autoencoder.fingerprint is None:
+            return low_res
+        with exactly(self.device):
+            return in_blocks(autoencoder.reconstruct, low_res).clamp(-1.0, 1.0)
 
     def divisible(self, size: Size, divisor: int) -> Size:
         """Return a size, if the autoencoder and a network that needs ``divisor`` can have it.

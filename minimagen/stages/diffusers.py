@@ -36,6 +36,7 @@ class DiffusersStage(DiffusionStage):
         low_res_size: Size of the previous stage's images; None for the first stage.
         text_embed_dim: Width of the text embeddings, both halves.
         autoencoder: Between images and what is denoised; the pixels themselves by default.
+        low_res_autoencoder: What the low-resolution images of its training go through.
         folder: Has the network's weights; fresh ones by default.
 
     Raises:
@@ -55,13 +56,16 @@ class DiffusersStage(DiffusionStage):
         low_res_size: Size | None,
         text_embed_dim: int,
         autoencoder: Autoencoder | None = None,
+        low_res_autoencoder: Autoencoder | None = None,
         folder: Path | None = None,
     ) -> None:
         if config.unet.enlarges == (low_res_size is None):
             wanted = "enlarges images: put a" if low_res_size is None else "makes images: put no"
             raise UserError(f"stage {index} {wanted} stage before it")
         self._folder = folder
-        super().__init__(index, config, size, low_res_size, text_embed_dim, autoencoder)
+        super().__init__(
+            index, config, size, low_res_size, text_embed_dim, autoencoder, low_res_autoencoder
+        )
 
     def _schedules(self) -> tuple[Schedule, Schedule]:
         own = self.config.schedule

@@ -55,6 +55,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         low_res_size: Size of the previous stage's images; None for the first stage.
         text_embed_dim: Width of the text embeddings.
         autoencoder: Between images and what is denoised; the pixels themselves by default.
+        low_res_autoencoder: What the low-resolution images of its training go through.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         low_res_size: Size | None,
         text_embed_dim: int,
         autoencoder: Autoencoder | None = None,
+        low_res_autoencoder: Autoencoder | None = None,
     ) -> None:
-        super().__init__(index, f"unet_{index}", autoencoder or Pixels())
+        super().__init__(index, f"unet_{index}", autoencoder or Pixels(), low_res_autoencoder)
         self.config = config
         self.size, self.low_res_size = size, low_res_size
         self.image_sizes = (size,) if low_res_size is None else (size, low_res_size)
@@ -89,10 +91,6 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
     def _network(self, text_embed_dim: int) -> DenoisingNetwork:
         """Return the network."""
         return UNet(self.config.unet, text_embed_dim, lowres_cond=self.low_res_size is not None)
-
-    def enlarge_reconstructions(self, autoencoder: Autoencoder) -> None:
-        """Train on what ``autoencoder``, that of the stage before, leaves of images."""
-        self._of_low_res = (autoencoder,)
 
     def parameter_groups(self) -> ParameterGroups:
         """Return the network's matrices that map features to features, and all else."""
@@ -170,7 +168,7 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         if batch.low_res is None:
             self.divisible(size_of(images), self.config.divisor)
             return self._encoded(images, batch.latents, draws), None
-        small = self._as_sampled(to_model_space(batch.low_res))
+        small = self.as_sampled(to_model_space(batch.low_res))
         _, part = self.config.trained_on(size_of(images), size_of(small))
         if part and part != size_of(small):
             images, small = crop_together(images, small, part, draws)
@@ -179,14 +177,6 @@ class DiffusionStage(CodedStage[SamplingConfig, Autoencoder]):
         noise = partial(draws.normal, "aug_noise")
         x_0 = self._encoded(images, None, draws)
         return x_0, self._noised_low_res(small, aug_level, noise, size_of(x_0))
-
-    @torch.no_grad()
-    def _as_sampled(self, low_res: Tensor) -> Tensor:
-        """Return low-resolution images as the stage before makes them, see the config."""
-        for autoencoder in self._of_low_res:
-            with exactly(self.device):
-                low_res = autoencoder.reconstruct(low_res).clamp(-1.0, 1.0)
-        return low_res
 
     def _noised_low_res(
         self, images: Tensor, aug_level: Tensor, noise: NoiseOf, size: Size

@@ -33,8 +33,11 @@ class DistilledStage(DiffusionStage):
         low_res_size: Size | None,
         text_embed_dim: int,
         autoencoder: Autoencoder | None = None,
+        low_res_autoencoder: Autoencoder | None = None,
     ) -> None:
-        super().__init__(index, config, size, low_res_size, text_embed_dim, autoencoder)
+        super().__init__(
+            index, config, size, low_res_size, text_embed_dim, autoencoder, low_res_autoencoder
+        )
         self.steps = config.steps
         self._teacher: tuple[DiffusionStage, ...] = ()  # in a tuple: no module of this one
 

@@ -89,7 +89,7 @@ class Stage(Identified, Generic[Sampling]):
 
     @property
     def autoencoder_fingerprint(self) -> str | None:
-        """Return which autoencoder's latents it learns; None for pixels."""
+        """Return which autoencoder it learns with; None where it learns with none."""
         return None
 
     @abstractmethod
@@ -99,6 +99,10 @@ class Stage(Identified, Generic[Sampling]):
         Raises:
             UserError: There is no such setting, or a value is not valid.
         """
+
+    def as_sampled(self, low_res: Tensor) -> Tensor:
+        """Return low-resolution images [b 3 h w] as the stage is given them in sampling."""
+        return low_res
 
     def encode_own(self, encoder: CaptionReader) -> None:
         """Encode the captions that it needs beside those of its batches; by default there are none.

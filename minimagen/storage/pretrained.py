@@ -120,7 +120,7 @@ class Identity(PartIdentity):
     text_encoder_fingerprint: str | None = None
     """None in files of versions that did not store it: then the name decides."""
     autoencoder_fingerprint: str | None = None
-    """None for a stage that denoises pixels."""
+    """None for a stage that is trained with none."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 from minimagen.autoencoders.build import KINDS
 from minimagen.autoencoders.cache import LatentCache
 from minimagen.autoencoders.colors import (
+    FINEST,
     LEAST_LENGTH,
     LIMIT,
     NUMBERS,
@@ -94,13 +95,15 @@ def test_restored_is_the_inverse_of_removed() -> None:
 def test_codes_are_the_nearest_values_and_0_is_one_of_them(count: int) -> None:
     colors = Colors.of(random_images())
     codes = colors.codes(count)
-    values = min(count, 255)  # no finer than pixels are
+    values = min(count, FINEST)  # no finer than pixels are
     assert codes.shape == (5, NUMBERS) and 0 <= int(codes.min()) and int(codes.max()) < values
     again = Colors.from_codes(codes, count)
     step = 1 / ((values - 1) // 2)
     for one, other in zip(colors, again, strict=True):
         assert float((one - other).abs().max()) <= step / 2 + 1e-6
     torch.testing.assert_close(again.codes(count), codes)
+    largest = Colors.from_codes(torch.full((1, NUMBERS), count - 1), count)
+    assert float(largest.mean.max()) == float(largest.axes.max()) == 1.0  # not out of range
     flat = Colors.of(torch.full((1, 3, 8, 8), 0.5))
     assert not Colors.from_codes(flat.codes(count), count).axes.any()
 

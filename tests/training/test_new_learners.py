@@ -27,6 +27,8 @@ from minimagen.images import Batch, resize_clamped
 from minimagen.shapes.dataset import embedded
 from minimagen.shapes.drawing import COLORS
 from minimagen.stages.diffusion import DiffusionStage
+from minimagen.stages.distilled import DistilledStage
+from minimagen.stages.tokens import TokenStage
 from minimagen.storage.checkpoint import load_weights, save_checkpoint
 from minimagen.storage.directory import Parameters, TrainingDirectory, read_parameters
 from minimagen.training.clock import planned
@@ -90,7 +92,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(
-    name: str, output: Path, resume: TrainingDirectory | None = None, steps: int = 4
+    name: str,
+    output: Path,
+    resume: TrainingDirectory | None = None,
+    steps: int = 4,
+    learners: list[str] | None = None,
 ) -> TrainingDirectory:
     config = ImagenConfig.read({"image_sizes": [16]} | CASCADES[name], name)
     training = TrainingConfig(
@@ -98,7 +104,10 @@ def run(
     )
     column = "color" if name == "labels" else "text"
     data = embedded("shapes", size=config.data_size[0], epoch_size=64, caption_column=column)
-    return train(Imagen(config), data, training, output=output, resume=resume, device="cpu")
+    return train(
+        Imagen(config), data, training, learners=learners, output=output, resume=resume,
+        device="cpu",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASCADES)
@@ -207,7 +216,7 @@ def test_a_stage_refuses_another_autoencoder(tmp_path: Path) -> None:
 
 def test_super_resolution_is_trained_on_reconstructions_as_it_gets_them(tmp_path: Path) -> None:
     directory = run("enlarged", tmp_path / "run", steps=2)
-    stage = Imagen.from_directory(directory.path).stages[1]
+    tokens, stage = Imagen.from_directory(directory.path).stages
     values = ImagenConfig.read({"image_sizes": [16]} | CASCADES["enlarged"], "x").model_dump()
     values["stages"][1]["reconstructed_low_res"] = False
     plain = Imagen(ImagenConfig.read(values, "x")).stages[1]
@@ -215,10 +224,8 @@ def test_super_resolution_is_trained_on_reconstructions_as_it_gets_them(tmp_path
     plain.load_state_dict(stage.state_dict())
     images = torch.rand(4, 3, 32, 32) * 2 - 1
     small = resize_clamped(images, (16, 16))
-    coder = Imagen.from_directory(directory.path).stages[0].autoencoder  # type: ignore[attr-defined]  # of tokens
-    assert isinstance(coder, TrainedAutoencoder)
-    with torch.no_grad():
-        left = coder.reconstruct(small).clamp(-1.0, 1.0)
+    assert isinstance(tokens, TokenStage)
+    left = tokens.autoencoder.reconstruct(small).clamp(-1.0, 1.0)
     assert (left - small).abs().mean() > 0.01
     text = torch.randn(4, 3, 128), torch.ones(4, 3, dtype=torch.bool)
 
@@ -227,11 +234,44 @@ def test_super_resolution_is_trained_on_reconstructions_as_it_gets_them(tmp_path
 
     assert torch.equal(loss(stage, small), loss(plain, left))
     assert not torch.equal(loss(stage, small), loss(plain, small))
+    assert torch.equal(stage.as_sampled(small)[1:3], stage.as_sampled(small[1:3]))
+    stage.to("meta")
+    assert all(each.is_meta for each in tokens.autoencoder.parameters())  # it moves along
+
+
+@pytest.mark.parametrize("crop", [None, 16])
+def test_a_distilled_stage_enlarges_reconstructions_too(crop: int | None) -> None:
+    """Behind latents as well; the autoencoder sees whole images, and crops are cut out later."""
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    small = resize_clamped(images, (16, 16))
+    text = torch.randn(2, 3, 128), torch.ones(2, 3, dtype=torch.bool)
+
+    def student(reconstructed: bool) -> DistilledStage:
+        stages = [
+            {"unet": UNET | {"channels": 4}, "autoencoder": 0},
+            {"unet": UNET, "reconstructed_low_res": reconstructed, "crop": crop},
+        ]
+        values = {"image_sizes": [16, 32], "autoencoders": [SMALL], "stages": stages}
+        config = ImagenConfig.read(values, "x")
+        few = config.replace(stages=[stage.distilled(1) for stage in config.stages])
+        stage, teacher = Imagen(few).stages[1], Imagen(config).stages[1]
+        assert isinstance(stage, DistilledStage) and isinstance(teacher, DiffusionStage)
+        stage.learn_from(teacher)
+        return stage
+
+    def loss(of: DistilledStage, low_res: Tensor) -> Tensor:
+        return of.loss(Batch(images, *text, low_res=low_res), Draws(0, 1, 0, 2))
+
+    one, plain = student(True), student(False)
+    assert torch.equal(loss(one, small), loss(plain, one.as_sampled(small)))
+    assert not torch.equal(loss(one, small), loss(plain, small))
 
 
 def test_reconstructions_need_their_autoencoder(tmp_path: Path) -> None:
     one, other = (run("enlarged", tmp_path / n, steps=k) for n, k in (("one", 2), ("other", 4)))
     assert Imagen.from_directory(one.path).config.stages_with("autoencoder_0") == [0, 1]
+    with pytest.raises(UserError, match="stage 1 is trained with autoencoder_0, which is not"):
+        run("enlarged", tmp_path / "alone", learners=["unet_1"])
     for name in ("autoencoder_0", "gpt_0"):
         shutil.copy(other.weights(name), one.weights(name))
     shutil.copy(other.parameters / "autoencoder_0.json", one.parameters)
