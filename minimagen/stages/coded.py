@@ -25,7 +25,7 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
         name: Of its files.
         autoencoder: Between images and what is learned; moves with the stage, but is neither
             trained nor saved with it.
-        low_res_autoencoder: What the low-resolution images of its training go through; likewise. They are
+        low_res_autoencoder: What the low-resolution images of its training go through; they stay
             as they are by default.
     """
 
