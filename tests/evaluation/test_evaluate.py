@@ -22,6 +22,11 @@ COUNT, SIZES = 120, ((16, 16), (64, 64))
 Fault = Callable[[Tensor], Tensor]
 
 
+def half(low_res: Tensor) -> Tensor:
+    """Stand in for what an autoencoder leaves of images."""
+    return low_res / 2
+
+
 class Known:
     """Stands in for a cascade: samples the real images of ``order`` (seed i: the i-th of them).
 
@@ -38,6 +43,8 @@ class Known:
         self.captions = [sample.caption for sample in samples]
         self.fault = fault
         self.config = SimpleNamespace(image_sizes=SIZES)
+        self.device = torch.device("cpu")
+        self.stages = [None, SimpleNamespace(as_sampled=half)]
         self.enlarged: list[tuple[Tensor, SamplingConfig]] = []
 
     def samplings(self) -> list[SamplingConfig]:
@@ -150,7 +157,7 @@ def test_enlarging_is_judged_on_real_images_without_guidance_and_noise(
     known, _, _ = truth
     assert [len(low_res) for low_res, _ in known.enlarged] == [50, 50, 20]
     low_res = torch.cat([low_res for low_res, _ in known.enlarged])
-    assert low_res.equal(resize_clamped(known.images, SIZES[0]))
+    assert low_res.equal(half(resize_clamped(known.images, SIZES[0])))  # as the stage gets them
     assert {(s.guidance_scale, s.aug_level) for _, s in known.enlarged} == {(1.0, 0.0)}
 
 
