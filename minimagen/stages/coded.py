@@ -8,7 +8,6 @@ from torch import Tensor
 
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.cache import in_blocks
-from minimagen.autoencoders.pixels import Pixels
 from minimagen.config import Size
 from minimagen.device import exactly
 from minimagen.errors import UserError
@@ -39,7 +38,7 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
         super().__init__()
         self.index, self.name = index, name
         self._autoencoder = (autoencoder,)  # in tuples: no modules of this one
-        self._low_res_autoencoder = (low_res_autoencoder or Pixels(),)
+        self._of_low_res = () if low_res_autoencoder is None else (low_res_autoencoder,)
 
     @property
     def autoencoder(self) -> Coder:
@@ -48,13 +47,12 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
 
     @property
     def _frozen(self) -> Sequence[Autoencoder]:
-        return [self.autoencoder, *self._low_res_autoencoder]
+        return [self.autoencoder, *self._of_low_res]
 
     @property
     def autoencoder_fingerprint(self) -> str | None:
         """Return which autoencoder it learns with; None where it learns with none."""
-        own, low_res = (each.fingerprint for each in self._frozen)
-        return own or low_res
+        return next(filter(None, (each.fingerprint for each in self._frozen)), None)
 
     @torch.no_grad()
     def as_sampled(self, low_res: Tensor) -> Tensor:
@@ -62,11 +60,10 @@ class CodedStage(Stage[Sampling], Generic[Sampling, Coder]):
 
         The autoencoder of the stage before has left its traces in these.
         """
-        (autoencoder,) = self._low_res_autoencoder
-        if autoencoder.fingerprint is None:
-            return low_res
-        with exactly(self.device):
-            return in_blocks(autoencoder.reconstruct, low_res).clamp(-1.0, 1.0)
+        for autoencoder in self._of_low_res:
+            with exactly(self.device):
+                low_res = in_blocks(autoencoder.reconstruct, low_res).clamp(-1.0, 1.0)
+        return low_res
 
     def divisible(self, size: Size, divisor: int) -> Size:
         """Return a size, if the autoencoder and a network that needs ``divisor`` can have it.
