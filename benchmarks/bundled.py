@@ -132,7 +132,7 @@ def background(generated: Tensor, samples: Sequence[Sample], real: Tensor) -> di
 def score_scenes(imagen: Imagen, count: int, sheets: str | None) -> Row:
     """Return the figures of the cascade of scenes, on held-out combinations."""
     samples = [ShapesDataset("heldout", "scenes", SIDE, SCENES_SEED)[i] for i in range(count)]
-    result, images = evaluate(imagen, samples, Judge.load("scenes"), "heldout")
+    result, images = evaluate(imagen, samples, Judge.load("scenes"))
     training = ShapesDataset("train", "scenes", SIDE)
     compared = KNOWN_SCENES if count > QUICK_COUNT else QUICK_KNOWN
     known = stack_images([training[i] for i in range(compared)])

@@ -65,6 +65,7 @@ from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
+LONGEST_NAME = 100  # of a sheet; file systems have 255 bytes
 ON_SHEET, BESIDE = 48, 12  # images on the sheet of a way, and of a data set
 WAYS = ("cascade", "flow", "latent", "tokens")
 KERAS = ("linear_l1", "linear_l1_shifted")  # guided-diffusion-keras' times of training, and ours
@@ -209,6 +210,8 @@ def _sheet(case: Case, of: str) -> Path:
         case.get("split", ""),
     ]
     name = re.sub(r"[^\w.]+", "_", "_".join(str(part) for part in parts if part != ""))
+    if len(name) > LONGEST_NAME:  # of many changes
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return cache_folder("ways_sheets") / f"{name}.png"
 
 

@@ -15,7 +15,7 @@ from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.config.autoencoders import AutoencoderConfig
 from minimagen.errors import UserError
 from minimagen.storage.directory import TrainingDirectory
-from minimagen.storage.files import read_json, write_json
+from minimagen.storage.files import read_json, replacing, write_json
 from minimagen.storage.hub import KEPT, is_on_hub, located
 
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
@@ -161,9 +161,13 @@ def save_folder(autoencoder: TrainedAutoencoder, folder: Path) -> None:
         }  # fmt: skip
         values.pop("latents_mean", None)
         values.pop("latents_std", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, values)
     tensors = {
         name: x.detach().contiguous().cpu() for name, x in autoencoder.network.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, values)
+        with replacing(folder / WEIGHTS) as part:
+            save_file(tensors, part, {"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {folder}: {error}") from None

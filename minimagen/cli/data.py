@@ -10,7 +10,7 @@ from minimagen.checked import PositiveInt
 from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.options import CONFIGURED, DEVICE, IMG_SIDE_LEN
 from minimagen.cli.running import with_flags
-from minimagen.config.data import EPOCH_SIZE, ShapesLevel, ShapesSplit, is_embedded
+from minimagen.config.data import EPOCH_SIZE, ShapesSplit, is_embedded
 from minimagen.config.recipes import TEXT_ENCODER
 from minimagen.errors import UserError, did_you_mean
 
@@ -113,8 +113,6 @@ def _export(arguments: Namespace) -> int:
     source = arguments.source
     if not is_embedded(source):
         raise UserError(f"cannot export {source!r}; only {', '.join(NAMES)}, the embedded data")
-    if source == "shapes" and arguments.LEVEL is not None:
-        source = f"shapes:{arguments.LEVEL}"
     dataset = embedded(
         source,
         split=arguments.SPLIT,
@@ -182,13 +180,6 @@ ACTIONS = {
             Option("SIZE", "s", "Side in px", PositiveInt, 64),
             SEED,
             Option("SPLIT", "sp", "Combinations to draw", ShapesSplit, "train"),
-            Option(
-                "LEVEL",
-                "l",
-                "Of shapes: one object (simple), or more (scenes)",
-                ShapesLevel,
-                shown="that of SOURCE",
-            ),
         ),
         """  python -m minimagen data export shapes OUT --count 1000 --size 64 --split train
   python -m minimagen data export digits:mnist=mnist/train.parquet OUT""",

@@ -3,7 +3,6 @@
 import math
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -129,7 +128,7 @@ def _column(
     config = parameters.imagen
     size, low_res_size = config.image_sizes[i], config.image_sizes[i - 1] if i else None
     factor = config.divisor_of(i) // stage.divisor  # of the cascade's own autoencoder
-    if isinstance(stage.autoencoder, str) and Path(stage.autoencoder).is_dir():
+    if isinstance(stage.autoencoder, str):
         factor = load(stage.autoencoder).factor
     latent_size = (size[0] // factor, size[1] // factor)
     cost = measure(stage, latent_size, low_res_size, (config.max_num_words, text_width))

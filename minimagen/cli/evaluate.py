@@ -83,8 +83,9 @@ def main(argv: Sequence[str]) -> int:
     for note in (note for stage in imagen.stages for note in stage.notes()):
         print(note)
     print(_text(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
-    if arguments.SHEET is not None and result.judged is not None:
-        _write_sheet(arguments.SHEET, sets.held_out, result.images, _judge(sets, arguments))
+    if arguments.SHEET is not None:
+        judge = _judge(sets, arguments) if sets.level else None
+        _write_sheet(arguments.SHEET, sets.held_out, result.images, judge)
     stages = len(imagen.stages)
     record = result.record.replace(
         weights=tuple(per_stage("`weights`", arguments.WEIGHTS, stages)),
@@ -174,18 +175,18 @@ def _verdicts(result: "Evaluation", sizes: Sequence[str]) -> str:
 
 
 def _write_sheet(
-    path: Path, samples: "Sequence[Sample]", images: "Sequence[Tensor]", judge: "Judge"
+    path: Path, samples: "Sequence[Sample]", images: "Sequence[Tensor]", judge: "Judge | None"
 ) -> None:
-    """Write the first 50 images, each with its caption and the judge's wrong answers."""
+    """Write the first 50 images, each with its caption and, with a judge, its wrong answers."""
     from minimagen.images import to_model_space, to_pil
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in images]
-    verdicts = judge(images[-1][:50])
-    lines = []
-    for i, sample in enumerate(samples[:50]):
+    lines = [sample.caption for sample in samples[:50]]
+    verdicts = {} if judge is None else judge(images[-1][:50])
+    for i, sample in enumerate(samples[:50] if verdicts else ()):
         answers = {name: verdicts[name][i] for name in verdicts if name in sample.attributes}
         wrong = [f"{k}: {v}" for k, v in answers.items() if v != sample.attributes[k]]
-        lines.append(f"{sample.caption} [{', '.join(wrong) or 'ok'}]")
+        lines[i] += f" [{', '.join(wrong) or 'ok'}]"
     save_png(path, contact_sheet(lines, stages))

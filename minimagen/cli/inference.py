@@ -17,6 +17,7 @@ from minimagen.cli.settings import BUNDLED, bundled_cascades
 from minimagen.cli.threads import use_free_cores
 from minimagen.cli.together import belong_together, kind_of, whole_again
 from minimagen.errors import UserError
+from minimagen.storage.files import read_lines
 
 if TYPE_CHECKING:
     from minimagen.imagen import Imagen
@@ -46,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
     if captions is None and not directory.sample_captions.is_file():
         raise UserError(f"{directory} has no captions of its own: give --CAPTIONS")
     if captions is None:
-        captions = read_captions(str(directory.sample_captions))
+        lines = map(str.strip, read_lines(directory.sample_captions))
+        captions = [Caption(line) for line in lines if line]  # of the data: no options in them
         print(f"captions: those of the sample sheet, {directory.sample_captions}")
     return sample(arguments, directory, captions)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from minimagen.advice import few_images
-from minimagen.cli.arguments import is_given
+from minimagen.cli.arguments import KeyPath, is_given
 from minimagen.cli.running import with_flags
 from minimagen.cli.settings import Settings, bundled_cascades
 from minimagen.config.data import is_embedded
 from minimagen.config.recipes import Recipe, recipe_for
+from minimagen.config.training import TrainingConfig
 from minimagen.storage.directory import Parameters, read_imagen_config
 
 MINUTES = 20.0  # where the length is given as steps or epochs, or not at all
@@ -27,7 +28,7 @@ READING = {"CAPTION_COLUMN": "caption_column", "STREAMING": "streaming", "WHERE"
 
 def has_recipe(arguments: argparse.Namespace) -> bool:
     """Return whether a recipe acts: on the user's own data, where nothing else sets the cascade."""
-    other = ("PARAMETERS", "TESTING")
+    other = ("PARAMETERS", "TESTING", "FROM", "DISTILL", "RESTART_DIRECTORY")
     own = arguments.DATASET is not None and not is_embedded(arguments.DATASET)
     return own and not any(is_given(arguments, name) for name in other)
 
@@ -64,6 +65,31 @@ def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
     minutes = arguments.MINUTES or MINUTES
     gpu = resolve_device(arguments.DEVICE).type == "cuda"
     return recipe_for(side, images, sum(minutes) if isinstance(minutes, tuple) else minutes, gpu)
+
+
+def suit_device(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Give a run from the weights of another one batches that suit a CPU, if it has only that.
+
+    Those of a GPU are so large that some minutes would be a few steps. ``--BATCH_SIZE`` is for
+    others.
+    """
+    from minimagen.device import resolve_device
+
+    training = settings.parameters().training
+    rows = arguments.ACCUM_ITER or training.accum_iter
+    most = max(rows, TrainingConfig.model_fields["batch_size"].default // rows * rows)
+    sizes: dict[KeyPath, int | None] = {("batch_size",): training.batch_size}
+    sizes |= {("learners", i, "batch_size"): e.batch_size for i, e in enumerate(training.learners)}
+    large = {path: size for path, size in sizes.items() if size and size > most}
+    if not large or is_given(arguments, "BATCH_SIZE"):
+        return
+    if resolve_device(arguments.DEVICE).type != "cpu":
+        return
+    for path in large:
+        settings.set(("training", *path), most, "--FROM, on a CPU")
+    if os.environ.get("RANK", "0") == "0":
+        shown = max(filter(None, large.values()))
+        print(f"batches of {most}: on a CPU, the {shown} of the source take long (--BATCH_SIZE)")
 
 
 def report_opening(started: float) -> None:

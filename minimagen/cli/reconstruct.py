@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.images import to_model_space, to_pil
     from minimagen.storage.directory import (
         TrainingDirectory,
+        new_output,
         read_data_config,
         read_imagen_config,
     )
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )
+    diffusers = arguments.DIFFUSERS and new_output(arguments.DIFFUSERS, "", "--DIFFUSERS")
     data = DataConfig() if arguments.DATASET is None else DataConfig(dataset=arguments.DATASET)
     buckets: tuple[Size, ...] = ()
     if trained:
@@ -83,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     captions = [sample.caption for sample in first]
     save_png(sheet, contact_sheet(captions, [real, to_pil(report.images[:ON_SHEET])]))
     print(f"images, and what becomes of them: {sheet}")
-    if arguments.DIFFUSERS is not None:
-        save_folder(autoencoder, arguments.DIFFUSERS)
-        print(f"as diffusers reads it: {arguments.DIFFUSERS}")
+    if diffusers is not None:
+        save_folder(autoencoder, diffusers)
+        print(f"as diffusers reads it: {diffusers}")
     return 0

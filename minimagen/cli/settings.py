@@ -23,7 +23,7 @@ from minimagen.storage.directory import (
     read_imagen_config,
     read_parameter_values,
 )
-from minimagen.text.names import DIFFUSERS, KNOWN_NAMES, TRAINED_HERE
+from minimagen.text.names import DIFFUSERS, is_short
 
 
 def _shipped(name: str) -> Path:
@@ -142,9 +142,10 @@ def check_length(name: str, arguments: argparse.Namespace) -> None:
         raise UserError(f"--{name} needs a length; give one of --{', --'.join(LENGTHS)}")
 
 
-def forget_data(settings: Settings, name: str) -> None:
-    """Reset what belongs to the data of the source, where the run has other data."""
-    if is_same(name, settings.parameters().data.dataset):
+def forget_data(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Reset what belongs to the data of the source, where ``--DATASET`` names other data."""
+    own = settings.parameters().data.dataset
+    if not is_given(arguments, "DATASET") or is_same(arguments.DATASET, own):
         return
     defaults = DataConfig()
     for field in ("caption_column", "where", "max_samples", "streaming"):
@@ -153,11 +154,23 @@ def forget_data(settings: Settings, name: str) -> None:
         settings.set(("training", "sample_captions"), [], "--DATASET")
 
 
+def name_encoder_of_clip(settings: Settings, name: str) -> None:
+    """Let a CLIP that is trained alone read captions with the text encoder called ``name``."""
+    imagen = settings.parameters().imagen
+    if imagen.clip is not None and not imagen.stages and imagen.clip.text.kind == "locked":
+        settings.set(("imagen", "clip", "text", "encoder"), name, "--T5_NAME")
+
+
 def with_whole_paths(parameters: Parameters) -> Parameters:
     """Return the parameters with parts that are folders here by names that hold everywhere."""
 
     def whole(name: str) -> str:
         return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+    def whole_encoder(name: str) -> str:
+        if name.startswith(DIFFUSERS):
+            return DIFFUSERS + whole(name.removeprefix(DIFFUSERS))
+        return name if is_short(name) else whole(name)
 
     imagen = parameters.imagen
     stages = [
@@ -166,12 +179,11 @@ def with_whole_paths(parameters: Parameters) -> Parameters:
         else stage
         for stage in imagen.stages
     ]
-    encoder = imagen.text_encoder_name
-    if encoder.startswith(DIFFUSERS):
-        encoder = DIFFUSERS + whole(encoder.removeprefix(DIFFUSERS))
-    elif encoder.replace("-", "_") not in (*KNOWN_NAMES, *TRAINED_HERE):
-        encoder = whole(encoder)
-    imagen = imagen.replace(stages=stages, text_encoder_name=encoder)
+    clip = imagen.clip
+    if clip is not None:
+        clip = clip.replace(text=clip.text.replace(encoder=whole_encoder(clip.text.encoder)))
+    encoder = whole_encoder(imagen.text_encoder_name)
+    imagen = imagen.replace(stages=stages, text_encoder_name=encoder, clip=clip)
     return parameters._replace(imagen=imagen)
 
 

@@ -14,7 +14,7 @@ from minimagen.cli.flags import TRAIN
 from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.opening import opened
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
-from minimagen.cli.recipe import follow_recipe, has_recipe
+from minimagen.cli.recipe import follow_recipe, has_recipe, suit_device
 from minimagen.cli.running import run, with_flags
 from minimagen.cli.settings import (
     LENGTHS,
@@ -23,6 +23,7 @@ from minimagen.cli.settings import (
     check_length,
     fill_in,
     forget_data,
+    name_encoder_of_clip,
     read_settings,
     saved_settings,
     values_at,
@@ -95,15 +96,16 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             check_length("FROM", arguments)
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING, arguments.FROM)
         fill_in(settings, arguments, "FROM")
-        if is_given(arguments, "DATASET"):
-            forget_data(settings, arguments.DATASET)
+        if arguments.PARAMETERS is None:
+            suit_device(settings, arguments)
+        forget_data(settings, arguments)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
         if has_recipe(arguments):
             follow_recipe(settings, arguments)
-    if is_given(arguments, "DATASET") and not (arguments.RESTART_DIRECTORY or arguments.FROM):
-        column = DataConfig().caption_column  # a preset's is of its data
-        settings.set(("data", "caption_column"), column, "--DATASET")
+        if is_given(arguments, "DATASET"):
+            column = DataConfig().caption_column  # a preset's is of its data
+            settings.set(("data", "caption_column"), column, "--DATASET")
     for path, value in SHORT.items() if arguments.TESTING else ():
         settings.set(path, value, "--TESTING")
     settings.write_out_stages()
@@ -122,6 +124,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         settings.set(("training", "sample_captions"), captions, "--SAMPLE_CAPTIONS")
     for name, path in given.items():
         settings.set(path, getattr(arguments, name), f"--{name}")
+    if "T5_NAME" in given:
+        name_encoder_of_clip(settings, arguments.T5_NAME)
     if "BATCH_SIZE" in given:
         settings.set(("training", "learners", "*", "batch_size"), None, "--BATCH_SIZE")
     if "SEED" in given:
@@ -152,6 +156,7 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     check_length("DISTILL", arguments)
     settings = saved_settings(arguments.DISTILL)
     fill_in(settings, arguments, "DISTILL")
+    forget_data(settings, arguments)
     imagen = settings.parameters().imagen
     places = imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
     stages, first = imagen.stages, imagen.first_stage

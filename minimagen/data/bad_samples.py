@@ -34,6 +34,6 @@ class BadSamples:
         if self.total >= JUDGED_FROM and self.bad > BAD_SHARE * self.total:
             raise UserError(
                 f"{self.bad} of {self.total} images are bad, more than {BAD_SHARE:.0%}: repair "
-                "or remove them (python -m minimagen data check names them all); the first: "
+                "or remove them (python -m minimagen data check finds them); the first: "
                 f"{self.named[0]}"
             )

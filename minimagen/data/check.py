@@ -14,7 +14,7 @@ from minimagen.data.words import count_words, report_words
 from minimagen.storage.image_formats import DAMAGE
 from minimagen.text.encoding import TextEncoder, TokenReport
 
-SHOWN = 20  # problems named; the rest is counted
+SHOWN = 20  # problems named in each part; the rest is counted
 INSPECTED_AT_ONCE = 1000  # captions
 
 

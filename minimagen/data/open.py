@@ -35,7 +35,6 @@ def load_dataset(
     name_or_path: str | Path,
     size: Size | int = (64, 64),
     *,
-    level: str = "simple",
     seed: int = 0,
     epoch_size: int = EPOCH_SIZE,
     caption_column: str = CAPTION_COLUMN,
@@ -52,14 +51,13 @@ def load_dataset(
         name_or_path: "shapes", "shapes:scenes" or "digits" (the embedded data, drawn), a folder, a
             file, or the name of a data set of the hub. A folder called shapes is "./shapes".
         size: (height, width) in pixels, or the side of a square; the embedded data is square.
-        level: of the embedded data, where the name does not say it.
         seed: of the embedded data.
         epoch_size: of the embedded data, images per epoch.
         caption_column: where the captions are, in data with columns; "text", or an attribute of the
             embedded data.
         crop: of images of another aspect ratio in training, "centre" or "random".
         flip: mirror half of the images in training.
-        buckets: sizes of other aspect ratios, see ``minimagen.images.aspect_buckets``: each image
+        buckets: sizes of other aspect ratios, see ``minimagen.config.cascade_sizes``: each image
             gets the nearest, each batch has images of one size. Without them all get ``size``.
         streaming: read parquet and the hub while training instead of before.
         where: a condition on the columns, or on width and height of the images in pixels, such as
@@ -75,7 +73,6 @@ def load_dataset(
     condition = None if where is None else Where(where)
     if is_embedded(name):
         _check_drawn(name.partition(":")[0], size, buckets, where)
-        name = f"shapes:{level}" if name == "shapes" else name
         stream = {"size": size[0], "seed": seed, "epoch_size": epoch_size}
         return embedded(name, caption_column=caption_column, **stream)
     framing = Framing(size, _checked_crop(crop), flip, tuple(buckets))

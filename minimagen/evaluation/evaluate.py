@@ -32,8 +32,6 @@ ByImage = dict[str, Tensor]
 class Evaluation:
     """What was measured. Accuracies are shares in [0, 1]."""
 
-    count: int
-    split: str
     stages: list[Scores] = field(default_factory=list)
     """Accuracy per attribute and ``all`` of every stage's images."""
     real: list[Scores] = field(default_factory=list)
@@ -52,7 +50,6 @@ def evaluate(
     imagen: Imagen,
     samples: Sequence[Sample],
     judge: Judge,
-    split: str,
     samplings: Sequence[SamplingConfig] | None = None,
     batch_size: int = 50,
     precision: str = "auto",
@@ -67,7 +64,7 @@ def evaluate(
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision}
     sampled = Sampler(imagen, samplings, options=options)(captions)
     shuffled = rng(0, "shuffled captions").sample(truth, len(truth))
-    result = Evaluation(count=len(samples), split=split)
+    result = Evaluation()
     images = to_model_space(stack_images(samples))
     for stage, size in zip(sampled, imagen.config.image_sizes, strict=True):
         verdicts = judge(to_uint8(stage))

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minimagen.between import unevenness
 from minimagen.config import Size
 from minimagen.data.loading.reading import stack_images
 from minimagen.draws import rng
@@ -34,6 +35,7 @@ NEIGHBORS = 5  # of a training image that vote for a label
 CAPTIONS, EACH = 8, 4  # captions of the diversity, images of each
 FRAMES, PAIRS = 9, 8  # images of an interpolation, pairs of captions at most
 FEWEST = 8  # images of a set that a distance is taken of
+JUMP = 1e6  # median steps: more is a jump between images that do not change
 SHOWN = 32  # images on a sheet
 
 
@@ -242,17 +244,10 @@ def smoothness(sampler: Sampler, captions: Sequence[str]) -> Found:
     distinct = list(dict.fromkeys(captions))[: 2 * PAIRS]
     pairs = list(zip(distinct[::2], distinct[1::2], strict=False)) or [(captions[0], captions[0])]
     paths = [sampler.between(first, last, FRAMES) for first, last in pairs]
-    values = torch.tensor([_unevenness(frames) for frames in paths], dtype=torch.float64)
+    values = torch.tensor([min(unevenness(frames), JUMP) for frames in paths], dtype=torch.float64)
     sheet = contact_sheet([f"{i}/{FRAMES - 1}" for i in range(FRAMES)], [paths[0]])
     one = mean("interpolation", "largest step / median step", values, FRAMES * len(paths))
     return Found([one], [], {"Interpolation from {!r} to {!r}".format(*pairs[0]): sheet})
-
-
-def _unevenness(frames: Sequence[Image.Image]) -> float:
-    images = torch.stack([torch.frombuffer(bytearray(f.tobytes()), dtype=torch.uint8)
-                          for f in frames]).float()  # fmt: skip
-    steps = (images[1:] - images[:-1]).abs().mean(1)
-    return float(steps.max() / steps.median().clamp(min=1e-6))
 
 
 def image_sheet(captions: Sequence[str], stages: Sequence[Tensor]) -> Image.Image:

@@ -53,9 +53,7 @@ def study(
         images = [to_uint8(stage) for stage in made]
         enlarged = enlarging(sampler.imagen, made, held_out, sampler.samplings, **options)
     else:
-        result, images = evaluate(
-            sampler.imagen, held_out, judge, sets.split, sampler.samplings, **options
-        )
+        result, images = evaluate(sampler.imagen, held_out, judge, sampler.samplings, **options)
         made, enlarged = [to_model_space(stage) for stage in images], result.super_resolution
         figures += attributes(judge, images[-1], held_out, sets.split)
         figures += attributes(judge, to_uint8(seen[-1]), sets.seen, "seen in training")

@@ -158,7 +158,7 @@ class TrainingDirectory:
         """Whether there are weights of every learner."""
         files = [path for path in self.parameters.glob("*.json") if LEARNER.fullmatch(path.stem)]
         return len(files) > 0 and all(
-            self.weights(path.stem).is_file() or has_model(read_json(path)) for path in files
+            self.weights(path.stem).is_file() or _has_model(path) for path in files
         )
 
     @property
@@ -191,13 +191,13 @@ class TrainingDirectory:
         return f"{name}_step_"
 
 
-def new_output(given: str | Path | None, prefix: str) -> Path:
+def new_output(given: str | Path | None, prefix: str, parameter: str = "`output`") -> Path:
     """Return ``given``, or a new stamped one; a UserError unless it is missing or empty."""
     if given is None:
         return stamped(prefix)
     path = Path(given)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"`output` {path} exists and is not empty; choose another name")
+        raise UserError(f"{parameter} {path} exists and is not empty; choose another name")
     return path
 
 
@@ -287,6 +287,14 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
 def has_model(stage: Any) -> bool:
     """Return whether a stage's parameters name a model of diffusers', whose weights it has."""
     return isinstance(stage, dict) and isinstance(stage.get("model"), str)
+
+
+def _has_model(path: Path) -> bool:
+    """Return whether a file is a stage's parameters that name a model; False if it is damaged."""
+    try:
+        return has_model(read_json(path))
+    except UserError:
+        return False
 
 
 def completed(stage: Any) -> Any:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from minimagen.config import TrainingConfig
 from minimagen.config.training import Revision
@@ -95,7 +96,7 @@ def _join(directory: TrainingDirectory, parameters: Parameters, chosen: Sequence
         for name in LENGTHS:
             theirs, ours = (getattr(p.training, name) for p in (existing, parameters))
             if isinstance(ours, tuple) and ours:  # a run writes one for each stage
-                lengths[name] = [(ours if i in chosen else theirs)[i] for i in range(len(ours))]
+                lengths[name] = _each(theirs, ours, chosen)
         _write_training(directory, existing.training.replace(**lengths))
 
 
@@ -110,6 +111,38 @@ def record_revisions(directory: TrainingDirectory, i: int, revisions: Sequence[R
         written = list(training.revisions)
         written[i] = tuple(revisions)
         _write_training(directory, training.replace(revisions=written))
+
+
+def write_again(
+    directory: TrainingDirectory, parameters: Parameters, chosen: Sequence[int], beside: bool
+) -> None:
+    """Write the parameters of a resumed run, of other learners those that their jobs wrote.
+
+    Args:
+        directory: Of the run.
+        parameters: Its own.
+        chosen: What it trains.
+        beside: Whether another job trains there now.
+
+    Raises:
+        UserError: That job follows the clock and this one does not, or they cannot be written.
+    """
+    with locked(directory.tmp / ".joining", LONGEST_WAIT):
+        theirs, ours = read_parameters(directory.parameters).training, parameters.training
+        if beside and theirs.minutes is not None and ours.minutes is None:
+            raise UserError(
+                f"another process trains in {directory} by `minutes`: give `minutes` too, or wait "
+                "for its end"
+            )
+        if theirs.revisions and ours.revisions:
+            both = {name: (getattr(theirs, name), getattr(ours, name)) for name in LENGTHS[1:]}
+            ours = ours.replace(**{name: _each(*pair, chosen) for name, pair in both.items()})
+        write_parameters(directory.parameters, parameters._replace(training=ours))
+
+
+def _each(theirs: Sequence[Any], ours: Sequence[Any], chosen: Sequence[int]) -> list[Any]:
+    """Return the values of all learners: of those that are chosen ours."""
+    return [(ours if i in chosen else theirs)[i] for i in range(len(ours))]
 
 
 def _write_training(directory: TrainingDirectory, training: TrainingConfig) -> None:

@@ -79,6 +79,11 @@ class Identified(Learner):
         """Return whether it was built with weights that are in no training directory."""
         return False
 
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Return what of its configuration its training depends on and its use does not, JSON."""
+        return {}
+
     @abstractmethod
     def identity(self, config: ImagenConfig, text_encoder: Named) -> PartIdentity:
         """Return what its weights depend on, as a part of this cascade."""

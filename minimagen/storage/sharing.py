@@ -73,7 +73,7 @@ class Shared(Foreign, nn.Module):
         record = None if readme or self.source is None else read_record(self.source)
         path = new_output(folder, "model")
         for named in _named(self.config):
-            if Path(named).exists():
+            if _is_here(Path(named)):
                 raise UserError(
                     f"the cascade is made of {named}, a path of this machine; publish that on the "
                     "hub, and name it so in the parameters"
@@ -174,6 +174,12 @@ class Shared(Foreign, nn.Module):
                 raise UserError(f"cannot push to {repository}: {reason(error)}") from None
         fetched.cache_clear()  # what was fetched may not be the newest any more
         return str(done)
+
+
+def _is_here(path: Path) -> bool:
+    """Return whether a part's name is a path: a folder called ``labels`` need not be a part."""
+    holds = ("config.json", "model_index.json", "parameters")
+    return path.exists() and (path.is_absolute() or any((path / each).exists() for each in holds))
 
 
 def _named(config: ImagenConfig) -> list[str]:

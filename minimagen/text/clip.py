@@ -79,9 +79,14 @@ class Clip(Part):
     @property
     def own_identity(self) -> ClipIdentity:
         """Return what its weights depend on."""
-        used = {"pooled_only": False, "prompts": ("{}",), "jitter": 0.0}  # they change no weight
+        used = {"pooled_only": False, "prompts": ("{}",), "jitter": 0.0}  # weights fit any
         reads = None if self._frozen is None else self._frozen.fingerprint
         return ClipIdentity(clip=self.config.replace(**used), reads=reads)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Return how its images and captions are varied in training."""
+        return self.config.model_dump(mode="json", include={"prompts", "jitter"})
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move the frozen text encoder too."""

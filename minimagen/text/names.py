@@ -36,6 +36,11 @@ DIFFUSERS = "diffusers:"
 KNOWN_NAMES = (*BUNDLED, *PACKAGED, *HUB_ENCODERS)
 
 
+def is_short(name: str) -> bool:
+    """Return whether an encoder has this name anywhere: then no folder called so is meant."""
+    return name.replace("-", "_") in (*KNOWN_NAMES, *TRAINED_HERE)
+
+
 def find_source(name: str) -> str:
     """Return the local folder or the hub id that ``name`` stands for, without any network.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from minimagen.errors import UserError
@@ -18,6 +17,7 @@ from minimagen.storage.hub import located
 from minimagen.text.encoding import TokenReport
 from minimagen.text.fingerprint import fingerprint_of
 from minimagen.text.network import choose_dtype, count_parameters, embed_dim_of, load_network
+from minimagen.text.tokenizer import auto_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -139,20 +139,5 @@ class PipelineEncoder:
 
     def _loaded(self) -> Any:
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._folder / "tokenizer")
+            self._tokenizer = auto_tokenizer(str(self._folder / "tokenizer"))
         return self._tokenizer
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Return transformers' tokenizer of a folder; a UserError if it is damaged."""
-    import os
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data loaders warn otherwise
-    from transformers import AutoTokenizer
-
-    load: Any = AutoTokenizer.from_pretrained
-    try:
-        return load(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, AttributeError, ImportError, TypeError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} is damaged or no tokenizer ({why}); copy it again") from None

@@ -99,13 +99,20 @@ def _vocabulary(source: str) -> Any:
             f"{source!r} holds neither spiece.model nor tokenizer.json; copy the tokenizer's files "
             "from the encoder's source"
         )
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if (tokenizer := getattr(auto_tokenizer(source), "backend_tokenizer", None)) is None:
+        raise UserError(f"{source!r} has a tokenizer that only its own code reads")
+    return tokenizer
+
+
+def auto_tokenizer(source: str) -> Any:
+    """Let transformers load a tokenizer of a folder or the hub; a UserError if it is damaged."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data loaders warn otherwise
     from transformers import AutoTokenizer
 
     load: Any = AutoTokenizer.from_pretrained
     try:
-        return load(**locate(source)).backend_tokenizer
-    except (OSError, ValueError, LookupError, AttributeError, ImportError) as error:
+        return load(**locate(source))
+    except (OSError, ValueError, LookupError, AttributeError, ImportError, TypeError) as error:
         raise _damaged(Path(source), error) from error
 
 

@@ -1,7 +1,6 @@
 """A run that starts from the weights of a trained cascade: which it takes, and keeps to resume."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import nn
@@ -11,7 +10,7 @@ from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.storage.checkpoint import save_checkpoint, save_weights
 from minimagen.storage.directory import Choices, TrainingDirectory
-from minimagen.storage.pretrained import load_learners
+from minimagen.storage.pretrained import fingerprint_of, load_learners
 from minimagen.training.plan import Plan
 from minimagen.training.resume import run_identity
 
@@ -42,18 +41,8 @@ def start_from(imagen: Imagen, source: Source) -> SourceConfig:
     first, stages = imagen.config.first_stage, imagen.config.stages
     owning = [s.owning_weights() if first + i in found else s for i, s in enumerate(stages)]
     imagen.config = imagen.config.replace(stages=owning)  # from now on in the new directory
-    weights = fingerprint([learners[i] for i in found])
+    weights = fingerprint_of(nn.ModuleList([learners[i] for i in found]), "source")
     return SourceConfig(directory=str(directory), fingerprint=weights, stages=tuple(found))
-
-
-def fingerprint(stages: Sequence[nn.Module]) -> str:
-    """Return the SHA-256 of the names and values of all parameters."""
-    digest = hashlib.sha256()
-    for stage in stages:
-        for name, parameter in stage.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def keep_start(plan: Plan, directory: TrainingDirectory) -> None:

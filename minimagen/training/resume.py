@@ -33,6 +33,7 @@ def run_identity(plan: Plan, i: int) -> dict[str, Any]:
     counts = {f"{h} x {w}": n for (h, w), n in training.sizes.items() if n is not None}
     return {
         "stage": imagen.identity(i).model_dump(mode="json", exclude={"stage": {"sampling"}}),
+        "trained_with": imagen.learners[i].trained_with,
         "max_num_words": imagen.config.max_num_words,
         "optimization": _optimization(config.learners[i]) | {"batch_size": config.batch_size_of(i)},
         "seed": config.seed,
@@ -162,6 +163,7 @@ def _difference(
         after["data"] = {**now["data"], "dataset": before["data"]["dataset"]}
     else:
         del after["content"]
+    before.setdefault("trained_with", now["trained_with"])  # it may be too old to say
     after["stage"] = before["stage"]  # compared below, by its own rules
     if found := first_difference(before, after):
         return found

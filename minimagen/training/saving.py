@@ -18,7 +18,7 @@ from minimagen.storage.checkpoint import (
     save_weights,
     set_aside_after,
 )
-from minimagen.storage.directory import TrainingDirectory, read_imagen_config, write_parameters
+from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 from minimagen.storage.files import (
     begin_folder,
     cannot_write,
@@ -26,7 +26,7 @@ from minimagen.storage.files import (
     read_json,
     write_json,
 )
-from minimagen.storage.joining import record_revisions, start_directory
+from minimagen.storage.joining import record_revisions, start_directory, write_again
 from minimagen.storage.pretrained import load_frozen, load_stage
 from minimagen.training.distillation import keep_teacher
 from minimagen.training.finetuning import keep_start
@@ -150,7 +150,7 @@ def open_directory(
     if resume and output is not None and resume.path.resolve() == Path(output).resolve():
         directory = resume
         _hold(directory, plan, held)
-        write_parameters(directory.parameters, plan.parameters)
+        write_again(directory, plan.parameters, plan.chosen, _others_train(directory, plan))
     else:
         also = partial(keep_teacher, teacher, plan.chosen) if teacher else None
         if resume is None and plan.config.source is not None:
@@ -167,11 +167,25 @@ def _hold(directory: TrainingDirectory, plan: Plan, held: ExitStack) -> None:
     """Keep other processes from training the same learners in a directory."""
     directory.tmp.mkdir(parents=True, exist_ok=True)
     for name in (plan.imagen.learners[i].name for i in plan.chosen):
-        if not held.enter_context(locked(directory.tmp / f".{name}_training", PATIENCE)):
+        if not held.enter_context(locked(_lock_of(directory, name), PATIENCE)):
             raise UserError(
                 f"{name} is being trained in {directory} by another process: wait for its end, or "
                 "leave out `in_place`"
             )
+
+
+def _others_train(directory: TrainingDirectory, plan: Plan) -> bool:
+    """Return whether another process trains other learners in a directory."""
+    others = set(range(len(plan.imagen.learners))) - set(plan.chosen)
+    for name in (plan.imagen.learners[i].name for i in others):
+        with locked(_lock_of(directory, name)) as free:
+            if not free:
+                return True
+    return False
+
+
+def _lock_of(directory: TrainingDirectory, name: str) -> Path:
+    return directory.tmp / f".{name}_training"
 
 
 def _copy(source: TrainingDirectory, target: TrainingDirectory) -> None:

@@ -50,6 +50,16 @@ def test_a_distilled_directory_samples_in_few_steps(many_steps: Path) -> None:
     assert "the teacher is training_mine" in Path("few/training_progress.txt").read_text()
 
 
+def test_what_belongs_to_the_data_of_the_teacher_is_not_asked_of_other_data(trained: Path) -> None:
+    file = trained / "parameters" / "data.json"
+    own = {"caption_column": "color", "max_samples": 7}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    for name, column, most in (("shapes", "color", 7), ("digits", "text", None)):
+        argv = ["--DISTILL", "training_mine", "--DATASET", name, "--STEPS", "1"]
+        data = train.settings_of(train.parse_flags(argv)).parameters().data
+        assert (data.caption_column, data.max_samples) == (column, most)
+
+
 def test_the_super_resolution_alone(many_steps: Path) -> None:
     assert train.entry([*FEW, "-t", "1", "--STEPS", "2", "-sg", "1", "-o", "few"]) == 0
     assert same(weights("few", 0), weights(many_steps, 0))

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from minimagen import Imagen, ShapesDataset, TrainingConfig
 from minimagen import train as train_in_python
 from minimagen.cli import inference, train
+from minimagen.cli.settings import BUNDLED
 from minimagen.data.indexed import as_dataset
 from minimagen.data.open import load_dataset
 from minimagen.storage.checkpoint import load_weights, save_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
-from minimagen.training.finetuning import Source, fingerprint
+from minimagen.storage.pretrained import fingerprint_of
+from minimagen.training.finetuning import Source
 from minimagen.training.plan import make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.trainer import Trainer
@@ -95,7 +98,7 @@ def test_its_parameters_are_the_sources_but_for_those_that_are_given(
     source = Imagen.from_directory(trained)
     assert values["source"] == {
         "directory": "training_mine",
-        "fingerprint": fingerprint(source.stages),
+        "fingerprint": fingerprint_of(nn.ModuleList(source.stages), "source"),
         "stages": [0, 1],
     }
     for i in range(2):
@@ -218,7 +221,8 @@ def test_a_python_user_starts_from_a_directory(trained: Path) -> None:
         source=Source(TrainingDirectory(trained)),
     )
     assert same(weights(directory.path, 0), weights(trained, 0))
-    assert fingerprint(imagen.stages[:1]) == fingerprint(Imagen.from_directory(trained).stages[:1])
+    source = Imagen.from_directory(trained)
+    assert fingerprint_of(imagen.stages[0], "") == fingerprint_of(source.stages[0], "")
 
 
 @pytest.fixture
@@ -229,6 +233,25 @@ def bundle(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "scenes").mkdir()
     monkeypatch.setattr("minimagen.cli.settings.BUNDLED", folder / "emoji")
     return folder / "emoji"
+
+
+def test_what_a_gpu_trained_goes_on_with_batches_that_suit_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def batches(*flags: str) -> list[int]:
+        argv = ["--FROM", str(BUNDLED), "--MINUTES", "1", *flags]
+        config = train.settings_of(train.parse_flags(argv)).parameters().training
+        return [config.batch_size, config.batch_size_of(0)]
+
+    assert read_parameters(BUNDLED / "parameters").training.batch_size_of(0) == 256
+    assert batches("--DEVICE", "cpu") == [32, 32]
+    assert "batches of 32: on a CPU, the 256 of the source" in capsys.readouterr().out
+    assert batches("--DEVICE", "cpu", "--ACCUM_ITER", "3") == [30, 30]
+    assert batches("--DEVICE", "cpu", "--BATCH_SIZE", "64") == [64, 64]
+    capsys.readouterr()
+    monkeypatch.setattr("minimagen.device.resolve_device", lambda _: torch.device("cuda"))
+    assert batches() == [256, 256]
+    assert not capsys.readouterr().out
 
 
 def test_few_images_of_its_size_are_a_reason_to_start_from_a_bundled_cascade(

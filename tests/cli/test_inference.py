@@ -19,6 +19,7 @@ from minimagen.cli.sampling import _Batch
 from minimagen.config import SamplingConfig
 from minimagen.progress import tqdm
 from minimagen.storage import image_files
+from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.files import read_lines
 from minimagen.storage.metadata import Generation
 from minimagen.training.interruption import StopSignals
@@ -47,6 +48,14 @@ def written(output: Path) -> tuple[int, int, int]:
 def argv(trained: Path, count: int, batch: int) -> list[str]:
     return ["-d", str(trained), "-c", "a star", "-t", "1", "-n", str(count), "-b", str(batch),
             "-o", "out", "--SEED", "3", "--DEVICE", "cpu"]  # fmt: skip
+
+
+def test_captions_of_the_training_are_taken_word_by_word(trained: Path) -> None:
+    """What looks like an option in them is a part of the caption, as it was in training."""
+    lines = ["a cat --ar 2:3 --v 5", "a dog --seed 7"]
+    TrainingDirectory(trained).sample_captions.write_text("\n".join([*lines, ""]))
+    assert inference.entry(["-d", str(trained), "-t", "1", "-o", "out", "--DEVICE", "cpu"]) == 0
+    assert read_lines(Path("out", "captions.txt"))[:2] == lines
 
 
 def test_where_nothing_is_trained_the_bundled_cascade_answers(

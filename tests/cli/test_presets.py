@@ -108,7 +108,8 @@ def test_an_autoencoder_is_measured(
     saved = place / f"{name}_vae"
     if name == "latent":
         assert minimagen([*asked, "--DIFFUSERS", str(saved)]) == 0
-        capsys.readouterr()
+        assert minimagen([*asked, "--DIFFUSERS", str(saved)]) == 2
+        assert f"--DIFFUSERS {saved} exists and is not empty" in capsys.readouterr().err
         assert minimagen(["reconstruct", str(saved), "--DATASET", "shapes", *asked[2:]]) == 0
     else:
         assert minimagen(asked) == 0

@@ -210,6 +210,12 @@ def test_a_smaller_cascade_replaces_a_larger_one_and_other_files_stay(
     assert pixels(Imagen.from_pretrained("me/mine")) == pixels(small)
 
 
+def test_a_folder_that_is_called_like_a_text_encoder_is_no_part(trained: Path) -> None:
+    Path("t5_mini").mkdir()
+    Imagen.from_directory(trained).save_pretrained("shared")
+    assert Imagen.from_directory("shared").config.text_encoder_name == "t5_mini"
+
+
 def test_a_clip_that_reads_a_folder_of_this_machine_is_not_pushed(trained: Path, hub: Hub) -> None:
     clip = {
         "image_size": 16, "embed_dim": 8, "text": {"encoder": str(T5_MINI), "dim": 8, "heads": 2},

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minimagen.cli import demo, inference, train
 from minimagen.cli.settings import with_whole_paths
+from minimagen.config import ImagenConfig
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.directory import TrainingDirectory
 from tests.checkpoints import load_newest
@@ -108,6 +109,9 @@ def test_a_resumed_run_says_what_starts_anew(here: Path) -> None:
 def test_inference_takes_the_newest_directory_that_is_trained_whole(here: Path) -> None:
     assert train.entry([*TINY, "-o", "training_1"]) == 0
     assert train.entry([*TINY, "-sg", "0", "-o", "training_2"]) == 0
+    (here / "training_3" / "parameters").mkdir(parents=True)
+    for name, content in (("imagen", "{}"), ("unet_0", "{")):  # a damaged one
+        (here / "training_3" / "parameters" / f"{name}.json").write_text(content)
     assert TrainingDirectory.newest().path == Path("training_1")
 
 
@@ -324,8 +328,22 @@ def test_parts_that_are_folders_here_are_known_everywhere(here: Path) -> None:
     (here / "t5_mini").mkdir()
     parameters = train.settings_of(train.parse_flags(["--T5_NAME", "my_clip"])).parameters()
     assert with_whole_paths(parameters).imagen.text_encoder_name == str(here / "my_clip")
+    flags = ["--PARAMETERS", "clip", "--T5_NAME", "my_clip"]
+    clip = with_whole_paths(train.settings_of(train.parse_flags(flags)).parameters()).imagen.clip
+    assert clip is not None and clip.text.encoder == str(here / "my_clip")
     parameters = train.settings_of(train.parse_flags([])).parameters()
     assert with_whole_paths(parameters) == parameters
+
+
+def test_a_clip_alone_reads_captions_with_the_encoder_that_is_given() -> None:
+    def imagen(*flags: str) -> ImagenConfig:
+        return train.settings_of(train.parse_flags(flags)).parameters().imagen
+
+    alone = imagen("--PARAMETERS", "clip", "--T5_NAME", "minilm_mini")
+    assert alone.clip is not None and alone.clip.text.encoder == "minilm_mini"
+    both = imagen("--PARAMETERS", "clip_cascade", "--T5_NAME", "minilm_mini")
+    assert both.clip is not None and both.clip.text.encoder == "t5_mini"
+    assert both.text_encoder_name == "minilm_mini"  # what conditions the images
 
 
 def test_the_newest_run_is_reported_while_it_trains(here: Path) -> None:

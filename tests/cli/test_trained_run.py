@@ -109,6 +109,17 @@ def test_data_that_cannot_be_opened_again_is_one_line(
     assert "no data set" in error and "MyImages" in error
 
 
+def test_the_sheet_of_ones_own_images_has_their_captions(trained: Path) -> None:
+    Path("mine").mkdir()
+    for i in range(12):
+        Image.new("RGB", (32, 32), (20 * i, 0, 99)).save(Path("mine", f"{i}.png"))
+        Path("mine", f"{i}.txt").write_text(f"number {i}")
+    asked = ["-d", str(trained), *FEW, "--DATASET", "mine", "--SHEET", "sheet.png"]
+    assert minimagen(["evaluate", *asked]) == 0
+    with Image.open("sheet.png") as image:
+        assert image.width > 2 * 2 * 128
+
+
 def test_what_cannot_be_evaluated_is_one_line(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

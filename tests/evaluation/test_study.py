@@ -123,6 +123,15 @@ def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.Monke
     assert (alone.value, alone.low, alone.high, alone.n) == (1.0, None, None, 9)
 
 
+def test_a_jump_between_images_that_do_not_change_is_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = [Image.new("RGB", (8, 8), (255 * (i > 4),) * 3) for i in range(9)]
+    monkeypatch.setattr(Sampler, "between", lambda *_: frames)
+    (figure,) = measure.smoothness(Sampler(cast(Imagen, None), []), ["a", "b"]).figures
+    assert figure.value == measure.JUMP
+
+
 def test_interpolation_samples_with_the_settings_that_are_evaluated() -> None:
     """A sampler of one's own too; the ends are the images of their captions."""
     imagen = Imagen.from_directory(TRAINED)

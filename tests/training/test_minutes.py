@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from minimagen.config import ImagenConfig, TrainingConfig
+from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.storage.checkpoint import load_weights
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.joining import record_revisions, write_again
 from minimagen.training import clock, plan, run
 from minimagen.training.clock import in_force
 from minimagen.training.interruption import Interrupted
@@ -222,3 +224,22 @@ def test_the_log_says_whether_threads_follow_the_cores(
     follows = "follow" in request.node.callspec.params["world"]
     said = "threads: fewer while other processes use the cores" in start("a").progress.read_text()
     assert said == follows and torch.get_num_threads() == 2
+
+
+def test_a_learner_that_is_resumed_leaves_the_minutes_of_another_job_alone(
+    world: World, start: Run
+) -> None:
+    directory = start("run")
+    parameters = read_parameters(directory.parameters)
+    revisions = parameters.training.revisions
+    record_revisions(directory, 1, new := revisions[1] * 2)  # by a job for stage 1
+    write_again(directory, parameters, [0], beside=True)
+    assert training_of(directory).revisions == (revisions[0], new)
+    by_steps = parameters._replace(training=parameters.training.replace(
+        minutes=None, revisions=(), steps=(3, 3)
+    ))  # fmt: skip
+    with pytest.raises(UserError, match="another process trains in .* by `minutes`"):
+        write_again(directory, by_steps, [0], beside=True)
+    assert training_of(directory).revisions == (revisions[0], new)
+    write_again(directory, by_steps, [0], beside=False)
+    assert training_of(directory).steps == (3, 3)

@@ -353,6 +353,18 @@ def test_a_stage_goes_on_by_steps_again_and_again(tmp_path: Path) -> None:
     assert read_parameters(directory.parameters).training.steps == (2, 4)
 
 
+def test_a_clip_is_resumed_only_as_it_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jitter and prompts change its weights, though any weights can be used with any of them."""
+    directory = run("clip", tmp_path / "run", learners=["clip"])
+    file = directory.parameters / "clip.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"jitter": 0.5}))
+    resume = ["-rd", str(directory.path), "--LEARNERS", "clip", "--STEPS", "5", "--DEVICE", "cpu"]
+    assert train_entry([*resume, "-o", str(tmp_path / "longer")]) == 2
+    assert "trained_with.jitter was 0.0, is 0.5" in capsys.readouterr().err
+
+
 def test_an_autoencoder_is_measured_once_however_often_its_run_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
