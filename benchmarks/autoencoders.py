@@ -19,7 +19,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import ROOT, Case, Row, add_names, answer, build_parser, run_cases
+from benchmarks.measuring import (
+    ROOT,
+    Case,
+    Row,
+    add_names,
+    answer,
+    build_parser,
+    costing_no_row,
+    run_cases,
+)
 from benchmarks.presets import (
     SPLITS,
     Changes,
@@ -75,7 +84,8 @@ def measure(case: Case, started: float) -> Row:
         [sample.caption for sample in samples[:ON_SHEET]], [real, to_pil(report.images[:ON_SHEET])]
     )
     name = f"{case['set']}_{case['kind']}_{case.get('minutes', 'quick')}.png"
-    save_png(cache_folder("autoencoder_sheets") / name, sheet)
+    with costing_no_row():
+        save_png(cache_folder("autoencoder_sheets") / name, sheet)
     parameters = sum(p.numel() for p in autoencoder.parameters())
     return row | {
         "n": report.count,

@@ -40,6 +40,7 @@ from benchmarks.measuring import (
 from benchmarks.real_data import folder
 from minimagen import Imagen, Judge, ShapesDataset
 from minimagen.data.loading.reading import stack_images
+from minimagen.device import resolve_device
 from minimagen.draws import rng
 from minimagen.evaluation.evaluate import evaluate
 from minimagen.evaluation.memorization import Nearest, nearest, small_pixels
@@ -66,7 +67,7 @@ def measure(case: Case, started: float) -> Row:
     """Score one cascade."""
     del started
     directory = ROOT / case["directory"]
-    imagen = Imagen.from_directory(directory)
+    imagen = Imagen.from_directory(directory).to(resolve_device())
     score = score_emoji if case["what"] == "emoji" else score_scenes
     row = score(imagen, case["count"], case["sheets"])
     return row | {"first_image_seconds": first_image_seconds(directory, CAPTION[case["what"]])}

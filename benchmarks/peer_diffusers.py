@@ -17,7 +17,7 @@ from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor, nn
 
 from benchmarks.peer_recipes import Recipe
-from minimagen.device import autocast
+from minimagen.device import autocast, to_device
 from minimagen.diffusion.loss import training_times
 from minimagen.diffusion.prediction import to_v
 from minimagen.diffusion.schedule import Level
@@ -124,16 +124,17 @@ class PeerStage(nn.Module):
         fixed = draws or Draws(int(torch.randint(2**62, ())), 0, 0, len(batch))
         shift = self.recipe.time_shift if draws is None else 1.0
         times = training_times(fixed.stratified("time"), shift)
-        times = (times * NOISE_LEVELS).long().to(self.device)
+        times = to_device((times * NOISE_LEVELS).long(), self.device)
         noise = torch.randn_like(x_0) if draws is None else draws.normal("noise", x_0.shape[1:])
-        noise = noise.to(self.device)
+        noise = to_device(noise, self.device)
         x_t = self.scheduler.add_noise(x_0, noise, times)
         level = self._level(times)
         text = TextEncoding(batch.text_embeds, batch.text_mask)
         if draws is None:
             keep = fixed.uniform("drop") >= self.recipe.caption_drop
-            text = TextEncoding(text.embeds * keep.to(self.device)[:, None, None], text.mask)
-        output = self._predict(x_t, times, text, *self._augmented(images, fixed))
+            kept = to_device(keep, self.device)[:, None, None]
+            text = TextEncoding(text.embeds * kept, text.mask)
+        output = self._predict(x_t, times, text, *self._augmented(batch, fixed))
         if draws is not None:
             names = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
             error = to_v(names[self.recipe.prediction], output, x_t, level)  # type: ignore[arg-type]
@@ -158,14 +159,16 @@ class PeerStage(nn.Module):
         kept = self.scheduler.alphas_cumprod.to(self.device)[times].reshape(-1, 1, 1, 1)
         return Level(kept.sqrt(), (1 - kept).sqrt(), torch.log(kept / (1 - kept)))
 
-    def _augmented(self, images: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
+    def _augmented(self, batch: Batch, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
         """Return low-resolution images noised as on our side, enlarged, and their times."""
         if self.low_res_side is None:
             return None, None
-        low_res = resize_clamped(images, (self.low_res_side,) * 2)
-        level = (draws.uniform("aug_level") * self.aug_level_max).float().to(self.device)
+        given = batch.images if batch.low_res is None else batch.low_res
+        low_res = resize_clamped(to_model_space(given), (self.low_res_side,) * 2)
+        level = (draws.uniform("aug_level") * self.aug_level_max).float()
+        level = to_device(level, self.device)
         angle = level.reshape(-1, 1, 1, 1) * (math.pi / 2)
-        noise = draws.normal("aug_noise", low_res.shape[1:]).to(self.device)
+        noise = to_device(draws.normal("aug_noise", low_res.shape[1:]), self.device)
         low_res = torch.cos(angle) * low_res + torch.sin(angle) * noise
         return resize(low_res, (self.side, self.side)), level * NOISE_LEVELS
 
@@ -245,7 +248,7 @@ class PeerTrainer:
             self.ema = EMAModel(stage.unet.parameters(), self.recipe.ema_decay, foreach=True)
             self.ema.to(stage.device)
 
-    def train_step(self, batch: Batch, progress: float) -> float:
+    def train_step(self, batch: Batch, progress: float) -> Tensor:
         """Make one step at ``progress`` in [0, 1] of the budget and return the mean loss."""
         warmed = min(1.0, (self.step + 1) / max(1, self.recipe.warmup_steps))
         decay = 1 - progress
@@ -263,7 +266,7 @@ class PeerTrainer:
         if self.ema is not None:
             self.ema.step(self.stage.unet.parameters())
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def finish(self) -> None:
         """Copy the averaged weights, if there are any, into the stage."""

@@ -16,7 +16,6 @@ The default, ``test``, is for figures of what is chosen. Sheets with generated i
 ones lie in the cache, and with ``--score`` in the training directory: look at them.
 """
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,8 @@ from benchmarks.measuring import (
     add_names,
     answer,
     build_parser,
+    costing_no_row,
+    file_name,
     numbers,
     peak_of_children,
     run_cases,
@@ -44,6 +45,7 @@ from benchmarks.presets import split_of
 from benchmarks.real_data import SETS, SPLITS, Images, RealSet, available
 from benchmarks.real_scores import asked, recognized, scores
 from minimagen import Imagen
+from minimagen.device import resolve_device
 from minimagen.images import to_model_space, to_pil, to_uint8
 from minimagen.storage.cache import cache_folder
 from minimagen.storage.directory import TrainingDirectory, read_parameters
@@ -93,9 +95,10 @@ def train_ours(real: RealSet, case: Case, directory: Path) -> None:
 
 def trained(directory: Path) -> tuple[Sampler, Row]:
     """Return how a training directory samples, and what was trained."""
-    imagen = Imagen.from_directory(directory).eval()
+    imagen = Imagen.from_directory(directory).eval().to(resolve_device())
     training = read_parameters(TrainingDirectory.open(directory).parameters).training
-    steps = [training.steps_of(i) or 0 for i in range(len(imagen.stages))]
+    places = range(imagen.config.first_stage, len(imagen.learners))
+    steps = [training.steps_of(i) or 0 for i in places]
 
     def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         options = {"batch_size": len(captions), "precision": training.precision}
@@ -104,7 +107,7 @@ def trained(directory: Path) -> tuple[Sampler, Row]:
     return sample, {
         "sizes": [list(size) for size in imagen.config.image_sizes],
         "steps": steps,
-        "images": [n * training.batch_size_of(i) for i, n in enumerate(steps)],
+        "images": [n * training.batch_size_of(i) for i, n in zip(places, steps, strict=True)],
     }
 
 
@@ -118,8 +121,7 @@ def sheets_of(place: str, case: Case, *own: str) -> Path:
     """
     names = ("set", *own, "minutes", "seed", "split")
     parts = [str(case[name]) for name in names if name in case]
-    name = re.sub(r"[^\w.-]+", "_", "_".join([*parts, *case.get("flags", ())]))
-    return cache_folder(place) / name
+    return cache_folder(place) / file_name([*parts, *case.get("flags", ())])
 
 
 def score(real: RealSet, sample: Sampler, sheets: Path, split: str = "test") -> Row:
@@ -153,8 +155,9 @@ def write_sheet(folder: Path, name: str, generated: Tensor, truth: Images) -> No
     """Write a contact sheet: each generated image with a real one of its caption to its right."""
     pairs = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, truth.images)]
     sheet = contact_sheet(truth.captions[:ON_SHEET], pairs)
-    save_png(folder / f"{name}.png", sheet)
-    print(f"sheet: {folder / name}.png", file=sys.stderr)
+    with costing_no_row():
+        save_png(folder / f"{name}.png", sheet)
+        print(f"sheet: {folder / name}.png", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
@@ -172,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         raise SystemExit("no real data: set MINIMAGEN_BENCHMARK_DATA to its folder")
     if answer(arguments, measure):
         return []
+    if arguments.flags and len(arguments.sides) > 1:
+        raise SystemExit("--flags are those of one side: give it as --sides")
     sets = [SETS[name] for name in arguments.sets]
     if arguments.score is not None:
         sample, facts = trained(arguments.score)

@@ -117,7 +117,7 @@ class Diffusers:
         self.unet, self.loss = self.stage.unet, self.stage.loss
         self.trainer = peer.PeerTrainer(self.stage, SEED)
 
-    def train_step(self, batch: Batch) -> float:
+    def train_step(self, batch: Batch) -> Tensor:
         """Make one optimizer step."""
         return self.trainer.train_step(batch, self.trainer.step / self.total_steps)
 

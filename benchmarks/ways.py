@@ -21,7 +21,6 @@ for each data set with the same captions by every way, real images first.
 
 import hashlib
 import json
-import re
 import resource
 import shutil
 import subprocess
@@ -44,6 +43,8 @@ from benchmarks.measuring import (
     add_names,
     answer,
     build_parser,
+    costing_no_row,
+    file_name,
     numbers,
     run_cases,
 )
@@ -51,6 +52,7 @@ from benchmarks.presets import SPLITS, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
 from minimagen import Imagen, Judge
 from minimagen.data.loading.reading import stack_images
+from minimagen.device import resolve_device
 from minimagen.evaluation.judge import score
 from minimagen.evaluation.metrics import grain, kernel_distance, wilson_interval
 from minimagen.images import resize_clamped, to_model_space, to_pil, to_uint8
@@ -65,7 +67,6 @@ from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
-LONGEST_NAME = 100  # of a sheet; file systems have 255 bytes
 ON_SHEET, BESIDE = 48, 12  # images on the sheet of a way, and of a data set
 WAYS = ("cascade", "flow", "latent", "tokens")
 KERAS = ("linear_l1", "linear_l1_shifted")  # guided-diffusion-keras' times of training, and ours
@@ -78,13 +79,13 @@ def measure(case: Case, started: float) -> Row:
     """Train one way and score its images."""
     del started
     if "score" in case:
-        return score_way(Imagen.from_directory(case["score"]), case)
+        return score_way(Imagen.from_directory(case["score"]).to(resolve_device()), case)
     with tempfile.TemporaryDirectory() as place:
         preset = Path(place) / "preset"
         _write_preset(case["way"], preset)
         row = train_preset(case | {"preset": str(preset)}, data_of(case), Path(place))
         row["training_bytes"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        imagen = Imagen.from_directory(Path(place) / "training")
+        imagen = Imagen.from_directory(Path(place) / "training").to(resolve_device())
     return row | score_way(imagen, case)
 
 
@@ -141,8 +142,9 @@ def score_way(imagen: Imagen, case: Case) -> Row:
     features = [judge.features(images) for images in (generated, real)]
     sheet = _sheet(case, case["way"])
     shown = [to_pil(to_model_space(images[:ON_SHEET])) for images in (generated, real)]
-    save_png(sheet, contact_sheet(captions[:ON_SHEET], shown))
-    np.save(_images(case), generated[:BESIDE].numpy())
+    with costing_no_row():
+        save_png(sheet, contact_sheet(captions[:ON_SHEET], shown))
+        np.save(_images(case), generated[:BESIDE].numpy())
     return {
         "n": count,
         "correct": right,
@@ -209,10 +211,7 @@ def _sheet(case: Case, of: str) -> Path:
         "files" if case["files"] else "",
         case.get("split", ""),
     ]
-    name = re.sub(r"[^\w.]+", "_", "_".join(str(part) for part in parts if part != ""))
-    if len(name) > LONGEST_NAME:  # of many changes
-        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return cache_folder("ways_sheets") / f"{name}.png"
+    return cache_folder("ways_sheets") / f"{file_name(str(p) for p in parts if p != '')}.png"
 
 
 def _images(case: Case) -> Path:

@@ -83,7 +83,8 @@ def _in_own_process(case: Case, deadline: float) -> Row:
     except subprocess.TimeoutExpired:
         return {"skipped": f"not finished in the {left:.0f} s that were left"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1]}
+        ended = f"ended with {done.returncode}"
+        return {"failed": (done.stderr.strip() or ended).splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 

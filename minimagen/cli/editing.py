@@ -112,6 +112,11 @@ def check_captions(arguments: argparse.Namespace, captions: Sequence[Caption]) -
         raise UserError(
             f"--{chosen[0]} is of one caption, there are {len(captions)}: give one as --CAPTIONS"
         )
+    if arguments.SEEDS is not None and {"SEED", "IMAGES_PER_CAPTION"} & set(own):
+        raise UserError(
+            "--SEEDS gives each caption one image for each seed; leave out --SEED and "
+            "--IMAGES_PER_CAPTION in the lines of captions"
+        )
     given = "INIT_IMAGE" if arguments.INIT_IMAGE is not None else "UPSCALE"
     if getattr(arguments, given) is not None and "ASPECT_RATIO" in own:
         raise UserError(

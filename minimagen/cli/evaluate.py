@@ -4,7 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minimagen.checked import PositiveInt, per_stage
 from minimagen.cli import options
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
     from minimagen.imagen import Imagen
     from minimagen.sample import Sample
     from minimagen.storage.directory import TrainingDirectory
-    from minimagen.storage.figures import Record
 
 BATCH = 50  # images sampled at once
+DRAWN: dict[str, Any] = {"SPLIT": "heldout", "SEED": 1, "JUDGE": None}
+"""What is of the embedded data alone, and its defaults."""
 OPTIONS = {
     "what to sample": (
         options.TRAINING_DIRECTORY,
         options.WEIGHTS,
         Option("DATASET", "ds", "Data to evaluate on", shown="the training's"),
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
-        Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, "heldout"),
-        options.CONFIGURED["SEED"].but(help="Seed of the captions; image i has seed i", default=1),
+        Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, DRAWN["SPLIT"]),
+        options.CONFIGURED["SEED"].but(
+            help="Seed of the captions; image i has seed i", default=DRAWN["SEED"]
+        ),
         Option("JUDGE", "ju", "Judge that tools/train_judge.py made, for digits of files", Path,
                shown="the bundled one"),
         Option("CLIP", "cl", "Training directory with a CLIP that says how well images fit their "
@@ -69,10 +72,12 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
+    from minimagen.storage.figures import write_record
     from minimagen.storage.model_hash import model_hash
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
     data, started = _data(directory, arguments.DATASET), time.perf_counter()
+    _check_drawn(data, arguments)
     out = directory.results(arguments.OUTPUT)
     device = resolve_device(arguments.DEVICE)
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS).to(device)
@@ -83,16 +88,17 @@ def main(argv: Sequence[str]) -> int:
     for note in (note for stage in imagen.stages for note in stage.notes()):
         print(note)
     print(_text(result, [f"{h} x {w}" for h, w in imagen.config.image_sizes]))
-    if arguments.SHEET is not None:
-        judge = _judge(sets, arguments) if sets.level else None
-        _write_sheet(arguments.SHEET, sets.held_out, result.images, judge)
     stages = len(imagen.stages)
     record = result.record.replace(
         weights=tuple(per_stage("`weights`", arguments.WEIGHTS, stages)),
         model=digest,
         captions_seed=arguments.SEED,
     )
-    _write(directory, out, result, record)
+    write_record(out, record)
+    if arguments.SHEET is not None:
+        judge = _judge(sets, arguments) if sets.level else None
+        _write_sheet(arguments.SHEET, sets.held_out, result.images, judge)
+    _write(directory, out, result)
     return 0
 
 
@@ -103,6 +109,13 @@ def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
     if not read_imagen_config(directory.parameters).stages:
         raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
     return read_data_config(directory.parameters, name)
+
+
+def _check_drawn(data: DataConfig, arguments: Namespace) -> None:
+    """Refuse for other data what is of the embedded data alone."""
+    for name, usual in () if is_embedded(data.dataset) else DRAWN.items():
+        if getattr(arguments, name) != usual:
+            raise UserError(f"--{name} is for the embedded data; leave it out with {data.dataset}")
 
 
 def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple[Study, Sets]":
@@ -143,13 +156,11 @@ def _text(result: "Study", sizes: Sequence[str]) -> str:
     return "\n".join([*judged, figures, features, *result.record.verdicts])
 
 
-def _write(directory: "TrainingDirectory", out: Path, result: "Study", record: "Record") -> None:
-    """Write evaluation.json, its sheets and the report."""
+def _write(directory: "TrainingDirectory", out: Path, result: "Study") -> None:
+    """Write the sheets and the report that belong to evaluation.json."""
     from minimagen.evaluation.figures import write_sheets
     from minimagen.evaluation.report import write_report
-    from minimagen.storage.figures import write_record
 
-    write_record(out, record)
     write_sheets(out, result.found.sheets)
     print(f"{out / 'evaluation.json'}, {write_report(directory, out)}")
 

@@ -120,8 +120,6 @@ def sample(
     imagen = _load(arguments, directory.path)
     given = read_given(arguments)
     edit = editing.edit_of(arguments, imagen, given)
-    if kind_of(arguments) is not None:
-        return _together(arguments, imagen, captions, directory)
     from minimagen.cli.asked import Asked
     from minimagen.cli.sampling import requests_of, write_images
     from minimagen.storage.directory import read_parameter_values
@@ -129,6 +127,8 @@ def sample(
     trained_on = read_parameter_values(directory.parameters).get("data", {})
     if arguments.ASPECT_RATIO and not trained_on.get("aspect_buckets"):
         print("trained on images of one shape only (no --ASPECT_BUCKETS): others may look wrong")
+    if kind_of(arguments) is not None:
+        return _together(arguments, imagen, captions, directory)
     requests, sheet = requests_of(arguments, imagen, captions), None
     if arguments.SWEEP is not None:
         requests, sheet = editing.sheet_of_sweep(arguments, imagen, requests[0])
@@ -144,7 +144,7 @@ def _together(
 ) -> int:
     """Write images that belong together; return the exit code."""
     from minimagen.arguments import seeds_of
-    from minimagen.cli.sampling import fitting_in_memory
+    from minimagen.cli.sampling import fitting_in_memory, print_notes
     from minimagen.device import resolve_device
     from minimagen.storage.directory import new_output
     from minimagen.storage.model_hash import model_hash
@@ -157,7 +157,9 @@ def _together(
     output = new_output(arguments.OUTPUT, "generated_images")
     try:
         with fitting_in_memory(resolve_device(arguments.DEVICE), arguments.BATCH_SIZE):
-            return belong_together(arguments, imagen, captions, output, model)
+            code = belong_together(arguments, imagen, captions, output, model)
+        print_notes(imagen)
+        return code
     finally:
         if output.is_dir() and not any(output.iterdir()):  # stopped before there was a whole
             output.rmdir()

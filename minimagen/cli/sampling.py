@@ -17,6 +17,7 @@ from minimagen.cli.asked import Asked
 from minimagen.cli.captions import Caption, read_captions
 from minimagen.cli.next_commands import typed
 from minimagen.device import resolve_device
+from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.evaluation.choice import independent_clip, similarity
 from minimagen.generating import Edit, Generator, Request, batches_of, encoded, request_of
@@ -56,7 +57,11 @@ def _seeds(
         return range(own["SEED"], own["SEED"] + candidates)
     if arguments.SEEDS is None:
         return None
-    return [seed + i for seed in arguments.SEEDS for i in range(arguments.BEST_OF)]
+    return [
+        derive_seed(seed, "candidate", i) if i else seed  # no image's candidates are another's
+        for seed in arguments.SEEDS
+        for i in range(arguments.BEST_OF)
+    ]
 
 
 def _request(arguments: argparse.Namespace, imagen: Imagen, caption: Caption) -> Any:
@@ -165,7 +170,7 @@ def write_images(
                     folder.write(*_nearest(group, clip))
                     group = []
     wanted = len(requests) // asked.best_of
-    _print_notes(imagen)
+    print_notes(imagen)
     _print_written(folder, wanted)
     if asked.sheet is not None and folder.written == wanted:
         print(f"sheet: {asked.sheet.write(folder, asked.metadata)}")
@@ -242,7 +247,8 @@ def _candidates(
             yield from generator.sample(batch)[known:]
 
 
-def _print_notes(imagen: Imagen) -> None:
+def print_notes(imagen: Imagen) -> None:
+    """Print what text encoder and stages have to say of what was sampled."""
     for note in (*imagen.text_encoder.notes(), *(n for s in imagen.stages for n in s.notes())):
         print(note)
 

@@ -186,6 +186,8 @@ class _Opener:
         return self._indexed(*hub.tables(splits, self.column, self.where))
 
     def _downloaded(self, table: Path, out: Path, column: str) -> ImageStream:
+        if self.where is not None:
+            self.where.check(["url", "text"])  # what is kept of a table, known before hours of it
         with locked(out.with_suffix(".lock"), LONGEST_DOWNLOAD):  # other processes wait for it
             shards = download(table, out, column).shards
         return self._streamed(TarStream(tuple(shards), where=self.where))

@@ -13,12 +13,14 @@ from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
 
 IMAGES = 64  # on a sheet
+TRIED = 200  # draws of a stream, one after the other, that are bad or known: there are no more
 
 
 def write_sheet(dataset: Dataset, path: Path, count: int = IMAGES) -> int:
     """Write a PNG file with up to ``count`` images of one size and their captions.
 
-    Of data with an index they are evenly spaced, of a stream the first ones; bad ones are left out.
+    Of data with an index they are evenly spaced, of a stream the first ones that it draws, each
+    once; bad ones are left out.
 
     Returns:
         The number of images.
@@ -37,8 +39,16 @@ def write_sheet(dataset: Dataset, path: Path, count: int = IMAGES) -> int:
 def _samples(dataset: Dataset, count: int) -> Iterator[Sample]:
     """Yield the samples to show."""
     if not dataset.repeatable:
-        drawn = dataset.samples(0, 0, 1)
-        yield from (each for each in drawn if not isinstance(each, BadSampleError))
+        names, in_vain = set[str](), 0
+        for each in dataset.samples(0, 0, 1):  # it draws without end
+            if isinstance(each, BadSampleError) or each.name in names:
+                in_vain += 1
+                if in_vain == TRIED:
+                    return
+                continue
+            names.add(each.name)
+            in_vain = 0
+            yield each
         return
     for place in range(count):
         index = place * len(dataset) // count

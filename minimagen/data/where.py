@@ -5,6 +5,7 @@ It is read as Python's grammar has it and computed by Arrow; nothing of it is ev
 
 import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +26,10 @@ COMPARISONS: dict[type[ast.cmpop], Callable[..., Any]] = {
     ast.Eq: pc.equal, ast.NotEq: pc.not_equal, ast.Lt: pc.less, ast.LtE: pc.less_equal,
     ast.Gt: pc.greater, ast.GtE: pc.greater_equal,
 }  # fmt: skip
+ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 ARITHMETIC: dict[type[ast.operator], Callable[..., Any]] = {
-    ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide,
+    ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply,
+    ast.Div: lambda a, b: pc.divide(pc.multiply(a, 1.0), b),  # Arrow's own cuts whole numbers
 }  # fmt: skip
 
 Columns = Mapping[str, Any]
@@ -114,7 +117,7 @@ class Where:
                 return pc.negate(self._value(part, columns))
             case ast.BinOp(left=left, op=calculates, right=right):
                 pair = self._value(left, columns), self._value(right, columns)
-                return ARITHMETIC[type(calculates)](*_alike(*pair))
+                return ARITHMETIC[type(calculates)](*_alike(*pair, ordered=True))
             case ast.Compare(left=left, ops=ops, comparators=others):
                 sides = [left, *others]
                 found = [
@@ -132,9 +135,12 @@ class Where:
     ) -> Any:
         if not isinstance(op, ast.In | ast.NotIn):
             pair = self._value(left, columns), self._value(right, columns)
-            return COMPARISONS[type(op)](*_alike(*pair))
+            return COMPARISONS[type(op)](*_alike(*pair, ordered=isinstance(op, ORDERS)))
         if isinstance(right, ast.List | ast.Tuple):
-            wanted = pa.array([ast.literal_eval(each) for each in right.elts])
+            try:
+                wanted = pa.array([ast.literal_eval(each) for each in right.elts])
+            except ValueError:
+                raise self._error("a list holds numbers or texts only") from None
             searched, wanted = _alike(self._value(left, columns), wanted)
             found = pc.is_in(searched, value_set=wanted)
         elif isinstance(left, ast.Constant) and isinstance(left.value, str):
@@ -158,14 +164,20 @@ ALLOWED = (
 )  # fmt: skip
 
 
-def _alike(left: Any, right: Any) -> tuple[Any, Any]:
-    """Return both sides as numbers where one is a number and the other its text, as in a csv."""
+def _alike(left: Any, right: Any, ordered: bool = False) -> tuple[Any, Any]:
+    """Return both sides as numbers where one is a number and the other its text, as in a csv.
+
+    Where sides are ``ordered``, or calculated with, two texts of numbers become numbers too.
+    """
     texts = [pa.types.is_string(side.type) for side in (left, right)]
     numbers = [pa.types.is_integer(s.type) or pa.types.is_floating(s.type) for s in (left, right)]
     if texts[0] and numbers[1]:
         return _number(left), right
     if texts[1] and numbers[0]:
         return left, _number(right)
+    if ordered and all(texts):
+        with suppress(pa.ArrowInvalid):
+            return _number(left), _number(right)
     return left, right
 
 

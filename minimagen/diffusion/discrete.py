@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minimagen.config import BetasConfig
 from minimagen.config.diffusers import MULTISTEP, Spacing
-from minimagen.device import widest_float
+from minimagen.device import to_device, widest_float
 from minimagen.diffusion.schedule import Level, variance_preserving
 
 LEAST_LOG_SNR = -40.0  # of a time that is noise alone
@@ -67,14 +67,18 @@ class Discrete:
 
     def log_snr(self, index: Tensor) -> Tensor:
         """Return the log-SNR at numbers in [0, N - 1], whole or not, float64."""
-        table = self._table.to(_wide(index))
+        table = self._like(_wide(index))
         below = index.long().clamp(max=self.count - 2)
         return torch.lerp(table[below], table[below + 1], _wide(index) - below)
+
+    def _like(self, value: Tensor) -> Tensor:
+        """Return the table where a value is, without waiting for the copy."""
+        return to_device(self._table, value.device, value.dtype)
 
     def index_of(self, log_snr: Tensor) -> Tensor:
         """Return the number with this log-SNR, float64: the inverse of ``log_snr``."""
         value = _wide(log_snr)
-        table = self._table.to(value)
+        table = self._like(value)
         above = torch.searchsorted(-table, -value.contiguous()).clamp(1, self.count - 1)
         share = (value - table[above - 1]) / (table[above] - table[above - 1])
         return above - 1 + share.clamp(0.0, 1.0)

@@ -17,6 +17,7 @@ from minimagen.data.loading.reading import stack_images
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.evaluation.metrics import wilson_interval
+from minimagen.evaluation.sets import drawn_from
 from minimagen.images import resize_clamped, to_model_space
 from minimagen.sample import Sample
 from minimagen.text.clip import Clip
@@ -62,14 +63,14 @@ class ClipReport:
 
 
 def held_out(dataset: Dataset, count: int | None, data: DataConfig | None = None) -> list[Sample]:
-    """Return the good samples of the test or validation split, or the first ``count`` of them.
+    """Return the good samples of the test or validation split, or ``count`` of them.
 
     ``data`` is what a training divided the data set by, so that none of these is trained on.
     """
     data = data or DataConfig()
     _, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
     most = len(validation) if count is None else min(count, len(validation))
-    return list(good_samples(validation, most))
+    return list(good_samples(drawn_from(dataset, validation, most, data.seed), most))
 
 
 @torch.inference_mode()

@@ -105,11 +105,6 @@ class Judge:
         state = copy.deepcopy(self.network).half().cpu().state_dict()
         save_file(state, path, metadata={"config": json.dumps(asdict(self.config))})
 
-    def to(self, device: torch.device) -> "Judge":
-        """Move the network and return the judge."""
-        self.network.to(device)
-        return self
-
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """Return float [b features], the penultimate features of uint8 [b 3 h w] of any size."""

@@ -229,7 +229,6 @@ class ShapesDataset(DrawnDataset):
         if level not in LEVELS:
             hint = did_you_mean(level, LEVELS)
             raise UserError(f"shapes: level={level!r} is not one of {', '.join(LEVELS)}{hint}")
-        self.level = level
         name = "shapes" if level == "simple" else f"shapes:{level}"
         super().__init__(_LEVELS[level], name, level, split, size, seed, epoch_size, caption_column)
 

@@ -144,7 +144,7 @@ class Clip(Part):
             return self._ids(captions)
         text = pad_and_stack(self._reader.encode(captions))
         device = self.log_scale.device
-        return self._cut(*text.to(device).pair)
+        return self._cut(*(to_device(each, device) for each in text.pair))
 
     def of_captions(self, captions: Sequence[str]) -> Tensor:
         """Return the unit vectors [b embed_dim] of captions."""

@@ -33,9 +33,15 @@ def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
     )  # fmt: skip
 
 
+def _plain(image: Image.Image) -> Image.Image:
+    """Return an image without its transparency where it has none: then it is the file's own."""
+    opaque = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
+    return image.convert("RGB") if opaque else image
+
+
 def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> None:
     gr.Markdown("Several images are variations of one: each has its own seed.")
-    image = gr.Image(label="Image to begin with", type="pil", height=260)
+    image = gr.Image(label="Image to begin with", type="pil", image_mode="RGBA", height=260)
     strength = gr.Slider(0.02, 1.0, value=STRENGTH, step=0.02, label="Strength",
                          info="how much is sampled anew")  # fmt: skip
 
@@ -43,6 +49,7 @@ def _image_to_image(studio: Studio, controls: Controls, history: gr.State) -> No
         given, much = values[-2:]
         if given is None:
             raise UserError("There is no image to begin with: give one.")
+        given = _plain(given)
 
         def edit(imagen: Imagen) -> Edit:
             size = imagen.config.image_sizes[-1]
@@ -107,12 +114,13 @@ def _drawn(
 
 def _upscale(studio: Studio, controls: Controls, history: gr.State) -> None:
     gr.Markdown("Super-resolution enlarges an image: the model needs two stages or more.")
-    image = gr.Image(label="Small image", type="pil", height=260)
+    image = gr.Image(label="Small image", type="pil", image_mode="RGBA", height=260)
 
     def change(*values: Any) -> Iterator[Any]:
         given = values[-1]
         if given is None:
             raise UserError("There is no image to enlarge: give one.")
+        given = _plain(given)
 
         def edit(imagen: Imagen) -> Edit:
             sizes = imagen.config.image_sizes

@@ -1,6 +1,6 @@
 """What is filled in on the page: from controls to settings, and from an image back to controls."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ from minimagen.storage.metadata import Generation
 
 MOST = 64  # images, or cells of a sweep, at a time
 LONGEST = 2000  # characters of a caption
+FILLED = ("timesteps", "guidance_scale", "sampler", "aug_level")  # what has a field
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,15 @@ def form_of(*values: Any) -> Form:
                 guidance or "", sampler or "", aug_level or "")  # fmt: skip
 
 
-def not_filled(made: Generation, model: bool) -> Iterator[str]:
-    """Yield what the form cannot say of how an image was made; ``model``: its weights are here."""
-    if not model:
+def not_filled(made: Generation, trained: Sequence[Mapping[str, Any]] | None) -> Iterator[str]:
+    """Yield what the form cannot say of how an image was made.
+
+    Args:
+        made: How.
+        trained: How the stages of the model that made it sample by default; None where that model
+            is not here.
+    """
+    if trained is None:
         yield "The weights of this image are not here: the chosen model makes another image."
     if made.edit is not None:
         yield "The image was made of another one, which it does not carry: give that image too."
@@ -108,14 +115,24 @@ def not_filled(made: Generation, model: bool) -> Iterator[str]:
         yield "The image has another shape than those of this page."
     if len({str(stage.get("sampler")) for stage in made.stages}) > 1:
         yield "The stages had samplers of their own: the trained ones are chosen."
+    if made.precision != "auto":
+        yield f"The image was made in {made.precision}: this page samples in what is usual here."
+    own = (trained or ())[made.first :]
+    if len(made.stages) < len(own):
+        yield "Later stages were left out: this page samples all, in their own numbers of steps."
+    for name in dict.fromkeys(name for stage in made.stages for name in stage):
+        given = [stage.get(name) for stage in made.stages]
+        usual = [stage.get(name) for stage in own[: len(given)]]
+        if trained is not None and name not in FILLED and given != usual:
+            yield f"{name} was {', '.join(map(str, given))}: this page has no field for it."
     if any(choice != "final" for choice in made.weights):
         yield "The image was made with other weights than the final ones, which this page takes."
 
 
-def fields_of(made: Generation) -> list[Any]:
+def fields_of(made: Generation, stages: int | None = None) -> list[Any]:
     """Return the values of ``Controls.all`` but the model that an image was made with.
 
-    Where only later stages ran, what is one for each stage is left as trained.
+    Where not all of the model's ``stages`` ran, what is one for each is left as trained.
 
     Raises:
         UserError: They are of another program, or were edited.
@@ -125,7 +142,8 @@ def fields_of(made: Generation) -> list[Any]:
         values = [stage[name] for stage in made.stages if name in stage]
         if not all(isinstance(value, int | float) for value in values):
             raise UserError(f"The image says {name} {values}, which are no numbers.")
-        return ",".join(map(str, values)) if made.first == 0 else ""
+        whole = made.first == 0 and stages in (None, len(made.stages))
+        return ",".join(map(str, values)) if whole else ""
 
     given = [stage.get("sampler", "") for stage in made.stages]
     sampler = given[0] if given and all(each == given[0] for each in given) else ""

@@ -201,9 +201,11 @@ def _info_tab(studio: Studio, controls: Controls) -> None:
             raise UserError("There is no image: give a file first.")
         made = read_generation(path)
         model = studio.made_by(made)
-        for missing in not_filled(made, model is not None):
+        trained = None if model is None else studio.trained_settings(model)
+        for missing in not_filled(made, trained):
             gr.Warning(missing)
-        return [gr.skip() if model is None else model, *fields_of(made)]
+        fields = fields_of(made, None if trained is None else len(trained))
+        return [gr.skip() if model is None else model, *fields]
 
     file.change(toasted(show), file, [text, exact], api_visibility="private")
     use.click(toasted(fill), file, controls.all, api_visibility="private")

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -64,7 +65,9 @@ class Studio:
     def models(self) -> dict[str, Path]:
         """Return the trained cascades by name, the newest first."""
         found = [p for p in self._newest_first() if _is_model(p)]
-        return {path.name: path for path in [*found, *filter(_is_model, self._bundled)]}
+        bundled = filter(_is_model, self._bundled)
+        own = {path.name: path for path in found}
+        return own | {path.name: path for path in bundled if path.name not in own}
 
     def runs(self) -> dict[str, Path]:
         """Return the training directories by name, the newest first, trained or not."""
@@ -177,7 +180,7 @@ class Studio:
         end = form if last_seed is not None else replace(form, caption=last).checked()
 
         def work(report: Report) -> Result:
-            imagen, _ = self.load(form.model)
+            imagen, digest = self.load(form.model)
             (seed,) = form.seeds()
             how, texts = self._settings(form, report), (form.text, end.text)
             if last_seed is None:
@@ -187,7 +190,8 @@ class Studio:
                 images = interpolate_seeds(imagen, form.text, seed, last_seed, frames, **how)
                 ends = seed, last_seed
                 whole = Whole(kind="interpolate", texts=texts[:1], seeds=ends, frames=frames)
-            return self._animated("interpolation", images, form, seed, whole)
+            made = _made(imagen, digest, form, seed, whole, images)
+            return self._animated("interpolation", images, made)
 
         return self._stream(work)
 
@@ -196,11 +200,12 @@ class Studio:
         form = form.checked()
 
         def work(report: Report) -> Result:
-            imagen, _ = self.load(form.model)
+            imagen, digest = self.load(form.model)
             (seed,) = form.seeds()
             frames = film(imagen, form.text, seed=seed, **self._settings(form, report))
+            images = [frame.image for frame in frames]
             whole = Whole(kind="film", texts=(form.text,))
-            return self._animated("film", [frame.image for frame in frames], form, seed, whole)
+            return self._animated("film", images, _made(imagen, digest, form, seed, whole, images))
 
         return self._stream(work)
 
@@ -217,30 +222,22 @@ class Studio:
         own = {"callback": report, "negative": form.against, "progress": False}
         return own | form.changes()
 
-    def _animated(
-        self, name: str, images: list[Image.Image], form: Form, seed: int, whole: Whole
-    ) -> Result:
+    def _animated(self, name: str, images: list[Image.Image], made: Generation) -> Result:
         """Write frames, animations and a strip."""
-        folder, made = stamped("generated_images", self.root), self._made(form, seed, whole, images)
+        folder = stamped("generated_images", self.root)
         paths = [folder / f"frame_{i}.png" for i in range(len(images))]
         for path, image in zip(paths, images, strict=True):
             save_png(path, image)
         animations = save_animations(folder, name, images, made)
-        return Result([*paths, *animations], save_strip(folder, name, images, made), [made], seed)
-
-    def _made(self, form: Form, seed: int, whole: Whole, images: list[Image.Image]) -> Generation:
-        """Return how images that belong together were made."""
-        imagen, digest = self.load(form.model)
-        request = form.request(seed, imagen.samplings(**form.changes()))
-        weights = ("final",) * len(imagen.stages)
-        return made_together(whole, request, images[-1], digest, weights)
+        strip = save_strip(folder, name, images, made)
+        return Result([*paths, *animations], strip, [made], made.seed)
 
     def stages(self, form: Form) -> Stream:
         """Sample images of a form, and show those of every stage on a sheet."""
         form = form.checked()
 
         def work(report: Report) -> Result:
-            imagen, _ = self.load(form.model)
+            imagen, digest = self.load(form.model)
             seeds = form.seeds(form.count)
             columns = by_stage(
                 imagen, [form.text] * form.count, seed=seeds[0], callback=report,
@@ -249,11 +246,16 @@ class Studio:
             sheet = stamped("generated_images", self.root) / "stages.png"
             labels = [f"seed {seed}" for seed in seeds]
             whole = Whole(kind="stages_sheet", texts=(form.text,) * form.count)
-            made = self._made(form, seeds[0], whole, columns[-1])
+            made = _made(imagen, digest, form, seeds[0], whole, columns[-1])
             save_png(sheet, contact_sheet(labels, columns), made)
             return Result([sheet], sheet, [made], seeds[0])
 
         return self._stream(work)
+
+    def trained_settings(self, name: str) -> list[dict[str, Any]]:
+        """Return how each stage of a model samples by default, JSON."""
+        stages = read_imagen_config(self.models()[name] / "parameters").stages
+        return [stage.sampling.model_dump(mode="json") for stage in stages]
 
     def enlarges(self, name: str) -> bool:
         """Return whether a model has stages that enlarge images."""
@@ -280,14 +282,27 @@ class Studio:
         generator = Generator(imagen, text, digest, weights, {"callback": report}, edit, kept)
         folder = ImageFolder(where, Path(self._name()))
         paths, made = [], []
-        for batch in batches_of(requests, AT_ONCE):
-            for image, generation in generator.sample(batch):
-                paths.append(folder.write(image, generation))
-                made.append(generation)
+        try:
+            for batch in batches_of(requests, AT_ONCE):
+                for image, generation in generator.sample(batch):
+                    paths.append(folder.write(image, generation))
+                    made.append(generation)
+        finally:
+            if not paths:
+                shutil.rmtree(where)
         return Result(paths, folder.write_grid(), made, requests[0].seed)
 
     def _name(self) -> str:
         return self._loaded[0] if self._loaded else ""
+
+
+def _made(
+    imagen: Imagen, digest: str, form: Form, seed: int, whole: Whole, images: list[Image.Image]
+) -> Generation:
+    """Return how images that belong together were made; ``digest``: of the weights."""
+    request = form.request(seed, imagen.samplings(**form.changes()))
+    weights = ("final",) * len(imagen.stages)
+    return made_together(whole, request, images[-1], digest, weights)
 
 
 def _kept(folder: Path, name: GivenAs, image: Image.Image) -> Given:

@@ -77,6 +77,11 @@ def test_the_batch_changes_an_image_by_no_more_than_rounding(trained: Path) -> N
         assert max(difference(a, b), difference(a, c)) <= 1
 
 
+def test_a_size_of_batches_that_is_typed_takes_the_place_of_the_images_own(several: Path) -> None:
+    again = run("-fi", str(images(several)[4]), "-b", "1", "-o", "x", "--DEVICE", "cpu")
+    assert [row["batch"]["size"] for row in rows(again)] == [1]
+
+
 def test_what_is_typed_beside_an_image_is_changed_and_all_else_is_kept(several: Path) -> None:
     path = images(several)[4]
     again = run("-fi", str(path), "-g", "3", "-c", "a blue star", "-o", "x", "--DEVICE", "cpu")

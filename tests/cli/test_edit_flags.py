@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from minimagen.cli import inference
 from minimagen.imagen import Imagen
+from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.metadata import read_generation
 
 Refused = Callable[..., str]
@@ -63,6 +64,15 @@ def test_a_film_is_a_strip_and_two_animations_with_a_frame_for_each_step(trained
     with Image.open(made / "film.png") as strip, Image.open(made / "film.gif") as animation:
         assert strip.width == 5 * strip.height  # two stages of two steps, and the image
         assert animation.size == (strip.height, strip.height)
+
+
+def test_a_film_is_followed_by_what_there_is_to_say_of_it(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(DiffusionStage, "notes", lambda stage: [f"stage {stage.index}: burnt"])
+    output("--FILM", "--ASPECT_RATIO", "2")
+    printed = capsys.readouterr().out
+    assert "stage 0: burnt\nstage 1: burnt\n" in printed and "others may look wrong" in printed
 
 
 def test_an_interpolation_between_seeds_has_as_many_frames_as_asked(trained: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import weakref
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from PIL.Image import Image
 
-from minimagen.cli import inference
+from minimagen.cli import inference, sampling
 from minimagen.cli.captions import Caption
 from minimagen.cli.sampling import _Batch
 from minimagen.config import SamplingConfig
@@ -183,3 +184,18 @@ def test_the_bar_moves_with_every_step_and_ends_at_its_end(counts: tuple[int, in
         assert seen == pytest.approx([1 + 3 * (i + 1) / sum(counts) for i in range(sum(counts))])
         batch.step_done(0, 0, 1, None)  # a half of it, as memory is short: not back
         assert bar.n == pytest.approx(4)
+
+
+def test_no_candidate_of_a_seed_is_one_of_another_seed() -> None:
+    arguments = Namespace(SEEDS=[1, 2, 3, 4], BEST_OF=4)
+    seeds = sampling._seeds(arguments, {}, 4)
+    assert seeds is not None and len({*seeds}) == 16 and [*seeds[::4]] == [1, 2, 3, 4]
+
+
+def test_seeds_for_all_captions_leave_no_place_for_those_of_a_line(
+    trained: Path, refused: Refused
+) -> None:
+    for line in ("a star -n 2", "a star --seed 3"):
+        Path("lines.txt").write_text(line)
+        argv = ["-d", trained, "-c", "lines.txt", "--SEEDS", "1,2"]
+        refused(inference.entry, argv, "--SEEDS gives each caption one image for each seed")

@@ -127,6 +127,9 @@ def test_what_cannot_be_evaluated_is_one_line(
     assert "end its name in .png" in refused(["-d", str(trained), "--SHEET", "sheet"], capsys)
     assert "3 values for 2 stages" in refused(["-d", str(trained), "-al", "0,0,0"], capsys)
     assert "greater than 0, given '0'" in refused(["-tp", "0"], capsys)
+    Path("mine").mkdir()
+    of_drawn = ["-d", str(trained), "--DATASET", "mine", "--SPLIT", "tune"]
+    assert "--SPLIT is for the embedded data; leave it out" in refused(of_drawn, capsys)
     assert "must be 'none', 'static' or 'dynamic', given 'clip'" in refused(["-th", "clip"], capsys)
     assert not Path("sheet").exists()
 

@@ -1,5 +1,7 @@
 """`data check --SHEET`: the images on it are those that a network is given."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,23 @@ def test_the_command_writes_it_where_asked_or_here(
     assert Path("sheet.png").stat().st_size and Path("a.png").stat().st_size
     assert main(["data", "check", str(folder)]) == 1
     assert {p.name for p in Path().glob("*sheet*")} == {"sheet.png"}
+
+
+def test_a_stream_shows_each_image_once_and_ends_where_none_is_good(
+    folder: Path, tmp_path: Path
+) -> None:
+    def shard(content: bytes | None) -> Path:
+        with tarfile.open(path := tmp_path / "shard.tar", "w") as tar:
+            for file in sorted(folder.glob("[0-8].[pt][nx][gt]")):
+                data = file.read_bytes() if content is None or file.suffix != ".png" else content
+                member = tarfile.TarInfo(file.name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        return path
+
+    assert write_sheet(load_dataset(shard(None), 16), tmp_path / "sheet.png") == 8
+    with pytest.raises(UserError, match="no image can be shown"):
+        write_sheet(load_dataset(shard(b"no image"), 16), tmp_path / "none.png")
 
 
 def test_data_without_a_good_image_has_no_sheet(folder: Path, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ CONDITIONS = {
     "score >= 0": [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11],  # a missing value fits nothing
     "width >= 20 and height - width == 2": [6, 7, 8, 9, 10, 11],
     "width == 8 or style == 'open' and height > 26": [0, 11],
+    "width / height >= 0.85": [2, 3, 4, 5, 6, 7, 8, 9, 10, 11],  # not cut to a whole number
 }
 
 
@@ -114,6 +115,18 @@ def test_images_with_text_files_have_sides_and_captions(tmp_path: Path) -> None:
         (tmp_path / f"{i:02d}.txt").write_text(ROWS[i]["text"])
     data = load_dataset(tmp_path, 8, where="width > 12 and 'dog' in text")
     assert [*data.captions()] == [(ROWS[i]["text"],) for i in (4, 6, 8, 10)]
+
+
+def test_columns_of_a_csv_are_compared_as_numbers_where_they_are_some() -> None:
+    rows = [{"w": "1000", "h": "768", "day": "2026-02-01"}, {"w": "90", "h": "100", "day": "2025"}]
+
+    def kept(text: str) -> list[bool]:
+        return Where(text).kept(rows, [None, None])
+
+    assert kept("w >= h") == [True, False]
+    assert kept("w / h > 0.95") == [True, False]
+    assert kept("day > w") == [True, False]  # as texts
+    assert kept("w == h") == [False, False]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from minimagen.__main__ import main
 from minimagen.cli.export import facts_of
-from minimagen.config import SamplingConfig
+from minimagen.config import DataConfig, SamplingConfig
 from minimagen.data.loading.reading import stack_images
+from minimagen.data.open import load_dataset
 from minimagen.diffusion.samplers import Heun
-from minimagen.evaluation import measure
+from minimagen.evaluation import clip, measure
 from minimagen.evaluation.features import JudgeFeatures
 from minimagen.evaluation.report import write_report
 from minimagen.evaluation.sampler import Sampler
-from minimagen.evaluation.sets import Sets
+from minimagen.evaluation.sets import Sets, read_sets
 from minimagen.evaluation.study import Study, study
 from minimagen.imagen import Imagen
 from minimagen.images import to_model_space, to_pil
@@ -105,6 +106,21 @@ def test_super_resolution_has_intervals_over_images() -> None:
     assert [(f.value, f.n, f.real) for f in figures] == [(0.5, 20, None)] * 2 + [(0.5, 20, 0.5)] * 2
     for each in figures:
         assert (each.low, each.high) == pytest.approx((0.2599, 0.7401), abs=1e-3)
+
+
+def test_images_of_a_validation_part_are_of_all_kinds(tmp_path: Path) -> None:
+    """Names that are sorted by class do not make the first class the whole evaluation."""
+    for part, count in (("train", 4), ("validation", 40)):
+        (tmp_path / part).mkdir()
+        for i in range(count):
+            name = f"{'ab'[2 * i // count]}_{i:02d}"
+            Image.new("RGB", (32, 32), (6 * i, 0, 0)).save(tmp_path / part / f"{name}.png")
+            (tmp_path / part / f"{name}.txt").write_text(name[0])
+    config = Imagen.from_directory(TRAINED).config
+    sets = read_sets(DataConfig(dataset=str(tmp_path)), config, 16)
+    assert len({s.name for s in sets.held_out}) == 16
+    assert 3 <= [s.caption for s in sets.held_out].count("a") <= 13
+    assert len(clip.held_out(load_dataset(tmp_path, 32), None)) == 40
 
 
 def test_smoothness_is_the_mean_over_pairs_of_captions(monkeypatch: pytest.MonkeyPatch) -> None:

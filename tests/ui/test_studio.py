@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from minimagen.cli import inference
-from minimagen.editing import as_mask, as_tensor
+from minimagen.editing import as_mask, as_tensor, film
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.imagen import Imagen
@@ -205,15 +206,53 @@ def test_an_image_names_its_model_and_what_the_form_cannot_say(studio: Studio) -
     made = read_generation(last(iter(studio.generate(FORM))).paths[0])
     assert studio.made_by(made) == "trained"
     assert studio.made_by(made.model_copy(update={"model": "0" * 64})) is None
-    assert not list(not_filled(made, model=True))
-    enlarged = made.model_copy(update={"first": 1, "edit": Edited(kind="upscale")})
+    trained = studio.trained_settings("trained")
+    assert not list(not_filled(made, trained))
+
+    def said(trained: Any = trained, **changes: Any) -> str:
+        (line,) = not_filled(made.model_copy(update=changes), trained)
+        return line
+
+    later = made.stages[1:]
+    assert "give that image too" in said(first=1, stages=later, edit=Edited(kind="upscale"))
+    enlarged = made.model_copy(update={"first": 1, "stages": later})
     assert fields_of(enlarged)[4:6] == ["", ""]  # steps of one stage are not those of both
-    (said,) = not_filled(enlarged, model=True)
-    assert "give that image too" in said
-    (said,) = not_filled(made.model_copy(update={"whole": Whole(kind="film", texts=("a",))}), True)
-    assert "strip" in said
-    (said,) = not_filled(made, model=False)
-    assert "another image" in said
+    assert "strip" in said(whole=Whole(kind="film", texts=("a",)))
+    assert "another image" in said(None)
+    assert "made in fp32" in said(precision="fp32")
+    assert "Later stages were left out" in said(stages=made.stages[:1])
+    assert fields_of(made.model_copy(update={"stages": made.stages[:1]}), 2)[4:6] == ["", ""]
+    burnt = tuple(stage | {"thresholding": "none"} for stage in made.stages)
+    assert said(stages=burnt) == "thresholding was none, none: this page has no field for it."
+
+
+def test_a_model_of_ones_own_comes_before_a_bundled_one_of_its_name(studio: Studio) -> None:
+    own = shutil.copytree(studio.models()["trained"], studio.root / "trained")
+    assert studio.models() == {"trained": own}
+
+
+def test_nothing_is_left_of_what_was_cancelled_before_the_first_image(studio: Studio) -> None:
+    items = iter(studio.generate(replace(FORM, steps="500,1")))
+    assert isinstance(next(items), Progress)
+    items.close()  # type: ignore[attr-defined]  # a generator
+    assert last(iter(studio.generate(FORM))).paths  # the other one has ended
+    assert len(list(studio.root.glob("generated_images_*"))) == 1
+
+
+def test_a_film_of_weights_that_are_written_meanwhile_names_those_that_made_it(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(studio.models()["trained"], studio.root / "trained")
+    _, digest = studio.load("trained")
+
+    def film_and_train(*given: Any, **settings: Any) -> Any:
+        for file in (own / "state_dicts").glob("*.safetensors"):
+            os.utime(file, (1, 1))  # written anew
+        monkeypatch.setattr("minimagen.ui.studio.model_hash", lambda *_: "0" * 64)
+        return film(*given, **settings)
+
+    monkeypatch.setattr("minimagen.ui.studio.film", film_and_train)
+    assert last(iter(studio.film(FORM))).made[0].model == digest
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,14 @@ def download(
         if not some:
             break
         shard, stats = out / f"{number:05d}.tar", out / f"{number:05d}_stats.json"
-        if not shard.is_file():
-            _make_shard(shard, stats, some, limits or Limits(), threads)
+        if not shard.is_file() and not _is_dead(stats):
+            whole = len(some) == SHARD_ROWS or not good
+            _make_shard(shard, stats, some, limits or Limits(), threads, whole)
         found = read_json(stats)
         good += found["good"]
         failed.update(found["failed"])
-        shards.append(str(shard))
+        if found["good"]:
+            shards.append(str(shard))
     if not good:
         reason = next(iter(failed), "the table is empty")
         raise UserError(f"no URL of {table} gives an image: {reason}")
@@ -91,24 +93,34 @@ def _claim(out: Path, table: Path, column: str) -> None:
     write_json(mark, ours)
 
 
+def _is_dead(stats: Path) -> bool:
+    """Return whether these rows were fetched, and gave no image."""
+    return stats.is_file() and not read_json(stats)["good"]
+
+
 def _make_shard(
-    shard: Path, stats: Path, rows: Sequence[UrlRow], limits: Limits, threads: int
+    shard: Path, stats: Path, rows: Sequence[UrlRow], limits: Limits, threads: int, whole: bool
 ) -> None:
-    """Fetch some rows; write their statistics, then their images."""
+    """Fetch some rows; write their statistics, then their images, if there are any.
+
+    Raises:
+        UserError: No row gives an image, and they are a ``whole`` shard, not a short last one.
+    """
     started = time.monotonic()
     results = _fetch_all(rows, limits, threads)
     failed = Counter(result for result in results if isinstance(result, str))
     good = len(rows) - failed.total()
     speed = len(rows) / max(time.monotonic() - started, 1e-9)
     log.warning("%s: %d of %d images, %.0f/s", shard.name, good, len(rows), speed)
-    if not good:
+    if not good and whole:
         raise UserError(
             f"none of {len(rows)} URLs from {rows[0].url!r} on gives an image: "
             f"{failed.most_common(1)[0][0]}"
         )
     lost = [[r.url, why] for r, why in zip(rows, results, strict=True) if isinstance(why, str)]
     write_json(stats, {"rows": len(rows), "good": good, "failed": dict(failed), "urls": lost})
-    _write_tar(shard, rows, results)
+    if good:
+        _write_tar(shard, rows, results)
 
 
 def _fetch_all(rows: Sequence[UrlRow], limits: Limits, threads: int) -> list[Result]:

@@ -107,7 +107,7 @@ class ImageStream:
             )
         if bad:
             raise UserError(f"no usable image: all {len(bad)} are bad; the first: {bad[0]}")
-        raise UserError("no images: the source holds none")
+        raise UserError("no images: the source holds none, or none that fits `where`")
 
 
 def position_of(name: str) -> float:

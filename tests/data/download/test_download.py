@@ -216,6 +216,30 @@ def test_a_table_becomes_shards_and_is_fetched_once(
     assert server.asked.total() == asked
 
 
+def test_a_short_last_shard_of_dead_URLs_costs_only_itself(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading, "SHARD_ROWS", 10)
+    file = table(tmp_path / "t.csv", server, 12, {10: "/missing", 11: "/missing/2"})
+    result = download(file, tmp_path / "out", limits=QUICK)
+    assert (len(result.shards), result.good, result.failed["HTTP 404"]) == (1, 10, 2)
+    asked = server.asked.total()
+    assert download(file, tmp_path / "out", limits=QUICK) == result
+    assert server.asked.total() == asked
+    dead = table(tmp_path / "dead.csv", server, 20, {i: "/missing" for i in range(10, 20)})
+    with pytest.raises(UserError, match="none of 10 URLs"):  # a whole one: the server may be down
+        download(dead, tmp_path / "other", limits=QUICK)
+
+
+def test_a_condition_on_what_is_not_kept_of_a_table_is_refused_before_the_download(
+    tmp_path: Path, server: Server
+) -> None:
+    asked = server.asked.total()
+    with pytest.raises(UserError, match="no column 'similarity'"):
+        load_dataset(table(tmp_path / "t.csv", server, 3), (8, 8), where="similarity > 0.3")
+    assert server.asked.total() == asked
+
+
 def test_an_interrupted_download_goes_on(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
