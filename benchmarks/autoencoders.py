@@ -26,7 +26,6 @@ from benchmarks.measuring import (
     add_names,
     answer,
     build_parser,
-    costing_no_row,
     run_cases,
 )
 from benchmarks.presets import (
@@ -40,6 +39,7 @@ from benchmarks.presets import (
 )
 from benchmarks.real_data import SETS as REAL
 from benchmarks.real_data import emoji_folder, folder
+from benchmarks.sheets import costing_no_row
 from minimagen.autoencoders.build import load
 from minimagen.config import AutoencoderConfig
 from minimagen.data.loading.batches import good_samples

@@ -12,18 +12,14 @@ import json
 import math
 import os
 import platform
-import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from minimagen.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +31,6 @@ Measure = Callable[[Case, float], Row]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-LONGEST_NAME = 100  # of a sheet; file systems have 255 bytes
 PACKAGES = ("torch", "diffusers", "transformers", "minimagen")
 
 
@@ -50,22 +45,6 @@ def build_parser(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--case", help=argparse.SUPPRESS)  # both for a benchmark's own processes
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     return parser
-
-
-def file_name(parts: Iterable[str]) -> str:
-    """Return a name for what is written of a case, short enough for any file system."""
-    name = re.sub(r"[^\w.-]+", "_", "_".join(parts))
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}_{digest}"
-
-
-@contextmanager
-def costing_no_row() -> Iterator[None]:
-    """Print why a sheet cannot be written, instead of losing a long training's row."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        print(f"no sheet: {error}", file=sys.stderr)
 
 
 def numbers(text: str) -> list[int]:

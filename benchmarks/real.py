@@ -35,8 +35,6 @@ from benchmarks.measuring import (
     add_names,
     answer,
     build_parser,
-    costing_no_row,
-    file_name,
     numbers,
     peak_of_children,
     run_cases,
@@ -44,6 +42,7 @@ from benchmarks.measuring import (
 from benchmarks.presets import split_of
 from benchmarks.real_data import SETS, SPLITS, Images, RealSet, available
 from benchmarks.real_scores import asked, recognized, scores
+from benchmarks.sheets import costing_no_row, file_name
 from minimagen import Imagen
 from minimagen.device import resolve_device
 from minimagen.images import to_model_space, to_pil, to_uint8

@@ -43,13 +43,12 @@ from benchmarks.measuring import (
     add_names,
     answer,
     build_parser,
-    costing_no_row,
-    file_name,
     numbers,
     run_cases,
 )
 from benchmarks.presets import SPLITS, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
+from benchmarks.sheets import costing_no_row, file_name
 from minimagen import Imagen, Judge
 from minimagen.data.loading.reading import stack_images
 from minimagen.device import resolve_device

@@ -165,8 +165,8 @@ class TrainedAutoencoder(Part):
         """Return what is subtracted from latents and what they are then multiplied by."""
         config = self.config
         if config.latents_mean is None or config.latents_std is None:
-            both = torch.tensor([config.shift_factor or 0.0, config.scaling_factor])
-            shift, scale = to_device(both, like.device, like.dtype)
+            both = [config.shift_factor or 0.0, config.scaling_factor]
+            shift, scale = to_device(torch.tensor(both, dtype=like.dtype), like.device)
             return shift, scale
         measured = torch.tensor([config.latents_mean, config.latents_std], dtype=like.dtype)
         mean, std = to_device(measured[..., None, None], like.device)

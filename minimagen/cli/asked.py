@@ -110,7 +110,7 @@ class Asked(Config):
         stages = read_imagen_config(directory.parameters).stages
         weights = per_stage("`weights`", arguments.WEIGHTS, len(stages))
         precision = arguments.PRECISION or (made.precision if made else "auto")
-        alone, usual = len(requests) == 1, Options.batch_size
+        typed = arguments.BATCH_SIZE != Options.batch_size
         return cls(
             directory=str(directory),
             model=model_hash(directory, weights),
@@ -121,7 +121,7 @@ class Asked(Config):
             clip=None if arguments.CLIP is None else str(arguments.CLIP),
             metadata=not arguments.NO_METADATA,
             images=tuple(request.values() for request in requests),
-            place=made.batch if made and alone and arguments.BATCH_SIZE == usual else None,
+            place=made.batch if made and len(requests) == 1 and not typed else None,
             edit=None if edit is None else edit.settings,
             given={name: image.kept for name, image in given.items()},
             sheet=sheet,

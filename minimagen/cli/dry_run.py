@@ -1,4 +1,7 @@
-"""``--DRY_RUN``: a table of what a cascade costs, without weights, images or a device."""
+"""``--DRY_RUN``: a table of what a cascade costs, without images or a device.
+
+No weights are loaded but those of an autoencoder that is named by its place.
+"""
 
 import math
 import textwrap

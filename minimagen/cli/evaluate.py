@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from minimagen.imagen import Imagen
     from minimagen.sample import Sample
     from minimagen.storage.directory import TrainingDirectory
+    from minimagen.storage.figures import Record
 
 BATCH = 50  # images sampled at once
 DRAWN: dict[str, Any] = {"SPLIT": "heldout", "SEED": 1, "JUDGE": None}
@@ -54,7 +55,7 @@ OPTIONS = {
         options.PRECISION,
         Option("OUTPUT", "out", "Folder for evaluation.json and report.html", Path,
                shown="the training directory"),
-        Option("SHEET", "o", "PNG for the first 50 images with verdicts", Path),
+        Option("SHEET", "o", "PNG for the first 50 images with captions", Path),
     ),
 }  # fmt: skip
 EXAMPLES = """  python -m minimagen evaluate -d training_20261120_220000
@@ -72,7 +73,6 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.device import resolve_device
     from minimagen.imagen import Imagen
     from minimagen.storage.directory import TrainingDirectory
-    from minimagen.storage.figures import write_record
     from minimagen.storage.model_hash import model_hash
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
@@ -94,11 +94,10 @@ def main(argv: Sequence[str]) -> int:
         model=digest,
         captions_seed=arguments.SEED,
     )
-    write_record(out, record)
+    _write(directory, out, result, record)
     if arguments.SHEET is not None:
         judge = _judge(sets, arguments) if sets.level else None
         _write_sheet(arguments.SHEET, sets.held_out, result.images, judge)
-    _write(directory, out, result)
     return 0
 
 
@@ -156,11 +155,13 @@ def _text(result: "Study", sizes: Sequence[str]) -> str:
     return "\n".join([*judged, figures, features, *result.record.verdicts])
 
 
-def _write(directory: "TrainingDirectory", out: Path, result: "Study") -> None:
-    """Write the sheets and the report that belong to evaluation.json."""
+def _write(directory: "TrainingDirectory", out: Path, result: "Study", record: "Record") -> None:
+    """Write evaluation.json, its sheets and the report."""
     from minimagen.evaluation.figures import write_sheets
     from minimagen.evaluation.report import write_report
+    from minimagen.storage.figures import write_record
 
+    write_record(out, record)
     write_sheets(out, result.found.sheets)
     print(f"{out / 'evaluation.json'}, {write_report(directory, out)}")
 

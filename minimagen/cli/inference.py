@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from minimagen.storage.directory import TrainingDirectory
 
 EXAMPLES = """  python inference.py -c "a red apple, noto style, on a blue background"
-  python inference.py --CAPTIONS "a large red star on a blue background"
   python inference.py --CAPTIONS captions.txt --TRAINING_DIRECTORY training_20261120_220000
-  python inference.py -c "a small green heart on pink" -n 4 -g 5,1 -t 50,20 --SEED 7
+  python inference.py -c "a cat face, noto style" -n 4 -g 5 -t 16 --SEED 7
   python inference.py --FROM_IMAGE image_0.png -g 4
   python inference.py -d stable-diffusion-v1-5 -c "a photograph of an astronaut on a horse" """
 GOES_WITH_CONTINUE = {"CONTINUE", "DEVICE", "OFFLOAD", "TRAINING_DIRECTORY"}

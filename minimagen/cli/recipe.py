@@ -11,7 +11,7 @@ from minimagen.cli.arguments import KeyPath, is_given
 from minimagen.cli.running import with_flags
 from minimagen.cli.settings import Settings, bundled_cascades
 from minimagen.config.data import is_embedded
-from minimagen.config.recipes import Recipe, recipe_for
+from minimagen.config.recipes import GPU_BATCH_LARGE, Recipe, recipe_for
 from minimagen.config.training import TrainingConfig
 from minimagen.storage.directory import Parameters, read_imagen_config
 
@@ -70,23 +70,23 @@ def _recipe(arguments: argparse.Namespace, side: int) -> Recipe:
 def suit_device(settings: Settings, arguments: argparse.Namespace) -> None:
     """Give a run from the weights of another one batches that suit a CPU, if it has only that.
 
-    Those of a GPU are so large that some minutes would be a few steps. ``--BATCH_SIZE`` is for
-    others.
+    A recipe's for a GPU are so large that some minutes would be a few steps. A CLIP keeps its own:
+    its loss depends on them. ``--BATCH_SIZE`` is for others.
     """
     from minimagen.device import resolve_device
 
-    training = settings.parameters().training
+    imagen, training, _ = settings.parameters()
     rows = arguments.ACCUM_ITER or training.accum_iter
     most = max(rows, TrainingConfig.model_fields["batch_size"].default // rows * rows)
     sizes: dict[KeyPath, int | None] = {("batch_size",): training.batch_size}
     sizes |= {("learners", i, "batch_size"): e.batch_size for i, e in enumerate(training.learners)}
-    large = {path: size for path, size in sizes.items() if size and size > most}
-    if not large or is_given(arguments, "BATCH_SIZE"):
+    large = {path: size for path, size in sizes.items() if size and size >= GPU_BATCH_LARGE}
+    if not large or imagen.clip is not None or is_given(arguments, "BATCH_SIZE"):
         return
     if resolve_device(arguments.DEVICE).type != "cpu":
         return
     for path in large:
-        settings.set(("training", *path), most, "--FROM, on a CPU")
+        settings.set(("training", *path), most, "the default, on a CPU")
     if os.environ.get("RANK", "0") == "0":
         shown = max(filter(None, large.values()))
         print(f"batches of {most}: on a CPU, the {shown} of the source take long (--BATCH_SIZE)")

@@ -58,7 +58,7 @@ def _seeds(
     if arguments.SEEDS is None:
         return None
     return [
-        derive_seed(seed, "candidate", i) if i else seed  # no image's candidates are another's
+        derive_seed(seed, "candidate", i) % 2**32 if i else seed  # as a fresh one: no other's
         for seed in arguments.SEEDS
         for i in range(arguments.BEST_OF)
     ]

@@ -156,6 +156,7 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     check_length("DISTILL", arguments)
     settings = saved_settings(arguments.DISTILL)
     fill_in(settings, arguments, "DISTILL")
+    suit_device(settings, arguments)
     forget_data(settings, arguments)
     imagen = settings.parameters().imagen
     places = imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)

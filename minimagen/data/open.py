@@ -28,6 +28,7 @@ from minimagen.storage.cache import cache_folder
 from minimagen.storage.files import locked
 
 LONGEST_DOWNLOAD = 7 * 24 * 3600.0  # seconds
+KEPT_OF_A_TABLE = ("url", "text")  # its columns that a download keeps
 SAVED = ("dataset_dict.json", "state.json")  # one of them is written by datasets' save_to_disk
 
 
@@ -186,8 +187,8 @@ class _Opener:
         return self._indexed(*hub.tables(splits, self.column, self.where))
 
     def _downloaded(self, table: Path, out: Path, column: str) -> ImageStream:
-        if self.where is not None:
-            self.where.check(["url", "text"])  # what is kept of a table, known before hours of it
+        if self.where is not None:  # an error now, not after hours of downloading
+            self.where.check(KEPT_OF_A_TABLE, "kept of a URL table")
         with locked(out.with_suffix(".lock"), LONGEST_DOWNLOAD):  # other processes wait for it
             shards = download(table, out, column).shards
         return self._streamed(TarStream(tuple(shards), where=self.where))

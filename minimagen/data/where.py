@@ -5,7 +5,6 @@ It is read as Python's grammar has it and computed by Arrow; nothing of it is ev
 
 import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,7 @@ COMPARISONS: dict[type[ast.cmpop], Callable[..., Any]] = {
 ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 ARITHMETIC: dict[type[ast.operator], Callable[..., Any]] = {
     ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply,
-    ast.Div: lambda a, b: pc.divide(pc.multiply(a, 1.0), b),  # Arrow's own cuts whole numbers
+    ast.Div: lambda a, b: pc.divide_checked(pc.multiply(a, 1.0), b),  # its own cuts whole numbers
 }  # fmt: skip
 
 Columns = Mapping[str, Any]
@@ -71,12 +70,16 @@ class Where:
         """The columns that it names."""
         return frozenset(n.id for n in ast.walk(self._tree) if isinstance(n, ast.Name))
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Raise a UserError unless every name is a column, or a side of the image."""
+    def check(self, columns: Sequence[str], which: str = "") -> None:
+        """Raise a UserError unless every name is a column, or a side of the image.
+
+        ``which`` columns they are, where there are more.
+        """
         for name in sorted(self.names - {*columns, *SIDES}):
             known = list(dict.fromkeys([*columns, *SIDES]))
             hint = did_you_mean(name, known)
-            raise self._error(f"there is no column {name!r} among {', '.join(known)}{hint}")
+            among = f"those {which}, {', '.join(known)}" if which else ", ".join(known)
+            raise self._error(f"there is no column {name!r} among {among}{hint}")
 
     def kept(
         self, rows: Sequence[Columns], images: Iterable[Path | str | bytes | None]
@@ -117,7 +120,8 @@ class Where:
                 return pc.negate(self._value(part, columns))
             case ast.BinOp(left=left, op=calculates, right=right):
                 pair = self._value(left, columns), self._value(right, columns)
-                return ARITHMETIC[type(calculates)](*_alike(*pair, ordered=True))
+                numbers = map(_as_numbers, pair) if _are_texts(*pair) else _alike(*pair)
+                return ARITHMETIC[type(calculates)](*numbers)
             case ast.Compare(left=left, ops=ops, comparators=others):
                 sides = [left, *others]
                 found = [
@@ -135,12 +139,18 @@ class Where:
     ) -> Any:
         if not isinstance(op, ast.In | ast.NotIn):
             pair = self._value(left, columns), self._value(right, columns)
-            return COMPARISONS[type(op)](*_alike(*pair, ordered=isinstance(op, ORDERS)))
+            compare = COMPARISONS[type(op)]
+            if not (isinstance(op, ORDERS) and _are_texts(*pair)):
+                return compare(*_alike(*pair))
+            numbers = [_as_numbers(side) for side in pair]  # two columns of a csv
+            both = pc.and_(*map(pc.is_valid, numbers))
+            return pc.if_else(both, compare(*numbers), compare(*pair))
         if isinstance(right, ast.List | ast.Tuple):
             try:
-                wanted = pa.array([ast.literal_eval(each) for each in right.elts])
+                values = [ast.literal_eval(each) for each in right.elts]
             except ValueError:
-                raise self._error("a list holds numbers or texts only") from None
+                raise self._error("a list holds numbers or texts, no names") from None
+            wanted = pa.array(values)
             searched, wanted = _alike(self._value(left, columns), wanted)
             found = pc.is_in(searched, value_set=wanted)
         elif isinstance(left, ast.Constant) and isinstance(left.value, str):
@@ -164,21 +174,33 @@ ALLOWED = (
 )  # fmt: skip
 
 
-def _alike(left: Any, right: Any, ordered: bool = False) -> tuple[Any, Any]:
-    """Return both sides as numbers where one is a number and the other its text, as in a csv.
-
-    Where sides are ``ordered``, or calculated with, two texts of numbers become numbers too.
-    """
+def _alike(left: Any, right: Any) -> tuple[Any, Any]:
+    """Return both sides as numbers where one is a number and the other its text, as in a csv."""
     texts = [pa.types.is_string(side.type) for side in (left, right)]
     numbers = [pa.types.is_integer(s.type) or pa.types.is_floating(s.type) for s in (left, right)]
     if texts[0] and numbers[1]:
         return _number(left), right
     if texts[1] and numbers[0]:
         return left, _number(right)
-    if ordered and all(texts):
-        with suppress(pa.ArrowInvalid):
-            return _number(left), _number(right)
     return left, right
+
+
+def _are_texts(*sides: Any) -> bool:
+    return all(pa.types.is_string(side.type) for side in sides)
+
+
+def _as_numbers(texts: Any) -> Any:
+    """Return texts as float64, missing where one is no number, whatever the others are."""
+
+    def number(text: str | None) -> float | None:
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            return None
+
+    if isinstance(texts, pa.Scalar):
+        return pa.scalar(number(texts.as_py()), pa.float64())
+    return pa.array(map(number, texts.to_pylist()), pa.float64())
 
 
 def _number(text: Any) -> Any:

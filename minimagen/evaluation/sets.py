@@ -8,8 +8,10 @@ from pathlib import Path
 from minimagen.config import DataConfig, ImagenConfig
 from minimagen.config.cascade_sizes import trained_sizes
 from minimagen.data.dataset import BadSampleError, Dataset, Samples
+from minimagen.data.indexed import Part
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import open_again
+from minimagen.data.permutation import Permutation
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import embedded
@@ -76,7 +78,7 @@ def read_sets(data: DataConfig, config: ImagenConfig, count: int) -> Sets:
     training, validation = dataset.split(data.train_valid_frac, data.seed, count)
     if data.max_samples is not None:
         training = training.at_most(data.max_samples, data.seed)  # as the training took them
-    held_out = list(good_samples(drawn_from(dataset, validation, count, data.seed), count))
+    held_out = list(good_samples(mixed(dataset, validation, data.seed), count))
     most = max(count, min(KNOWN, PIXELS // (3 * size[0] * size[1])))
     known = list(islice(_some(training.at_most(most, data.seed)), most))
     if len(known) < 2:
@@ -85,15 +87,16 @@ def read_sets(data: DataConfig, config: ImagenConfig, count: int) -> Sets:
     return Sets(data.dataset, "validation", repeated, known)
 
 
-def drawn_from(dataset: Dataset, validation: Samples, count: int, seed: int) -> Samples:
-    """Return validation images of which the first ``count`` are like the rest.
+def mixed(dataset: Dataset, validation: Samples, seed: int) -> Samples:
+    """Return the validation images in a random order: the first of them are like the rest.
 
     A data set's own lie in the order of their names, class by class perhaps; what was divided is in
-    a random order.
+    a random order already.
     """
     own = dataset.validation
-    some = None if own is None else own.at_most(count, seed)
-    return some if some is not None and some.repeatable else validation
+    if own is None or not own.repeatable:
+        return validation
+    return Part(own, Permutation(len(own), "mixed", seed), range(len(own)))
 
 
 def _some(training: Dataset) -> Iterator[Sample]:

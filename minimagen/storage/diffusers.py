@@ -93,6 +93,31 @@ def stage_values(name: str) -> dict[str, Any]:
     return _model(name, located(name)).stage()
 
 
+def names_model(path: Path) -> bool:
+    """Return whether a file of parameters names a model, whose weights its stage then has."""
+    try:
+        return _has_model(read_json(path))
+    except UserError:  # a damaged file, which is an error where it is used
+        return False
+
+
+def _has_model(stage: Any) -> bool:
+    return isinstance(stage, dict) and isinstance(stage.get("model"), str)
+
+
+def completed(stage: Any) -> Any:
+    """Return a stage's parameters with those of the model of diffusers' that it names."""
+    if not isinstance(stage, dict) or stage.get("kind") != "diffusers" or "unet" in stage:
+        return stage
+    if not _has_model(stage):
+        raise UserError("a stage of kind diffusers needs a `model`: a folder, or a hub id")
+    values = stage_values(stage["model"])
+    for key in stage.keys() - {"model"}:  # the model's own is absolute
+        both = isinstance(stage[key], dict) and isinstance(values.get(key), dict)
+        values[key] = values[key] | stage[key] if both else stage[key]
+    return values
+
+
 def weight_files(name: str) -> list[Path]:
     """Return the files of the network's weights of a model."""
     return _weights(located(name) / "unet")

@@ -12,7 +12,7 @@ from minimagen.config.data import is_same
 from minimagen.config.kinds import read_stage
 from minimagen.config.training import with_learners
 from minimagen.errors import UserError
-from minimagen.storage.diffusers import imported, stage_values
+from minimagen.storage.diffusers import completed, imported, names_model
 from minimagen.storage.files import read_json, write_json
 from minimagen.storage.hub import is_on_hub, located
 from minimagen.storage.minimagen_parameters import is_minimagen, read_minimagen_values
@@ -158,7 +158,7 @@ class TrainingDirectory:
         """Whether there are weights of every learner."""
         files = [path for path in self.parameters.glob("*.json") if LEARNER.fullmatch(path.stem)]
         return len(files) > 0 and all(
-            self.weights(path.stem).is_file() or _has_model(path) for path in files
+            self.weights(path.stem).is_file() or names_model(path) for path in files
         )
 
     @property
@@ -281,32 +281,6 @@ def read_parameter_values(folder: Path) -> dict[str, Any]:
                 raise UserError(f"{path} must be a JSON object of settings")
     if "training" in values:
         values["training"] = with_learners(values["training"])
-    return values
-
-
-def has_model(stage: Any) -> bool:
-    """Return whether a stage's parameters name a model of diffusers', whose weights it has."""
-    return isinstance(stage, dict) and isinstance(stage.get("model"), str)
-
-
-def _has_model(path: Path) -> bool:
-    """Return whether a file is a stage's parameters that name a model; False if it is damaged."""
-    try:
-        return has_model(read_json(path))
-    except UserError:
-        return False
-
-
-def completed(stage: Any) -> Any:
-    """Return a stage's parameters with those of the model of diffusers' that it names."""
-    if not isinstance(stage, dict) or stage.get("kind") != "diffusers" or "unet" in stage:
-        return stage
-    if not has_model(stage):
-        raise UserError("a stage of kind diffusers needs a `model`: a folder, or a hub id")
-    values = stage_values(stage["model"])
-    for key in stage.keys() - {"model"}:  # the model's own is absolute
-        both = isinstance(stage[key], dict) and isinstance(values.get(key), dict)
-        values[key] = values[key] | stage[key] if both else stage[key]
     return values
 
 

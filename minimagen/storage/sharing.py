@@ -178,7 +178,7 @@ class Shared(Foreign, nn.Module):
 
 def _is_here(path: Path) -> bool:
     """Return whether a part's name is a path: a folder called ``labels`` need not be a part."""
-    holds = ("config.json", "model_index.json", "parameters")
+    holds = ("config.json", "model_index.json", "parameters", "vae")
     return path.exists() and (path.is_absolute() or any((path / each).exists() for each in holds))
 
 

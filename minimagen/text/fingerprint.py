@@ -4,9 +4,7 @@ import hashlib
 from pathlib import Path
 
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
-TOKENIZERS = ("spiece.model", "tokenizer.json")  # each says all by itself
-FILES = ("config.json", *TOKENIZERS, "*.safetensors", *VOCABULARIES)
-BESIDE_VOCABULARIES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+FILES = ("config.json", "spiece.model", "tokenizer.json", "*.safetensors", *VOCABULARIES)
 READ_UP_TO = 512 * 2**20  # bytes; reading a file of 20 GB at every start would take a minute
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # of a larger file, the first one at its start
 
@@ -25,9 +23,7 @@ def fingerprint_of(folder: Path, max_num_words: int) -> str:
     if folder.parent.name == "snapshots":
         digest.update(f"{folder.parents[1].name} {folder.name}".encode())
         return digest.hexdigest()
-    alone = any((folder / name).is_file() for name in TOKENIZERS)
-    names = FILES if alone else (*FILES, *BESIDE_VOCABULARIES)
-    for path in sorted(path for name in names for path in folder.glob(name)):
+    for path in sorted(path for name in FILES for path in folder.glob(name)):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} ".encode())
         with path.open("rb") as file:

@@ -100,7 +100,7 @@ def _vocabulary(source: str) -> Any:
             "from the encoder's source"
         )
     if (tokenizer := getattr(auto_tokenizer(source), "backend_tokenizer", None)) is None:
-        raise UserError(f"{source!r} has a tokenizer that only its own code reads")
+        raise UserError(f"{source!r} has a tokenizer in Python; convert it to tokenizer.json")
     return tokenizer
 
 
@@ -117,7 +117,7 @@ def auto_tokenizer(source: str) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    why = " ".join(str(error).split())
+    why = " ".join(str(error).split())[:200]
     return UserError(f"{path} is damaged or no tokenizer ({why}); copy it again from its source")
 
 

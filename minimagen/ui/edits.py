@@ -34,7 +34,7 @@ def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return an image without its transparency where it has none: then it is the file's own."""
+    """Return an image that is opaque as RGB: its digest is then that of an RGB file."""
     opaque = image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255)
     return image.convert("RGB") if opaque else image
 

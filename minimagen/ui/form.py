@@ -119,11 +119,11 @@ def not_filled(made: Generation, trained: Sequence[Mapping[str, Any]] | None) ->
         yield f"The image was made in {made.precision}: this page samples in what is usual here."
     own = (trained or ())[made.first :]
     if len(made.stages) < len(own):
-        yield "Later stages were left out: this page samples all, in their own numbers of steps."
-    for name in dict.fromkeys(name for stage in made.stages for name in stage):
-        given = [stage.get(name) for stage in made.stages]
-        usual = [stage.get(name) for stage in own[: len(given)]]
-        if trained is not None and name not in FILLED and given != usual:
+        yield "Later stages were left out: this page samples all of them, as trained."
+    pairs = [*zip(made.stages, own, strict=False)]  # none where the model is not here
+    for name in dict.fromkeys(name for stage, _ in pairs for name in stage if name not in FILLED):
+        given = [stage[name] for stage, _ in pairs if name in stage]
+        if given != [stage.get(name) for old, stage in pairs if name in old]:
             yield f"{name} was {', '.join(map(str, given))}: this page has no field for it."
     if any(choice != "final" for choice in made.weights):
         yield "The image was made with other weights than the final ones, which this page takes."

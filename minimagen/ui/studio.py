@@ -98,14 +98,12 @@ class Studio:
         Raises:
             UserError: There is no such model.
         """
-        models = self.models()
-        if name not in models:
-            raise UserError(f"There is no model {name!r} under {self.root.name}: choose another.")
-        written = _written(models[name])
+        path = self._path_of(name)
+        written = _written(path)
         if self._loaded is None or self._loaded[0] != name or self._written != written:
             self._loaded, self._written = None, written
-            imagen = Imagen.from_directory(models[name]).to(self._device)
-            digest = model_hash(TrainingDirectory(models[name]))
+            imagen = Imagen.from_directory(path).to(self._device)
+            digest = model_hash(TrainingDirectory(path))
             self._loaded = name, imagen, digest
         return self._loaded[1:]
 
@@ -254,8 +252,14 @@ class Studio:
 
     def trained_settings(self, name: str) -> list[dict[str, Any]]:
         """Return how each stage of a model samples by default, JSON."""
-        stages = read_imagen_config(self.models()[name] / "parameters").stages
+        stages = read_imagen_config(self._path_of(name) / "parameters").stages
         return [stage.sampling.model_dump(mode="json") for stage in stages]
+
+    def _path_of(self, name: str) -> Path:
+        """Return where a model is; a UserError if there is none."""
+        if (path := self.models().get(name)) is None:
+            raise UserError(f"There is no model {name!r} under {self.root.name}: choose another.")
+        return path
 
     def enlarges(self, name: str) -> bool:
         """Return whether a model has stages that enlarge images."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from minimagen import Imagen, ShapesDataset, TrainingConfig
 from minimagen import train as train_in_python
 from minimagen.cli import inference, train
-from minimagen.cli.settings import BUNDLED
+from minimagen.cli.settings import BUNDLED, PRESETS
 from minimagen.data.indexed import as_dataset
 from minimagen.data.open import load_dataset
 from minimagen.storage.checkpoint import load_weights, save_weights
@@ -236,7 +236,7 @@ def bundle(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_a_gpu_trained_goes_on_with_batches_that_suit_a_cpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def batches(*flags: str) -> list[int]:
         argv = ["--FROM", str(BUNDLED), "--MINUTES", "1", *flags]
@@ -248,6 +248,11 @@ def test_what_a_gpu_trained_goes_on_with_batches_that_suit_a_cpu(
     assert "batches of 32: on a CPU, the 256 of the source" in capsys.readouterr().out
     assert batches("--DEVICE", "cpu", "--ACCUM_ITER", "3") == [30, 30]
     assert batches("--DEVICE", "cpu", "--BATCH_SIZE", "64") == [64, 64]
+    distilled = train.settings_of(train.parse_flags(["--DISTILL", str(BUNDLED), "--STEPS", "1"]))
+    assert distilled.parameters().training.batch_size_of(0) == 32
+    shutil.copytree(PRESETS / "clip", here / "clip" / "parameters")  # its loss is of the batch
+    flags = train.parse_flags(["--FROM", "clip", "--MINUTES", "1", "--DEVICE", "cpu"])
+    assert train.settings_of(flags).parameters().training.batch_size_of(0) == 256
     capsys.readouterr()
     monkeypatch.setattr("minimagen.device.resolve_device", lambda _: torch.device("cuda"))
     assert batches() == [256, 256]

@@ -190,6 +190,7 @@ def test_no_candidate_of_a_seed_is_one_of_another_seed() -> None:
     arguments = Namespace(SEEDS=[1, 2, 3, 4], BEST_OF=4)
     seeds = sampling._seeds(arguments, {}, 4)
     assert seeds is not None and len({*seeds}) == 16 and [*seeds[::4]] == [1, 2, 3, 4]
+    assert max(seeds) < 2**32  # a number that the page can hold
 
 
 def test_seeds_for_all_captions_leave_no_place_for_those_of_a_line(

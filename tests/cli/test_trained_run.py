@@ -17,6 +17,7 @@ from minimagen.config import DataConfig
 from minimagen.imagen import Imagen
 from minimagen.sample import Sample
 from minimagen.storage.directory import TrainingDirectory, read_parameters
+from minimagen.storage.image_files import contact_sheet
 from minimagen.text.pretrained import PretrainedEncoder
 from minimagen.training.run import train as run_training
 
@@ -109,13 +110,23 @@ def test_data_that_cannot_be_opened_again_is_one_line(
     assert "no data set" in error and "MyImages" in error
 
 
-def test_the_sheet_of_ones_own_images_has_their_captions(trained: Path) -> None:
+def test_the_sheet_of_ones_own_images_has_their_captions(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    def sheet(captions: list[str], *given: Any) -> Image.Image:
+        lines[:] = captions
+        return contact_sheet(captions, *given)
+
+    monkeypatch.setattr("minimagen.storage.image_files.contact_sheet", sheet)
     Path("mine").mkdir()
     for i in range(12):
         Image.new("RGB", (32, 32), (20 * i, 0, 99)).save(Path("mine", f"{i}.png"))
         Path("mine", f"{i}.txt").write_text(f"number {i}")
     asked = ["-d", str(trained), *FEW, "--DATASET", "mine", "--SHEET", "sheet.png"]
     assert minimagen(["evaluate", *asked]) == 0
+    assert len(lines) == 6 and {*lines} <= {f"number {i}" for i in range(12)}
     with Image.open("sheet.png") as image:
         assert image.width > 2 * 2 * 128
 
@@ -137,7 +148,11 @@ def test_what_cannot_be_evaluated_is_one_line(
 def test_a_full_disk_costs_the_sheet_and_not_the_table(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(image: Image.Image, path: Path, *_: Any, **__: Any) -> None:
+    save = Image.Image.save
+
+    def full(image: Image.Image, path: Path, *given: Any, **named: Any) -> None:
+        if "sheet.png" not in Path(path).name:
+            return save(image, path, *given, **named)
         Path(path).write_bytes(b"half of")
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -147,6 +162,7 @@ def test_a_full_disk_costs_the_sheet_and_not_the_table(
     printed = capsys.readouterr()
     assert "sampled, 32 x 32" in printed.out
     assert printed.err.startswith("error: cannot write sheet.png: ")
+    assert (trained / "evaluation.json").is_file() and (trained / "report.html").is_file()
     assert "No space left on device" in printed.err and printed.err.count("\n") == 1
     assert Path("sheet.png").read_bytes() == b"an older one"
     assert not list(trained.parent.glob("*.part"))

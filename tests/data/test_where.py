@@ -125,7 +125,12 @@ def test_columns_of_a_csv_are_compared_as_numbers_where_they_are_some() -> None:
 
     assert kept("w >= h") == [True, False]
     assert kept("w / h > 0.95") == [True, False]
-    assert kept("day > w") == [True, False]  # as texts
+    assert kept("day > w") == [True, True]  # as texts, and as the numbers 2025 and 90
+    assert [Where("day > w").kept([row], [None]) for row in rows] == [[True], [True]]
+    with pytest.raises(UserError, match="divide by zero"):
+        Where("w / h > 1").kept([{"w": 1, "h": 0}], [None])
+    with pytest.raises(UserError, match="a list holds numbers or texts, no names"):
+        kept("w in [h]")
     assert kept("w == h") == [False, False]
 
 

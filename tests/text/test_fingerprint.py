@@ -44,17 +44,3 @@ def test_weights_changed_everywhere_are_another_encoder(large: Path):
     path = large / "model.safetensors"
     path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
     assert fingerprint_of(large, 64) != before
-
-
-def test_how_a_vocabulary_is_read_belongs_to_it(large: Path):
-    """A tokenizer.json says all of that itself."""
-    config = large / "tokenizer_config.json"
-
-    def after(content: str) -> str:
-        config.write_text(content)
-        return fingerprint_of(large, 64)
-
-    (large / "vocab.txt").write_text("a")
-    assert after('{"do_lower_case": true}') != after('{"do_lower_case": false}')
-    (large / "tokenizer.json").write_text("{}")
-    assert after('{"do_lower_case": true}') == after('{"do_lower_case": false}')

@@ -235,7 +235,7 @@ def test_a_condition_on_what_is_not_kept_of_a_table_is_refused_before_the_downlo
     tmp_path: Path, server: Server
 ) -> None:
     asked = server.asked.total()
-    with pytest.raises(UserError, match="no column 'similarity'"):
+    with pytest.raises(UserError, match="'similarity' among those kept of a URL"):
         load_dataset(table(tmp_path / "t.csv", server, 3), (8, 8), where="similarity > 0.3")
     assert server.asked.total() == asked
 
