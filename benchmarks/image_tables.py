@@ -97,7 +97,7 @@ def ways(rows: list[Row]) -> Table:
          "on plain backgrounds, % (real)", "real through its parts, %", "kernel x 1000",
          "grain (real)", "s an image", "calls", "training, GB")
     ]  # fmt: skip
-    for row in (row for row in rows if "score" not in row["case"]):
+    for row in rows:
         case, plain = row["case"], row["by_texture"].get("no")
         table.append(
             (
@@ -113,7 +113,7 @@ def ways(rows: list[Row]) -> Table:
                 f"{row['grain']:.2f} ({row['grain_real']:.2f})",
                 f"{row['seconds_per_image']:.3f}",
                 f"{row['calls_per_image']:.0f}",
-                f"{row['training_bytes'] / 1e9:.1f}",
+                f"{row['training_bytes'] / 1e9:.1f}" if "training_bytes" in row else "",
             )
         )
     return table
