@@ -19,15 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import (
-    ROOT,
-    Case,
-    Row,
-    add_names,
-    answer,
-    build_parser,
-    run_cases,
-)
+from benchmarks.measuring import ROOT, Case, Row, add_names, answer, build_parser, run_cases
 from benchmarks.presets import (
     SPLITS,
     Changes,

@@ -96,8 +96,7 @@ def main(argv: Sequence[str]) -> int:
     )
     _write(directory, out, result, record)
     if arguments.SHEET is not None:
-        judge = _judge(sets, arguments) if sets.level else None
-        _write_sheet(arguments.SHEET, sets.held_out, result.images, judge)
+        _write_sheet(arguments.SHEET, sets.held_out, result.images, _judge(sets, arguments))
     return 0
 
 
@@ -112,8 +111,8 @@ def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
 
 def _check_drawn(data: DataConfig, arguments: Namespace) -> None:
     """Refuse for other data what is of the embedded data alone."""
-    for name, usual in () if is_embedded(data.dataset) else DRAWN.items():
-        if getattr(arguments, name) != usual:
+    for name, usual in DRAWN.items():
+        if getattr(arguments, name) != usual and not is_embedded(data.dataset):
             raise UserError(f"--{name} is for the embedded data; leave it out with {data.dataset}")
 
 
@@ -134,15 +133,16 @@ def _studied(imagen: "Imagen", data: DataConfig, arguments: Namespace) -> "tuple
         sets = read_sets(data, imagen.config, count)
     features = open_features(arguments.FEATURES, sets.level, imagen.device)
     clip = None if arguments.CLIP is None else independent_clip(arguments.CLIP, imagen)
-    judge = _judge(sets, arguments) if sets.level else None
+    judge = _judge(sets, arguments)
     how = {"batch_size": BATCH, "precision": arguments.PRECISION}
     return study(Sampler(imagen, samplings, 0, how), sets, features, judge, clip), sets
 
 
-def _judge(sets: "Sets", arguments: Namespace) -> "Judge":
+def _judge(sets: "Sets", arguments: Namespace) -> "Judge | None":
+    """Return the judge of the embedded data; None for other data."""
     from minimagen.evaluation.judge import Judge
 
-    return Judge.load(sets.level, arguments.JUDGE)
+    return Judge.load(sets.level, arguments.JUDGE) if sets.level else None
 
 
 def _text(result: "Study", sizes: Sequence[str]) -> str:
@@ -196,9 +196,10 @@ def _write_sheet(
 
     stages = [to_pil(to_model_space(stage[:50])) for stage in images]
     lines = [sample.caption for sample in samples[:50]]
-    verdicts = {} if judge is None else judge(images[-1][:50])
-    for i, sample in enumerate(samples[:50] if verdicts else ()):
-        answers = {name: verdicts[name][i] for name in verdicts if name in sample.attributes}
-        wrong = [f"{k}: {v}" for k, v in answers.items() if v != sample.attributes[k]]
-        lines[i] += f" [{', '.join(wrong) or 'ok'}]"
+    if judge is not None:
+        verdicts = judge(images[-1][:50])
+        for i, sample in enumerate(samples[:50]):
+            answers = {name: verdicts[name][i] for name in verdicts if name in sample.attributes}
+            wrong = [f"{k}: {v}" for k, v in answers.items() if v != sample.attributes[k]]
+            lines[i] += f" [{', '.join(wrong) or 'ok'}]"
     save_png(path, contact_sheet(lines, stages))

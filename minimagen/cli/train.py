@@ -131,16 +131,21 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if "SEED" in given:
         settings.set(("data", "seed"), arguments.SEED, "--SEED")
     if arguments.IMG_SIDE_LEN is not None:
-        imagen = with_side(settings.parameters().imagen, arguments.IMG_SIDE_LEN)
-        sizes = [list(size) for size in imagen.image_sizes]
-        settings.set(("imagen", "image_sizes"), sizes, "--IMG_SIDE_LEN")
-        if imagen.clip is not None:
-            size = list(imagen.clip.image_size)
-            settings.set(("imagen", "clip", "image_size"), size, "--IMG_SIDE_LEN")
-        for i, autoencoder in enumerate(imagen.autoencoders):
-            place = ("imagen", "autoencoders", i, "image_size")
-            settings.set(place, list(autoencoder.image_size), "--IMG_SIDE_LEN")
+        _set_side(settings, arguments.IMG_SIDE_LEN)
     return settings
+
+
+def _set_side(settings: Settings, side: int) -> None:
+    """Scale the images of all parts, so that those of the last stage have this side."""
+    imagen = with_side(settings.parameters().imagen, side)
+    sizes = [list(size) for size in imagen.image_sizes]
+    settings.set(("imagen", "image_sizes"), sizes, "--IMG_SIDE_LEN")
+    if imagen.clip is not None:
+        size = list(imagen.clip.image_size)
+        settings.set(("imagen", "clip", "image_size"), size, "--IMG_SIDE_LEN")
+    for i, autoencoder in enumerate(imagen.autoencoders):
+        place = ("imagen", "autoencoders", i, "image_size")
+        settings.set(place, list(autoencoder.image_size), "--IMG_SIDE_LEN")
 
 
 def _sheet_captions(path: Path) -> list[str]:

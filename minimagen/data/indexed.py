@@ -136,6 +136,11 @@ class Part(BaseDataset):
         return self.dataset.draw(self.order[self.places[index]], rng)
 
 
+def mixed(dataset: IndexedDataset, seed: int) -> Part:
+    """Return all samples in a random order."""
+    return Part(dataset, Permutation(len(dataset), "mixed", seed), range(len(dataset)))
+
+
 class Buckets(BaseDataset):
     """Data sets of one size each, one after the other; empty ones are left out."""
 
@@ -195,8 +200,7 @@ class Buckets(BaseDataset):
         """Divide as others do; the first images of the validation part are of all sizes."""
         training, validation = super().split(fraction, seed, count)
         if self.validation is None:
-            length = len(validation)
-            validation = Part(validation, Permutation(length, "mixed", seed), range(length))
+            validation = mixed(validation, seed)
         return training, validation
 
 

@@ -17,7 +17,7 @@ from minimagen.data.loading.reading import stack_images
 from minimagen.draws import derive_seed
 from minimagen.errors import UserError
 from minimagen.evaluation.metrics import wilson_interval
-from minimagen.evaluation.sets import mixed
+from minimagen.evaluation.sets import of_all_kinds
 from minimagen.images import resize_clamped, to_model_space
 from minimagen.sample import Sample
 from minimagen.text.clip import Clip
@@ -70,7 +70,7 @@ def held_out(dataset: Dataset, count: int | None, data: DataConfig | None = None
     data = data or DataConfig()
     _, validation = dataset.split(data.train_valid_frac, data.seed, data.valid_num)
     most = len(validation) if count is None else min(count, len(validation))
-    return list(good_samples(mixed(dataset, validation, data.seed), most))
+    return list(good_samples(of_all_kinds(dataset, validation, data.seed), most))
 
 
 @torch.inference_mode()

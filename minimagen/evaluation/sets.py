@@ -8,10 +8,9 @@ from pathlib import Path
 from minimagen.config import DataConfig, ImagenConfig
 from minimagen.config.cascade_sizes import trained_sizes
 from minimagen.data.dataset import BadSampleError, Dataset, Samples
-from minimagen.data.indexed import Part
+from minimagen.data.indexed import mixed
 from minimagen.data.loading.batches import good_samples
 from minimagen.data.open import open_again
-from minimagen.data.permutation import Permutation
 from minimagen.errors import UserError
 from minimagen.sample import Sample
 from minimagen.shapes.dataset import embedded
@@ -78,7 +77,7 @@ def read_sets(data: DataConfig, config: ImagenConfig, count: int) -> Sets:
     training, validation = dataset.split(data.train_valid_frac, data.seed, count)
     if data.max_samples is not None:
         training = training.at_most(data.max_samples, data.seed)  # as the training took them
-    held_out = list(good_samples(mixed(dataset, validation, data.seed), count))
+    held_out = list(good_samples(of_all_kinds(dataset, validation, data.seed), count))
     most = max(count, min(KNOWN, PIXELS // (3 * size[0] * size[1])))
     known = list(islice(_some(training.at_most(most, data.seed)), most))
     if len(known) < 2:
@@ -87,7 +86,7 @@ def read_sets(data: DataConfig, config: ImagenConfig, count: int) -> Sets:
     return Sets(data.dataset, "validation", repeated, known)
 
 
-def mixed(dataset: Dataset, validation: Samples, seed: int) -> Samples:
+def of_all_kinds(dataset: Dataset, validation: Samples, seed: int) -> Samples:
     """Return the validation images in a random order: the first of them are like the rest.
 
     A data set's own lie in the order of their names, class by class perhaps; what was divided is in
@@ -96,7 +95,7 @@ def mixed(dataset: Dataset, validation: Samples, seed: int) -> Samples:
     own = dataset.validation
     if own is None or not own.repeatable:
         return validation
-    return Part(own, Permutation(len(own), "mixed", seed), range(len(own)))
+    return mixed(own, seed)
 
 
 def _some(training: Dataset) -> Iterator[Sample]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from minimagen.cli import train
@@ -39,6 +40,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(trained_once: Path, here: Path) -> Path:
     """A copy of the training directory here."""
     return Path(shutil.copytree(trained_once, here / "training_mine"))
+
+
+@pytest.fixture
+def images(here: Path) -> Path:
+    """A folder of other data."""
+    folder = here / "images"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("RGB", (32, 32), (20 * i, 0, 99)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    return folder
 
 
 @pytest.fixture

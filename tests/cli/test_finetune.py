@@ -30,17 +30,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FROM = ["--FROM", "training_mine", "--DEVICE", "cpu", "-pr", "fp32"]
 
 
-@pytest.fixture
-def images(here: Path) -> Path:
-    """A folder of other data."""
-    folder = here / "images"
-    folder.mkdir()
-    for i in range(12):
-        Image.new("RGB", (32, 32), (20 * i, 0, 99)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"number {i}")
-    return folder
-
-
 def log(name: str) -> str:
     return Path(name, "training_progress.txt").read_text()
 

@@ -111,7 +111,7 @@ def test_data_that_cannot_be_opened_again_is_one_line(
 
 
 def test_the_sheet_of_ones_own_images_has_their_captions(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
 
@@ -120,11 +120,7 @@ def test_the_sheet_of_ones_own_images_has_their_captions(
         return contact_sheet(captions, *given)
 
     monkeypatch.setattr("minimagen.storage.image_files.contact_sheet", sheet)
-    Path("mine").mkdir()
-    for i in range(12):
-        Image.new("RGB", (32, 32), (20 * i, 0, 99)).save(Path("mine", f"{i}.png"))
-        Path("mine", f"{i}.txt").write_text(f"number {i}")
-    asked = ["-d", str(trained), *FEW, "--DATASET", "mine", "--SHEET", "sheet.png"]
+    asked = ["-d", str(trained), *FEW, "--DATASET", str(images), "--SHEET", "sheet.png"]
     assert minimagen(["evaluate", *asked]) == 0
     assert len(lines) == 6 and {*lines} <= {f"number {i}" for i in range(12)}
     with Image.open("sheet.png") as image:
