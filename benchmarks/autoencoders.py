@@ -11,19 +11,21 @@ training splits off.
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measuring import ROOT, Case, Row, add_names, answer, build_parser, run_cases
+from benchmarks.measuring import Case, Row, add_names, answer, build_parser, run_cases
 from benchmarks.presets import (
     SPLITS,
     Changes,
     change_preset,
+    copy_preset,
+    hash_preset,
     merged,
     sets_of,
     split_of,
@@ -64,8 +66,7 @@ def measure(case: Case, started: float) -> Row:
     with tempfile.TemporaryDirectory() as place:
         data = case["set"] if case["set"] == "shapes" else REAL[case["set"]].training_path
         preset = Path(place) / "preset"
-        discrete = AutoencoderConfig(image_size=(SIDE, SIDE), **KINDS[case["kind"]]).is_discrete
-        _write_preset(discrete, preset)
+        _write_preset(case["kind"], preset)
         part = ["--LEARNERS", "autoencoder_0"]
         row = train_preset(case | {"preset": str(preset)}, data, Path(place), part)
         autoencoder = load(str(Path(place) / "training"))
@@ -91,9 +92,10 @@ def measure(case: Case, started: float) -> Row:
     }
 
 
-def _write_preset(discrete: bool, folder: Path) -> None:
+def _write_preset(kind: str, folder: Path) -> None:
     """Write the preset of an autoencoder at 64 px and of the stage behind it."""
-    shutil.copytree(ROOT / "parameters" / ("dalle" if discrete else "latent"), folder)
+    discrete = AutoencoderConfig(image_size=(SIDE, SIDE), **KINDS[kind]).is_discrete
+    copy_preset("dalle" if discrete else "latent", folder)
     if discrete:  # of tokens; without super-resolution, which its preset has behind 32 px
         (folder / "unet_1.json").unlink()
         training = json.loads((folder / "training.json").read_text("utf-8"))
@@ -144,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             if arguments.quick:
                 length = {"steps": 2, "count": QUICK_COUNT}
             case: Case = {"set": name, "kind": kind, "side": SIDE, "seed": 0}
-            cases.append(case | {"changes": changes} | length | split_of(arguments.split))
+            case |= {"changes": changes} | length | split_of(arguments.split)
+            cases.append(case | hash_preset(partial(_write_preset, kind)))
     return run_cases("benchmarks.autoencoders", cases, measure, arguments)
 
 

@@ -15,6 +15,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Case, Row, add_names, answer, build_parser, numbers, run_cases
-from benchmarks.presets import SPLITS, merged, sets_of, split_of, train_preset
+from benchmarks.presets import (
+    SPLITS,
+    copy_preset,
+    hash_preset,
+    merged,
+    sets_of,
+    split_of,
+    train_preset,
+)
 from benchmarks.real_data import emoji_rows, folder
 from minimagen.config import DataConfig
 from minimagen.config.data import ShapesSplit
@@ -165,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     arguments = parser.parse_args(argv)
     if answer(arguments, measure):
         return []
+    preset = hash_preset(partial(copy_preset, "clip"))
     cases: list[Case] = []
     for name in sets_of(arguments.sets):
         for seed in arguments.seeds:
@@ -175,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
             length: Case = {"minutes": arguments.minutes or MINUTES[name]}
             if arguments.quick:
                 length = {"steps": 2, "count": QUICK_COUNT}
-            cases.append(case | length | split_of(arguments.split))
+            cases.append(case | length | split_of(arguments.split) | preset)
     return run_cases("benchmarks.clip", cases, measure, arguments)
 
 

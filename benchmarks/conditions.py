@@ -12,11 +12,12 @@ left, and the recipe for these.
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.judges import load_judge
 from benchmarks.measuring import Case, Row, add_names, answer, build_parser, numbers, run_cases
-from benchmarks.presets import split_of, train_preset
+from benchmarks.presets import copy_preset, hash_preset, split_of, train_preset
 from benchmarks.real import score, sheets_of, train_ours, trained
 from benchmarks.real_data import SETS, SPLITS, RealSet, available
 
@@ -69,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if answer(arguments, measure):
         return []
     split = split_of(arguments.split, SPLITS)
+    preset = {"clip": hash_preset(partial(copy_preset, "clip"))}
     cases = [
-        {"set": name, "condition": condition, "minutes": arguments.minutes, "seed": seed} | split
+        {"set": name, "condition": condition, "minutes": arguments.minutes, "seed": seed}
+        | split
+        | preset.get(condition, {})
         for name in arguments.sets
         for seed in arguments.seeds
         for condition in arguments.conditions

@@ -174,6 +174,10 @@ def _renamed(row: Row) -> Row:
     return {RENAMED.get(key, key): value for key, value in row.items()} | {"case": case}
 
 
+PRESET = "preset_hash"
+"""The key of a case that tells a preset's files of one day from those of another."""
+
+
 def find(rows: Sequence[Row], case: Case) -> Row | None:
     """Return the newest row of this case that this machine measured."""
     case, here = json.loads(json.dumps(case)), machine()["name"]

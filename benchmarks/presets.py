@@ -1,15 +1,17 @@
 """A training by ``train.py`` with a preset, as a user would start it, with some values changed."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import ROOT, Case, Row
+from benchmarks.measuring import PRESET, ROOT, Case, Row
 from benchmarks.real_data import available, folder
 from minimagen.storage.directory import TrainingDirectory, read_parameters
 
@@ -29,7 +31,7 @@ def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str]
         flags: More flags.
     """
     parameters, output = place / "parameters", place / "training"
-    shutil.copytree(ROOT / "parameters" / case["preset"], parameters)
+    copy_preset(case["preset"], parameters)
     change_preset(parameters, case["changes"])
     length = "--STEPS" if "steps" in case else "--MINUTES"
     command = [sys.executable, "train.py", "--PARAMETERS", str(parameters), "--DATASET", str(data)]
@@ -47,6 +49,27 @@ def train_preset(case: Case, data: str | Path, place: Path, flags: Sequence[str]
     steps = {name: found.training.steps_of(i) or 0 for i, name in enumerate(names)}
     images = {n: steps[n] * found.training.batch_size_of(i) for i, n in enumerate(names)}
     return {"seconds": seconds, "steps": steps, "images": images}
+
+
+def hash_preset(write: Callable[[Path], object]) -> dict[str, str]:
+    """Return what a case says of the preset that ``write`` puts into a new folder.
+
+    Eight characters that change with any value in its files, so that a row of before is not taken
+    for one of today's preset.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "preset"
+        write(folder)
+        values = {path.name: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
+    text = json.dumps(values, sort_keys=True)
+    return {PRESET: hashlib.sha256(text.encode()).hexdigest()[:8]}
+
+
+def copy_preset(name: str, folder: Path) -> None:
+    """Copy the files of a preset, "" for the demo's, to a new folder."""
+    folder.mkdir(parents=True)
+    for path in (ROOT / "parameters" / name).glob("*.json"):
+        shutil.copy(path, folder)
 
 
 def change_preset(folder: Path, changes: Changes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import RESULTS, ROOT, Row, mean_sd, read_rows
+from benchmarks.measuring import PRESET, RESULTS, ROOT, Row, mean_sd, read_rows
 from benchmarks.tables import TABLES, group_of
 
 FIGURE = "quality_against_time.png"
@@ -21,10 +21,14 @@ Each table names its machine, versions and dates; `README.md` here describes the
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """Return the newest row of every case and machine, in the order of first appearance."""
+    """Return the newest row of every case and machine, in the order of first appearance.
+
+    A case whose preset has changed is the same case: the row of its files of today is newer.
+    """
     found: dict[str, Row] = {}
     for row in rows:
-        found[f"{row['case']} {row['machine']['name']}"] = row
+        case = {key: value for key, value in row["case"].items() if key != PRESET}
+        found[f"{case} {row['machine']['name']}"] = row
     return list(found.values())
 
 

@@ -22,12 +22,12 @@ for each data set with the same captions by every way, real images first.
 import hashlib
 import json
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from benchmarks.measuring import (
     numbers,
     run_cases,
 )
-from benchmarks.presets import SPLITS, split_of, train_preset
+from benchmarks.presets import SPLITS, copy_preset, hash_preset, split_of, train_preset
 from benchmarks.real_data import folder as real_folder
 from benchmarks.sheets import costing_no_row, file_name
 from minimagen import Imagen, Judge
@@ -110,10 +110,7 @@ def judge_of(case: Case) -> Judge:
 
 def _write_preset(way: str, folder: Path) -> None:
     """Write the parameters of a way: a preset, or the demo's with a flow."""
-    source = ROOT / "parameters" / PRESETS.get(way, "")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in source.glob("*.json"):
-        shutil.copy(path, folder)
+    copy_preset(PRESETS.get(way, ""), folder)
     if way == "flow":
         base = json.loads((folder / "unet_0.json").read_text("utf-8"))
         base["schedule"] = {"kind": "flow"}
@@ -295,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         | {"files": arguments.files if name == "digits" else "", "judge": arguments.judge}
         | length
         | split_of(arguments.split)
+        | ({} if arguments.score else hash_preset(partial(_write_preset, way)))
         for length in lengths
         for name in arguments.sets
         for way in arguments.ways

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from benchmarks import (  # noqa: E402
     growth,
     measuring,
     memory,
+    presets,
     processes,
     report,
     sample,
@@ -349,6 +351,22 @@ def test_the_report_forgets_older_settings_and_older_rows() -> None:
     peer = row_of(0, 60, 0.1, side="diffusers")
     assert report.current([old, peer, new]) == [peer, new]
     assert report.newest([old, new, old | {"fully_correct": 0.7}])[0]["fully_correct"] == 0.7
+
+
+def test_a_changed_preset_is_measured_anew_and_replaces_its_row(tmp_path: Path) -> None:
+    before = presets.hash_preset(partial(presets.copy_preset, "clip"))
+    assert presets.hash_preset(partial(presets.copy_preset, "clip")) == before
+
+    def changed(folder: Path) -> None:
+        presets.copy_preset("clip", folder)
+        presets.change_preset(folder, {"training": {"batch_size": 3}})
+
+    now = presets.hash_preset(changed)
+    old = measuring.append("x", {"set": "mnist"} | before, {"seconds": 1.0}, tmp_path)
+    assert measuring.find([old], {"set": "mnist"} | now) is None
+    new = measuring.append("x", {"set": "mnist"} | now, {"seconds": 2.0}, tmp_path)
+    other = measuring.append("x", {"set": "emoji"} | before, {"seconds": 3.0}, tmp_path)
+    assert report.newest([old, new, other]) == [new, other]
 
 
 def test_differences_are_paired_by_caption() -> None:
