@@ -96,7 +96,7 @@ class Where:
             arrays = {name: pa.array(values) for name, values in columns.items()}
             found = self._value(self._tree, arrays)
             fits = pc.fill_null(found, False)
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, OverflowError) as error:
             why = " ".join(str(error).split())[:200]
             raise self._error(f"it does not fit the columns' values ({why})") from error
         return [bool(fits.as_py())] * len(rows) if isinstance(fits, pa.Scalar) else fits.to_pylist()
@@ -110,14 +110,14 @@ class Where:
                 return pa.scalar(value)
             case ast.BoolOp(op=joins, values=parts):
                 join = pc.and_kleene if isinstance(joins, ast.And) else pc.or_kleene
-                first, *others = (self._value(part, columns) for part in parts)
+                first, *others = (_flags(self._value(part, columns)) for part in parts)
                 for other in others:
                     first = join(first, other)
                 return first
             case ast.UnaryOp(op=ast.Not(), operand=part):
-                return pc.invert(self._value(part, columns))
+                return pc.invert(_flags(self._value(part, columns)))
             case ast.UnaryOp(operand=part):
-                return pc.negate(self._value(part, columns))
+                return pc.negate(_alike(self._value(part, columns), pa.scalar(0.0))[0])
             case ast.BinOp(left=left, op=calculates, right=right):
                 pair = self._value(left, columns), self._value(right, columns)
                 numbers = map(_as_numbers, pair) if _are_texts(*pair) else _alike(*pair)
@@ -155,9 +155,8 @@ class Where:
             found = pc.is_in(searched, value_set=wanted)
         elif isinstance(left, ast.Constant) and isinstance(left.value, str):
             searched = self._value(right, columns)
-            none = pa.types.is_null(searched.type)  # of all these rows
-            texts = pa.nulls(len(searched), pa.string()) if none else searched
-            found = pc.match_substring(texts, left.value)
+            searched = _of_type(searched, pa.string())
+            found = pc.match_substring(searched, left.value)
         else:
             raise self._error("'in' needs a list of values, or a text on its left")
         found = pc.if_else(pc.is_null(searched), None, found)  # a missing value fits nothing
@@ -174,8 +173,31 @@ ALLOWED = (
 )  # fmt: skip
 
 
+def _is_missing(values: Any) -> bool:
+    """Return whether there is no value in any of these rows: then they have no type."""
+    return bool(pa.types.is_null(values.type))
+
+
+def _flags(values: Any) -> Any:
+    """Return values that are true or false, or missing."""
+    return _of_type(values, pa.bool_())
+
+
+def _of_type(values: Any, type_: pa.DataType) -> Any:
+    """Return values; where all are missing, missing ones of that type."""
+    if not _is_missing(values):
+        return values
+    one = isinstance(values, pa.Scalar)
+    return pa.scalar(None, type_) if one else pa.nulls(len(values), type_)
+
+
 def _alike(left: Any, right: Any) -> tuple[Any, Any]:
-    """Return both sides as numbers where one is a number and the other its text, as in a csv."""
+    """Return both sides as numbers where one is a number and the other its text, as in a csv.
+
+    What is missing everywhere gets the type of the other side.
+    """
+    left = _of_type(left, pa.float64() if _is_missing(right) else right.type)
+    right = _of_type(right, left.type)
     texts = [pa.types.is_string(side.type) for side in (left, right)]
     numbers = [pa.types.is_integer(s.type) or pa.types.is_floating(s.type) for s in (left, right)]
     if texts[0] and numbers[1]:

@@ -134,6 +134,53 @@ def test_columns_of_a_csv_are_compared_as_numbers_where_they_are_some() -> None:
     assert kept("w == h") == [False, False]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s in ['noto']", "s not in ['noto']", "s == 'noto'", "s != 'noto'", "s < t", "'o' in s",
+        "not s", "s and n > 0", "n > 0 or s", "n + s > 3", "-s < 1", "s == t", "s in []",
+    ],
+)  # fmt: skip
+def test_what_is_missing_in_all_rows_fits_nothing(text: str) -> None:
+    """As a sample of a tar shard, which is looked at alone, may have it."""
+    rows = [{"s": None, "t": None, "n": 0}]
+    assert Where(text).kept(rows, [None]) == [False]
+    known = [{"s": None, "t": None, "n": 1}, {"s": "noto", "t": "open", "n": 1}]
+    if "s in ['noto']" == text:
+        assert Where(text).kept(known, [None, None]) == [False, True]
+
+
+def test_a_number_that_is_too_large_is_one_line() -> None:
+    with pytest.raises(UserError, match="does not fit the columns' values"):
+        Where("n > 0").kept([{"n": 2**70}], [None])
+
+
+def test_a_column_may_begin_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a later part of a table, or in a later shard."""
+    monkeypatch.setattr("minimagen.data.sources.folder.WRITTEN_AT_ONCE", 2)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    plain = [{"file_name": f"{i}.png", "text": "a"} for i in range(5)]
+    lines = [*plain[:3], *(row | {"rating": i} for i, row in enumerate(plain[3:], 3))]
+    for line in lines:
+        (rows / str(line["file_name"])).write_bytes(_png(8))
+    (rows / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert len(load_dataset(rows, 8, where="rating > 3")) == 1  # type: ignore[arg-type]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name, own in (("0", {}), ("1", {"style": "noto"})):
+        with tarfile.open(shards / f"{name}.tar", "w") as tar:
+            row = json.dumps({"text": name} | own).encode()
+            for suffix, content in (("png", _png(8)), ("json", row)):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    stream = load_dataset(shards, 8, where="style == 'noto'")
+    assert list(stream.captions()) == [("1",)]
+    with pytest.raises(UserError, match="no column 'stile' .*did you mean 'style'"):
+        list(load_dataset(shards, 8, where="stile == 'noto'").captions())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_rows_are_another_data_set(kind: str, tmp_path: Path) -> None:
     source = KINDS[kind](tmp_path / kind)

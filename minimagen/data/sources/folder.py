@@ -297,9 +297,10 @@ def fitting(
     if where is None:
         yield from rows
         return
+    known = dict[str, None]()
     while some := list(itertools.islice(rows, WRITTEN_AT_ONCE)):
         columns = [values for _, values in some]
-        where.check(list(dict.fromkeys(itertools.chain.from_iterable(columns))))
+        known |= dict.fromkeys(itertools.chain.from_iterable(columns))
         names = [values.get("file_name") for values in columns]
         files = [folder / name if isinstance(name, str) else None for name in names]
         kept = where.kept(columns, files)
@@ -307,6 +308,8 @@ def fitting(
             left_out = itertools.compress(names, map(not_, kept))
             absent += [n for n in left_out if isinstance(n, str) and size_of(folder / n) < 0]
         yield from itertools.compress(some, kept)
+    if known:
+        where.check(list(known))  # at the end: a column may begin late
 
 
 def _texts(where: Where | None) -> tuple[str, ...]:

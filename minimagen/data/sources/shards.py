@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 Found = Row | BadSampleError
 Sample = dict[str, bytes | None]  # contents by suffix
+Columns = dict[str, None]  # names of what a condition may be on, in order
 
 
 class ShardLostError(Exception):
@@ -87,12 +88,17 @@ class TarStream:
 
     def _drawn(self, draws: Random) -> Iterator[Found]:
         lost, empty, any_read, absence = 0, 0, False, Absence()
+        columns, unread = Columns(), {*self.shards}
         while True:
             try:
                 empty += 1
-                for row in self._read(draws.choice(self.shards)):
+                shard = draws.choice(self.shards)
+                for row in self._read(shard, columns):
                     yield row
                     empty = 0
+                unread.discard(shard)
+                if not unread:
+                    self._check(columns)
                 if empty > EMPTY * len(self.shards) and self.where is not None:
                     raise UserError(f"no sample of the shards fits `where` {self.where.text!r}")
                 lost, any_read = 0, True
@@ -108,18 +114,25 @@ class TarStream:
 
     def once(self) -> Iterator[Found]:
         """Yield every row once, shard by shard."""
+        columns = Columns()
         for shard in self.shards:
             try:
-                yield from self._read(shard)
+                yield from self._read(shard, columns)
             except ShardLostError as error:
                 yield BadSampleError(str(error))
+        self._check(columns)
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """Yield the captions of all rows once; none of a bad row."""
         return (row.captions if isinstance(row, Row) else () for row in self.once())
 
-    def _read(self, shard: str) -> Iterator[Found]:
-        return read_shard(shard, self.column, self._names[shard], self.where)
+    def _read(self, shard: str, columns: Columns) -> Iterator[Found]:
+        return read_shard(shard, self.column, self._names[shard], self.where, columns)
+
+    def _check(self, columns: Columns) -> None:
+        """Raise a UserError where a condition names what no sample of all shards has."""
+        if self.where is not None and columns:
+            self.where.check(list(columns))
 
 
 def _shuffled(rows: Iterable[Found], draws: Random) -> Iterator[Found]:
@@ -174,9 +187,15 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def read_shard(
-    shard: str, column: str = CAPTION_COLUMN, name: str = "", where: Where | None = None
+    shard: str,
+    column: str = CAPTION_COLUMN,
+    name: str = "",
+    where: Where | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[Found]:
     """Yield a shard's rows, named ``name/key``; after a broken connection, go on where it broke.
+
+    ``columns`` gets what a condition may name.
 
     Raises:
         ShardLostError: it cannot be read to its end.
@@ -185,7 +204,8 @@ def read_shard(
     for attempt in range(1, TRIES + 1):
         try:
             with _opened(shard) as file:
-                rows = _rows(file, printable(name or shard), column, where)
+                known = Columns() if columns is None else columns
+                rows = _rows(file, printable(name or shard), column, where, known)
                 for row in itertools.islice(rows, done, None):
                     yield row
                     done += 1
@@ -237,9 +257,11 @@ class Part(NamedTuple):
     content: bytes | None  # None: larger than is read
 
 
-def _rows(file: IO[bytes], shard: str, column: str, where: Where | None) -> Iterator[Found]:
+def _rows(
+    file: IO[bytes], shard: str, column: str, where: Where | None, columns: Columns
+) -> Iterator[Found]:
     """Yield the rows of an open tar, or the reason why there is none."""
-    count, others, columns = 0, Counter[str](), dict[str, None]()
+    count, others = 0, Counter[str]()
     with tarfile.open(fileobj=file, mode="r|*", tarinfo=Member) as tar:
         for group, parts in itertools.groupby(_parts(tar, others), key=attrgetter("group")):
             for name, sample in _samples(group, parts):
@@ -251,14 +273,12 @@ def _rows(file: IO[bytes], shard: str, column: str, where: Where | None) -> Iter
                     found = _fitting(sample, found, where, columns)
                 if found is not None:
                     yield found
-    if where is not None and columns:
-        where.check(list(columns))
     if not count:
         kinds = ", ".join(f"{n} {kind or 'other'} files" for kind, n in others.most_common(3))
         yield BadSampleError(f"{shard}: no image in it{kinds and f', only {kinds}'}")
 
 
-def _fitting(sample: Sample, row: Row, where: Where, columns: dict[str, None]) -> Found | None:
+def _fitting(sample: Sample, row: Row, where: Where, columns: Columns) -> Found | None:
     """Return a row that fits the condition, or why that is not known; note which columns it has."""
     try:
         values = _json(sample) | {"text": " ".join(row.captions)}
