@@ -225,7 +225,8 @@ class LearnerRun:
             )
             self._save()
         self._losses.append(Losses(trainer.step, bar.loss, valid_loss))
-        self._warn("memorizing", memorizing(self.title, self._losses))
+        if min(each.validation for each in self._losses) == trainer.best_loss:  # else it was before
+            self._warn("memorizing", memorizing(self.title, self._losses))
 
     def _warn(self, kind: str, warning: str | None) -> None:
         """Log a warning, one of each kind."""
@@ -274,8 +275,8 @@ class LearnerRun:
         trainer = self.trainer
         valid_loss = trainer.validate(self.plan.validation(self.index))
         self.tracker.record(self.index, trainer.step, **values, valid_loss=valid_loss)
-        best = valid_loss < trainer.best_loss
-        trainer.best_loss = min(valid_loss, trainer.best_loss)
+        if best := valid_loss < trainer.best_loss:
+            trainer.best_loss = valid_loss
         self.keeper.save_weights(self.index, trainer, best)
         return valid_loss
 

@@ -183,8 +183,12 @@ def make_plan(
 
 def cache_captions(imagen: Imagen, endless: bool) -> None:
     """Put a cache before the text encoder, whose weights do not change any more."""
-    if not isinstance(imagen.text_encoder, EmbeddingCache):
-        imagen.text_encoder = EmbeddingCache.on_disk(imagen.text_encoder, endless)
+    encoder = imagen.text_encoder
+    if isinstance(encoder, EmbeddingCache):
+        if not encoder.is_stale:
+            return
+        encoder = encoder.encoder
+    imagen.text_encoder = EmbeddingCache.on_disk(encoder, endless)
 
 
 def _check_sizes(

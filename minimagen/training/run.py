@@ -30,7 +30,7 @@ from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan, cache_captions, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
-from minimagen.training.resume import check_parts
+from minimagen.training.resume import check_parts, check_source
 from minimagen.training.saving import Keeper, existing, open_directory
 from minimagen.training.tracking import Tracker
 
@@ -88,6 +88,8 @@ def train(
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
     plan = with_lengths(plan, resume)
+    if resume is None:
+        processes.on_rank_0(check_source, plan)
     processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
     with ExitStack() as held:
         directory = processes.on_rank_0(open_directory, plan, output, resume, teacher, held)
@@ -143,7 +145,7 @@ def _train_learners(
             clock = plan.clock(available, begun) if plan.follows_clock(i) else None
             with same_threads_after():
                 available -= LearnerRun(i, plan, keeper, tracker, signals, expected, clock).train()
-            begun = begun if clock is None else time.monotonic()
+            begun = time.monotonic()
         else:
             keeper.load_weights(i)
     sheet = f"; newest sheet: {tracker.newest_sheet}" if tracker.newest_sheet else ""

@@ -142,6 +142,19 @@ def test_an_interrupted_run_keeps_its_budget_and_is_repeated_uninterrupted(
     assert same_weights(whole, again)
 
 
+def test_a_stage_that_is_repeated_takes_nothing_of_the_next_ones_time(
+    world: World, start: Run, tmp_path: Path
+) -> None:
+    """Stage 0 has ended by the clock and is trained by its revisions, stage 1 has not."""
+    world.interrupt_at = 40
+    with pytest.raises(Interrupted):
+        start("half")
+    config, begun = training_of(TrainingDirectory(tmp_path / "half")), world.time
+    assert [bool(each and each[-1].ended) for each in config.revisions] == [True, False]
+    start("anew", config)
+    assert world.time - begun == pytest.approx(30.0, abs=2.0)
+
+
 def test_an_interrupted_repetition_is_resumed_by_the_same_revisions(
     world: World, start: Run, tmp_path: Path
 ) -> None:

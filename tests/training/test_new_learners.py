@@ -395,6 +395,21 @@ def test_a_stage_is_fine_tuned_with_the_autoencoder_of_its_source(tmp_path: Path
     assert all(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
 
 
+def test_a_part_is_trained_on_only_with_the_stages_that_its_source_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, part in (("latent", "autoencoder_0"), ("clip", "clip")):
+        source = run(name, tmp_path / name, steps=2)
+        tuned = ["--FROM", str(source.path), "--DEVICE", "cpu", "--STEPS", "2"]
+        alone = [*tuned, "-o", str(tmp_path / "alone"), "--LEARNERS"]
+        assert train_entry([*alone, part]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"does not fit another one; give --LEARNERS {part},unet_0 to train both" in line
+        assert not (tmp_path / "alone").exists()
+    assert train_entry([*tuned, "-o", str(tmp_path / "both")]) == 0
+    Imagen.from_directory(tmp_path / "both")
+
+
 def folder_of_images(folder: Path) -> Path:
     """Twelve captioned images of one's own."""
     folder.mkdir()

@@ -1,5 +1,6 @@
 """A run logs its warnings when they matter, each once."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from minimagen.imagen import Imagen
 from minimagen.shapes.dataset import ShapesDataset
 from minimagen.stages.diffusion import DiffusionStage
-from minimagen.storage.directory import read_parameters
+from minimagen.storage.checkpoint import read_header
+from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.training.run import train
 from minimagen.training.tracking import Bar
 from minimagen.training.trainer import Trainer
@@ -74,6 +76,16 @@ def test_memorizing_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [line.partition(" from")[0] for line in found] == [
         f"stage {i} memorizes: since step 2 its validation loss rose" for i in range(2)
     ]
+
+
+def test_a_validation_that_is_no_number_hides_no_better_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {1: 0.3, 2: math.nan, 3: 0.1, 4: 0.2}
+    monkeypatch.setattr(Trainer, "validate", lambda trainer, _: losses[trainer.step])
+    logged(tmp_path / "run", Few(), steps=4)
+    best = TrainingDirectory(tmp_path / "run").best_weights("unet_0")
+    assert read_header(best)["step"] == 3
 
 
 @pytest.mark.parametrize(("ratio", "warned"), [(1.5, True), (0.5, False), (None, False)])

@@ -35,6 +35,7 @@ class EmbeddingCache:
     def __init__(self, encoder: TextEncoder, store: TensorStore | None = None) -> None:
         self.encoder, self.store = encoder, store
         self.name = encoder.name
+        self._made_by = encoder.fingerprint
         self.encoded = 0
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._bytes = 0
@@ -63,6 +64,11 @@ class EmbeddingCache:
     def fingerprint(self) -> str:
         """That of the encoder."""
         return self.encoder.fingerprint
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its encoder has been trained since: what is kept is that of another one."""
+        return self._made_by != self.encoder.fingerprint
 
     def inspect(self, captions: Sequence[str]) -> list[TokenReport]:
         """Return how each caption is cut into tokens."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from minimagen.text.cache.cache import EmbeddingCache
 from minimagen.text.encoding import encode_batch
 from minimagen.text.names import T5_MINI
 from minimagen.text.pretrained import PretrainedEncoder
+from minimagen.training.plan import cache_captions
 
 ROOT = Path(__file__).parents[3]
 CAPTIONS = [" ".join(["star"] * (1 + i % 7) + [str(i)]) for i in range(40)]
@@ -69,6 +71,21 @@ def test_a_second_run_asks_the_encoder_nothing_and_gets_the_same_bits() -> None:
     assert torch.equal(fresh.embeds, again.embeds) and torch.equal(fresh.mask, again.mask)
     without = encode_batch(EmbeddingCache(Counting()), [*CAPTIONS, *CAPTIONS])
     assert torch.equal(without.embeds, again.embeds)
+
+
+def test_the_cache_of_an_encoder_that_was_trained_since_is_replaced() -> None:
+    imagen: Any = SimpleNamespace(text_encoder=Counting())
+    cache_captions(imagen, endless=False)
+    first = imagen.text_encoder
+    cache_captions(imagen, endless=False)
+    assert imagen.text_encoder is first
+    encode_batch(first, CAPTIONS[:2])
+    first.encoder.fingerprint = "two"
+    cache_captions(imagen, endless=False)
+    assert imagen.text_encoder is not first and imagen.text_encoder.encoder is first.encoder
+    encode_batch(imagen.text_encoder, CAPTIONS[:2])
+    assert asked(first) == [*CAPTIONS[:2], *CAPTIONS[:2]]  # those of before are not taken
+    assert database(first) != database(imagen.text_encoder)
 
 
 def test_an_embedding_is_the_same_in_any_company_fresh_or_stored() -> None:
