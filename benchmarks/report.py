@@ -13,6 +13,7 @@ from benchmarks.measuring import PRESET, RESULTS, ROOT, Row, mean_sd, read_rows
 from benchmarks.tables import TABLES, group_of
 
 FIGURE = "quality_against_time.png"
+STATES = (PRESET, "weights", "sheets")  # keys of a case that say of what state it is, and where
 HEADER = """# Results
 
 Written by `python -m benchmarks.report` from the rows in `benchmarks/results/`: do not edit.
@@ -23,11 +24,14 @@ Each table names its machine, versions and dates; `README.md` here describes the
 def newest(rows: Iterable[Row]) -> list[Row]:
     """Return the newest row of every case and machine, in the order of first appearance.
 
-    A case whose preset has changed is the same case: the row of its files of today is newer.
+    A case of another state of a preset, or of other weights, is the same case: the row of those of
+    today is newer. So is one of 5.0 minutes instead of 5.
     """
     found: dict[str, Row] = {}
     for row in rows:
-        case = {key: value for key, value in row["case"].items() if key != PRESET}
+        case = {key: value for key, value in row["case"].items() if key not in STATES}
+        if "minutes" in case:
+            case["minutes"] = float(case["minutes"])
         found[f"{case} {row['machine']['name']}"] = row
     return list(found.values())
 

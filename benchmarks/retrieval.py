@@ -5,7 +5,7 @@ other caption, by the cosine of their mean embeddings, describes the same photog
 ridge regression from the mean embedding of "NAME, STYLE style" to simple features of the image
 (colors on an 8 x 8 grid, directions of edges on a 4 x 4 grid, 64 principal components) is fitted to
 four fifths of the emoji; the share of the others whose image is among the nearest 5 % of their
-style. No emoji in any style is on both sides. The decay of the regression is chosen on another fifth.
+style. No emoji in any style is on both sides. Another fifth chooses the decay of the regression.
 """
 
 import json

@@ -210,7 +210,8 @@ def cases(quick: bool) -> Iterator[Case]:
         yield {"what": "memory", "captions": captions, "tokens": TOKENS, "width": WIDTH}
     for data in SOURCES if available() and not quick else ():
         for encoder in _encoders():
-            yield {"what": "retrieval", "data": data, "encoder": encoder}
+            case = {"what": "retrieval", "data": data, "encoder": encoder}
+            yield case | ({"decay_of": "another fold"} if data == "emoji" else {})
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:

@@ -61,9 +61,11 @@ from minimagen.shapes.dataset import embedded
 from minimagen.shapes.digits import FILES, hash_file
 from minimagen.stages.coded import CodedStage
 from minimagen.storage.cache import cache_folder
+from minimagen.storage.directory import TrainingDirectory, read_parameters
 from minimagen.storage.files import replacing
 from minimagen.storage.image_files import contact_sheet
 from minimagen.storage.metadata import save_png
+from minimagen.storage.model_hash import model_hash
 
 SIDE, COUNT, QUICK_COUNT, BATCH = 64, 500, 4, 50
 ON_SHEET, BESIDE = 48, 12  # images on the sheet of a way, and of a data set
@@ -279,7 +281,14 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         arguments.files = ",".join(parts)
     if arguments.score:
         arguments.ways = [Path(arguments.score).name]
-        lengths = [lengths[0] | {"score": arguments.score}]
+        directory = TrainingDirectory.open(arguments.score)
+        minutes = read_parameters(directory.parameters).training.minutes
+        total = sum(minutes) if isinstance(minutes, tuple) else minutes
+        lengths = [
+            {"count": lengths[0]["count"], "score": arguments.score}
+            | {"weights": model_hash(directory)}
+            | ({} if total is None else {"minutes": total})
+        ]
     changes = json.loads(arguments.changes)
     cases = [
         {
