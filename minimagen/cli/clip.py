@@ -12,7 +12,7 @@ from minimagen.errors import UserError
 OPTIONS = {
     "data": (
         CONFIGURED["DATASET"].but(default=None, shown="that it was trained on"),
-        CONFIGURED["CAPTION_COLUMN"].but(default=None, shown="that of the training, or text"),
+        options.CAPTION_COLUMN,
         Option("COUNT", "n", "Images of the test or validation split", PositiveInt, shown="all"),
         Option("TEMPLATES", "te", "Prompts that a class is looked for with, {} for its name, with "
                "| between them", shown="three of general use"),
@@ -41,16 +41,15 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.data.open import open_again
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import TEMPLATES, evaluate_clip, held_out, similarity_image
-    from minimagen.storage.directory import TrainingDirectory, read_data_config
+    from minimagen.evaluation.trained_on import data_of
+    from minimagen.storage.directory import TrainingDirectory
     from minimagen.storage.metadata import save_png
     from minimagen.text.build import load_clip
 
     directory = TrainingDirectory.open(arguments.dir)
     sheet = directory.results(arguments.SHEET, "similarity.png", "--SHEET, the PNG to write")
     clip = load_clip(directory.path).to(resolve_device(arguments.DEVICE))
-    data = read_data_config(directory.parameters, arguments.DATASET)
-    if arguments.CAPTION_COLUMN is not None:
-        data = data.replace(caption_column=arguments.CAPTION_COLUMN)
+    data = data_of(directory.parameters, arguments.DATASET, arguments.CAPTION_COLUMN)
     samples = held_out(open_again(data, clip.config.image_size), arguments.COUNT, data)
     report = evaluate_clip(clip, samples, templates or TEMPLATES)
     for line in report.lines():

@@ -35,6 +35,7 @@ OPTIONS = {
         options.TRAINING_DIRECTORY,
         options.WEIGHTS,
         Option("DATASET", "ds", "Data to evaluate on", shown="the training's"),
+        options.CAPTION_COLUMN,
         Option("COUNT", "n", "Captions to sample", PositiveInt, 200),
         Option("SPLIT", "sp", "Combinations of attributes", ShapesSplit, DRAWN["SPLIT"]),
         options.CONFIGURED["SEED"].but(
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     from minimagen.storage.model_hash import model_hash
 
     directory = TrainingDirectory.chosen(arguments.TRAINING_DIRECTORY)
-    data, started = _data(directory, arguments.DATASET), time.perf_counter()
+    data, started = _data(directory, arguments), time.perf_counter()
     _check_drawn(data, arguments)
     out = directory.results(arguments.OUTPUT)
     device = resolve_device(arguments.DEVICE)
@@ -100,13 +101,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _data(directory: "TrainingDirectory", name: str | None) -> DataConfig:
+def _data(directory: "TrainingDirectory", arguments: Namespace) -> DataConfig:
     """Return what to evaluate on: the training's data, or another set with the defaults."""
-    from minimagen.storage.directory import read_data_config, read_imagen_config
+    from minimagen.evaluation.trained_on import data_of
+    from minimagen.storage.directory import read_imagen_config
 
     if not read_imagen_config(directory.parameters).stages:
         raise UserError(f"{directory} has no stage that makes images: there is nothing to evaluate")
-    return read_data_config(directory.parameters, name)
+    return data_of(directory.parameters, arguments.DATASET, arguments.CAPTION_COLUMN)
 
 
 def _check_drawn(data: DataConfig, arguments: Namespace) -> None:

@@ -88,6 +88,9 @@ def without_flag(argv: Sequence[str]) -> list[str]:
     return [*argv[1:]] if first in ("-D", "--TRAINING-DIRECTORY") else [*argv]
 
 
+CAPTION_COLUMN = CONFIGURED["CAPTION_COLUMN"].but(
+    default=None, shown="that of the training, or text"
+)
 IMG_SIDE_LEN = Option(
     "IMG_SIDE_LEN", "s", "Longer side of the final images in px; all stages scale with it",
     PositiveInt, also=("image_sizes", "image_size", "resolution", "width", "height"),

@@ -1,19 +1,26 @@
 """``python -m minimagen reconstruct DIR``: what does an autoencoder leave of images?"""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimagen.checked import PositiveInt
 from minimagen.cli import options
 from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
 from minimagen.config import DataConfig, Size
+from minimagen.config.data import CAPTION_COLUMN
 from minimagen.errors import UserError
+
+if TYPE_CHECKING:
+    from minimagen.storage.directory import TrainingDirectory
 
 ON_SHEET = 32
 OPTIONS = {
     "data": (
         CONFIGURED["DATASET"].but(default=None, shown="that it was trained on"),
+        options.CAPTION_COLUMN,
         IMG_SIDE_LEN.but(help="Side of the images in px", shown="that it was trained at"),
         Option("COUNT", "n", "Images of the test or validation split", PositiveInt, 512),
     ),
@@ -41,19 +48,13 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{given} does not say what it was trained on: give --DATASET")
     from minimagen.autoencoders.build import load
     from minimagen.autoencoders.files import find_folder, save_folder
-    from minimagen.config.cascade_sizes import trained_sizes
     from minimagen.data.loading.reading import stack_images
     from minimagen.data.open import open_again
     from minimagen.device import resolve_device
     from minimagen.evaluation.clip import held_out
     from minimagen.evaluation.reconstruct import reconstruct
     from minimagen.images import to_model_space, to_pil
-    from minimagen.storage.directory import (
-        TrainingDirectory,
-        new_output,
-        read_data_config,
-        read_imagen_config,
-    )
+    from minimagen.storage.directory import TrainingDirectory, new_output
     from minimagen.storage.image_files import contact_sheet
     from minimagen.storage.metadata import save_png
 
@@ -65,11 +66,7 @@ def main(argv: Sequence[str]) -> int:
             "--DIFFUSERS: diffusers has no autoencoder of these tokens, only kl and tiny"
         )
     diffusers = arguments.DIFFUSERS and new_output(arguments.DIFFUSERS, "", "--DIFFUSERS")
-    data = DataConfig() if arguments.DATASET is None else DataConfig(dataset=arguments.DATASET)
-    buckets: tuple[Size, ...] = ()
-    if trained:
-        data = read_data_config(directory.parameters, arguments.DATASET)
-        buckets = trained_sizes(read_imagen_config(directory.parameters), data)
+    data, buckets = _data(directory, arguments)
     side = arguments.IMG_SIDE_LEN
     size = (side, side) if side else autoencoder.config.image_size
     if any(n % autoencoder.factor for n in size):
@@ -89,3 +86,18 @@ def main(argv: Sequence[str]) -> int:
         save_folder(autoencoder, diffusers)
         print(f"as diffusers reads it: {diffusers}")
     return 0
+
+
+def _data(
+    directory: "TrainingDirectory", arguments: Namespace
+) -> tuple[DataConfig, tuple[Size, ...]]:
+    """Return what to measure on, and the sizes of the buckets that a training divided it by."""
+    from minimagen.config.cascade_sizes import trained_sizes
+    from minimagen.evaluation.trained_on import data_of
+    from minimagen.storage.directory import read_imagen_config
+
+    name, column = arguments.DATASET, arguments.CAPTION_COLUMN
+    if not directory.has_parameters:
+        return DataConfig(dataset=name, caption_column=column or CAPTION_COLUMN), ()
+    data = data_of(directory.parameters, name, column)
+    return data, trained_sizes(read_imagen_config(directory.parameters), data)

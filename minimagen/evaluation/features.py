@@ -56,15 +56,18 @@ class PretrainedFeatures:
         try:
             where, revision = name_and_revision(name)
             own = {"revision": revision or "main"}
-            self._model = AutoModel.from_pretrained(where, **own).eval().to(device)
+            model = AutoModel.from_pretrained(where, use_safetensors=True, **own).eval()
+            self._model = getattr(model, "vision_model", model).to(device)  # not CLIP's of text
             processor = AutoImageProcessor.from_pretrained(where, backend="pil", **own)
-        except (OSError, ValueError, ImportError) as error:
+            crop = getattr(processor, "crop_size", None) or processor.size
+            side = crop.get("shortest_edge")
+            self._size = (crop.get("height", side), crop.get("width", side))
+            self._mean = torch.tensor(processor.image_mean).view(3, 1, 1)
+            self._std = torch.tensor(processor.image_std).view(3, 1, 1)
+            self(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))  # an error now, not after sampling
+        except (OSError, ValueError, ImportError, TypeError, RuntimeError, AttributeError) as error:
             why = " ".join(str(error).split())[:160]
             raise UserError(f"`features` {name}: {why}") from None
-        crop = getattr(processor, "crop_size", None) or processor.size
-        self._size = (crop["height"], crop["width"])
-        self._mean = torch.tensor(processor.image_mean).view(3, 1, 1)
-        self._std = torch.tensor(processor.image_std).view(3, 1, 1)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:

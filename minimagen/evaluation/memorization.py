@@ -81,9 +81,12 @@ class Copies:
 
 
 def find_copies(images: Tensor, held_out: Tensor, training: Tensor, vectors: Vectors) -> Copies:
-    """Compare uint8 images [n 3 h w] with training images, in ``vectors`` of them."""
-    known = vectors(training)
-    return Copies(nearest(vectors(images), known), nearest(vectors(held_out), known))
+    """Compare uint8 images [n 3 h w] with training images, in ``vectors`` of them.
+
+    A held-out image counts once, however often it is there.
+    """
+    known, others = vectors(training), vectors(torch.unique(held_out, dim=0))
+    return Copies(nearest(vectors(images), known), nearest(others, known))
 
 
 def pair_sheet(images: Tensor, training: Tensor, found: Nearest) -> Image.Image:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from minimagen.data.loading.reading import stack_images
+from minimagen.errors import UserError
 from minimagen.evaluation.clip import alignment, caption_vectors, vectors_of
 from minimagen.evaluation.evaluate import Evaluation, enlarging, evaluate
 from minimagen.evaluation.features import Features
@@ -44,8 +45,15 @@ def study(
     judge: Judge | None = None,
     clip: Clip | None = None,
 ) -> Study:
-    """Sample and measure; the judge is that of the embedded data."""
-    held_out, seen = list(sets.held_out), sampler([sample.caption for sample in sets.seen])
+    """Sample and measure; the judge is that of the embedded data.
+
+    Raises:
+        UserError: There is a CLIP, and it has no captions to compare.
+    """
+    held_out = list(sets.held_out)
+    if clip is not None and len({sample.caption for sample in held_out}) < 2:
+        raise UserError("all held-out captions are equal: leave out `clip`, which compares them")
+    seen = sampler([sample.caption for sample in sets.seen])
     figures: list[Figure] = []
     result, options = None, sampler.options
     if judge is None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minimagen.config import AutoencoderConfig, ClipConfig, DataConfig, ImagenConfig, TrainingConfig
-from minimagen.config.data import is_same
 from minimagen.config.kinds import read_stage
 from minimagen.config.training import with_learners
 from minimagen.errors import UserError
@@ -109,11 +108,13 @@ class TrainingDirectory:
     ) -> "TrainingDirectory":
         """Return the newest training directory in ``where`` that has stages, all of them trained.
 
+        The newest is the one whose training went on last, whatever was found out about it since.
+
         Where there is none, return ``otherwise`` if it has them; else this is a UserError.
         """
         found = sorted(
             (path for path in Path(where).glob("training_*") if cls(path).samples_images),
-            key=lambda path: (path.stat().st_mtime, path.name),
+            key=lambda path: (cls(path).changed, path.name),
         )
         if not found and otherwise is not None and cls(otherwise).is_trained:
             return cls.open(otherwise)
@@ -135,7 +136,7 @@ class TrainingDirectory:
         runs = [cls(path) for path in Path().glob("training_*") if begun]
         runs = [run for run in runs if run.has_parameters]
         if runs := [run for run in runs if run.progress.is_file()]:
-            return cls.open(max(runs, key=lambda run: run.progress.stat().st_mtime).path)
+            return cls.open(max(runs, key=lambda run: run.changed).path)
         return cls.newest()
 
     def results(self, given: Path | None, name: str = "", parameter: str = "`output`") -> Path:
@@ -147,6 +148,11 @@ class TrainingDirectory:
         if given is None and (self.is_fetched or not self.path.is_dir()):
             raise UserError(f"{self} is no folder to write into; give {parameter}")
         return given or self.path / name
+
+    @property
+    def changed(self) -> float:
+        """When its training went on last, or it came here without one: seconds since 1970."""
+        return (self.progress if self.progress.is_file() else self.parameters).stat().st_mtime
 
     @property
     def has_parameters(self) -> bool:
@@ -291,23 +297,6 @@ def read_imagen_config(folder: Path) -> ImagenConfig:
         UserError: If a file is missing, is not JSON, or a value is not valid; it names which.
     """
     return ImagenConfig.read(read_parameter_values(folder)["imagen"], str(folder / "imagen.json"))
-
-
-def read_data_config(folder: Path, other: str | None) -> DataConfig:
-    """Return the settings of the data of a training, or the defaults for ``other`` data.
-
-    Raises:
-        UserError: The training does not say, as it was shared, and no ``other`` data is named; or
-            as for ``read_parameters``.
-    """
-    values = read_parameter_values(folder)
-    if "data" in values:
-        own = DataConfig.read(values["data"], str(folder / "data.json"))
-        if other is None or is_same(other, own.dataset):
-            return own
-    if other is None:
-        raise UserError(f"{folder.parent} does not say what it was trained on; give `dataset`")
-    return DataConfig(dataset=other)
 
 
 def read_parameters(folder: Path) -> Parameters:

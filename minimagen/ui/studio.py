@@ -75,8 +75,9 @@ class Studio:
 
     def _newest_first(self) -> list[Path]:
         """Return the directories under the root that have parameters."""
-        found = [p for p in self.root.iterdir() if _has_parameters(p)]
-        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        visible = (p for p in self.root.iterdir() if not p.name.startswith("."))
+        found = [p for p in visible if _has_parameters(p)]
+        return sorted(found, key=lambda path: TrainingDirectory(path).changed, reverse=True)
 
     def made_by(self, made: Generation) -> str | None:
         """Return the name of the model whose weights made an image, if it is here."""

@@ -3,6 +3,9 @@
 import errno
 import json
 import logging
+import os
+import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from PIL import Image
 
 from minimagen.__main__ import main as minimagen
 from minimagen.cli import inference
-from minimagen.cli.evaluate import _data as data_of
+from minimagen.cli.evaluate import _data
 from minimagen.config import DataConfig
 from minimagen.imagen import Imagen
 from minimagen.sample import Sample
@@ -24,6 +27,12 @@ from minimagen.training.run import train as run_training
 FEW = ["--COUNT", "6", "--TIMESTEPS", "1", "--DEVICE", "cpu"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def data_of(
+    directory: TrainingDirectory, name: str | None, column: str | None = None
+) -> DataConfig:
+    return _data(directory, Namespace(DATASET=name, CAPTION_COLUMN=column))
 
 
 @pytest.fixture
@@ -183,12 +192,17 @@ def test_inference_takes_sampling_settings_per_stage(trained: Path) -> None:
     assert [s["dynamic_thresholding_percentile"] for s in row["stages"]] == [0.9, 0.9]
 
 
+@pytest.mark.parametrize("offload", [[], ["--OFFLOAD"]])
 def test_inference_says_once_how_many_captions_were_cut(
-    trained: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    offload: list[str],
 ) -> None:
     long = [f"a red star number {i} " + "and another one " * 30 for i in range(3)]
     Path("captions.txt").write_text("\n".join(["a red star", *long]) + "\n")
     argv = ["-d", str(trained), "-c", "captions.txt", "-t", "1", "-n", "2", "-b", "1", "-o", "out"]
+    argv += offload
     with caplog.at_level(logging.WARNING, logger="minimagen"):
         assert inference.entry(argv) == 0
     assert "3 different captions were cut to 64 tokens" in capsys.readouterr().out
@@ -210,3 +224,33 @@ def test_the_same_data_by_another_name_is_divided_as_in_training(
         assert data_of(directory, name).train_valid_frac == 0.97, name
     (trained.parent / "others").mkdir()
     assert data_of(directory, "others").train_valid_frac == DataConfig().train_valid_frac
+    assert data_of(directory, "images", "what").caption_column == "what"
+    moved = trained.parent / "moved" / "images"
+    moved.mkdir(parents=True)
+    assert data_of(directory, str(moved)).train_valid_frac != 0.97  # of the same name, both here
+    folder.rmdir()
+    assert data_of(directory, str(moved)).train_valid_frac == 0.97
+
+
+def test_data_that_may_have_been_trained_on_is_said(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (trained / "parameters" / "data.json").unlink()
+    with caplog.at_level(logging.WARNING, logger="minimagen"):
+        data_of(TrainingDirectory.open(trained), "my_images")
+    (record,) = caplog.records
+    assert "images of my_images that count as held out may have been trained on" in record.message
+    with caplog.at_level(logging.WARNING, logger="minimagen"):
+        data_of(TrainingDirectory.open(trained), "shapes")
+    assert len(caplog.records) == 1  # they are drawn
+
+
+def test_the_newest_run_is_the_one_that_trained_last_not_the_one_that_was_reported(
+    trained: Path,
+) -> None:
+    other, log = trained.parent / "training_later", trained / "training_progress.txt"
+    log.touch()
+    shutil.copytree(trained, other)
+    os.utime(log, (1, 1))
+    (trained / "report.html").touch()  # its folder is the newest now
+    assert TrainingDirectory.newest(trained.parent).path == other

@@ -146,6 +146,36 @@ def test_a_vision_transformer_of_a_folder_gives_features_without_torchvision(
     assert torch.allclose(found, expected, atol=1e-4)
 
 
+def test_of_a_clip_the_half_that_sees_images_gives_features(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes["intermediate_size"] = 16
+    vision = {"image_size": 28, "patch_size": 14, **sizes}
+    model = CLIPModel(CLIPConfig(text_config=sizes, vision_config=vision)).eval()
+    model.save_pretrained(tmp_path)
+    CLIPImageProcessor(crop_size=28, size={"shortest_edge": 28}).save_pretrained(tmp_path)
+    images = torch.randint(0, 256, (2, 3, 28, 28), generator=generator("i")).to(torch.uint8)
+    found = PretrainedFeatures(str(tmp_path), torch.device("cpu"))
+    with torch.inference_mode():
+        seen = (images.float() / 255 - found._mean) / found._std
+        expected = model.vision_model(pixel_values=seen).pooler_output
+    assert torch.allclose(found(images), expected, atol=1e-4)
+
+
+def test_weights_that_are_pickles_are_not_read(tmp_path: Path) -> None:
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Dinov2Model(Dinov2Config(image_size=28, patch_size=14, **sizes))
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    BitImageProcessor(size={"shortest_edge": 28}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"`features` .*safetensors"):
+        PretrainedFeatures(str(tmp_path), torch.device("cpu"))
+
+
 def test_features_that_are_not_there_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`features`"):
         PretrainedFeatures(str(tmp_path), torch.device("cpu"))

@@ -46,6 +46,15 @@ def test_what_held_out_images_share_with_the_training_is_no_copying() -> None:
     assert not find_copies(near, near, known, as_they_are).found
 
 
+def test_few_held_out_images_say_little_however_often_they_are_repeated() -> None:
+    known = vectors(100, 1)
+    made = torch.cat([known[:10] + 0.01, vectors(190, 2)])
+    few = vectors(10, 3)
+    found = find_copies(made, few.repeat(20, 1), known, as_they_are)
+    assert found.held_out.interval == find_copies(made, few, known, as_they_are).held_out.interval
+    assert found.made.interval[0] < found.held_out.interval[1] and not found.found
+
+
 def test_the_ratio_is_that_of_the_two_nearest_and_duplicates_count_once() -> None:
     known = torch.tensor([[0.0], [0.0], [10.0]])
     found = nearest(torch.tensor([[1.0], [9.0]]), known)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from minimagen.config import DataConfig, SamplingConfig
 from minimagen.data.loading.reading import stack_images
 from minimagen.data.open import load_dataset
 from minimagen.diffusion.samplers import Heun
+from minimagen.errors import UserError
 from minimagen.evaluation import clip, measure
 from minimagen.evaluation.features import JudgeFeatures
 from minimagen.evaluation.report import write_report
@@ -31,6 +33,7 @@ from minimagen.storage.card import NO_FIGURES, OTHER_WEIGHTS
 from minimagen.storage.checkpoint import load_weights, save_weights
 from minimagen.storage.directory import TrainingDirectory
 from minimagen.storage.figures import shown
+from minimagen.text.clip import Clip
 from tests.cli.conftest import QUICK
 
 COUNT = 24
@@ -94,6 +97,14 @@ def test_a_cascade_that_draws_what_captions_say_is_healthy(monkeypatch: pytest.M
     diversity = figures["per caption, of real images' distance"]
     assert diversity.value == 0.0  # one image for each caption, whatever the seed
     assert (diversity.low, diversity.high, diversity.n) == (0.0, 0.0, 8 * 4)
+
+
+def test_a_clip_without_captions_to_compare_is_refused_before_anything_is_sampled() -> None:
+    samples = [Sample(np.zeros((32, 32, 3), np.uint8), "a dog")] * 4
+    sets = Sets("mine", "validation", samples, samples)
+    never = cast(Sampler, None)
+    with pytest.raises(UserError, match="all held-out captions are equal"):
+        study(never, sets, JudgeFeatures("simple"), clip=cast(Clip, object()))
 
 
 def test_super_resolution_has_intervals_over_images() -> None:
