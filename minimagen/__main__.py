@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from minimagen.cli.running import run
+from minimagen.cli.running import run_of_several
 from minimagen.errors import UserError, did_you_mean
 
 COMMANDS = {
@@ -39,7 +39,7 @@ def dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m minimagen``."""
-    return run(dispatch, sys.argv[1:] if argv is None else argv)
+    return run_of_several(dispatch, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

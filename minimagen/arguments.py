@@ -98,7 +98,8 @@ class Options:
         for name, x in found.items():
             if len(x) not in (1, count):
                 raise UserError(f"`{name}` has {len(x)} images for {count}; give one, or one each")
-        return replace(self, **{name: x.expand(count, -1, -1, -1) for name, x in found.items()})
+        each = {name: x.float().expand(count, -1, -1, -1) for name, x in found.items()}
+        return replace(self, **each)
 
     def given(self, rows: slice, size: Size) -> Given | None:
         """Return what the images ``rows`` of a batch are edited from, at a stage's size."""

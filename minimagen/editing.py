@@ -256,9 +256,12 @@ def as_tensor(images: Images, size: Size) -> Tensor:
 
 
 def as_mask(masks: Images, size: Size) -> Tensor:
-    """Return masks as [n 1 h w], 1 where they are at least half white, as ``as_tensor`` cuts."""
-    white = as_tensor([mask.convert("L").convert("RGB") for mask in listed(masks)], size)
-    return (white[:, :1] >= 0.0).float()
+    """Return masks as [n 1 h w], 1 where they are at least half white, as ``as_tensor`` cuts.
+
+    What is transparent is black: nothing is drawn there.
+    """
+    gray = [_rgb(mask, "black").convert("L") for mask in listed(masks)]
+    return (as_tensor(gray, size)[:, :1] >= 0.0).float()
 
 
 def listed(images: Any) -> list[Image.Image]:
@@ -281,14 +284,19 @@ def listed(images: Any) -> list[Image.Image]:
     return each
 
 
-def _fitted(image: Image.Image, size: Size) -> Tensor:
-    """Return an image [1 3 h w], its middle cut out in the shape of ``size``."""
+def _rgb(image: Image.Image, ground: str = "white") -> Image.Image:
+    """Return an image in RGB; a UserError for pixels without an agreed range."""
     try:
-        pixels = np.asarray(to_rgb(image))
+        return to_rgb(image, ground)
     except ValueError:  # such as 32-bit floats
         raise UserError(
             f"the image has pixels of mode {image.mode}, which are not colors; give RGB or gray"
         ) from None
+
+
+def _fitted(image: Image.Image, size: Size) -> Tensor:
+    """Return an image [1 3 h w], its middle cut out in the shape of ``size``."""
+    pixels = np.asarray(_rgb(image))
     x = to_model_space(rearrange(torch.from_numpy(pixels.copy()), "h w c -> 1 c h w"))
     (rows, columns), (height, width) = x.shape[-2:], size
     part = min(rows / height, columns / width)

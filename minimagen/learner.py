@@ -35,7 +35,7 @@ def weights_in(*modules: nn.Module) -> list[nn.Parameter]:
 
 
 class CaptionReader(Protocol):
-    """What encodes the captions of a learner's batches."""
+    """What encodes captions."""
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Return one ``[n_i, d]`` tensor per caption, ``n_i >= 1``."""

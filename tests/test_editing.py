@@ -232,6 +232,11 @@ def test_interpolation_between_captions_ends_at_them(imagen: Imagen) -> None:
     frames = editing.interpolate_captions(imagen, first, last, 3, batch_size=1, **same)
     for frame, caption in ((frames[0], first), (frames[-1], last)):
         assert frame.tobytes() == imagen.sample(caption, **same).tobytes()
+    visiting = {"batch_size": 1, "device": torch.device("cpu"), **same}
+    for frame, again in zip(
+        frames, editing.interpolate_captions(imagen, first, last, 3, **visiting), strict=True
+    ):
+        assert frame.tobytes() == again.tobytes()  # stages on the device one at a time
     encoder = BetweenCaptions(imagen.text_encoder, first, last)
     a, b = imagen.text_encoder.encode([first, last])
     middle, other = encoder.encode([encoder.caption(0.5), "a circle"])
@@ -404,6 +409,28 @@ def test_what_cannot_be_edited_is_one_line(
     with pytest.raises(UserError, match=words) as error:
         editing.inpaint(imagen, "a star", **QUICK, **given)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_a_mask_is_white_where_it_looks_white() -> None:
+    clear = Image.new("LA", (4, 4), (255, 0))
+    clear.putpixel((1, 2), (255, 255))
+    deep = Image.fromarray(np.full((4, 4), 300, np.uint16))
+    assert editing.as_mask([clear], (4, 4)).nonzero().tolist() == [[0, 0, 2, 1]]
+    assert not editing.as_mask([deep], (4, 4)).any()
+    bright = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    assert editing.as_mask([bright], (4, 4)).all()
+    with pytest.raises(UserError, match="pixels of mode F"):
+        editing.as_mask([Image.new("F", (4, 4))], (4, 4))
+
+
+def test_given_images_of_other_floats_are_the_same_images(
+    imagen: Imagen, image: Image.Image
+) -> None:
+    given = editing.as_tensor([image], (32, 32))
+    options = {"seed": 1, "strength": 0.5, **QUICK}
+    expected = imagen.sample("a star", init_images=given, **options)
+    found = imagen.sample("a star", init_images=given.double(), **options)
+    assert found.tobytes() == expected.tobytes()
 
 
 def test_a_cascade_without_super_resolution_enlarges_nothing(imagen: Imagen) -> None:

@@ -1,7 +1,9 @@
 """What one call of ``inference.py`` asks for: kept beside its images, to go on with it."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +129,22 @@ class Asked(Config):
             sheet=sheet,
         )
 
-    def save(self, output: Path, edit: Edit | None = None) -> None:
-        """Write it into an output directory, and the image that was given."""
+    @contextmanager
+    def saved(self, output: Path, edit: Edit | None = None) -> Iterator[None]:
+        """Write it into a new output directory, and the image that was given.
+
+        Where a stage refuses it before there is an image, it is taken back.
+        """
         if edit is not None:
             output.mkdir(parents=True, exist_ok=True)
             save_file(edit.images, output / GIVEN)
         write_json(output / REQUEST, self)
+        try:
+            yield
+        except UserError:
+            if {path.name for path in output.iterdir()} <= {REQUEST, GIVEN}:
+                shutil.rmtree(output)  # there is nothing to go on with
+            raise
 
     def edit_in(self, output: Path) -> Edit | None:
         """Return what is done to the image that was given, if one was."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from minimagen.cli import clip, inference, reconstruct, train
 from minimagen.cli.next_commands import print_next
-from minimagen.cli.running import run
+from minimagen.cli.running import run_of_several
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config, stamped
 
 
@@ -45,4 +45,4 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-entry = partial(run, main)
+entry = partial(run_of_several, main)

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,8 +55,8 @@ OPTIONS = (
     Option("FRAMES", "fr", "Images of --INTERPOLATE", Annotated[int, Field(ge=2, le=1000)], 9),
     Option("FILM", "fm", "The estimate of the image after every step: a strip, .gif and .webp",
            bool),
-    Option("SWEEP", "sw", "An image for each value of one setting, or of two, as a sheet with "
-           "labels: guidance=1,2,4 steps=8,16,32",
+    Option("SWEEP", "sw", "An image for each value of one setting, or of two, whatever their flags "
+           "say, as a sheet with labels: guidance=1,2,4 steps=8,16,32",
            Annotated[Any, BeforeValidator(axis)], shown="none", several=True),
     Option("STAGES_SHEET", "sh", "stages.png: what each stage makes, beside the first stage's "
            "image enlarged", bool),
@@ -209,11 +209,20 @@ def _axes(given: Sequence[tuple[str, tuple[str, ...]]]) -> dict[str, list[Any]]:
     return axes
 
 
+def swept_options(axes: Iterable[tuple[str, tuple[str, ...]]]) -> set[str]:
+    """Return the names of the options whose values a sweep gives."""
+    return {_option_of(name) for name, _ in axes}
+
+
+def _option_of(name: str) -> str:
+    key = name.replace("-", "_").upper()
+    return ALIASES.get(key, key)
+
+
 def _axis_values(given: tuple[str, tuple[str, ...]]) -> tuple[str, list[Any]]:
     """Return a setting's name in Python, and its values."""
     name, texts = given
-    key = name.replace("-", "_").upper()
-    key = ALIASES.get(key, key)
+    key = _option_of(name)
     known = {option.name: option for option in options.SAMPLING}
     if key == "SEED":
         if not all(text.isdecimal() for text in texts):

@@ -1,5 +1,6 @@
 """``python -m minimagen export``: a training directory -> a folder to publish."""
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,16 @@ from minimagen.cli import options
 from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.next_commands import typed
 from minimagen.cli.running import run
+from minimagen.config import TrainingConfig
 from minimagen.errors import UserError
 from minimagen.storage.card import NO_DATA, Facts
-from minimagen.storage.directory import Choices, TrainingDirectory, read_parameter_values
+from minimagen.storage.directory import (
+    Choices,
+    TrainingDirectory,
+    new_output,
+    read_imagen_config,
+    read_parameter_values,
+)
 from minimagen.storage.files import read_lines
 
 OPTIONS = {
@@ -43,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     facts, own = facts_of(directory, arguments.WEIGHTS), directory.path / "README.md"
     from minimagen.imagen import Imagen
 
+    new_output(arguments.out, "", "OUT")  # it is refused before anything is loaded
     imagen = Imagen.from_directory(directory.path, weights=arguments.WEIGHTS)
     name = arguments.PUSH or Path(arguments.out).resolve().name
     card = own.read_text("utf-8") if own.is_file() else imagen.card(name, facts)
@@ -51,7 +60,13 @@ def main(argv: Sequence[str]) -> int:
     print(f"generate with it: {typed('inference', '-d', str(out), '-c', facts.caption)}")
     if arguments.PUSH is not None:
         private = False if arguments.PUBLIC else None
-        print(imagen.push_to_hub(arguments.PUSH, private=private, readme=card))
+        try:
+            print(imagen.push_to_hub(arguments.PUSH, private=private, readme=card))
+        except UserError:
+            hidden = [] if arguments.PUBLIC else ["--private"]
+            later = shlex.join(["hf", "upload", arguments.PUSH, str(out), *hidden])
+            print(f"push it later: {later}")
+            raise
     return 0
 
 
@@ -82,9 +97,15 @@ def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> st
         return NO_DATA
     from minimagen.evaluation.history import read_history
 
+    imagen = read_imagen_config(directory.parameters)
+    training = TrainingConfig.read(values, "training.json").for_learners(len(imagen.learner_names))
     steps = read_history(directory).steps
-    done = ", ".join(f"{number:,} steps of {name}" for name, number in steps.items())
-    return f"Batches of {values.get('batch_size')} images{': ' if done else ''}{done}."
+    done = [
+        f"{steps[title]:,} steps of {training.batch_size_of(i)} images for {title}"
+        for i, title in enumerate(map(imagen.title, range(len(imagen.learner_names))))
+        if title in steps
+    ]
+    return f"{', '.join(done)}." if done else NO_DATA
 
 
 entry = partial(run, main)

@@ -4,10 +4,12 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from minimagen.cli.arguments import is_given
 from minimagen.cli.recipe import has_recipe, report_opening, suggestion
 from minimagen.cli.running import with_flags
 from minimagen.config import Size
 from minimagen.config.cascade_sizes import aspect_buckets
+from minimagen.config.data import is_embedded
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters
 
@@ -26,6 +28,8 @@ def opened(
     from minimagen.data.open import load_dataset
 
     data, size = parameters.data, parameters.imagen.data_size
+    if is_given(arguments, "FLIP") and is_embedded(data.dataset):
+        raise UserError(f"{data.dataset} are drawn, and not mirrored: --FLIP needs your own images")
     reading = data.model_dump(include=READING) | {"buckets": _buckets(parameters)}
     started = time.monotonic()
     dataset = processes.first_on_each_machine(lambda: load_dataset(data.dataset, size, **reading))

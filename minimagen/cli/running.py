@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
@@ -70,6 +71,25 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def run_of_several(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command that may be one of several processes; one that fails leaves at once.
+
+    Ending the process group would wait for others, which wait for this one.
+    """
+    several, code = int(os.environ.get("WORLD_SIZE", "1")) > 1, 1
+    try:
+        code = run(main, argv)
+    except Exception:
+        if not several:
+            raise
+        traceback.print_exc()
+    if several and code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _reader_has_ended() -> bool:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,14 @@ def requests_again(
     """Return the requests of the image that was made so, with what else is typed."""
     if made.first + len(made.stages) > len(imagen.stages):
         raise UserError(f"the image was made by {len(made.stages)} stages, which are not here")
-    values = made.model_dump(mode="json")
+    values, stages = made.model_dump(mode="json"), imagen.stages[made.first :]
     for name, value in options.sampling_changes(arguments).items():
         each = per_stage(name, value, len(imagen.stages))[made.first :]
-        for stage, own in zip(values["stages"], each, strict=False):
-            if own is not None and name in stage:
+        having = [hasattr(stage.settings(), name) for stage in stages[: len(made.stages)]]
+        if value is not None and not any(having):
+            raise UserError(f"`{name}` is no setting of the stages that made the image")
+        for stage, has, own in zip(values["stages"], having, each, strict=False):
+            if own is not None and has:
                 stage[name] = own
     samplings = request_of(imagen, values, made.first).samplings
     text = made.text
@@ -131,8 +134,8 @@ def write_images(
 ) -> int:
     """Sample what was asked for and is not in ``output`` yet; return the exit code.
 
-    Without ``output`` a new one is made, once nothing can be refused any more. Each batch is
-    written as soon as it is done. A first Ctrl-C is obeyed after the sampling step that it meets,
+    Without ``output`` a new one is made; what is refused leaves none. Each batch is written as soon
+    as it is done. A first Ctrl-C is obeyed after the sampling step that it meets,
     so what is written is whole.
     """
     device = resolve_device(arguments.DEVICE)
@@ -146,9 +149,10 @@ def write_images(
         clip = independent_clip(Path(asked.clip), imagen).to(device)
     text = encoded(imagen, requests)
     imagen.text_encoder = text  # the encoder's memory is free from here on
+    ready: AbstractContextManager[None] = nullcontext()
     if output is None:
         output = new_output(arguments.OUTPUT, "generated_images")
-        asked.save(output, edit)
+        ready = asked.saved(output, edit)
     folder = ImageFolder(output, Path(asked.directory), asked.metadata)
     done = folder.written * asked.best_of
     with (
@@ -163,7 +167,7 @@ def write_images(
         }
         generator = Generator(imagen, text, asked.model, asked.weights, options_, edit, asked.given)
         group = []
-        with suppress(Interrupted), fitting_in_memory(device, batch_size=1):
+        with ready, suppress(Interrupted), fitting_in_memory(device, batch_size=1):
             for image, generation in _candidates(generator, requests, asked, done, batch):
                 group.append((image, generation))
                 if len(group) == asked.best_of:

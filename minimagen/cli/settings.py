@@ -68,6 +68,8 @@ class Settings:
         holder: Any = self._values
         for at, part in enumerate(path[:-1]):
             if part == "*":
+                if not holder:
+                    raise UserError(f"{source} is a setting of stages, and there are none")
                 values, rest = per_stage(source, value, len(holder)), path[at + 1 :]
                 having = [i for i in range(len(holder)) if _has(holder[i], rest)]
                 for i in having or range(len(holder)):
@@ -142,15 +144,23 @@ def check_length(name: str, arguments: argparse.Namespace) -> None:
         raise UserError(f"--{name} needs a length; give one of --{', --'.join(LENGTHS)}")
 
 
-def forget_data(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Reset what belongs to the data of the source, where ``--DATASET`` names other data."""
+def forget_data(settings: Settings, arguments: argparse.Namespace, trained: bool = False) -> None:
+    """Reset what belongs to the data of the settings, where ``--DATASET`` names other data.
+
+    Args:
+        settings: They are changed.
+        arguments: What was typed.
+        trained: They are those of a training: its share for validation, its flips and the captions
+            of its sheets were chosen for its data.
+    """
     own = settings.parameters().data.dataset
     if not is_given(arguments, "DATASET") or is_same(arguments.DATASET, own):
         return
     defaults = DataConfig()
-    for field in ("caption_column", "where", "max_samples", "streaming"):
+    of_training = ("train_valid_frac", "flip") if trained else ()
+    for field in ("caption_column", "where", "max_samples", "streaming", *of_training):
         settings.set(("data", field), getattr(defaults, field), "--DATASET")
-    if settings.has("training"):
+    if trained and settings.has("training"):
         settings.set(("training", "sample_captions"), [], "--DATASET")
 
 

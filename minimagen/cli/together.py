@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimagen.cli import options
 from minimagen.cli.captions import Caption
+from minimagen.cli.editing import swept_options
 from minimagen.cli.next_commands import typed
 from minimagen.errors import Stopped, UserError
 
@@ -182,7 +183,8 @@ def whole_again(
     whole = made.whole
     if whole is None:
         return []
-    others = sorted(typed & (FIXED | ({"SEED"} if whole.seeds else set())))
+    own_seeds = {"SEED"} if whole.seeds else set[str]()
+    others = sorted(typed & (FIXED | own_seeds | swept_options(whole.sweep)))
     if others:
         raise UserError(
             f"{arguments.FROM_IMAGE} is made again as a whole; leave out --{', --'.join(others)}"

@@ -3,8 +3,8 @@
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from minimagen.cli.next_commands import continuing, print_next
 from minimagen.cli.opening import opened
 from minimagen.cli.options import CONFIGURED, IMG_SIDE_LEN
 from minimagen.cli.recipe import follow_recipe, has_recipe, suit_device
-from minimagen.cli.running import run, with_flags
+from minimagen.cli.running import run_of_several, with_flags
 from minimagen.cli.settings import (
     LENGTHS,
     Settings,
@@ -30,7 +30,7 @@ from minimagen.cli.settings import (
     with_whole_paths,
 )
 from minimagen.cli.threads import report_busy_cores
-from minimagen.config import DataConfig
+from minimagen.config import ImagenConfig
 from minimagen.config.cascade_sizes import with_side
 from minimagen.errors import UserError
 from minimagen.storage.directory import Parameters, TrainingDirectory
@@ -98,14 +98,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         fill_in(settings, arguments, "FROM")
         if arguments.PARAMETERS is None:
             suit_device(settings, arguments)
-        forget_data(settings, arguments)
+        forget_data(settings, arguments, trained=True)
     else:
         settings = read_settings(arguments.PARAMETERS, arguments.TESTING)
         if has_recipe(arguments):
             follow_recipe(settings, arguments)
-        if is_given(arguments, "DATASET"):
-            column = DataConfig().caption_column  # a preset's is of its data
-            settings.set(("data", "caption_column"), column, "--DATASET")
+        forget_data(settings, arguments)
     for path, value in SHORT.items() if arguments.TESTING else ():
         settings.set(path, value, "--TESTING")
     settings.write_out_stages()
@@ -162,7 +160,7 @@ def _distilling(arguments: argparse.Namespace) -> Settings:
     settings = saved_settings(arguments.DISTILL)
     fill_in(settings, arguments, "DISTILL")
     suit_device(settings, arguments)
-    forget_data(settings, arguments)
+    forget_data(settings, arguments, trained=True)
     imagen = settings.parameters().imagen
     places = imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
     stages, first = imagen.stages, imagen.first_stage
@@ -186,6 +184,9 @@ def parse_flags(argv: Sequence[str], program: str = "train.py") -> argparse.Name
         for other in others if is_given(arguments, name) else ():
             if is_given(arguments, other):
                 raise UserError(f"--{name} contradicts --{other}; leave out --{other}")
+    lengths = [name for name in LENGTHS if is_given(arguments, name)]
+    if len(lengths) > 1 and arguments.RESTART_DIRECTORY is not None:  # else the training refuses it
+        raise UserError(f"--{lengths[0]} contradicts --{lengths[1]}; leave out --{lengths[1]}")
     if arguments.IN_PLACE and arguments.RESTART_DIRECTORY is None:
         raise UserError("--IN_PLACE needs --RESTART_DIRECTORY")
     if arguments.WEIGHTS is not None and arguments.FROM is None:
@@ -208,7 +209,7 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     """Train, or only print what was asked for; return the exit code and the directory, if any."""
     settings = settings_of(arguments)
     parameters = settings.parameters()
-    parameters.imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
+    chosen = parameters.imagen.chosen_learners(arguments.STAGES, arguments.LEARNERS)
     if arguments.PRINT_CONFIG:
         print(settings.table(parameters))
         return 0, None
@@ -218,7 +219,21 @@ def train_as_asked(arguments: argparse.Namespace) -> tuple[int, Path | None]:
         world = arguments.WORLD_SIZE or int(os.environ.get("WORLD_SIZE", "1"))
         print(report(parameters, Ranks(world, arguments.FSDP)))
         return 0, None
+    if os.environ.get("RANK", "0") == "0" and (note := _unread_clip(parameters.imagen, chosen)):
+        print(note)
     return _train(arguments, parameters)
+
+
+def _unread_clip(imagen: ImagenConfig, chosen: Sequence[int]) -> str | None:
+    """Return a note where a CLIP is trained beside stages, and none of them reads with it."""
+    names = [imagen.learner_names[i] for i in chosen]
+    others = [name for name in names if name != "clip"]
+    if "clip" not in names or not others or imagen.stages_with("clip"):
+        return None
+    return (
+        f"the stages read captions with {imagen.text_encoder_name}, and the CLIP is trained for "
+        f"itself; --LEARNERS {','.join(others)} leaves it out"
+    )
 
 
 def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, Path | None]:
@@ -278,20 +293,4 @@ def _train(arguments: argparse.Namespace, parameters: Parameters) -> tuple[int, 
     return 0, directory.path
 
 
-def entry(argv: Sequence[str] | None = None) -> int:
-    """Run ``train.py``; one of several processes that fails leaves at once.
-
-    Ending the process group would wait for others, which wait for this one.
-    """
-    several, code = int(os.environ.get("WORLD_SIZE", "1")) > 1, 1
-    try:
-        code = run(main, argv)
-    except Exception:
-        if not several:
-            raise
-        traceback.print_exc()
-    if several and code:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+entry = partial(run_of_several, main)

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from minimagen.checked import Config, PositiveInt
 from minimagen.config.sizes import SquareOrSize
@@ -58,7 +58,7 @@ class AutoencoderConfig(Config):
     """Of gumbel."""
     codebook_dim: PositiveInt = 32
     """Of gumbel: the width of a code's vector."""
-    temperatures: tuple[float, float] = (1.0, 0.0625)
+    temperatures: tuple[PositiveFloat, PositiveFloat] = (1.0, 0.0625)
     """Of gumbel's softmax, from the first to the last step."""
 
     @model_validator(mode="after")

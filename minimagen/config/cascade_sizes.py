@@ -7,6 +7,7 @@ from minimagen.config.imagen import ImagenConfig
 from minimagen.config.sizes import Size, nearest, scaled
 from minimagen.errors import UserError
 
+LATENTS = 8  # px: a side of Stable Diffusion's latents is an eighth of the image's
 WIDEST = 2.5  # longer side : shorter side of a bucket's images, at most
 
 
@@ -100,5 +101,7 @@ def _step(config: ImagenConfig) -> int:
                 f"directions, given {first[0]} x {first[1]} and {size[0]} x {size[1]}"
             )
         divisor = config.divisor_of(i)
+        if config.stages[i].kind == "diffusers" and config.stages[i].autoencoder is not None:
+            divisor *= LATENTS
         step = math.lcm(step, divisor // math.gcd(divisor, size[0] // first[0]))
     return step * math.ceil(min(first) / 8 / step)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 from PIL import Image
 
@@ -38,6 +39,7 @@ def write_sheet(dataset: Dataset, path: Path, count: int = IMAGES) -> int:
 
 def _samples(dataset: Dataset, count: int) -> Iterator[Sample]:
     """Yield the samples to show."""
+    random = Random(0)
     if not dataset.repeatable:
         names, in_vain = set[str](), 0
         for each in dataset.samples(0, 0, 1):  # it draws without end
@@ -55,6 +57,6 @@ def _samples(dataset: Dataset, count: int) -> Iterator[Sample]:
         if place and index == (place - 1) * len(dataset) // count:
             continue  # there are fewer images than places
         try:
-            yield dataset[index]
+            yield dataset.draw(index, random)
         except BadSampleError:
             continue

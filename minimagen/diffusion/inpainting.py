@@ -59,11 +59,10 @@ def _relaxed(values: Tensor, known: Tensor) -> Tensor:
     start = torch.zeros_like(values)
     height, width = values.shape[-2:]
     if max(height, width) > SMALLEST:
-        small = (height + 1) // 2, (width + 1) // 2
-        share = F.adaptive_avg_pool2d(known, small)
-        means = F.adaptive_avg_pool2d(values, small) / share.clamp(min=1e-6)
+        share = _halved(known)
+        means = _halved(values) / share.clamp(min=1e-6)
         coarse = _relaxed(means, (share > 0).to(values))
-        start = F.interpolate(coarse, (height, width), mode="bilinear")
+        start = F.interpolate(coarse, scale_factor=2, mode="bilinear")[..., :height, :width]
     filled = torch.where(known > 0, values, start)
     for _ in range(SWEEPS):
         around = F.pad(filled, (1, 1, 1, 1), mode="replicate")
@@ -71,6 +70,12 @@ def _relaxed(values: Tensor, known: Tensor) -> Tensor:
         ends = around[..., :-2, 1:-1] + around[..., 2:, 1:-1]
         filled = torch.where(known > 0, values, (sides + ends) / 4)
     return filled
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Return [b c h w] at half the size; an odd side gets a row of zeros, as unknown pixels are."""
+    height, width = x.shape[-2:]
+    return F.avg_pool2d(F.pad(x, (0, width % 2, 0, height % 2)), 2)
 
 
 class Resampled:

@@ -20,7 +20,7 @@ from minimagen.draws import Noise
 from minimagen.given import Given
 from minimagen.learner import CaptionReader
 from minimagen.storage.pretrained import Identified, Identity, Named
-from minimagen.text.encoded import EncodedCaptions
+from minimagen.text.encoded import Encoded
 from minimagen.text.encoding import TextEncoder, TextEncoding, padded
 
 Sampling = TypeVar("Sampling")
@@ -155,14 +155,14 @@ def encoder_for(
     stages: Sequence[Stage[Any]],
     device: torch.device | None,
     home: torch.device,
-) -> TextEncoder:
+) -> CaptionReader:
     """Return what encodes ``captions``: the encoder, at ``home``, or what it made on ``device``.
 
     A device that stages visit one at a time has no place for an encoder beside them.
     """
     with lent(encoder, device, home):
         encode_own(stages, encoder)
-        return encoder if device is None else EncodedCaptions(encoder, captions)
+        return encoder if device is None else Encoded(encoder, captions)
 
 
 def settings_of(stages: Sequence[Stage[Any]], changes: Mapping[str, Any]) -> list[Any]:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from minimagen.learner import CaptionReader
+
 
 @dataclass(frozen=True)
 class TextEncoding:
@@ -78,7 +80,7 @@ class TextEncoder(Protocol):
         ...
 
 
-def encode_batch(encoder: TextEncoder, captions: Sequence[str], tokens: int = 0) -> TextEncoding:
+def encode_batch(encoder: CaptionReader, captions: Sequence[str], tokens: int = 0) -> TextEncoding:
     """Return the encodings of ``captions`` as one batch on the CPU, of ``tokens`` or more."""
     return pad_and_stack(encoder.encode(captions), tokens)
 

@@ -311,6 +311,11 @@ def test_what_an_image_made_again_has_no_use_for_is_refused(
     refused(inference.entry, ["--FROM_IMAGE", "image.png", *flags], "leave out", flags[0])
 
 
+def test_a_setting_that_its_stages_do_not_have_is_refused(several: Path, refused: Refused) -> None:
+    again = ["--FROM_IMAGE", str(images(several)[0]), "--TOP_K", "5", "-o", "again"]
+    refused(inference.entry, again, "--TOP_K is no setting of the stages that made the image")
+
+
 @pytest.mark.parametrize(
     ("line", "text", "own"),
     [

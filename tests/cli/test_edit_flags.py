@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from minimagen.cli import inference
+from minimagen.errors import UserError
 from minimagen.imagen import Imagen
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.metadata import read_generation
@@ -165,6 +166,21 @@ def test_unmasked_pixels_of_the_file_are_those_that_were_given(image: Path, mask
         kept = np.asarray(where) == 0
         assert new.size == given.size
         assert (np.asarray(new)[kept] == np.asarray(given)[kept]).all()
+
+
+def test_what_a_stage_refuses_leaves_no_folder(
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edits_nothing(*_: Any, **__: Any) -> None:
+        raise UserError("stage 0 edits no images")
+
+    argv = ["-d", "training_mine", *QUICK, "-o", "out", "--INIT_IMAGE", str(image)]
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionStage, "sample", edits_nothing)
+        assert inference.entry(argv) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: stage 0 edits no images"
+    assert not Path("out").exists()
+    assert inference.entry(argv) == 0
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,8 @@ def test_an_autoencoder_is_measured(
         assert minimagen([*asked, "--DIFFUSERS", str(saved)]) == 0
         assert minimagen([*asked, "--DIFFUSERS", str(saved)]) == 2
         assert f"--DIFFUSERS {saved} exists and is not empty" in capsys.readouterr().err
-        assert minimagen(["reconstruct", str(saved), "--DATASET", "shapes", *asked[2:]]) == 0
+        colors = ["--DATASET", "shapes", "--CAPTION_COLUMN", "color"]
+        assert minimagen(["reconstruct", str(saved), *colors, *asked[2:]]) == 0
     else:
         assert minimagen(asked) == 0
     out = capsys.readouterr().out
@@ -187,6 +188,7 @@ def test_data_of_ones_own_has_captions_of_its_own(capsys: pytest.CaptureFixture[
     shown = ["--PARAMETERS", "classes", "--PRINT_CONFIG"]
     for flags, column in (
         ([], "digit"),
+        (["--DATASET", "digits"], "digit"),
         (["--DATASET", "shapes"], "text"),
         (["--DATASET", "shapes", "--CAPTION_COLUMN", "color"], "color"),
     ):

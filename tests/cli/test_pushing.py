@@ -269,6 +269,10 @@ def test_where_the_hub_fails_the_commands_say_so_in_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: cannot push to me/mine: ") and words in line
     assert ("hf auth login" in line) == (kind in ("no rights", "no login"))
+    assert export.entry([str(trained), "model", "--PUSH", "me/mine"]) == 2
+    assert capsys.readouterr().err.startswith("error: OUT model exists and is not empty")
+    assert export.entry([str(trained), "public", "--PUSH", "me/mine", "--PUBLIC"]) == 2
+    assert "push it later: hf upload me/mine public\n" in capsys.readouterr().out
     assert files(Path("model")).keys() == PUBLISHED  # the folder is there to be pushed later
 
 

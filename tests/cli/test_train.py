@@ -346,6 +346,19 @@ def test_a_clip_alone_reads_captions_with_the_encoder_that_is_given() -> None:
     assert both.text_encoder_name == "minilm_mini"  # what conditions the images
 
 
+def test_a_clip_that_no_stage_reads_with_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "_train", lambda *_: (0, None))
+    both = ["--PARAMETERS", "clip_cascade"]
+    assert train.main([*both, "--T5_NAME", "minilm_mini"]) == 0
+    note = "the CLIP is trained for itself; --LEARNERS unet_0,unet_1 leaves it out"
+    assert note in capsys.readouterr().out
+    assert train.main([*both, "--T5_NAME", "minilm_mini", "--STAGES", "0"]) == 0
+    assert train.main(both) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_the_newest_run_is_reported_while_it_trains(here: Path) -> None:
     shutil.copytree(GOLDEN, here / "training_a")
     (here / "training_a" / "training_progress.txt").touch()

@@ -156,6 +156,9 @@ def test_what_is_typed_beside_a_strip_is_changed_or_refused(refused: Refused) ->
     refused(inference.entry, [*again, "--SEED", "4"], "leave out --SEED")
     refused(inference.entry, [*again, *CAPTION], "leave out --CAPTIONS")
     refused(inference.entry, [*again, "--UPSCALE", str(made)], "leave out --UPSCALE")
+    whole("sweep", "-o", "out2")
+    swept = ["--FROM_IMAGE", "out2/sweep.png", "-o", "again", "-g", "5"]
+    refused(inference.entry, swept, "leave out --GUIDANCE_SCALE")
     assert inference.entry([*again, "-t", "1", "-b", "1"]) == 0
     other = read_generation("again/interpolation.png")
     assert [stage["timesteps"] for stage in other.stages] == [1, 1] and other.batch.size == 1

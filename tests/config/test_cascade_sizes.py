@@ -64,6 +64,15 @@ def test_a_later_network_that_halves_more_often_makes_steps_larger():
     assert len(coarse) < len(plain)
 
 
+def test_buckets_of_stable_diffusion_fit_its_autoencoder():
+    """Sides of its latents are an eighth of the image's, and halved three times: 64 px."""
+    stage = {"kind": "diffusers", "unet": {}, "schedule": {}, "autoencoder": "a/folder"}
+    for side in (512, 768):
+        found = aspect_buckets(ImagenConfig(image_sizes=[side], stages=[stage]))
+        assert len(found) > 3
+        assert all(each % 64 == 0 for size in found for each in size)
+
+
 def test_a_cascade_of_another_shape_keeps_it():
     assert (48, 80) in aspect_buckets(cascade([12, 20], [48, 80]))
     wide = aspect_buckets(cascade([8, 64], [16, 128]))  # wider than any bucket

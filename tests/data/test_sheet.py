@@ -36,6 +36,14 @@ def test_the_sheet_has_the_crops_with_their_captions(folder: Path, tmp_path: Pat
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(expected))
 
 
+def test_crops_are_drawn_as_in_training(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "crops.png"
+    images = load_dataset(folder, 16, crop="random")
+    assert write_sheet(images, path) == 8
+    green = (np.asarray(Image.open(path)).astype(int) @ [-1, 1, -1] > 100).any()
+    assert green  # the border of some image, which the middle has not
+
+
 def test_of_many_images_some_are_shown_evenly_spaced(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "few.png"
     assert write_sheet(load_dataset(folder, 16), path, 3) == 3

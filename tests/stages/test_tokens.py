@@ -388,6 +388,10 @@ def test_a_cascade_of_tokens_trains_resumes_to_the_bit_and_loads(tmp_path: Path)
         ({"autoencoders": []}, "there is no autoencoder 0; this cascade has 0"),
         ({"image_sizes": [18]}, "18 x 18 pixels is not divisible by 4"),
         ({"autoencoders": [AutoencoderConfig(image_size=16).model_dump()]}, "has no tokens"),
+        (
+            {"autoencoders": [{"kind": "gumbel", "image_size": 16, "temperatures": [1.0, 0.0]}]},
+            r"temperatures\.1: Input should be greater than 0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(changes: dict[str, Any], words: str) -> None:

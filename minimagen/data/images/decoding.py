@@ -127,8 +127,8 @@ def load_rgb(source: Path | bytes, name: str = "", at_least: int | None = None) 
         raise BadImageError(f"{name}: {error}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB: 16 bits scaled to 8, transparency on white.
+def to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:
+    """Return an image in RGB: 16 bits scaled to 8, transparency on a ground of one color.
 
     Raises:
         ValueError: Its pixels are floating-point numbers.
@@ -140,8 +140,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        below = Image.new("RGBA", image.size, ground)
+        return Image.alpha_composite(below, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
