@@ -7,7 +7,7 @@ from minimagen import Imagen
 
 def main(directory: str, captions: list[str]) -> None:
     imagen = Imagen.from_directory(directory)
-    images = imagen.sample(captions, guidance_scale=(3.0, 1.0), seed=7)  # one per stage
+    images = imagen.sample(captions, seed=7)  # and guidance_scale=3.0, or one value per stage
     for i, (caption, image) in enumerate(zip(captions, images, strict=True)):
         image.save(f"own_{i}.png")
         print(f"own_{i}.png: {caption}")

@@ -12,11 +12,14 @@ _HOMES = {
     "Imagen": "minimagen.imagen",
     "ImagenConfig": "minimagen.config",
     "StageConfig": "minimagen.config",
+    "DiffusionConfig": "minimagen.config",
+    "SamplingConfig": "minimagen.config",
     "UNetConfig": "minimagen.config",
     "TrainingConfig": "minimagen.config",
     "DataConfig": "minimagen.config",
     "UserError": "minimagen.errors",
     "load_dataset": "minimagen.data.open",
+    "Sample": "minimagen.sample",
     "ShapesDataset": "minimagen.shapes.dataset",
     "train": "minimagen.training.run",
     "Judge": "minimagen.evaluation.judge",
@@ -25,7 +28,9 @@ _HOMES = {
 if TYPE_CHECKING:
     from minimagen.config import (
         DataConfig,
+        DiffusionConfig,
         ImagenConfig,
+        SamplingConfig,
         StageConfig,
         TrainingConfig,
         UNetConfig,
@@ -34,14 +39,18 @@ if TYPE_CHECKING:
     from minimagen.errors import UserError
     from minimagen.evaluation.judge import Judge
     from minimagen.imagen import Imagen
+    from minimagen.sample import Sample
     from minimagen.shapes.dataset import ShapesDataset
     from minimagen.training.run import train
 
 __all__ = [
     "DataConfig",
+    "DiffusionConfig",
     "Imagen",
     "ImagenConfig",
     "Judge",
+    "Sample",
+    "SamplingConfig",
     "ShapesDataset",
     "StageConfig",
     "TrainingConfig",

@@ -180,6 +180,8 @@ def stages_from(first: Any, samplings: list[Any]) -> list[Any]:
         UserError: There is no such stage.
     """
     number, count = whole_number("first", first, least=0), len(samplings)
+    if not count:
+        raise UserError("there are no stages: a CLIP or an autoencoder alone makes no images")
     if number >= count:
         raise UserError(f"`first` is {number}; the cascade has {count} stages: 0 to {count - 1}")
     return samplings[number:]
@@ -243,7 +245,7 @@ def check_call(names: Iterable[str], output_type: Any, cascade: nn.Module) -> No
     """Raise a UserError, before anything is sampled, for what another library would take.
 
     That is an argument that has another name here, a kind of output that there is not, or weights
-    that were made float16.
+    that were made float16, bfloat16 or float64.
     """
     for name in names:
         if name in ARGUMENTS:
@@ -251,10 +253,10 @@ def check_call(names: Iterable[str], output_type: Any, cascade: nn.Module) -> No
     if output_type not in get_args(OutputType):
         kinds = ", ".join(get_args(OutputType))
         raise UserError(f"`output_type` is {output_type!r}; give one of {kinds}")
-    if any(parameter.dtype == torch.float16 for parameter in cascade.parameters()):
+    for dtype in {parameter.dtype for parameter in cascade.parameters()} - {torch.float32}:
         raise UserError(
-            "the weights were made float16; load the cascade anew, and give `sample` `precision` "
-            "instead (auto, fp32 or bf16)"
+            f"the weights were made {str(dtype).removeprefix('torch.')}; load the cascade anew, and "
+            "give `sample` `precision` instead (auto, fp32 or bf16)"
         )
 
 

@@ -19,18 +19,28 @@ class Movable(Protocol):
         ...
 
 
-def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; ``auto`` takes cuda, then mps, then cpu.
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device called ``name``, or itself; ``auto`` takes cuda, then mps, then cpu.
 
     Raises:
         UserError: If the device does not exist here.
     """
-    names = _available()
+    names, name = _available(), str(name)
     if name == "auto":
         return torch.device(names[0])
     if name not in names:
         raise UserError(f"`device` {name!r} is not available here; use auto, {', '.join(names)}")
     return torch.device(name)
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed torch's own generators of the CPU and of a device, and of no other GPU."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def _available() -> list[str]:

@@ -9,7 +9,8 @@ depend on its batch. All numbers come from CPU generators, so every device sees 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import index
 from random import Random
@@ -36,7 +37,7 @@ def generator(*key: int | str) -> torch.Generator:
     """Return a fresh CPU generator of torch's, seeded by ``key``."""
     import torch
 
-    return torch.Generator().manual_seed(derive_seed(*key))
+    return torch.Generator("cpu").manual_seed(derive_seed(*key))
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Draws:
         """Return independent uniform numbers in [0, 1), float64 [size]."""
         import torch
 
-        numbers = torch.rand(self.batch_size, generator=self._generator(name), dtype=torch.float64)
+        numbers = torch.rand(self.batch_size, generator=self._generator(name), dtype=torch.float64, device="cpu")
         return numbers[self.rows.start : self.rows.stop]
 
     def stratified(self, name: str) -> Tensor:
@@ -91,8 +92,8 @@ class Draws:
         import torch
 
         random = self._generator(name)
-        strata = torch.randperm(self.batch_size, generator=random)
-        jitter = torch.rand(self.batch_size, generator=random, dtype=torch.float64)
+        strata = torch.randperm(self.batch_size, generator=random, device="cpu")
+        jitter = torch.rand(self.batch_size, generator=random, dtype=torch.float64, device="cpu")
         numbers = (strata + jitter) / self.batch_size
         return numbers[self.rows.start : self.rows.stop]
 
@@ -100,9 +101,7 @@ class Draws:
         """Return standard normal numbers, float32 [size, *shape], each row from its own seed."""
         import torch
 
-        return torch.stack(
-            [torch.randn(*shape, generator=self._generator(name, row)) for row in self.rows]
-        )
+        return torch.stack([_normal(shape, self._generator(name, row)) for row in self.rows])
 
     def network_seed(self) -> int:
         """Return the seed of the network's own randomness (dropout) in this micro-batch."""
@@ -134,4 +133,29 @@ class SeededNoise:
         import torch
 
         keys = [generator(seed, self.stage, name) for seed in self.seeds]
-        return torch.stack([torch.randn(*shape, generator=key) for key in keys])
+        return torch.stack([_normal(shape, key) for key in keys])
+
+
+def _normal(shape: Sequence[int], source: torch.Generator) -> Tensor:
+    """Return standard normal numbers, whatever torch's defaults are."""
+    import torch
+
+    return torch.randn(*shape, generator=source, dtype=torch.float32, device="cpu")
+
+
+@contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Let weights that are made inside the ``with`` depend on a key alone, in float32.
+
+    Torch's generator of the CPU is as before afterwards; those of GPUs are not touched.
+    """
+    import torch
+
+    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    try:
+        torch.default_generator.manual_seed(derive_seed(*key))
+        torch.set_default_dtype(torch.float32)
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(state)

@@ -16,7 +16,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from minimagen.arguments import Options, seeds_of
+from minimagen.arguments import Options, captions_of, seeds_of, shown, stages_from
 from minimagen.between import BetweenCaptions, BetweenSeeds, at_equal_steps, evenly, unevenness
 from minimagen.checked import whole_number
 from minimagen.config import Size
@@ -229,12 +229,17 @@ def label_of(cell: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in cell.items())
 
 
-def by_stage(imagen: Imagen, captions: Sequence[str], **settings: Any) -> list[list[Image.Image]]:
+def by_stage(
+    imagen: Imagen, captions: str | Sequence[str], *, progress: bool = False, **settings: Any
+) -> list[list[Image.Image]]:
     """Return the images of every stage, those of the first one enlarged by interpolation beside."""
-    seeds = seeds_of(settings.pop("seed", 0), None, len(captions))
-    options = Options.taken_from(settings)
-    stages = imagen.sample_stages(captions, imagen.samplings(**settings), seeds, **options)
-    if not captions:
+    texts, own = captions_of(captions), settings.pop("seeds", None)
+    seeds = seeds_of(settings.pop("seed", None if own else 0), own, len(texts))
+    options = Options.taken_from(settings, len(texts))
+    samplings = stages_from(options.get("first", 0), imagen.samplings(**settings))
+    with shown(options.pop("callback", None), progress) as callback:
+        stages = imagen.sample_stages(texts, samplings, seeds, callback=callback, **options)
+    if not texts:
         return stages
     size = stages[-1][0].size
     bicubic = [image.resize(size, Image.Resampling.BICUBIC) for image in stages[0]]

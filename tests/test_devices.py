@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from minimagen.config import DiffusionConfig, LearnerTrainingConfig
-from minimagen.device import autocast, widest_float
+from minimagen.device import autocast, resolve_device, widest_float
 from minimagen.draws import Draws, SeededNoise
+from minimagen.errors import UserError
 from minimagen.images import Batch
 from minimagen.stages.diffusion import DiffusionStage
 from minimagen.stages.stage import Condition
@@ -201,3 +202,9 @@ def test_sums_are_in_float64_where_a_device_has_it() -> None:
     """PyTorch raises a TypeError for float64 on Apple's GPUs."""
     assert widest_float(torch.device("mps")) == torch.float32
     assert {widest_float(torch.device(kind)) for kind in ("cpu", "cuda")} == {torch.float64}
+
+
+def test_a_device_may_be_one_of_torchs() -> None:
+    assert resolve_device(torch.device("cpu")) == torch.device("cpu") == resolve_device("cpu")
+    with pytest.raises(UserError, match="'cuda:99' is not available here"):
+        resolve_device(torch.device("cuda", 99))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from minimagen.draws import Draws, SeededNoise, derive_seed
+from minimagen.draws import Draws, SeededNoise, derive_seed, seeded
 
 DRAWS = Draws(seed=7, learner=1, step=42, batch_size=12)
 KINDS = {
@@ -33,6 +33,41 @@ def test_draws_do_not_depend_on_what_was_drawn_before(draw):
     state = torch.random.get_rng_state()
     draw(DRAWS)
     assert torch.equal(torch.random.get_rng_state(), state)  # and leave no trace themselves
+
+
+@kinds
+def test_draws_do_not_depend_on_torchs_defaults(draw):
+    noise = SeededNoise((3, 4), 0)
+    first, sampled = draw(DRAWS), noise("start", (2, 5))
+    dtype = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            assert torch.equal(draw(DRAWS), first) and draw(DRAWS).dtype == first.dtype
+            assert torch.equal(noise("start", (2, 5)), sampled) and sampled.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def test_weights_are_made_without_a_trace_in_torchs_generators(monkeypatch):
+    """A seed of all GPUs would be one of the user's numbers there, too."""
+
+    def seeds_all(_):
+        raise AssertionError("other generators were seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds_all)
+    state = torch.get_rng_state()
+    with seeded(7, "weights"):
+        first = torch.randn(3)
+        assert first.dtype == torch.float32
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with seeded(7, "weights"):
+            assert torch.equal(torch.randn(3), first)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @kinds

@@ -352,6 +352,9 @@ def test_one_image_need_not_be_in_a_list(imagen: Imagen, image: Image.Image) -> 
         )
         assert np.array_equal(alone, listed)
     assert editing.by_stage(imagen, [], timesteps=3) == []
+    first, enlarged, last = editing.by_stage(imagen, "a red star", seeds=[4], **QUICK)
+    assert len(first) == len(enlarged) == len(last) == 1
+    assert last[0].tobytes() == imagen.sample("a red star", seed=4, **QUICK).tobytes()
 
 
 def test_a_negative_caption_acts_through_guidance_alone(imagen: Imagen) -> None:

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -366,3 +368,23 @@ def test_weights_and_the_configuration_of_the_cascade_are_enough(imagen, text_en
     assert (
         pixels(loaded.sample(CAPTIONS, seed=2)) == pixels(imagen.sample(CAPTIONS, seed=2))
     ).all()
+
+
+@pytest.mark.parametrize("encoder", ["t5_mini", "minilm_mini"])
+def test_a_cascade_is_pickled_also_after_its_first_caption(encoder):
+    """As a pool of processes and `torch.save` want it."""
+    config = ImagenConfig(
+        image_sizes=[[8, 12]], text_encoder_name=encoder,
+        stages=[{"unet": UNET, "sampling": SAMPLING | {"sampler": "ddpm"}}],
+    )  # fmt: skip
+    imagen = Imagen(config)
+    before = imagen.sample("a red star", seed=1, progress=False)
+    again = pickle.loads(pickle.dumps(imagen))
+    assert again.sample("a red star", seed=1, progress=False).tobytes() == before.tobytes()
+
+
+def test_a_clip_alone_makes_no_images(text_encoder):
+    text = {"kind": "characters", "dim": 8, "depth": 1, "heads": 2}
+    clip = {"image_size": 16, "embed_dim": 8, "image": {"dims": (4, 8)}, "text": text}
+    with pytest.raises(UserError, match="there are no stages: a CLIP or an autoencoder alone"):
+        Imagen(ImagenConfig(image_sizes=[], stages=[], clip=clip), text_encoder).sample("a star")

@@ -12,7 +12,7 @@ from minimagen.autoencoders.pixels import Pixels
 from minimagen.autoencoders.tiny import TinyAutoencoder
 from minimagen.autoencoders.training import TrainedAutoencoder
 from minimagen.config import AutoencoderConfig, ImagenConfig
-from minimagen.draws import derive_seed
+from minimagen.draws import seeded
 from minimagen.errors import UserError
 from minimagen.storage.directory import TrainingDirectory, read_imagen_config
 from minimagen.storage.pretrained import find_weights, load_stage
@@ -29,8 +29,7 @@ def build_autoencoders(config: ImagenConfig, seed: int) -> list[TrainedAutoencod
     """Return those of a cascade with fresh weights; those of number i depend on (seed, i) only."""
     made: list[TrainedAutoencoder] = []
     for i, each in enumerate(config.autoencoders):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, f"autoencoder_{i}", "weights"))
+        with seeded(seed, f"autoencoder_{i}", "weights"):
             made.append(KINDS[each.kind](i, each))
     return made
 

@@ -27,12 +27,12 @@ def main(argv: Sequence[str]) -> int:
     given = arguments.TRAINING_DIRECTORIES or []
     if len(given) < 2:
         raise UserError(f"{len(given)} directories: name two or more, such as compare ONE OTHER")
-    from minimagen.evaluation.comparison import comparable, read_runs, text_of, write_comparison
+    from minimagen.evaluation.comparison import read_runs, text_of, warnings, write_comparison
     from minimagen.storage.directory import TrainingDirectory
 
     runs = read_runs([TrainingDirectory.open(path) for path in given])
     print(table(text_of(runs)))
-    if warning := comparable(runs):
+    for warning in warnings(runs):
         print(warning)
     print(write_comparison(runs, arguments.OUTPUT))
     return 0

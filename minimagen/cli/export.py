@@ -11,6 +11,7 @@ from minimagen.cli.arguments import Option, Parser
 from minimagen.cli.next_commands import typed
 from minimagen.cli.running import run
 from minimagen.config import TrainingConfig
+from minimagen.config.data import title_of
 from minimagen.errors import UserError
 from minimagen.storage.card import NO_DATA, Facts
 from minimagen.storage.directory import (
@@ -88,8 +89,7 @@ def facts_of(directory: TrainingDirectory, weights: Choices = "final") -> Facts:
 def _data(values: dict[str, Any] | None) -> str:
     if values is None:
         return NO_DATA
-    name = Path(str(values.get("dataset"))).name  # no path of this machine
-    return f"`{name}`, captions from `{values.get('caption_column')}`."
+    return f"`{title_of(str(values.get('dataset')))}`, captions from `{values.get('caption_column')}`."
 
 
 def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> str:

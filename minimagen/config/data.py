@@ -1,5 +1,6 @@
 """What a cascade trains on."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -21,6 +22,20 @@ EMBEDDED = ("shapes", "digits")
 def is_embedded(dataset: str) -> bool:
     """Return whether a data set is drawn."""
     return dataset.partition(":")[0] in EMBEDDED
+
+
+FOLDERS = re.compile(r"(?<![\w./])(?<!:/)/(?!/)(?:[^/,=\s]+/)+")
+"""The folders of a path of this machine, also inside of other text: not those of a URL."""
+
+
+def without_folders(text: str) -> str:
+    """Return a value as others may see it: without the folders of this machine."""
+    return Path(text).name if Path(text).is_absolute() else FOLDERS.sub("", text)
+
+
+def title_of(dataset: str) -> str:
+    """Return the name of data without the folders that it lies in."""
+    return without_folders(dataset) if is_embedded(dataset) else Path(dataset).name
 
 
 def is_same(one: str, other: str) -> bool:

@@ -5,8 +5,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate, chain
+from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from minimagen.config import Size
 from minimagen.data.dataset import (
@@ -226,11 +229,36 @@ class WrappedDataset(BaseDataset):
         return len(self.own)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.own[index]
+        sample: Any = self.own[index]
+        if not isinstance(sample, Sample):
+            raise self._error(index, f"is a {type(sample).__name__}")
+        if not isinstance(sample.caption, str):
+            raise self._error(index, f"has the caption {sample.caption!r}")
+        image: Any = sample.image
+        shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
+        if not isinstance(image, np.ndarray) or dtype != np.uint8 or shape[2:] != (3,):
+            raise self._error(index, f"has an image {dtype} {list(shape)}")
+        return sample
+
+    def _error(self, index: int, what: str) -> UserError:
+        return UserError(
+            f"sample {index} of {self.description['dataset']} {what}; give "
+            "minimagen.Sample(image, caption), the image a numpy array uint8 [h w 3], or open files "
+            "with load_dataset"
+        )
 
 
 def as_dataset(given: Dataset | Samples) -> Dataset:
-    """Return a data set that says all that training asks, whatever the user's own class says."""
+    """Return a data set that says all that training asks, whatever the user's own class says.
+
+    Raises:
+        UserError: It is a name, or has no length or no index.
+    """
     if isinstance(given, IndexedDataset | StreamedDataset):
         return given
+    what = type(given).__name__
+    if isinstance(given, str | Path):
+        raise UserError(f"the data set is a {what}, {str(given)!r}: open it with load_dataset")
+    if not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
+        raise UserError(f"the data set is a {what}: it needs a length and samples by index")
     return WrappedDataset(given)

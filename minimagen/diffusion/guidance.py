@@ -95,8 +95,9 @@ def threshold(x_0_hat: Tensor, kind: Thresholding, percentile: float = 0.995) ->
     if not 0.0 < percentile <= 1.0:
         raise ValueError(f"percentile must be a fraction in (0, 1], given {percentile}")
     magnitudes = x_0_hat.detach().abs().flatten(1)
-    # kthvalue instead of quantile: no limit of 16 million elements, and it does not sort them all.
+    # The largest ones instead of quantile: no limit of 16 million elements, and not all are sorted.
     rank = max(1, round(percentile * magnitudes.shape[1]))
-    limit = magnitudes.kthvalue(rank, dim=1).values.clamp(min=1.0)
+    largest = magnitudes.topk(magnitudes.shape[1] - rank + 1, dim=1, sorted=False).values
+    limit = largest.amin(1).clamp(min=1.0)
     limit = limit.reshape(-1, *[1] * (x_0_hat.ndim - 1))
     return x_0_hat.clamp(-limit, limit) / limit

@@ -9,7 +9,7 @@ from minimagen.evaluation import html
 from minimagen.evaluation.charts import chart
 from minimagen.evaluation.figures import read_sheets
 from minimagen.evaluation.history import CURVES, History, newest_sheets, read_history
-from minimagen.evaluation.report import LOGARITHMIC, leaves
+from minimagen.evaluation.report import LOGARITHMIC, leaves, other_than_now
 from minimagen.storage.directory import TrainingDirectory, read_parameter_values
 from minimagen.storage.figures import Record, cells, read_record
 
@@ -85,6 +85,22 @@ def _cell(row: Sequence[str] | None) -> str:
     return f"{value} ({interval}; n {n})" if interval else f"{value} (n {n})"
 
 
+def warnings(runs: Sequence[Run]) -> list[str]:
+    """Return why figures of the runs cannot be compared, nothing if they can."""
+    found = [
+        f"{run.name}: {each}"
+        for run in runs
+        if run.record is not None
+        for each in other_than_now(run.directory, run.record)
+    ]
+    records = [run.record for run in runs if run.record is not None]
+    weights = dict.fromkeys("/".join(map(str, dict.fromkeys(r.weights))) for r in records if r.weights)
+    if len(weights) > 1:
+        found.append(f"the figures are of different weights: {', '.join(weights)}")
+    apart = comparable(runs)
+    return [apart, *found] if apart else found
+
+
 def comparable(runs: Sequence[Run]) -> str:
     """Return why the distances of the runs cannot be compared, nothing if they can."""
     records = [run.record for run in runs if run.record is not None]
@@ -107,9 +123,8 @@ def _parts(runs: Sequence[Run]) -> Iterator[str]:
     same = "" if rows else html.note("the parameters of all runs are the same")
     yield html.section("Parameters that differ", html.table(["", *names], rows), same)
     yield html.section("Training", html.table(["", *names], progress(runs)))
-    warning = comparable(runs)
-    note = html.note(warning, warns=True) if warning else ""
-    yield html.section("Figures", note, html.table(["", *names], figures(runs)))
+    notes = "".join(html.note(each, warns=True) for each in warnings(runs))
+    yield html.section("Figures", notes, html.table(["", *names], figures(runs)))
     yield html.section("Curves", f'<div class="grid">{"".join(_charts(runs))}</div>')
     for title, kind in (("Evaluation", _evaluated), ("Newest samples of the training", _newest)):
         images = "".join(html.image(text, file) for run in runs for text, file in kind(run))

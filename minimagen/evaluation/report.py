@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from minimagen.config.data import title_of, without_folders
 from minimagen.evaluation import html
 from minimagen.evaluation.charts import chart
 from minimagen.evaluation.figures import read_sheets
@@ -56,7 +57,7 @@ def _parts(directory: TrainingDirectory, out: Path, name: str) -> Iterator[str]:
     yield html.section("Run", html.table(["", "steps", "lowest validation loss"], _run(history)))
     evaluated = read_sheets(out) if record is not None else {}
     if record is not None:
-        yield from _other_than_now(directory, record)
+        yield from (html.note(each, warns=True) for each in other_than_now(directory, record))
     titles = list(evaluated)
     first = [html.image(title, evaluated[title]) for title in titles[:1]]
     yield html.section("Images", *first)
@@ -76,24 +77,23 @@ def _subtitle(values: dict[str, Any], record: Record | None) -> str:
         for size in values["imagen"].get("image_sizes", [])
     )
     data = values.get("data", {}).get("dataset", "data that it does not state")
-    text = f"{sizes} px, trained on {Path(str(data)).name}."
+    text = f"{sizes} px, trained on {title_of(str(data))}."
     if record is None:
         return f"{text} Not evaluated yet: python -m minimagen evaluate DIR"
     weights = "/".join(map(str, dict.fromkeys(record.weights))) or "unknown"
     return (
-        f"{text} Evaluated {record.date} on {Path(record.dataset).name} ({record.split}), device "
+        f"{text} Evaluated {record.date} on {title_of(record.dataset)} ({record.split}), device "
         f"{record.device}, {weights} weights, features of {record.features}, image i has seed "
         f"{record.seed} + i."
     )
 
 
-def _other_than_now(directory: TrainingDirectory, record: Record) -> Iterator[str]:
-    """Yield notes in which way the figures are not those of the directory as it is."""
+def other_than_now(directory: TrainingDirectory, record: Record) -> Iterator[str]:
+    """Yield in which way the figures are not those of the directory as it is."""
     if others := other_settings(directory, record):
-        yield html.note(f"The figures are of other settings: {others}.")
+        yield f"The figures are of other settings: {others}."
     if record.model and not fits(directory, record):
-        said = "The figures are of weights that are not here any more: evaluate again."
-        yield html.note(said, warns=True)
+        yield "The figures are of weights that are not here any more: evaluate again."
 
 
 def _run(history: History) -> list[list[str]]:
@@ -132,7 +132,7 @@ def settings(values: dict[str, Any]) -> str:
     parts = []
     for name, content in values.items():
         rows = [
-            [key, Path(value).name if Path(value).is_absolute() else value]  # a page to send on
+            [key, without_folders(value)]  # a page to send on
             for key, value in leaves(content)
         ]
         table = html.table(["parameter", "value"], rows)

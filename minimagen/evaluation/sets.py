@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 
 from minimagen.config import DataConfig, ImagenConfig
 from minimagen.config.cascade_sizes import trained_sizes
+from minimagen.config.data import title_of
 from minimagen.data.dataset import BadSampleError, Dataset, Samples
 from minimagen.data.indexed import mixed
 from minimagen.data.loading.batches import good_samples
@@ -40,7 +40,7 @@ class Sets:
     @property
     def title(self) -> str:
         """Return the name without the folders of this machine."""
-        return Path(self.name).name
+        return title_of(self.name)
 
     @property
     def seen(self) -> list[Sample]:

@@ -18,7 +18,7 @@ from minimagen.config import (
     StageConfig,
     TokenConfig,
 )
-from minimagen.draws import derive_seed
+from minimagen.draws import seeded
 from minimagen.errors import UserError
 from minimagen.stages.diffusers import DiffusersStage
 from minimagen.stages.diffusion import DiffusionStage
@@ -72,8 +72,7 @@ def build_stages(
     sizes = config.image_sizes
     coders = [build_autoencoder(stage.autoencoder, autoencoders) for stage in config.stages]
     for i, stage in enumerate(config.stages):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, i, "weights"))
+        with seeded(seed, i, "weights"):
             low_res_size = sizes[i - 1] if i else None
             before = coders[i - 1] if stage.reconstructed_low_res else None
             parts = (low_res_size, text_embed_dim, coders[i], before)

@@ -56,10 +56,9 @@ def build_clip(config: ImagenConfig, seed: int) -> Clip | None:
         return None
     import torch
 
-    from minimagen.draws import derive_seed
+    from minimagen.draws import seeded
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, CLIP, "weights"))
+    with seeded(seed, CLIP, "weights"):
         return fresh_clip(config.clip)
 
 

@@ -55,11 +55,20 @@ def load_tokenizer(source: str) -> Tokenizer:
     added = tokenizer.get_added_tokens_decoder().items()
     silent = {token for token, what in added if what.special} | {tokenizer.token_to_id(BLANK)}
     return Tokenizer(
-        lambda captions: [each.ids for each in tokenizer.encode_batch(captions)],
+        partial(_ids, tokenizer),
         unknown,
         frozenset(silent - {unknown, None}),
-        lambda caption: tokenizer.encode(caption).tokens,
+        partial(_pieces, tokenizer),
     )
+
+
+def _ids(tokenizer: Any, captions: list[str]) -> list[list[int]]:
+    return [each.ids for each in tokenizer.encode_batch(captions)]
+
+
+def _pieces(tokenizer: Any, caption: str) -> list[str]:
+    pieces: list[str] = tokenizer.encode(caption).tokens
+    return pieces
 
 
 def _sentencepiece(path: Path, vocab_size: int | None) -> Tokenizer:
@@ -75,8 +84,13 @@ def _sentencepiece(path: Path, vocab_size: int | None) -> Tokenizer:
         partial(processor.encode, add_eos=True),
         processor.unk_id(),
         frozenset({processor.eos_id(), processor.piece_to_id(BLANK)}),
-        lambda caption: processor.id_to_piece(processor.encode(caption, add_eos=True)),
+        partial(_pieces_of_t5, processor),
     )
+
+
+def _pieces_of_t5(processor: Any, caption: str) -> list[str]:
+    pieces: list[str] = processor.id_to_piece(processor.encode(caption, add_eos=True))
+    return pieces
 
 
 def _fast(path: Path) -> Any:

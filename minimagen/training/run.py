@@ -56,7 +56,8 @@ def train(
     Args:
         imagen: The cascade; its parts are trained in place and end with the averaged weights.
         dataset: Captioned images of the size of the last stage, or of its aspect buckets: from
-            `load_dataset`, or your own class with ``__len__`` and ``__getitem__``.
+            `load_dataset`, or your own class with ``__len__`` and ``__getitem__``, which gives a
+            ``minimagen.Sample``.
         config: Steps, rates, batch size.
         data: The share for validation and its size; what the data set says of itself counts.
         output: The training directory, ``training_<time>`` by default. One that trains other stages

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minimagen.config import LearnerTrainingConfig
 from minimagen.config.training import Revision
-from minimagen.device import autocast, widest_float
+from minimagen.device import autocast, seed_device, widest_float
 from minimagen.draws import Draws
 from minimagen.images import Batch
 from minimagen.learner import Learner
@@ -193,7 +193,7 @@ class Trainer:
         """Return the loss of every example, with the network's own randomness seeded."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), autocast(self.device, self.precision):
-            torch.manual_seed(draws.network_seed())
+            seed_device(self.device, draws.network_seed())
             return function(batch.to(self.device), draws)
 
     def validate(self, batches: Sequence[Batch]) -> float:

@@ -68,7 +68,7 @@ def _inpaint(studio: Studio, controls: Controls, history: gr.State) -> None:
         sources=("upload", "clipboard"), format="png",
         brush=gr.Brush(colors=["#ff00ff"], color_mode="fixed", default_size=6),
     )  # fmt: skip
-    mask = gr.Image(label="Mask, instead of drawing", type="pil", height=160)
+    mask = gr.Image(label="Mask, instead of drawing", type="pil", image_mode=None, height=160)
     resample = gr.Slider(1, 10, value=1, step=1, label="Times each step is taken",
                          info="more often: the new part knows more of the old one")  # fmt: skip
 
@@ -98,6 +98,7 @@ def _drawn(
     image = None if drawn is None else drawn.get("background")
     if drawn is None or image is None:
         raise UserError("There is no image to inpaint: give one.")
+    image = _plain(image)
     if mask is not None:
         if mask.size != image.size:
             raise UserError(

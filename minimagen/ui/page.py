@@ -11,11 +11,12 @@ from minimagen.errors import UserError
 from minimagen.evaluation.html import CHART_STYLE, DARK, LIGHT
 from minimagen.ui.edits import edit_tabs
 from minimagen.ui.form import MOST, fields_of, form_of, not_filled, numbers
-from minimagen.ui.parts import Controls, action, copy_of, streamed, toasted
+from minimagen.ui.parts import Controls, action, copy_of, safe, streamed, toasted
 from minimagen.ui.runs import log_lines, losses, newest_sheet, state
 from minimagen.ui.studio import Studio
 
 QUEUE = 16  # requests that wait at most
+KEPT = 3600, 86_400  # s: how often, and how old, files that were shown are deleted
 FONTS = ["system-ui", "sans-serif"]
 THEME = gr.themes.Soft(font=FONTS, font_mono=["ui-monospace", "monospace"])  # none from a network
 CSS = """
@@ -54,7 +55,7 @@ first, then larger."""
 
 def build(studio: Studio) -> gr.Blocks:
     """Return the page."""
-    with gr.Blocks(title="MinImagen", analytics_enabled=False) as page:
+    with gr.Blocks(title="MinImagen", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.Markdown(INTRO)
         history = gr.State([])
         with gr.Row(equal_height=False):
@@ -190,10 +191,15 @@ def _info_tab(studio: Studio, controls: Controls) -> None:
     def show(path: str | None) -> tuple[str, Any]:
         if path is None:
             return "", None
-        chunks = read_text(path)
-        if EXACT not in chunks:
-            return chunks.get(TEXT, "This image does not say how it was made."), None
-        made = read_generation(path)
+        chunks: dict[str, str] = {}
+        try:
+            chunks = read_text(path)
+            if EXACT not in chunks:
+                return chunks.get(TEXT, "This image does not say how it was made."), None
+            made = read_generation(path)
+        except UserError as error:  # what another file said is not shown under its name
+            gr.Warning(safe(error))
+            return chunks.get(TEXT, ""), None
         return chunks.get(TEXT) or parameters_text(made), made.model_dump(mode="json")
 
     def fill(path: str | None) -> list[Any]:
@@ -203,9 +209,10 @@ def _info_tab(studio: Studio, controls: Controls) -> None:
         model = studio.made_by(made)
         trained = None if model is None else studio.trained_settings(model)
         for missing in not_filled(made, trained):
-            gr.Warning(missing)
+            gr.Warning(safe(missing))
         fields = fields_of(made, None if trained is None else len(trained))
-        return [gr.skip() if model is None else model, *fields]
+        chosen = gr.skip() if model is None else gr.Dropdown(list(studio.models()), value=model)
+        return [chosen, *fields]
 
     file.change(toasted(show), file, [text, exact], api_visibility="private")
     use.click(toasted(fill), file, controls.all, api_visibility="private")
@@ -221,7 +228,8 @@ def _training_tab(studio: Studio) -> tuple[Any, gr.Dropdown, list[Any]]:
     """Lay out the view of a run; return what fills it, from what, and where."""
     names = list(studio.runs())
     with gr.Row():
-        run = gr.Dropdown(names, value=names[0] if names else None, label="Training run")
+        run = gr.Dropdown(names, value=names[0] if names else None, label="Training run",
+                          allow_custom_value=True)  # fmt: skip  # one that is gone is no error
         refresh = gr.Button("Look for runs", scale=0, min_width=140)
     where = gr.Markdown()
     plot = gr.HTML()

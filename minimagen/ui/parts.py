@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import html
 import inspect
 import secrets
 import shutil
@@ -26,6 +27,11 @@ WAITING = "Waiting for the model ..."
 EACH = "one, or one per stage: 8,2"
 
 
+def safe(error: UserError | str) -> str:
+    """Return what a toast says as text: it shows HTML, and may quote what a file says."""
+    return html.escape(str(error), quote=False)
+
+
 def toasted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with its user errors as toasts, without a traceback."""
 
@@ -34,14 +40,14 @@ def toasted(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(safe(error), print_exception=False) from None
 
     @functools.wraps(function)
     def every(*arguments: Any) -> Iterator[Any]:
         try:
             yield from function(*arguments)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(safe(error), print_exception=False) from None
 
     return every if inspect.isgeneratorfunction(function) else each
 
@@ -189,17 +195,20 @@ def action(
     def ended() -> Any:
         return gr.Button(interactive=True)
 
-    def failed(status: str) -> tuple[Any, Any]:  # also after Cancel, which says so itself
-        return READY if status in (STARTED, QUEUED, WAITING) else gr.skip(), ended()
+    def failed(status: str) -> tuple[Any, Any, Any]:  # also after Cancel, which says so itself
+        hidden = gr.Image(None, visible=False)
+        return gr.skip() if status == STOPPED else READY, hidden, ended()
 
     quietly: dict[str, Any] = {"api_visibility": "private", "queue": False}
     begun = go.click(pressed, None, [outputs.status, go], show_progress="hidden", **quietly)
     inputs = [*controls.all, *more]
     event = begun.then(toasted(function), inputs, outputs.all, api_name=name,
-                       concurrency_id="device", concurrency_limit=1,
-                       show_progress="hidden")  # fmt: skip
+                       concurrency_id="device", concurrency_limit=1, show_progress="hidden",
+                       trigger_mode="multiple")  # fmt: skip  # also before a stopped one has ended
     event.success(lambda seed: (seed, ended()), outputs.seed, [controls.newest, go], **quietly)
-    event.failure(failed, outputs.status, [outputs.status, go], **quietly)
+    event.failure(
+        failed, outputs.status, [outputs.status, outputs.preview, go], **quietly
+    )  # fmt: skip
     event.success(
         lambda files, past: past + [file for file in files or [] if file not in past],
         [outputs.files, history], history, api_visibility="private",
@@ -250,6 +259,7 @@ def _finished(result: Result) -> tuple[Any, ...]:
     count = sum(path.suffix == ".png" for path in result.paths)
     folder = _folder_of(result)
     status = f"{count} image{'s' * (count > 1)}, seed {result.seed}, kept in `{folder}`."
+    status = " ".join([status, *map(safe, result.notes)])
     sheet = None if result.sheet is None else copy_of(result.sheet)
     return (status, gr.Image(None, visible=False), paths, sheet, result.parameters, result.exact,
             paths, result.seed)  # fmt: skip

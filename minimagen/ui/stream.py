@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from minimagen.errors import Stopped
+from minimagen.errors import Stopped, UserError
 from minimagen.images import to_pil
 from minimagen.storage.metadata import Generation, parameters_text
 
@@ -41,12 +42,14 @@ class Result:
         sheet: A contact sheet, where there is one.
         made: How each image was made.
         seed: Of the first one.
+        notes: What a user should know of them.
     """
 
     paths: list[Path]
     sheet: Path | None
     made: list[Generation]
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> str:
@@ -91,8 +94,7 @@ class Stream:
                 if isinstance(item, Result):
                     return
         finally:
-            self._stop.set()
-            thread.join()
+            self._stop.set()  # it ends with its step; the lock has the next one wait for that
 
     def _run(self) -> None:
         with self._lock:
@@ -101,6 +103,9 @@ class Stream:
                     self._items.put(self._work(self._report))
             except Stopped:
                 pass
+            except torch.OutOfMemoryError:
+                why = "The device has not enough memory for one image of this model."
+                self._items.put(UserError(why))
             except BaseException as error:  # handed to the thread that waits
                 self._items.put(error)
 

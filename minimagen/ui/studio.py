@@ -82,7 +82,7 @@ class Studio:
     def made_by(self, made: Generation) -> str | None:
         """Return the name of the model whose weights made an image, if it is here."""
         loaded = self._loaded
-        if loaded is not None and loaded[2] == made.model:
+        if loaded is not None and loaded[2] == made.model and loaded[0] in self.models():
             return loaded[0]
         names = {path: name for name, path in self.models().items()}
         found = model_among(made.model, made.weights, names)
@@ -162,7 +162,7 @@ class Studio:
             whole = Whole(kind="sweep", texts=(form.text,), sweep=swept_values)
             made = result.made[0].replace(whole=whole)
             save_png(sheet, contact_sheet([*map(label_of, cells)], [images], columns), made)
-            return Result(result.paths, sheet, result.made, seed)
+            return replace(result, sheet=sheet)
 
         return self._stream(work)
 
@@ -295,10 +295,23 @@ class Studio:
         finally:
             if not paths:
                 shutil.rmtree(where)
-        return Result(paths, folder.write_grid(), made, requests[0].seed)
+        notes = _notes(imagen, [request.text for request in requests])
+        return Result(paths, folder.write_grid(), made, requests[0].seed, notes)
 
     def _name(self) -> str:
         return self._loaded[0] if self._loaded else ""
+
+
+def _notes(imagen: Imagen, captions: Sequence[str]) -> tuple[str, ...]:
+    """Return what a user should know of images of captions."""
+    most, notes = imagen.config.max_num_words, []
+    for caption in dict.fromkeys(captions):
+        (report,) = imagen.text_encoder.inspect([caption])
+        if report.tokens > most:
+            notes.append(f"Of the caption's {report.tokens} tokens the first {most} count.")
+        if report.unknown:
+            notes.append("The text encoder knows no letter of the caption.")
+    return (*notes, *(note for stage in imagen.stages for note in stage.notes()))
 
 
 def _made(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from minimagen.__main__ import main
+from minimagen.config.data import title_of, without_folders
 from minimagen.evaluation.comparison import differences, read_runs
 from minimagen.evaluation.figures import figure, share, write_sheets
 from minimagen.evaluation.history import read_history
@@ -131,6 +132,26 @@ def test_compare_names_exactly_what_differs(
     text = out.read_text("utf-8")
     assert "training_one" in text and "training_two" in text and "polyline" in text
     assert main(["compare", str(run.path)]) == 2
+    stale = record().replace(model="0" * 64, weights=("best",))
+    write_record(other.path, stale)
+    assert main(["compare", "-o", str(out), str(run.path), str(other.path)]) == 0
+    said = "training_two: The figures are of weights that are not here any more: evaluate again."
+    assert said in capsys.readouterr().out and said in out.read_text("utf-8")
+
+
+def test_pages_name_no_folder_of_this_machine() -> None:
+    for value, name in (
+        ("diffusers:/home/me/sd", "diffusers:sd"),
+        ("digits:mnist=/home/me/m.parquet,textures=/home/me/t.parquet",
+         "digits:mnist=m.parquet,textures=t.parquet"),
+        ("/home/me/my images", "my images"),
+        ("https://host/a/{0..9}.tar", "https://host/a/{0..9}.tar"),
+        ("width / height >= 1.2", "width / height >= 1.2"),
+        ("google-t5/t5-small", "google-t5/t5-small"),
+    ):  # fmt: skip
+        assert without_folders(value) == name
+    assert title_of("my/data/flowers") == "flowers"
+    assert title_of("digits:mnist=/a/b.parquet") == "digits:mnist=b.parquet"
 
 
 def test_plot_draws_a_png_or_names_what_is_missing(

@@ -228,7 +228,7 @@ def condition(imagen: Imagen, captions: list[str]) -> Condition:
     return Condition(encoding.embeds, encoding.mask)
 
 
-def test_the_same_seed_gives_the_same_image_in_any_batch() -> None:
+def test_a_seed_gives_its_tokens_in_any_batch() -> None:
     imagen = Imagen(config())
     stage = stage_of(imagen)
     captions, seeds = ["a red star", "a blue ring on green", "a moon"], [7, 8, 9]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -97,6 +98,31 @@ def test_a_sweep_is_a_sheet_of_all_combinations(studio: Studio) -> None:
     assert len({m.seed for m in made}) == 1
     with pytest.raises(UserError, match="100 images; give values for 1 to 64"):
         studio.sweep(FORM, {"seed": list(range(100))})
+
+
+def test_a_sweep_of_seeds_has_the_seed_of_its_first_image(studio: Studio) -> None:
+    result = last(iter(studio.sweep(FORM, {"seed": [8, 9]})))
+    assert result.seed == 8 and [read_generation(path).seed for path in result.paths] == [8, 9]
+
+
+def test_what_is_to_be_known_of_images_comes_with_them(studio: Studio) -> None:
+    long = replace(FORM, caption="a red star " * 40)
+    (note,) = last(iter(studio.generate(long))).notes
+    assert re.fullmatch(r"Of the caption's \d+ tokens the first 64 count\.", note)
+    burnt = last(iter(studio.generate(replace(FORM, guidance="90"))))
+    assert any("guidance" in each for each in burnt.notes)
+    assert last(iter(studio.generate(FORM))).notes == ()
+
+
+def test_a_device_without_memory_is_one_line(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Imagen, "sample_batches", full)
+    with pytest.raises(UserError, match="not enough memory for one image"):
+        last(iter(studio.generate(FORM)))
 
 
 def test_every_stage_is_on_a_sheet_beside_interpolation(studio: Studio) -> None:

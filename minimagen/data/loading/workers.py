@@ -3,6 +3,7 @@
 import sys
 from typing import NamedTuple
 
+from minimagen.config.data import CENTER
 from minimagen.data.dataset import Dataset, count_of
 from minimagen.data.images.dataset import CACHE_BYTES
 
@@ -31,7 +32,8 @@ def choose_workers(dataset: Dataset, device_type: str, cores: int, ranks: int) -
         return Workers(0, "they start slowly on this system")
     if not dataset.endless and (count := count_of(dataset)) is not None:
         largest = max(height * width for height, width in dataset.sizes)
-        if dataset.description.get("crop") != "random" and 3 * count * largest <= CACHE_BYTES:
+        kept = dataset.description.get("crop") == CENTER  # an own class keeps what it likes
+        if kept and 3 * count * largest <= CACHE_BYTES:
             return Workers(0, f"{count} decoded images stay in memory")
     number = max(0, min(MOST_WORKERS, cores // ranks - 1))
     return Workers(number, f"{cores} cores for {ranks} rank{'s' * (ranks > 1)}")

@@ -14,6 +14,7 @@ from minimagen.config.sizes import scaled
 from minimagen.data.indexed import as_dataset
 from minimagen.data.loading.batches import training_batches, validation_batches
 from minimagen.data.open import load_dataset
+from minimagen.errors import UserError
 from minimagen.images import Batch, LearnerSizes, resize_clamped, to_model_space
 from minimagen.sample import Sample
 
@@ -80,6 +81,24 @@ def test_what_has_the_learners_size_stays_uint8(folder: Path, text_encoder: Any)
     )
     assert own.images.dtype == torch.uint8 and torch.equal(own.images, full.images)
     assert own.low_res is not None and own.low_res.shape == (4, 3, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("shapes", "the data set is a str, 'shapes': open it with load_dataset"),
+        (iter([1]), "needs a length and samples by index"),
+        ([(np.zeros((4, 4, 3), np.uint8), "black")], "sample 0 of list is a tuple"),
+        ([{"image": 1}], "sample 0 of list is a dict"),
+        ([Sample(np.zeros((4, 4, 3)), "black")], r"has an image float64 \[4, 4, 3\]"),
+        ([Sample(np.zeros((4, 4), np.uint8), "black")], r"has an image uint8 \[4, 4\]"),
+        ([Sample(np.zeros((4, 4, 3), np.uint8), None)], "has the caption None"),  # type: ignore[arg-type]
+    ],
+)
+def test_data_that_is_none_is_refused_in_one_line(given: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        as_dataset(given)[0]  # type: ignore[index]
+    assert "\n" not in str(error.value)
 
 
 def test_an_encoder_is_asked_once_for_each_caption_of_a_window(spy_encoder: Any) -> None:

@@ -12,7 +12,8 @@ from minimagen.data.loading.workers import choose_workers
 
 def dataset(count: int | None, side: int, **description: Any) -> Any:
     sizes = {(side, side): count}
-    return SimpleNamespace(sizes=sizes, endless=False, description=description)
+    files = {"crop": "centre"} | description  # as `load_dataset` describes them
+    return SimpleNamespace(sizes=sizes, endless=False, description=files)
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,10 @@ def on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cpu_that_trains_is_left_its_cores() -> None:
     assert choose_workers(dataset(10**7, 256), "cpu", 64, 1) == (0, "the network trains on cpu")
+
+
+def test_of_a_class_of_ones_own_nothing_stays_in_memory() -> None:
+    assert choose_workers(dataset(100, 64, crop=None), "cuda", 16, 1).number == 8
 
 
 def test_small_data_stays_in_memory_and_needs_no_workers() -> None:
