@@ -141,7 +141,7 @@ class Options:
         Raises:
             UserError: There is no such device here.
         """
-        return None if self.device is None else resolve_device(str(self.device))
+        return None if self.device is None else resolve_device(self.device)
 
     @classmethod
     def taken_from(cls, settings: dict[str, Any], count: int = 0, each: int = 1) -> dict[str, Any]:

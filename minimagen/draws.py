@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from operator import index
 from random import Random
@@ -145,17 +145,19 @@ def _normal(shape: Sequence[int], source: torch.Generator) -> Tensor:
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Let weights that are made inside the ``with`` depend on a key alone, in float32.
+    """Let weights that are made inside the ``with`` depend on a key alone: float32, on the CPU.
 
     Torch's generator of the CPU is as before afterwards; those of GPUs are not touched.
     """
     import torch
 
     state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    outlines = torch.get_default_device().type == "meta"  # without weights
     try:
         torch.default_generator.manual_seed(derive_seed(*key))
         torch.set_default_dtype(torch.float32)
-        yield
+        with nullcontext() if outlines else torch.device("cpu"):
+            yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_rng_state(state)

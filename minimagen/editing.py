@@ -234,7 +234,7 @@ def by_stage(
 ) -> list[list[Image.Image]]:
     """Return the images of every stage, those of the first one enlarged by interpolation beside."""
     texts, own = captions_of(captions), settings.pop("seeds", None)
-    seeds = seeds_of(settings.pop("seed", None if own else 0), own, len(texts))
+    seeds = seeds_of(settings.pop("seed", 0 if own is None else None), own, len(texts))
     options = Options.taken_from(settings, len(texts))
     samplings = stages_from(options.get("first", 0), imagen.samplings(**settings))
     with shown(options.pop("callback", None), progress) as callback:

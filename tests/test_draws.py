@@ -1,7 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from minimagen.draws import Draws, SeededNoise, derive_seed, seeded
+from minimagen.imagen import Imagen
+from minimagen.storage.directory import read_parameters
+
+ROOT = Path(__file__).parents[1]
 
 DRAWS = Draws(seed=7, learner=1, step=42, batch_size=12)
 KINDS = {
@@ -68,6 +74,12 @@ def test_weights_are_made_without_a_trace_in_torchs_generators(monkeypatch):
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+    for preset in ("latent", "clip"):
+        config = read_parameters(ROOT / "parameters" / preset).imagen
+        one, other = (Imagen(config, seed=2) for _ in range(2))
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @kinds

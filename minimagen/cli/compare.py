@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
     runs = read_runs([TrainingDirectory.open(path) for path in given])
     print(table(text_of(runs)))
-    for warning in warnings(runs):
-        print(warning)
-    print(write_comparison(runs, arguments.OUTPUT))
+    notes = warnings(runs)
+    for note in notes:
+        print(note)
+    print(write_comparison(runs, arguments.OUTPUT, notes))
     return 0

@@ -24,8 +24,8 @@ def is_embedded(dataset: str) -> bool:
     return dataset.partition(":")[0] in EMBEDDED
 
 
-FOLDERS = re.compile(r"(?<![\w./])(?<!:/)/(?!/)(?:[^/,=\s]+/)+")
-"""The folders of a path of this machine, also inside of other text: not those of a URL."""
+FOLDERS = re.compile(r"(?:^|(?<=[:=]))(?!//)/(?:[^/,=]+/)+")
+"""The folders of a path of this machine, also behind a name: not those of a URL."""
 
 
 def without_folders(text: str) -> str:

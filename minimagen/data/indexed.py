@@ -219,7 +219,7 @@ class WrappedDataset(BaseDataset):
         """Return the number of samples by the size of the first good one, or raise a UserError."""
         for index in range(len(self.own)):
             try:
-                height, width = self.own[index].image.shape[:2]
+                height, width = self[index].image.shape[:2]
             except BadSampleError:
                 continue
             return {(height, width): len(self.own)}

@@ -20,7 +20,8 @@ from minimagen.data.images.decoding import Framing
 from minimagen.data.images.stream import ImageStream
 from minimagen.data.sources import folder, hub
 from minimagen.data.sources.listing import IMAGES, PARQUET, TARS, Listing, list_files
-from minimagen.data.sources.shards import TarStream, expand
+from minimagen.data.sources.shard_names import expand
+from minimagen.data.sources.shards import TarStream
 from minimagen.data.where import Where
 from minimagen.errors import UserError, did_you_mean
 from minimagen.shapes.dataset import NAMES, embedded

@@ -86,7 +86,7 @@ def _cell(row: Sequence[str] | None) -> str:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """Return why figures of the runs cannot be compared, nothing if they can."""
+    """Return what is to be known before figures of the runs are compared."""
     found = [
         f"{run.name}: {each}"
         for run in runs
@@ -111,20 +111,20 @@ def comparable(runs: Sequence[Run]) -> str:
     return "the runs were evaluated with other features, data or n: compare no distances"
 
 
-def write_comparison(runs: Sequence[Run], path: Path) -> Path:
-    """Write the page; return its path."""
-    return html.write_page(path, html.page("Comparison", _parts(runs)))
+def write_comparison(runs: Sequence[Run], path: Path, notes: Sequence[str]) -> Path:
+    """Write the page, with ``notes`` on the figures; return its path."""
+    return html.write_page(path, html.page("Comparison", _parts(runs, notes)))
 
 
-def _parts(runs: Sequence[Run]) -> Iterator[str]:
+def _parts(runs: Sequence[Run], notes: Sequence[str]) -> Iterator[str]:
     names = [run.name for run in runs]
     yield f"<h1>Comparison</h1><p class=soft>{escape(', '.join(names))}</p>"
     rows = differences(runs)
     same = "" if rows else html.note("the parameters of all runs are the same")
     yield html.section("Parameters that differ", html.table(["", *names], rows), same)
     yield html.section("Training", html.table(["", *names], progress(runs)))
-    notes = "".join(html.note(each, warns=True) for each in warnings(runs))
-    yield html.section("Figures", notes, html.table(["", *names], figures(runs)))
+    said = "".join(html.note(each, warns=True) for each in notes)
+    yield html.section("Figures", said, html.table(["", *names], figures(runs)))
     yield html.section("Curves", f'<div class="grid">{"".join(_charts(runs))}</div>')
     for title, kind in (("Evaluation", _evaluated), ("Newest samples of the training", _newest)):
         images = "".join(html.image(text, file) for run in runs for text, file in kind(run))

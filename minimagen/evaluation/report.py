@@ -34,6 +34,9 @@ LIMITS = (
 )
 
 
+GONE = "The figures are of weights that are not here any more: evaluate again."
+
+
 def write_report(directory: TrainingDirectory, out: Path | None = None) -> Path:
     """Write ``report.html`` into ``out``, by default the directory itself; return its path.
 
@@ -57,7 +60,8 @@ def _parts(directory: TrainingDirectory, out: Path, name: str) -> Iterator[str]:
     yield html.section("Run", html.table(["", "steps", "lowest validation loss"], _run(history)))
     evaluated = read_sheets(out) if record is not None else {}
     if record is not None:
-        yield from (html.note(each, warns=True) for each in other_than_now(directory, record))
+        notes = other_than_now(directory, record)
+        yield from (html.note(each, warns=each == GONE) for each in notes)
     titles = list(evaluated)
     first = [html.image(title, evaluated[title]) for title in titles[:1]]
     yield html.section("Images", *first)
@@ -93,7 +97,7 @@ def other_than_now(directory: TrainingDirectory, record: Record) -> Iterator[str
     if others := other_settings(directory, record):
         yield f"The figures are of other settings: {others}."
     if record.model and not fits(directory, record):
-        yield "The figures are of weights that are not here any more: evaluate again."
+        yield GONE
 
 
 def _run(history: History) -> list[list[str]]:

@@ -1,10 +1,11 @@
 """A run that starts from the weights of a trained cascade: which it takes, and keeps to resume."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
+from minimagen.config import ImagenConfig
 from minimagen.config.training import SourceConfig
 from minimagen.errors import UserError
 from minimagen.imagen import Imagen
@@ -23,13 +24,14 @@ class Source(NamedTuple):
     """Which of its averaged weights."""
 
 
-def start_from(imagen: Imagen, source: Source) -> SourceConfig:
+def start_from(imagen: Imagen, source: Source, chosen: Sequence[int]) -> SourceConfig:
     """Give the learners of ``imagen`` the weights that ``source`` has of them.
 
     One without weights there keeps those that it has.
 
     Raises:
-        UserError: There are no weights of any, or they are those of another configuration.
+        UserError: There are no weights of any, or they are those of another configuration; or a
+            part is ``chosen`` to be trained on without a stage that the source has with it.
     """
     directory = source.directory
     learners = imagen.learners
@@ -37,12 +39,27 @@ def start_from(imagen: Imagen, source: Source) -> SourceConfig:
     found = sorted({*saved, *(i for i, each in enumerate(learners) if each.comes_trained)})
     if not found:
         raise UserError(f"{directory} has no trained weights; give another one as `source`")
+    _check_together(imagen.config, directory, found, chosen)
     load_learners(imagen, directory, source.weights, saved)
     first, stages = imagen.config.first_stage, imagen.config.stages
     owning = [s.owning_weights() if first + i in found else s for i, s in enumerate(stages)]
     imagen.config = imagen.config.replace(stages=owning)  # from now on in the new directory
     weights = fingerprint_of(nn.ModuleList([learners[i] for i in found]), "source")
     return SourceConfig(directory=str(directory), fingerprint=weights, stages=tuple(found))
+
+
+def _check_together(
+    config: ImagenConfig, source: TrainingDirectory, found: Sequence[int], chosen: Sequence[int]
+) -> None:
+    """Raise a UserError where a part would be trained on under a stage that stays as it is."""
+    for name in (config.learner_names[i] for i in chosen if i < config.first_stage):
+        users = [config.first_stage + stage for stage in config.stages_with(name)]
+        if left := [user for user in users if user in found and user not in chosen]:
+            both = ",".join([name, *(config.learner_names[user] for user in left)])
+            raise UserError(
+                f"{config.title(left[0])} of {source} was trained with its {name}, and does not "
+                f"fit another one; give `learners` {both} to train both on"
+            )
 
 
 def keep_start(plan: Plan, directory: TrainingDirectory) -> None:

@@ -107,22 +107,6 @@ def check_parts(plan: Plan, directory: TrainingDirectory | None) -> None:
         )
 
 
-def check_source(plan: Plan) -> None:
-    """Raise a UserError where a part is trained on without a stage that the source has with it."""
-    config, source = plan.imagen.config, plan.config.source
-    if source is None:
-        return
-    for i in (i for i in plan.chosen if i < config.first_stage):
-        name = config.learner_names[i]
-        users = [config.first_stage + stage for stage in config.stages_with(name)]
-        if left := [u for u in users if u in source.stages and u not in plan.chosen]:
-            both = ",".join([name, *(config.learner_names[u] for u in left)])
-            raise UserError(
-                f"{config.title(left[0])} of {source.directory} was trained with its {name}, and "
-                f"does not fit another one; give `learners` {both} to train both on"
-            )
-
-
 def _check_named(config: ImagenConfig) -> None:
     """Raise a UserError where a part is named by a directory whose training has not ended."""
     for name in {stage.autoencoder for stage in config.stages}:

@@ -30,7 +30,7 @@ from minimagen.training.length import with_lengths
 from minimagen.training.plan import Plan, cache_captions, check_settings, make_plan
 from minimagen.training.processes.alone import Processes
 from minimagen.training.processes.launch import launched
-from minimagen.training.resume import check_parts, check_source
+from minimagen.training.resume import check_parts
 from minimagen.training.saving import Keeper, existing, open_directory
 from minimagen.training.tracking import Tracker
 
@@ -44,7 +44,7 @@ def train(
     output: str | Path | None = None,
     stages: Sequence[int] | None = None,
     learners: Sequence[str] | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     resume: TrainingDirectory | None = None,
     teacher: TrainingDirectory | None = None,
     source: Source | None = None,
@@ -56,8 +56,7 @@ def train(
     Args:
         imagen: The cascade; its parts are trained in place and end with the averaged weights.
         dataset: Captioned images of the size of the last stage, or of its aspect buckets: from
-            `load_dataset`, or your own class with ``__len__`` and ``__getitem__``, which gives a
-            ``minimagen.Sample``.
+            `load_dataset`, or your own class with a length and a ``minimagen.Sample`` by index.
         config: Steps, rates, batch size.
         data: The share for validation and its size; what the data set says of itself counts.
         output: The training directory, ``training_<time>`` by default. One that trains other stages
@@ -83,14 +82,12 @@ def train(
         chosen = learners_to_teach(imagen, teacher, stages, learners)
         config = config.for_learners(len(imagen.learners))
         if resume is None:
-            config = config.replace(source=None if source is None else start_from(imagen, source))
+            config = config.replace(source=source and start_from(imagen, source, chosen))
         check_settings(config, imagen.learners, chosen, processes.world, processes.sharded)
         _prepare(imagen, teacher, resume, chosen, config, processes)
         dataset = as_dataset(dataset)
         plan = make_plan(imagen, dataset, config, data or DataConfig(), chosen, processes)
     plan = with_lengths(plan, resume)
-    if resume is None:
-        processes.on_rank_0(check_source, plan)
     processes.on_rank_0(check_parts, plan, resume or existing(output) or teacher)
     with ExitStack() as held:
         directory = processes.on_rank_0(open_directory, plan, output, resume, teacher, held)

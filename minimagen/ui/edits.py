@@ -17,6 +17,10 @@ from minimagen.ui.parts import Controls, action, streamed
 from minimagen.ui.studio import GivenImages, Studio
 
 
+AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Modes of images that are kept as they are."""
+
+
 def edit_tabs(studio: Studio, controls: Controls, history: gr.State) -> None:
     """Lay out image to image, inpainting and enlarging."""
     with gr.Tab("Image to image"):
@@ -105,7 +109,7 @@ def _drawn(
                 f"The mask is {mask.width} x {mask.height}, the image {image.width} x "
                 f"{image.height} pixels: give one of the image's size."
             )
-        return image, mask
+        return image, mask if mask.mode in AS_PNG else mask.convert("RGB")
     layers = [np.asarray(layer.convert("RGBA"))[..., 3] > 0 for layer in drawn.get("layers") or []]
     drawn_over = np.any(layers, axis=0) if layers else np.zeros(1, bool)
     if not drawn_over.any():

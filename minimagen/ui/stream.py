@@ -94,7 +94,8 @@ class Stream:
                 if isinstance(item, Result):
                     return
         finally:
-            self._stop.set()  # it ends with its step; the lock has the next one wait for that
+            self._stop.set()
+            thread.join()
 
     def _run(self) -> None:
         with self._lock:
@@ -104,7 +105,7 @@ class Stream:
             except Stopped:
                 pass
             except torch.OutOfMemoryError:
-                why = "The device has not enough memory for one image of this model."
+                why = "The device has not enough memory: ask for fewer images, or a smaller model."
                 self._items.put(UserError(why))
             except BaseException as error:  # handed to the thread that waits
                 self._items.put(error)

@@ -209,7 +209,16 @@ class Studio:
         return self._stream(work)
 
     def _stream(self, work: Callable[[Report], Result]) -> Stream:
-        return Stream(work, self._lock, self._preview)
+        def noted(report: Report) -> Result:
+            self._notes()  # of what was stopped before
+            return replace(work(report), notes=self._notes())
+
+        return Stream(noted, self._lock, self._preview)
+
+    def _notes(self) -> tuple[str, ...]:
+        """Return what the stages of the loaded cascade have to say of what they sampled."""
+        stages = self._loaded[1].stages if self._loaded else ()
+        return tuple(note for stage in stages for note in stage.notes())
 
     def _preview(self, stage: int, x_0_hat: Tensor) -> Tensor | None:
         """Return images of an estimate of the loaded cascade."""
@@ -295,23 +304,10 @@ class Studio:
         finally:
             if not paths:
                 shutil.rmtree(where)
-        notes = _notes(imagen, [request.text for request in requests])
-        return Result(paths, folder.write_grid(), made, requests[0].seed, notes)
+        return Result(paths, folder.write_grid(), made, requests[0].seed)
 
     def _name(self) -> str:
         return self._loaded[0] if self._loaded else ""
-
-
-def _notes(imagen: Imagen, captions: Sequence[str]) -> tuple[str, ...]:
-    """Return what a user should know of images of captions."""
-    most, notes = imagen.config.max_num_words, []
-    for caption in dict.fromkeys(captions):
-        (report,) = imagen.text_encoder.inspect([caption])
-        if report.tokens > most:
-            notes.append(f"Of the caption's {report.tokens} tokens the first {most} count.")
-        if report.unknown:
-            notes.append("The text encoder knows no letter of the caption.")
-    return (*notes, *(note for stage in imagen.stages for note in stage.notes()))
 
 
 def _made(

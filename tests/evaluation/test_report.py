@@ -148,6 +148,8 @@ def test_pages_name_no_folder_of_this_machine() -> None:
         ("https://host/a/{0..9}.tar", "https://host/a/{0..9}.tar"),
         ("width / height >= 1.2", "width / height >= 1.2"),
         ("google-t5/t5-small", "google-t5/t5-small"),
+        ("diffusers:/home/me/my models/sd", "diffusers:sd"),
+        ("(width + 1)/height/2 > 1", "(width + 1)/height/2 > 1"),
     ):  # fmt: skip
         assert without_folders(value) == name
     assert title_of("my/data/flowers") == "flowers"

@@ -2,12 +2,14 @@
 
 import os
 
+import torch
+
 from minimagen.device import resolve_device
 from minimagen.errors import UserError
 from minimagen.training.processes.alone import Processes
 
 
-def launched(device: str = "auto", sharded: bool = False) -> Processes:
+def launched(device: str | torch.device = "auto", sharded: bool = False) -> Processes:
     """Return the processes that a launcher started, this one alone where there was none.
 
     The process group begins with the first call, and ends with the program.
@@ -22,7 +24,7 @@ def launched(device: str = "auto", sharded: bool = False) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from minimagen.training.processes.many import ManyProcesses  # FSDP2 takes time to import
 
-        return ManyProcesses(device, sharded)
+        return ManyProcesses(str(device), sharded)
     if sharded:
         raise UserError(
             "`fsdp` shards networks over several processes, and this is one: start them with "

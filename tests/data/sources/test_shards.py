@@ -20,7 +20,8 @@ from minimagen.data.images.stream import ImageStream
 from minimagen.data.loading.batches import training_batches
 from minimagen.data.open import load_dataset
 from minimagen.data.sources import shards
-from minimagen.data.sources.shards import Member, expand, read_shard
+from minimagen.data.sources.shard_names import expand
+from minimagen.data.sources.shards import Member, read_shard
 from minimagen.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
