@@ -255,8 +255,8 @@ def check_call(names: Iterable[str], output_type: Any, cascade: nn.Module) -> No
         raise UserError(f"`output_type` is {output_type!r}; give one of {kinds}")
     for dtype in {parameter.dtype for parameter in cascade.parameters()} - {torch.float32}:
         raise UserError(
-            f"the weights were made {str(dtype).removeprefix('torch.')}; load the cascade anew, and "
-            "give `sample` `precision` instead (auto, fp32 or bf16)"
+            f"the weights were made {str(dtype).removeprefix('torch.')}; load the cascade anew, "
+            "and give `sample` `precision` instead (auto, fp32 or bf16)"
         )
 
 

@@ -80,7 +80,9 @@ class Draws:
         """Return independent uniform numbers in [0, 1), float64 [size]."""
         import torch
 
-        numbers = torch.rand(self.batch_size, generator=self._generator(name), dtype=torch.float64, device="cpu")
+        numbers = torch.rand(
+            self.batch_size, generator=self._generator(name), dtype=torch.float64, device="cpu"
+        )
         return numbers[self.rows.start : self.rows.stop]
 
     def stratified(self, name: str) -> Tensor:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from minimagen.autoencoders.autoencoder import Autoencoder
 from minimagen.autoencoders.discrete import DiscreteAutoencoder
 from minimagen.autoencoders.files import find_folder, load_folder

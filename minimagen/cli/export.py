@@ -89,7 +89,9 @@ def facts_of(directory: TrainingDirectory, weights: Choices = "final") -> Facts:
 def _data(values: dict[str, Any] | None) -> str:
     if values is None:
         return NO_DATA
-    return f"`{title_of(str(values.get('dataset')))}`, captions from `{values.get('caption_column')}`."
+    return (
+        f"`{title_of(str(values.get('dataset')))}`, captions from `{values.get('caption_column')}`."
+    )
 
 
 def _training(directory: TrainingDirectory, values: dict[str, Any] | None) -> str:

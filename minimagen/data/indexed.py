@@ -243,8 +243,8 @@ class WrappedDataset(BaseDataset):
     def _error(self, index: int, what: str) -> UserError:
         return UserError(
             f"sample {index} of {self.description['dataset']} {what}; give "
-            "minimagen.Sample(image, caption), the image a numpy array uint8 [h w 3], or open files "
-            "with load_dataset"
+            "minimagen.Sample(image, caption), the image a numpy array uint8 [h w 3], or open "
+            "files with load_dataset"
         )
 
 

@@ -94,7 +94,9 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         for each in other_than_now(run.directory, run.record)
     ]
     records = [run.record for run in runs if run.record is not None]
-    weights = dict.fromkeys("/".join(map(str, dict.fromkeys(r.weights))) for r in records if r.weights)
+    weights = dict.fromkeys(
+        "/".join(map(str, dict.fromkeys(r.weights))) for r in records if r.weights
+    )
     if len(weights) > 1:
         found.append(f"the figures are of different weights: {', '.join(weights)}")
     apart = comparable(runs)

@@ -54,7 +54,6 @@ def build_clip(config: ImagenConfig, seed: int) -> Clip | None:
     """Return the CLIP of a cascade with fresh weights, which depend on ``seed`` only, if any."""
     if config.clip is None:
         return None
-    import torch
 
     from minimagen.draws import seeded
 

@@ -16,7 +16,6 @@ from minimagen.ui.form import form_of
 from minimagen.ui.parts import Controls, action, streamed
 from minimagen.ui.studio import GivenImages, Studio
 
-
 AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Modes of images that are kept as they are."""
 
