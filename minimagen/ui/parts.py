@@ -195,9 +195,8 @@ def action(
     def ended() -> Any:
         return gr.Button(interactive=True)
 
-    def failed(status: str) -> tuple[Any, Any, Any]:  # also after Cancel, which says so itself
-        hidden = gr.Image(None, visible=False)
-        return gr.skip() if status == STOPPED else READY, hidden, ended()
+    def failed(status: str) -> tuple[Any, Any]:  # also after Cancel, which says so itself
+        return READY if status in (STARTED, QUEUED, WAITING) else gr.skip(), ended()
 
     quietly: dict[str, Any] = {"api_visibility": "private", "queue": False}
     begun = go.click(pressed, None, [outputs.status, go], show_progress="hidden", **quietly)
@@ -206,9 +205,7 @@ def action(
                        concurrency_id="device", concurrency_limit=1, show_progress="hidden",
                        trigger_mode="multiple")  # fmt: skip  # also before a stopped one has ended
     event.success(lambda seed: (seed, ended()), outputs.seed, [controls.newest, go], **quietly)
-    event.failure(
-        failed, outputs.status, [outputs.status, outputs.preview, go], **quietly
-    )  # fmt: skip
+    event.failure(failed, outputs.status, [outputs.status, go], **quietly)
     event.success(
         lambda files, past: past + [file for file in files or [] if file not in past],
         [outputs.files, history], history, api_visibility="private",
@@ -221,13 +218,17 @@ def action(
 
 
 def streamed(stream: Stream) -> Iterator[Any]:
-    """Yield what the outputs show, step by step."""
+    """Yield what the outputs show, step by step; after an error nothing of it goes on."""
     yield WAITING, *[gr.skip()] * 7
-    for item in stream:
-        if isinstance(item, Progress):
-            yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 6)
-        else:
-            yield _finished(item)
+    try:
+        for item in stream:
+            if isinstance(item, Progress):
+                yield (item.text, gr.Image(item.preview, visible=True), *[gr.skip()] * 6)
+            else:
+                yield _finished(item)
+    except Exception:
+        yield READY, gr.Image(None, visible=False), *[gr.skip()] * 6
+        raise
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from minimagen.editing import as_mask, as_tensor, film
 from minimagen.errors import UserError
 from minimagen.generating import Edit
 from minimagen.imagen import Imagen
+from minimagen.stages.diffusion import DiffusionStage
 from minimagen.storage.image_files import MARGIN, SMALLEST
 from minimagen.storage.metadata import Edited, Whole, read_generation
 from minimagen.ui.form import Form, fields_of, not_filled, numbers
@@ -104,11 +105,30 @@ def test_a_sweep_of_seeds_has_the_seed_of_its_first_image(studio: Studio) -> Non
     assert result.seed == 8 and [read_generation(path).seed for path in result.paths] == [8, 9]
 
 
-def test_what_is_to_be_known_of_images_comes_with_them(studio: Studio) -> None:
-    burnt = replace(FORM, guidance="90")
-    for images in (studio.generate(burnt), studio.film(burnt)):
-        assert any("guidance" in each for each in last(iter(images)).notes)
-    assert last(iter(studio.generate(replace(FORM, guidance="1")))).notes == ()
+def test_what_stages_have_to_say_of_images_comes_with_them(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a film, and nothing of images before that were stopped."""
+    sample = DiffusionStage.sample
+    said: list[str] = []
+
+    def noted(stage: DiffusionStage, *given: Any, **named: Any) -> Any:
+        said.append(f"stage {stage.index} burns")
+        return sample(stage, *given, **named)
+
+    def notes(stage: DiffusionStage) -> list[str]:
+        own = [each for each in said if each.startswith(f"stage {stage.index}")]
+        said[:] = [each for each in said if each not in own]
+        return own
+
+    monkeypatch.setattr(DiffusionStage, "sample", noted)
+    monkeypatch.setattr(DiffusionStage, "notes", notes)
+    items = iter(studio.generate(replace(FORM, steps="200")))
+    assert isinstance(next(items), Progress)
+    items.close()  # type: ignore[attr-defined]  # a generator
+    assert said == ["stage 0 burns"]
+    for images in (studio.generate(FORM), studio.film(FORM)):
+        assert last(iter(images)).notes == ("stage 0 burns", "stage 1 burns")
 
 
 def test_a_device_without_memory_is_one_line(
