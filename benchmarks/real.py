@@ -41,7 +41,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.presets import split_of
 from benchmarks.real_data import SETS, SPLITS, Images, RealSet, available
-from benchmarks.real_scores import asked, recognized, scores
+from benchmarks.real_scores import asked, new_emoji, recognized, scores
 from benchmarks.sheets import costing_no_row, file_name
 from minimagen import Imagen
 from minimagen.device import resolve_device
@@ -85,8 +85,7 @@ def train_ours(real: RealSet, case: Case, directory: Path) -> None:
     command = [sys.executable, "train.py", "--DATASET", str(real.training_path)]
     command += ["--IMG_SIDE_LEN", str(real.side), "--SEED", str(case["seed"])]
     command += ["--OUTPUT", str(directory), *case["flags"]]
-    if real.share is not None:
-        command += ["--TRAIN_VALID_FRAC", str(real.share)]
+    command += ["--TRAIN_VALID_FRAC", str(real.trained_share)]  # with --FROM it would be another
     if not {"--STEPS", "--EPOCHS", "--MINUTES"} & set(case["flags"]):
         command += ["--MINUTES", str(case["minutes"])]
     subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
@@ -131,8 +130,8 @@ def score(real: RealSet, sample: Sampler, sheets: Path, split: str = "test") -> 
     row = {"n": len(truth), "seconds_per_image": (time.time() - begun) / len(truth)}
     row |= scores(real, generated, truth, split)
     write_sheet(sheets, real.name, generated, truth)
-    if real.name == "emoji":
-        held_out = real.held_out_images(split)
+    if real.name.startswith("emoji"):
+        held_out = new_emoji(real, split)
         new = generate(sample, held_out.captions, first)
         right = recognized(load_judge(real), new, held_out.captions)
         row |= {"held_out_recognized": sum(right) / len(right), "held_out_n": len(right)}

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.judges import load_judge, recognized
-from benchmarks.real_data import Images, RealSet, balanced
+from benchmarks.judges import all_emoji, load_judge, recognized
+from benchmarks.real_data import FEW_STYLE, Images, RealSet, balanced, emoji_rows
 from minimagen.evaluation.judge import Judge
 from minimagen.evaluation.memorization import find_copies, small_pixels
 from minimagen.evaluation.metrics import (
@@ -19,6 +19,7 @@ from minimagen.evaluation.metrics import (
     wilson_interval,
 )
 
+NEW = 200  # emoji of a style that few are trained on
 RING = 3  # px from the border: where the background is measured
 
 
@@ -35,6 +36,20 @@ def asked(real: RealSet, split: str = "test") -> Images:
         return both.rows(range(min(real.count, len(both))))
     final = set(both.captions[: real.count])
     return both.rows(i for i in range(real.count, len(both)) if both.captions[i] not in final)
+
+
+def new_emoji(real: RealSet, split: str) -> Images:
+    """Return emoji that are not trained on, but in a style that is.
+
+    Of all emoji they are the held-out combinations; of the few, others in their style.
+    """
+    if real.name == "emoji":
+        return real.held_out_images(split)
+    known, every = set(real.all_images().captions), all_emoji(real)
+    own = [row["caption"] for row in emoji_rows() if row["style"] == FEW_STYLE]
+    chosen = random.Random(0).sample([caption for caption in own if caption not in known], NEW)
+    at = {caption: i for i, caption in enumerate(every.captions)}
+    return every.rows(at[caption] for caption in chosen)
 
 
 def scores(real: RealSet, generated: Tensor, truth: Images, split: str = "test") -> dict[str, Any]:
