@@ -118,12 +118,14 @@ class RealSet:
 
     def _split(self) -> tuple[Dataset, Samples]:
         dataset = load_dataset(self.training_path, self.side)
-        return dataset.split(self.trained_share, self.seed, DataConfig().valid_num)
+        return dataset.split(self._share_of(dataset), self.seed, DataConfig().valid_num)
 
     @property
     def trained_share(self) -> float:
         """Return the share of the images that a run trains on: ``share``, or the recipe's."""
-        dataset = load_dataset(self.training_path, self.side)
+        return self._share_of(load_dataset(self.training_path, self.side))
+
+    def _share_of(self, dataset: Dataset) -> float:
         return self.share or train_valid_frac(count_of(dataset))
 
     def all_images(self) -> Images:

@@ -29,10 +29,9 @@ def data_of(folder: Path, other: str | None, caption_column: str | None = None) 
     values = read_parameter_values(folder)
     if "data" in values:
         own = DataConfig.read(values["data"], str(folder / "data.json"))
-        if other is None or is_same(other, own.dataset):
-            return own.replace(caption_column=caption_column or own.caption_column)
-        if _has_moved(own.dataset, other):
+        if other is not None and _has_moved(own.dataset, other):
             own = own.replace(dataset=other)
+        if other is None or is_same(other, own.dataset):
             return own.replace(caption_column=caption_column or own.caption_column)
     if other is None:
         raise UserError(f"{folder.parent} does not say what it was trained on; give `dataset`")
